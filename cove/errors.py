@@ -1,0 +1,88 @@
+"""Every error of cove, with its exit code and HTTP status; the one form in which errors are shown.
+
+Other rooms raise these; only ``cli`` and ``daemon`` show them. Nothing here imports cove.
+"""
+
+from __future__ import annotations
+
+
+class CoveError(Exception):
+    """An error that names what the user asked for.
+
+    ``message`` is ``cannot <verb> <object>: <reason>``: lower case, no full stop. ``origin`` is what
+    the user typed, ``host`` the fact that decided, ``hint`` one thing to do.
+    """
+
+    exit_code = 125
+    status = 500
+
+    def __init__(
+        self, message: str, *, origin: str = "", host: str = "", hint: str = "", exit_code: int = 0
+    ) -> None:
+        super().__init__(message)
+        self.message, self.origin, self.host, self.hint = message, origin, host, hint
+        if exit_code:
+            self.exit_code = exit_code
+
+    def render(self) -> str:
+        """The error as shown: one line, then ``from:``, ``host:``, ``hint:`` where known."""
+        lines = [f"cove: {printable(self.message)}"]
+        for label, text in (("from", self.origin), ("host", self.host), ("hint", self.hint)):
+            if text:
+                lines.append(f"  {label}: {printable(text)}")
+        return "\n".join(lines) + "\n"
+
+
+class UsageError(CoveError):
+    """What was typed is not a valid command line or spec."""
+
+    exit_code = 125
+    status = 400
+
+
+class NotFound(CoveError):
+    """A machine, image or snapshot that does not exist."""
+
+    exit_code = 1
+    status = 404
+
+
+class Conflict(CoveError):
+    """A name that is taken, or a state that forbids the verb."""
+
+    exit_code = 1
+    status = 409
+
+
+class Unsupported(CoveError):
+    """What cove knows by name and does not do, or what this host cannot do."""
+
+    status = 501
+
+
+class HostError(CoveError):
+    """The host refused: permission, no space, a kernel too old."""
+
+    status = 500
+
+
+class BadArchive(CoveError):
+    """An image archive, layer, manifest or digest that is not what it claims to be."""
+
+    exit_code = 1
+    status = 400
+
+
+class OpError(CoveError):
+    """An op of a plan failed in the kernel."""
+
+
+class Bug(CoveError):
+    """cove's own mistake; the message asks for a report."""
+
+    exit_code = 125
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters escaped, so that no name can drive a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

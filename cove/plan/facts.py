@@ -1,0 +1,39 @@
+"""What this host can do, probed once by ``cove.linux.probe`` and given to the planner as an argument."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """A host. Recorded ones live in ``tests/facts``."""
+
+    kernel: tuple[int, int]
+    arch: str
+    """As ``uname -m``."""
+    root: bool
+    """The daemon is uid 0 with CAP_SYS_ADMIN in the initial user namespace."""
+    cgroup: str
+    """``v1``, ``hybrid`` or ``v2``."""
+    controllers: dict[str, str]
+    """Controller name to the path of its hierarchy (v1 and hybrid); for v2 all name the one mount point."""
+    unified: str
+    """Path of the cgroup2 mount point; empty on pure v1."""
+    idmapped_mounts: bool
+    userns_max: int
+    """user.max_user_namespaces."""
+    last_cap: int
+    hard_limits: dict[str, int]
+    """rlimit name to the daemon's own hard limit; -1: unlimited."""
+    cpus: int
+    memory: int
+    """Bytes."""
+    swap: bool
+    """Swap is limited by cgroups."""
+    seccomp: bool
+    audit: bool
+    """Refused system calls can be read from the audit multicast group."""
+    project_quota: bool
+    """The state directory's file system enforces project quotas."""
+    lsm: tuple[str, ...] = ()
+    devices: tuple[tuple[str, int, int], ...] = ()

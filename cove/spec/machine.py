@@ -1,0 +1,134 @@
+"""What the user asked for, as frozen data: the machine spec. Sizes are bytes, times seconds.
+
+The parsers of Docker-style values are in ``values``; checks that need the whole spec in ``check``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Isolation = Literal["container", "vm"]
+
+
+class Mount(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One mount into the machine, from ``-v``, ``--mount`` or ``--tmpfs``."""
+
+    type: Literal["bind", "volume", "tmpfs"]
+    target: str
+    source: str = ""
+    read_only: bool = False
+    propagation: str = "rprivate"
+    recursive: bool = True
+    create_source: bool = False
+    """``-v`` makes a missing host directory, as Docker does; ``--mount`` refuses."""
+    size: int = 0
+    mode: int = 0o1777
+    options: tuple[str, ...] = ()
+    idmap: Literal["none", "caller"] = "none"
+    origin: str = ""
+    """What was typed, for messages: ``--mount type=bind,source=/a,target=/b``."""
+
+
+class Device(msgspec.Struct, frozen=True, omit_defaults=True):
+    source: str
+    target: str
+    access: str = "rwm"
+    origin: str = ""
+
+
+class Ulimit(msgspec.Struct, frozen=True):
+    """``-1`` is unlimited."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """0 means: not limited (``pids``: cove's default)."""
+
+    memory: int = 0
+    memory_swap: int = 0
+    """Memory plus swap as in Docker; -1: unlimited swap."""
+    memory_reservation: int = 0
+    cpus: float = 0.0
+    cpu_shares: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    pids: int = 0
+    """-1: unlimited."""
+    storage: int = 0
+    """Of the writable layer; 0: cove's default."""
+    shm: int = 0
+    ulimits: tuple[Ulimit, ...] = ()
+    oom_score_adj: int = 0
+
+
+class Security(msgspec.Struct, frozen=True, omit_defaults=True):
+    privileged: bool = False
+    cap_add: tuple[str, ...] = ()
+    """Without ``CAP_``, upper case, or ``ALL``."""
+    cap_drop: tuple[str, ...] = ()
+    no_new_privileges: bool = True
+    seccomp: str = "default"
+    """``default``, ``unconfined``, or the JSON text of a profile in Docker's form."""
+    masked: bool = True
+    """``systempaths=unconfined`` turns masked and read-only paths off."""
+    userns: Literal["machine", "host"] = "machine"
+    read_only: bool = False
+
+
+class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    image: str
+    """As typed."""
+    command: tuple[str, ...] = ()
+    """Empty: the image's."""
+    entrypoint: tuple[str, ...] | None = None
+    """None: the image's; empty: none."""
+    name: str = ""
+    isolation: Isolation = "container"
+    hostname: str = ""
+    domainname: str = ""
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    workdir: str = ""
+    env: tuple[str, ...] = ()
+    """``KEY=value``; already resolved against the caller's environment."""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    tty: bool = False
+    stdin_open: bool = False
+    remove: bool = False
+    init: bool = False
+    detach_keys: str = "ctrl-p,ctrl-q"
+    stop_signal: str = ""
+    """Empty: the image's, else SIGTERM."""
+    stop_timeout: int = 10
+    timeout: float = 0.0
+    """Of one run, from its start; 0: none. cove's own."""
+    network: str = "none"
+    extra_hosts: tuple[str, ...] = ()
+    """``host:address``."""
+    dns: tuple[str, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    devices: tuple[Device, ...] = ()
+    sysctls: tuple[tuple[str, str], ...] = ()
+    limits: Limits = Limits()
+    security: Security = Security()
+    log_max: int = 32 << 20
+    platform: str = ""
+
+
+class ExecSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One more process in a running machine."""
+
+    command: tuple[str, ...]
+    user: str = ""
+    workdir: str = ""
+    env: tuple[str, ...] = ()
+    tty: bool = False
+    stdin_open: bool = False
+    privileged: bool = False
+    detach_keys: str = "ctrl-p,ctrl-q"

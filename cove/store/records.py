@@ -1,0 +1,80 @@
+"""The records of the state directory, as frozen data. Times are Unix seconds."""
+
+from __future__ import annotations
+
+import msgspec
+
+from cove.spec.machine import MachineSpec
+
+
+class Cause(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a machine ended, from a real event."""
+
+    kind: str
+    """exit, signal, oom, pids, timeout, storage, seccomp, start, monitor."""
+    text: str = ""
+    """One line for people: ``out of memory: python3 (pid 17) used 64.2 MiB of 64 MiB``."""
+    signal: int = 0
+    process: str = ""
+    pid: int = 0
+    amount: int = 0
+    limit: int = 0
+    syscalls: tuple[str, ...] = ()
+    """System calls seccomp refused, by name, in order of first refusal."""
+
+
+class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A machine. ``key`` is a small integer, unique among all machines that were ever in this store."""
+
+    key: int
+    id: str
+    """64 hexadecimal digits."""
+    name: str
+    spec: MachineSpec
+    image: str
+    """The image's id: sha256:<config digest>, or ``host``."""
+    state: str
+    """created, running, paused, exited, dead."""
+    created: float
+    argv: tuple[str, ...] = ()
+    """Entrypoint and command as started."""
+    started: float = 0.0
+    finished: float = 0.0
+    exit_code: int = 0
+    cause: Cause = Cause("")
+    id_range: int = -1
+    """Index of the machine's 64 Ki id range while it runs; -1: none."""
+    pid: int = 0
+    boot: str = ""
+    """The kernel's boot_id at start: a record of another boot cannot be running."""
+    deadline: float = 0.0
+    """When --timeout ends it; 0: never."""
+    stopping: bool = False
+    """The user asked for it to stop (restart policies, messages)."""
+    restarts: int = 0
+
+
+class LayerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An unpacked layer: directory roots/l<key>."""
+
+    key: int
+    diff_id: str
+    size: int
+    """Bytes unpacked."""
+    created: float
+
+
+class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An image: its config blob and its layers, lowest first."""
+
+    id: str
+    """sha256:<config digest>."""
+    config: dict[str, object]
+    """The OCI image config, as JSON data."""
+    layers: tuple[str, ...]
+    """diff IDs, lowest first."""
+    size: int
+    created: float
+    manifest: str = ""
+    """Digest of the manifest it came with, if any."""
+    digests: tuple[str, ...] = ()
