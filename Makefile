@@ -1,0 +1,70 @@
+# cove. `make help` lists the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+COVE := $(VENV)/bin/cove
+APT := apt-get -o DPkg::Lock::Timeout=300 -qq
+
+RUN_PACKAGES := python3-venv gcc libc6-dev
+TEST_PACKAGES := $(RUN_PACKAGES) musl-tools busybox-static tmux bubblewrap crun runc skopeo umoci \
+	libseccomp2 clang-format e2fsprogs
+
+.PHONY: help run test check golden bench docs clean
+.DEFAULT_GOAL := help
+
+help: ## what can be made
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.installed ## set everything up, then a first command in a machine (a shell, on a terminal)
+	@if [ -t 0 ] && [ -t 1 ]; then exec $(COVE) run --rm -it host; \
+	else $(COVE) run --rm host sh -c 'echo "hello from $$(hostname), pid $$$$, as $$(id -un), on $$(uname -sr)"'; fi
+	@echo; echo "What to try next:"
+	@echo "  $(COVE) run --rm -it host bash                      # then: rm -rf --no-preserve-root /  (nothing is lost)"
+	@echo "  $(COVE) run --rm --memory 64m --pids-limit 20 host python3 -c 'print(2**100)'"
+	@echo "  $(COVE) plan host true                              # every kernel operation that isolates it, and why"
+
+test: $(VENV)/.tested ## install what the tests need, then linters and all tests
+	@$(MAKE) --no-print-directory check
+	COVE_MUST_RUN=kernel,native,terminal,images $(VENV)/bin/python -m pytest tests
+
+check: $(VENV)/.tested ## linters, types, sizes
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python tools/sizes.py
+	clang-format --dry-run --Werror init/*.c init/*.h
+
+golden: $(VENV)/.tested ## write the golden plans anew; read the diff
+	$(VENV)/bin/python tools/golden.py
+
+bench: $(VENV)/.installed ## cove beside the peers that are installed here
+	$(VENV)/bin/python -m benchmarks
+
+docs: $(VENV)/.installed ## write the generated documents anew
+	$(VENV)/bin/python tools/docs.py
+
+clean: ## remove what was built here
+	rm -rf $(VENV) build dist cove/_native .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.installed: pyproject.toml hatch_build.py tools/build_init.py $(wildcard init/*)
+	@$(call need,$(RUN_PACKAGES))
+	@[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)
+	@echo "installing cove into $(VENV)"
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	@$(call need,$(TEST_PACKAGES))
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+# need(packages): install the Debian packages that are missing
+define need
+missing=; for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+if [ -n "$$missing" ]; then \
+	if [ "$$(id -u)" != 0 ]; then echo "make: these packages are missing and only root can install them:$$missing" >&2; exit 1; fi; \
+	echo "installing system packages:$$missing"; \
+	$(APT) update && DEBIAN_FRONTEND=noninteractive $(APT) install -y --no-install-recommends $$missing >/dev/null; \
+fi
+endef
