@@ -1,0 +1,1 @@
+"""cove beside the installed peers, interleaved in one run; ratios, never verdicts."""

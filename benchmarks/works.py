@@ -1,0 +1,186 @@
+"""What is measured: each function is one row of budgets in the design."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from benchmarks.measure import Series, interleave, run_command
+from benchmarks.peers import Peer, base_env
+
+
+SLEEP = ["sleep", "100000"]
+CHATTER = "while :; do echo line; sleep 0.01; done"
+
+
+class Cove:
+    """A cove with a state directory of its own, and its daemon."""
+
+    def __init__(self, place: Path, command: str) -> None:
+        self.root, self.command, self.place = place / "cove", command, place
+        self.env = base_env() | {"COVE_ROOT": str(self.root)}
+        self.peer = Peer(
+            "cove",
+            self.env,
+            run=[command, "run", "--rm", "--network", "none", "bb", "true"],
+            start=[command, "run", "-d", "--network", "none", "--name", "{}", "bb", *SLEEP],
+            execute=[command, "exec", "{}", "true"],
+            remove=[command, "rm", "-f", "{}"],
+            list=[command, "ps"],
+        )
+
+    def do(self, *words: str) -> str:
+        done = subprocess.run(
+            [self.command, *words], env=self.env, check=True, capture_output=True, text=True
+        )
+        return done.stdout
+
+    def open(self) -> None:
+        self.do("image", "import", str(self.place / "bb.tar"), "bb")
+
+    def close(self) -> None:
+        subprocess.run([self.command, "daemon", "stop"], env=self.env, capture_output=True)
+
+
+def filled(argv: Iterable[str], name: str) -> list[str]:
+    return [word.replace("{}", name) for word in argv]
+
+
+def run(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
+    """run --rm IMAGE true, no network: command to exit"""
+    return interleave(
+        {p.name: lambda p=p: run_command(list(p.run), p.env) for p in peers if p.run}, rounds
+    )
+
+
+def execute(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
+    """exec M true in a running machine"""
+    able = [p for p in peers if p.execute]
+    for peer in able:
+        run_command(filled(peer.start, "bench-exec"), peer.env)
+    try:
+        return interleave(
+            {p.name: lambda p=p: run_command(filled(p.execute, "bench-exec"), p.env) for p in able},
+            rounds,
+        )
+    finally:
+        for peer in able:
+            run_command(filled(peer.remove, "bench-exec"), peer.env)
+
+
+def detached(count: int) -> Callable[[Cove, list[Peer], int], list[Series]]:
+    def work(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
+        rows = []
+        for peer in [p for p in peers if p.start]:
+            row = Series(peer.name)
+            begin = time.perf_counter()
+            for number in range(count):
+                took, code = run_command(filled(peer.start, f"bench-{number}"), peer.env)
+                row.times.append(took)
+                row.failed += code != 0
+            each = (time.perf_counter() - begin) * 1e3 / count
+            print(f"  {peer.name}: {count} starts, {each:.1f} ms each")
+            for number in range(count):
+                run_command(filled(peer.remove, f"bench-{number}"), peer.env)
+            rows.append(row)
+        return rows
+
+    work.__doc__ = f"{count} detached starts in a row"
+    return work
+
+
+def busy(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
+    """run --rm IMAGE true while a load and ten logs -f keep cove's daemon busy"""
+    cove.do("run", "-d", "--name", "talk", "bb", "sh", "-c", CHATTER)
+    follow = [cove.command, "logs", "-f", "talk"]
+    followers = [
+        subprocess.Popen(follow, env=cove.env, stdout=subprocess.DEVNULL) for _ in range(10)
+    ]
+    big = cove.place / "big.tar"
+    make_big(cove.place / "big", big)
+    loading = subprocess.Popen(
+        ["sh", "-c", f'while :; do "{cove.command}" image import "{big}" big >/dev/null; '
+         f'"{cove.command}" image rm -f big >/dev/null; done'], env=cove.env)  # fmt: skip
+    able = [p for p in peers if p.name in {"cove", "crun", "docker"}]
+    try:
+        return run(cove, able, rounds)
+    finally:
+        for child in (*followers, loading):
+            child.kill()
+            child.wait()
+        cove.do("rm", "-f", "talk")
+
+
+def make_big(tree: Path, archive: Path) -> None:
+    for number in range(2000):
+        path = tree / str(number % 40) / f"file{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(8192))
+    subprocess.run(["tar", "-C", tree, "-cf", archive, "."], check=True)
+
+
+def listing(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
+    """ps with 50 machines running"""
+    able = [p for p in peers if p.list and p.name not in {"crun with cgroups", "runc", "ctr"}]
+    for peer in able:
+        for number in range(50):
+            run_command(filled(peer.start, f"bench-{number}"), peer.env)
+    try:
+        return interleave(
+            {p.name: lambda p=p: run_command(list(p.list), p.env) for p in able}, rounds
+        )
+    finally:
+        for peer in able:
+            for number in range(50):
+                run_command(filled(peer.remove, f"bench-{number}"), peer.env)
+
+
+def first(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
+    """the very first command with no daemon running: run --rm IMAGE echo"""
+    row = Series("cove")
+    for _ in range(min(rounds, 10)):
+        cove.close()
+        took, code = run_command(filled(cove.peer.run, ""), cove.env)
+        row.times.append(took)
+        row.failed += code != 0
+    return [row]
+
+
+def memory(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
+    """KiB (not ms): PSS of one machine's monitor, and RSS of the idle daemon"""
+    for number in range(20):
+        run_command(filled(cove.peer.start, f"bench-{number}"), cove.env)
+    monitors, daemon = Series("monitor PSS"), Series("daemon RSS")
+    pids = set(
+        cove.do("inspect", "-f", "{{.MonitorPid}}", *[f"bench-{n}" for n in range(20)]).split()
+    )
+    for pid in pids:
+        monitors.times.append(_kib(f"/proc/{pid}/smaps_rollup", "Pss:"))
+    pid = (cove.root / "run/daemon.pid").read_text().strip()
+    daemon.times.append(_kib(f"/proc/{pid}/status", "VmRSS:"))
+    for number in range(20):
+        run_command(filled(cove.peer.remove, f"bench-{number}"), cove.env)
+    return [monitors, daemon]
+
+
+def _kib(path: str, key: str) -> float:
+    for line in Path(path).read_text().splitlines():
+        if line.startswith(key):
+            return float(line.split()[1])
+    return float("nan")
+
+
+Work = Callable[[Cove, list[Peer], int], list[Series]]
+WORKS: dict[str, Work] = {
+    "run": run,
+    "exec": execute,
+    "detached-50": detached(50),
+    "detached-200": detached(200),
+    "ps": listing,
+    "first": first,
+    "memory": memory,
+    "busy": busy,
+}
