@@ -1,4 +1,4 @@
-"""What this host can do, probed once by ``cove.linux.probe`` and given to the planner as an argument."""
+"""What this host can do: probed once by ``cove.linux.probe``, an argument of the planner."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Facts(msgspec.Struct, frozen=True):
     cgroup: str
     """``v1``, ``hybrid`` or ``v2``."""
     controllers: dict[str, str]
-    """Controller name to the path of its hierarchy (v1 and hybrid); for v2 all name the one mount point."""
+    """Controller name to the path of its hierarchy (v1, hybrid); for v2 all name the one mount."""
     unified: str
     """Path of the cgroup2 mount point; empty on pure v1."""
     idmapped_mounts: bool
