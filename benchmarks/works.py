@@ -11,7 +11,6 @@ from pathlib import Path
 from benchmarks.measure import Series, interleave, run_command
 from benchmarks.peers import Peer, base_env
 
-
 SLEEP = ["sleep", "100000"]
 CHATTER = "while :; do echo line; sleep 0.01; done"
 
