@@ -55,7 +55,12 @@ VERBS: dict[str, Verb] = {
         Verb("image.remove", "image_remove", calls.ImageRemove, calls.ImageRemoved),
         Verb("image.load", "image_load", calls.ImageLoad, calls.Progress, stream=True, body=True),
         Verb(
-            "image.import", "image_import", calls.ImageImport, calls.Progress, stream=True, body=True
+            "image.import",
+            "image_import",
+            calls.ImageImport,
+            calls.Progress,
+            stream=True,
+            body=True,
         ),
         Verb("system.info", "info", calls.Nothing, calls.Info),
         Verb("system.version", "version", calls.Nothing, calls.Version),

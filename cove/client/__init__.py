@@ -1,0 +1,1 @@
+"""The client of the engine: verbs over a transport, in the daemon or outside it. It prints nothing."""

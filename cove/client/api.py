@@ -1,0 +1,127 @@
+"""The client: one typed method a verb, over any transport. The command line and the Python API stand on it.
+
+It adds nothing to a verb: no printing, no defaults of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from cove.client.transport import Caller, Transport
+from cove.client.verbs import VERBS
+from cove.engine import calls
+
+NONE = calls.Call()
+
+
+class Client:
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+
+    def _call(self, name: str, params: msgspec.Struct, call: calls.Call = NONE) -> Any:
+        return self.transport.call(VERBS[name], params, call)
+
+    def _foreground(self, name: str, params: msgspec.Struct, caller: Caller) -> int | None:
+        return self.transport.session(VERBS[name], params, caller)
+
+    # ---- machines ----
+
+    def create(self, params: calls.Create) -> calls.Created:
+        result: calls.Created = self._call("machine.create", params)
+        return result
+
+    def run_detached(self, params: calls.Run) -> calls.Created:
+        result: calls.Created = self._call("machine.run", params)
+        return result
+
+    def run(self, params: calls.Run, caller: Caller) -> int | None:
+        """Create and start in the foreground: the exit code, or None once a monitor serves the caller."""
+        return self._foreground("machine.run", params, caller)
+
+    def start(self, params: calls.Start) -> calls.Started:
+        result: calls.Started = self._call("machine.start", params)
+        return result
+
+    def start_attached(self, params: calls.Start, caller: Caller) -> int | None:
+        return self._foreground("machine.start", params, caller)
+
+    def attach(self, params: calls.Attach, caller: Caller) -> int | None:
+        return self._foreground("machine.attach", params, caller)
+
+    def exec_detached(self, params: calls.Exec) -> calls.Started:
+        result: calls.Started = self._call("machine.exec", params)
+        return result
+
+    def exec(self, params: calls.Exec, caller: Caller) -> int | None:
+        return self._foreground("machine.exec", params, caller)
+
+    def stop(self, params: calls.Stop) -> calls.Named:
+        result: calls.Named = self._call("machine.stop", params)
+        return result
+
+    def kill(self, params: calls.Kill) -> calls.Named:
+        result: calls.Named = self._call("machine.kill", params)
+        return result
+
+    def wait(self, params: calls.Wait, cancelled: threading.Event | None = None) -> calls.Waited:
+        result: calls.Waited = self._call("machine.wait", params, calls.Call(cancelled=cancelled))
+        return result
+
+    def remove(self, params: calls.Remove) -> calls.Named:
+        result: calls.Named = self._call("machine.remove", params)
+        return result
+
+    def list(self, params: calls.List) -> calls.Listed:
+        result: calls.Listed = self._call("machine.list", params)
+        return result
+
+    def inspect(self, params: calls.Inspect) -> calls.Inspected:
+        result: calls.Inspected = self._call("machine.inspect", params)
+        return result
+
+    def logs(
+        self, params: calls.Logs, cancelled: threading.Event | None = None
+    ) -> Iterator[calls.LogEntry]:
+        call = calls.Call(cancelled=cancelled)
+        return self.transport.stream(VERBS["machine.logs"], params, call)
+
+    def plan(self, params: calls.PlanRequest) -> calls.Planned:
+        result: calls.Planned = self._call("machine.plan", params)
+        return result
+
+    # ---- images ----
+
+    def images(self, params: calls.ImageList) -> calls.Images:
+        result: calls.Images = self._call("image.list", params)
+        return result
+
+    def image(self, params: calls.ImageInspect) -> calls.Image:
+        result: calls.Image = self._call("image.inspect", params)
+        return result
+
+    def image_remove(self, params: calls.ImageRemove) -> calls.ImageRemoved:
+        result: calls.ImageRemoved = self._call("image.remove", params)
+        return result
+
+    def image_load(self, params: calls.ImageLoad, call: calls.Call) -> Iterator[calls.Progress]:
+        return self.transport.stream(VERBS["image.load"], params, call)
+
+    def image_import(self, params: calls.ImageImport, call: calls.Call) -> Iterator[calls.Progress]:
+        return self.transport.stream(VERBS["image.import"], params, call)
+
+    # ---- the system ----
+
+    def info(self) -> calls.Info:
+        result: calls.Info = self._call("system.info", calls.Nothing())
+        return result
+
+    def version(self) -> calls.Version:
+        result: calls.Version = self._call("system.version", calls.Nothing())
+        return result
+
+    def shutdown(self) -> None:
+        self._call("system.shutdown", calls.Nothing())
