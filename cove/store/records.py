@@ -24,7 +24,9 @@ class Cause(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A machine. ``key`` is a small integer, unique among all machines that were ever in this store."""
+    """A machine. ``key`` is a small integer, unique among all machines that were ever in this
+    store.
+    """
 
     key: int
     id: str

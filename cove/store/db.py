@@ -1,0 +1,408 @@
+"""The store: every record of a state directory, in one SQLite file that one daemon holds open.
+
+A write is on its way to the disk when the call returns (a killed daemon loses nothing; a power
+cut may lose the last moments, never the order). Reads come from memory: one connection holds the
+file exclusively, so what was written is what is there. It knows nothing of processes; callers
+write the record first, then cause the effect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from cove.errors import Conflict, CoveError, HostError, NotFound
+from cove.store import names
+from cove.store.layout import FORMAT, Layout
+from cove.store.lock import open_layout, take_lock
+from cove.store.records import ImageRecord, LayerRecord, MachineRecord
+
+RANGES = 4096
+"""Id ranges of 64 Ki, from host uid 1879048192 on."""
+
+KEY_BLOCK = 64
+"""Keys set aside by one write; those of a killed daemon's block are never used."""
+
+SCHEMA = """
+CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE machine (key INTEGER PRIMARY KEY, id TEXT NOT NULL, name TEXT NOT NULL,
+  state TEXT NOT NULL, record BLOB NOT NULL);
+CREATE TABLE image (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE layer (diff_id TEXT PRIMARY KEY, key INTEGER NOT NULL, record BLOB NOT NULL)
+  WITHOUT ROWID;
+CREATE TABLE tag (reference TEXT PRIMARY KEY, image TEXT NOT NULL) WITHOUT ROWID;
+INSERT INTO counter VALUES ('key', 1);
+"""
+
+_encode = msgspec.json.Encoder().encode
+_machine = msgspec.json.Decoder(MachineRecord).decode
+_image = msgspec.json.Decoder(ImageRecord).decode
+_layer = msgspec.json.Decoder(LayerRecord).decode
+
+PUT_MACHINE = "INSERT OR REPLACE INTO machine VALUES (?, ?, ?, ?, ?)"
+
+
+class Store:
+    """One state directory, open and locked. ``Store.open(root)`` is a context manager."""
+
+    def __init__(self, layout: Layout, lock_fd: int) -> None:
+        self.layout = layout
+        self.lock_fd = lock_fd
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._next_key = self._last_key = 0
+        self._machines: dict[int, MachineRecord] = {}
+        self._names: dict[str, int] = {}
+        self._images: dict[str, ImageRecord] = {}
+        self._layers: dict[str, LayerRecord] = {}
+        self._tags: dict[str, str] = {}
+        self._ranges: dict[int, int] = {}
+        self._range_at = 0
+        self._pins: dict[str, int] = {}
+        with self._translated():
+            self._db = _connect(layout.database)
+            self._load()
+        for record in self._machines.values():
+            if record.id_range >= 0:
+                self._ranges[record.id_range] = record.key
+
+    @classmethod
+    def open(cls, root: str | os.PathLike[str], lock_fd: int | None = None) -> Store:
+        """Open ``root``, made where missing. ``lock_fd`` was inherited with the lock held on it."""
+        layout = open_layout(root)
+        fd = take_lock(layout, lock_fd)
+        try:
+            return cls(layout, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the lock back; closing twice is harmless."""
+        with self._lock:
+            if self.lock_fd < 0:
+                return
+            self._db.close()
+            os.close(self.lock_fd)
+            self.lock_fd = -1
+
+    # ---- writing ----
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All writes inside become durable together, or none of them; other threads wait
+        meanwhile.
+        """
+        with self._lock:
+            if self._depth:
+                self._depth += 1
+                try:
+                    yield
+                finally:
+                    self._depth -= 1
+                return
+            self._execute("BEGIN IMMEDIATE")
+            self._depth = 1
+            try:
+                yield
+                self._execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                with self._translated():
+                    self._load()
+                raise
+            finally:
+                self._depth = 0
+
+    def checkpoint(self) -> None:
+        """Bring the write-ahead log home; for idle moments, because it waits for the disk."""
+        with self._lock:
+            if not self._depth:
+                self._execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    # ---- keys and id ranges ----
+
+    def new_key(self) -> int:
+        """A number no machine or layer of this store ever had."""
+        with self._lock:
+            if self._next_key >= self._last_key:
+                row = self._execute(
+                    "UPDATE counter SET value = value + ? WHERE name = 'key' RETURNING value",
+                    (KEY_BLOCK,),
+                ).fetchone()
+                self._last_key = int(row[0])
+                self._next_key = self._last_key - KEY_BLOCK
+            key = self._next_key
+            self._next_key += 1
+            return key
+
+    def take_range(self, key: int) -> int:
+        """An id range nobody holds; the caller writes it into the machine's record before it is
+        used.
+
+        The least recently tried one is next, so that ids are not given to a new machine at once.
+        """
+        with self._lock:
+            for step in range(RANGES):
+                index = (self._range_at + step) % RANGES
+                if index not in self._ranges:
+                    self._ranges[index] = key
+                    self._range_at = index + 1
+                    return index
+        raise HostError(
+            f"cannot start machine: all {RANGES} id ranges are in use", hint="stop some machines"
+        )
+
+    def free_range(self, key: int) -> None:
+        with self._lock:
+            for index in [i for i, holder in self._ranges.items() if holder == key]:
+                del self._ranges[index]
+
+    # ---- machines ----
+
+    def add_machine(self, record: MachineRecord) -> None:
+        """A new machine; its name must be free."""
+        with self._lock:
+            if record.key in self._machines:
+                raise Conflict(f"cannot create machine: key {record.key} is in use")
+            self.put_machine(record)
+
+    def put_machine(self, record: MachineRecord) -> None:
+        """Write a machine's record as it is now (also under a new name, if that is free)."""
+        with self._lock:
+            held = self._names.get(record.name)
+            if held is not None and held != record.key and names.holds_name(record):
+                raise names.name_taken(record.name, self._machines[held])
+            self._execute(
+                PUT_MACHINE, (record.key, record.id, record.name, record.state, _encode(record))
+            )
+            self._forget_name(record.key)
+            self._machines[record.key] = record
+            if names.holds_name(record):
+                self._names[record.name] = record.key
+
+    def remove_machine(self, key: int) -> None:
+        """Forget a machine and give its id range back; one that is gone already is no error."""
+        with self._lock:
+            self._execute("DELETE FROM machine WHERE key = ?", (key,))
+            self._forget_name(key)
+            self._machines.pop(key, None)
+            self.free_range(key)
+
+    def machines(self) -> list[MachineRecord]:
+        """All of them, oldest first."""
+        with self._lock:
+            return list(self._machines.values())
+
+    def machine(self, key: int) -> MachineRecord:
+        try:
+            return self._machines[key]
+        except KeyError:
+            raise NotFound(f"cannot find machine with key {key}: no such machine") from None
+
+    def has_machine(self, key: int) -> bool:
+        return key in self._machines
+
+    def find_machine(self, text: str) -> MachineRecord:
+        """By full id, name, or unique beginning of an id."""
+        with self._lock:
+            return names.find(text, self._machines, self._names)
+
+    def name_free(self, name: str) -> bool:
+        return name not in self._names
+
+    def _forget_name(self, key: int) -> None:
+        old = self._machines.get(key)
+        if old is not None and self._names.get(old.name) == key:
+            del self._names[old.name]
+
+    # ---- layers ----
+
+    def put_layer(self, record: LayerRecord) -> None:
+        with self._lock:
+            self._execute(
+                "INSERT OR REPLACE INTO layer VALUES (?, ?, ?)",
+                (record.diff_id, record.key, _encode(record)),
+            )
+            self._layers[record.diff_id] = record
+
+    def layer(self, diff_id: str) -> LayerRecord | None:
+        return self._layers.get(diff_id)
+
+    def layers(self) -> list[LayerRecord]:
+        with self._lock:
+            return list(self._layers.values())
+
+    def remove_layer(self, diff_id: str) -> None:
+        with self._lock:
+            self._execute("DELETE FROM layer WHERE diff_id = ?", (diff_id,))
+            self._layers.pop(diff_id, None)
+
+    @contextlib.contextmanager
+    def pinned(self, *things: str) -> Iterator[None]:
+        """Keep layers (diff IDs) and blobs (digests) from collection while an image that needs
+        them is being made.
+        """
+        with self._lock:
+            for thing in things:
+                self._pins[thing] = self._pins.get(thing, 0) + 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                for thing in things:
+                    self._pins[thing] -= 1
+                    if not self._pins[thing]:
+                        del self._pins[thing]
+
+    def pins(self) -> frozenset[str]:
+        with self._lock:
+            return frozenset(self._pins)
+
+    # ---- images and their names ----
+
+    def put_image(self, record: ImageRecord) -> None:
+        with self._lock:
+            self._execute(
+                "INSERT OR REPLACE INTO image VALUES (?, ?)", (record.id, _encode(record))
+            )
+            self._images[record.id] = record
+
+    def image(self, image_id: str) -> ImageRecord | None:
+        return self._images.get(image_id)
+
+    def images(self) -> list[ImageRecord]:
+        with self._lock:
+            return list(self._images.values())
+
+    def remove_image(self, image_id: str) -> None:
+        """Forget an image and its tags; refused while a machine is made of it, whose layers
+        would go.
+        """
+        with self.transaction():
+            for machine in self._machines.values():
+                if machine.image == image_id:
+                    raise Conflict(
+                        f"cannot remove image {image_id.removeprefix('sha256:')[:12]}: "
+                        f"machine {machine.name or machine.id[:12]} uses it",
+                        hint=f"remove the machine first: cove rm {machine.name or machine.id[:12]}",
+                    )
+            self._execute("DELETE FROM tag WHERE image = ?", (image_id,))
+            self._execute("DELETE FROM image WHERE id = ?", (image_id,))
+            self._images.pop(image_id, None)
+            self._tags = {name: image for name, image in self._tags.items() if image != image_id}
+
+    def tag(self, reference: str, image_id: str) -> None:
+        """Let a name mean an image; what it meant before is forgotten."""
+        with self._lock:
+            if image_id not in self._images:
+                raise NotFound(f"cannot tag {reference}: no such image {image_id}")
+            self._execute("INSERT OR REPLACE INTO tag VALUES (?, ?)", (reference, image_id))
+            self._tags[reference] = image_id
+
+    def untag(self, reference: str) -> None:
+        with self._lock:
+            self._execute("DELETE FROM tag WHERE reference = ?", (reference,))
+            self._tags.pop(reference, None)
+
+    def tags(self) -> dict[str, str]:
+        """Reference to image id."""
+        with self._lock:
+            return dict(self._tags)
+
+    def tagged(self, reference: str) -> str | None:
+        return self._tags.get(reference)
+
+    # ---- SQLite ----
+
+    def _execute(self, sql: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(sql, values)
+        except sqlite3.Error as error:
+            raise _database_error(self.layout, error) from error
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, msgspec.MsgspecError) as error:
+            raise _database_error(self.layout, error) from error
+
+    def _load(self) -> None:
+        """Memory as the file has it."""
+        rows = self._db.execute
+        self._machines = {
+            key: _machine(blob)
+            for key, blob in rows("SELECT key, record FROM machine ORDER BY key")
+        }
+        self._names = {m.name: m.key for m in self._machines.values() if names.holds_name(m)}
+        self._images = {key: _image(blob) for key, blob in rows("SELECT id, record FROM image")}
+        self._layers = {
+            key: _layer(blob) for key, blob in rows("SELECT diff_id, record FROM layer")
+        }
+        self._tags = dict(rows("SELECT reference, image FROM tag"))
+        self._next_key = self._last_key = 0
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    db = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, timeout=0, cached_statements=64
+    )
+    try:
+        # Exclusive before WAL: the log's index then lives in this process's memory, not in a shared
+        # file.
+        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL",
+                       "wal_autocheckpoint = 4000"):  # fmt: skip
+            db.execute(f"PRAGMA {pragma}")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+    except BaseException:
+        db.close()
+        raise
+    os.chmod(path, 0o600)
+    return db
+
+
+def _database_error(layout: Layout, error: Exception) -> CoveError:
+    """By SQLite's code, never by its words."""
+    what = f"cannot use the state directory {layout.root}"
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return HostError(f"{what}: no space left on device", hint="make room: cove system prune")
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+        return HostError(
+            f"{what}: {layout.database} cannot be written", hint="choose another one: --root DIR"
+        )
+    if code == sqlite3.SQLITE_BUSY:
+        return Conflict(
+            f"{what}: another program has {layout.database} open", hint="end that program"
+        )
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or isinstance(
+        error, msgspec.MsgspecError
+    ):
+        return HostError(
+            f"{what}: {layout.database} is damaged",
+            host=str(error),
+            hint=f"restore it from a backup, or move {layout.root} away and begin anew",
+        )
+    return HostError(f"{what}: {error}")

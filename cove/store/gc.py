@@ -1,0 +1,73 @@
+"""What nothing refers to any more: layers and blobs without an image, directories without a record.
+
+A record goes before its directory: what a killed daemon leaves behind is a directory without a
+record, which ``strays`` finds at the next start. Removal itself is the caller's (``roots``): big
+trees take time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cove.store.blobs import Blobs
+from cove.store.db import Store
+from cove.store.records import ImageRecord, LayerRecord
+
+ROOT_NAME = re.compile(r"([lu])([0-9]+)")
+KEY_NAME = re.compile(r"[0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """``directories`` are without a record now and must be removed; blobs are removed already."""
+
+    layers: tuple[LayerRecord, ...]
+    blobs: tuple[str, ...]
+    directories: tuple[str, ...]
+
+
+def collect(store: Store) -> Collected:
+    """Forget the layers and blobs that no image refers to and no import has pinned."""
+    with store.transaction():
+        images, pins = store.images(), store.pins()
+        used = {diff_id for image in images for diff_id in image.layers} | pins
+        layers = tuple(layer for layer in store.layers() if layer.diff_id not in used)
+        for layer in layers:
+            store.remove_layer(layer.diff_id)
+    blobs = Blobs(store.layout)
+    wanted = {digest for image in images for digest in _blobs_of(image)} | pins
+    lost = tuple(digest for digest in blobs.digests() if digest not in wanted)
+    for digest in lost:
+        blobs.remove(digest)
+    return Collected(layers, lost, tuple(store.layout.layer(layer.key) for layer in layers))
+
+
+def strays(store: Store) -> list[str]:
+    """Directories below ``roots`` and ``machines`` and everything in ``tmp`` and ``run`` that no
+    record names.
+
+    For the daemon's start, before it makes anything new: what is being made has no record yet.
+    """
+    layout = store.layout
+    machines = {machine.key for machine in store.machines()}
+    layers = {layer.key for layer in store.layers()}
+    found = [f"{layout.tmp}/{name}" for name in os.listdir(layout.tmp)]
+    for name in os.listdir(layout.roots):
+        match = ROOT_NAME.fullmatch(name)
+        if match and int(match[2]) not in (layers if match[1] == "l" else machines):
+            found.append(f"{layout.roots}/{name}")
+    for name in os.listdir(layout.machines):
+        if KEY_NAME.fullmatch(name) and int(name) not in machines:
+            found.append(f"{layout.machines}/{name}")
+    for name in os.listdir(layout.run):
+        key = name.removesuffix(".sock")
+        if name != key and KEY_NAME.fullmatch(key) and int(key) not in machines:
+            found.append(f"{layout.run}/{name}")
+    return found
+
+
+def _blobs_of(image: ImageRecord) -> Iterable[str]:
+    return (image.id, image.manifest, *image.digests)

@@ -1,0 +1,102 @@
+"""Every path of a state directory, in one place. Pure: it touches no file; ``docs/state.md``
+describes each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FORMAT = 1
+"""Of the whole state directory; raised when an older cove could not read it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths below ``root``, which is absolute and holds no symbolic link."""
+
+    root: str
+
+    @property
+    def lock(self) -> str:
+        return f"{self.root}/lock"
+
+    @property
+    def format(self) -> str:
+        return f"{self.root}/format"
+
+    @property
+    def database(self) -> str:
+        return f"{self.root}/cove.db"
+
+    @property
+    def blobs(self) -> str:
+        return f"{self.root}/blobs/sha256"
+
+    @property
+    def roots(self) -> str:
+        return f"{self.root}/roots"
+
+    @property
+    def machines(self) -> str:
+        return f"{self.root}/machines"
+
+    @property
+    def run(self) -> str:
+        return f"{self.root}/run"
+
+    @property
+    def tmp(self) -> str:
+        return f"{self.root}/tmp"
+
+    @property
+    def front_socket(self) -> str:
+        return f"{self.root}/run/front.sock"
+
+    @property
+    def api_socket(self) -> str:
+        return f"{self.root}/run/api.sock"
+
+    @property
+    def daemon_pid(self) -> str:
+        return f"{self.root}/run/daemon.pid"
+
+    def layer(self, key: int) -> str:
+        return f"{self.root}/roots/l{key}"
+
+    def upper(self, key: int) -> str:
+        """The writable layer of a machine: ``fs``, ``work`` and, for views, ``v<i>`` and
+        ``w<i>``.
+        """
+        return f"{self.root}/roots/u{key}"
+
+    def machine(self, key: int) -> str:
+        return f"{self.root}/machines/{key}"
+
+    def log(self, key: int) -> str:
+        return f"{self.root}/machines/{key}/log"
+
+    def exit_file(self, key: int) -> str:
+        return f"{self.root}/machines/{key}/exit"
+
+    def failed_plan(self, key: int) -> str:
+        return f"{self.root}/machines/{key}/plan.txt"
+
+    def monitor_socket(self, key: int) -> str:
+        return f"{self.root}/run/{key}.sock"
+
+    def directories(self) -> tuple[tuple[str, int], ...]:
+        """The directories of an empty state directory, parents first, each with its mode."""
+        mount_points = ("m", *(f"v{i}" for i in range(VIEWS)))
+        return (
+            (f"{self.root}/blobs", 0o700),
+            (self.blobs, 0o700),
+            (self.roots, 0o700),
+            *((f"{self.roots}/{name}", 0o755) for name in mount_points),
+            (self.machines, 0o700),
+            (self.run, 0o700),
+            (self.tmp, 0o700),
+        )
+
+
+VIEWS = 8
+"""Mount points for views below ``roots``: v0 to v7."""
