@@ -1,0 +1,287 @@
+"""The front's socket: takes a command line with the caller's fds, and runs the CLI in a thread.
+
+Only for callers that see the same system as the daemon: same uid, user and mount namespace and root.
+Everybody else is sent to HTTP. A session that was handed to a monitor is no longer this room's.
+"""
+
+from __future__ import annotations
+
+import array
+import mmap
+import os
+import select
+import socket
+import stat
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cove.cli.terminal import Terminal
+from cove.engine.calls import Session
+from cove.engine.events import Cancel
+from cove.engine.reactor import Reactor, complain
+from cove.errors import CoveError, UsageError, printable
+
+MSG_REQUEST, MSG_SIGNAL, MSG_OUTPUT, MSG_EXIT = 32, 48, 65, 66
+HEADER = struct.Struct("<IiII")
+REQUEST = struct.Struct("<4I2H")
+FRONT_PROTOCOL = 1
+MSG_MAX = 192 << 10
+REQUEST_MAX = 16 << 20
+NOT_HERE, OTHER_PROTOCOL = -2, -3
+SO_PEERPIDFD = 77
+"""Linux 6.5; Python 3.11 has no name for it."""
+
+FIRST_THREADS, IDLE_THREADS, MOST_THREADS = 4, 2, 512
+NULL_DEVICE = os.makedev(1, 3)
+ROLES = ("standard input", "standard output", "standard error")
+
+Main = Callable[[list[str], Terminal], int | None]
+
+
+class Refused(Exception):
+    """The caller is not one of this socket's: the value of MSG_EXIT, and a text."""
+
+    def __init__(self, value: int, text: str = "") -> None:
+        super().__init__(value, text)
+        self.value, self.text = value, text
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What makes two processes see the same system."""
+
+    uid: int
+    user: int
+    mounts: int
+    root: tuple[int, int]
+
+    @classmethod
+    def of(cls, process: str, uid: int) -> World:
+        """``process``: a directory of procfs."""
+        root = os.stat(f"{process}/root")
+        return cls(
+            uid,
+            os.stat(f"{process}/ns/user").st_ino,
+            os.stat(f"{process}/ns/mnt").st_ino,
+            (root.st_dev, root.st_ino),
+        )
+
+
+def peer_is_of(conn: socket.socket, world: World) -> bool:
+    """Whether the process that connected lives in ``world``. Its pidfd holds the pid still meanwhile."""
+    pid, uid, _ = struct.unpack("iII", conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if uid != world.uid:
+        return False
+    try:
+        try:
+            pidfd = conn.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+        except OSError:
+            pidfd = os.pidfd_open(pid)
+        try:
+            same = World.of(f"/proc/{pid}", uid) == world
+            alive = select.poll()
+            alive.register(pidfd, select.POLLIN)
+            return same and not alive.poll(0)
+        finally:
+            os.close(pidfd)
+    except OSError:
+        return False
+
+
+class Gone(Cancel):
+    """The caller's ``cancelled``: looks at the front's socket only when somebody asks."""
+
+    def __init__(self, conn: socket.socket, reactor: Reactor) -> None:
+        super().__init__()
+        self._conn, self._reactor = conn, reactor
+
+    def is_set(self) -> bool:
+        if not super().is_set():
+            self._look()
+        return super().is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        with self.then(lambda: None):
+            return super().wait(timeout)
+
+    @contextmanager
+    def then(self, callback: Callable[[], None]) -> Iterator[None]:
+        with super().then(callback):
+            self._reactor.watch(self._conn.fileno(), lambda events: self._look())
+            try:
+                yield
+            finally:
+                self._reactor.forget(self._conn.fileno())
+
+    def _look(self) -> None:
+        """A signal or the end of the front cancels; what else it sends before a session says nothing."""
+        try:
+            data = self._conn.recv(HEADER.size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if len(data) < HEADER.size or HEADER.unpack(data)[0] == MSG_SIGNAL:
+            self._reactor.forget(self._conn.fileno())
+            self.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+    umask: int
+    terminals: int
+    rows: int
+    columns: int
+
+
+def parse_request(payload: bytes) -> Request:
+    argc, envc, umask, terminals, rows, columns = REQUEST.unpack_from(payload)
+    words = payload[REQUEST.size :].decode("utf-8", "surrogateescape").split("\0")
+    if len(words) < 1 + argc + envc:
+        raise UsageError("bug: the request of the front ends early")
+    env = dict(word.partition("=")[::2] for word in words[1 + argc : 1 + argc + envc])
+    return Request(words[1 : 1 + argc], env, words[0], umask, terminals, rows, columns)
+
+
+def receive(conn: socket.socket, buffer: bytearray, fds: list[int]) -> bytes:
+    """The payload of the request; its fds are appended to ``fds``, which the caller closes."""
+    space = socket.CMSG_SPACE(4 * 4)
+    count, ancillary, flags, _ = conn.recvmsg_into([buffer], space, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            received = array.array("i")
+            received.frombytes(data[: len(data) - len(data) % 4])
+            fds += received
+    if count < HEADER.size or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        raise Refused(OTHER_PROTOCOL, "the front sent a message that is cut off\n")
+    kind, _, length, protocol = HEADER.unpack_from(buffer)
+    if kind != MSG_REQUEST or protocol != FRONT_PROTOCOL or len(fds) < 3:
+        raise Refused(OTHER_PROTOCOL, "front and daemon are of different versions\n")
+    if length:
+        return bytes(buffer[HEADER.size : count])
+    if len(fds) != 4 or not 0 < os.fstat(fds[3]).st_size <= REQUEST_MAX:
+        raise Refused(OTHER_PROTOCOL, "the front's request is too large\n")
+    with mmap.mmap(fds[3], 0, prot=mmap.PROT_READ) as memory:
+        return bytes(memory)
+
+
+def check_stdio(fds: list[int], terminals: int) -> int:
+    """Refuse fds through which a machine or this daemon could be led astray; the terminals among them."""
+    found = 0
+    for index in range(3):
+        status = os.fstat(fds[index])
+        kind = stat.S_IFMT(status.st_mode)
+        if kind in (stat.S_IFIFO, stat.S_IFREG, stat.S_IFSOCK):
+            continue
+        if kind == stat.S_IFCHR and status.st_rdev == NULL_DEVICE:
+            continue
+        if kind == stat.S_IFCHR and os.isatty(fds[index]):
+            found |= 1 << index & terminals
+            continue
+        names = {stat.S_IFDIR: "a directory", stat.S_IFBLK: "a block device"}
+        raise UsageError(
+            f"cannot use {ROLES[index]}: it is {names.get(kind, 'a device')}",
+            hint="a file, a pipe, a socket, a terminal or /dev/null",
+        )
+    return found
+
+
+class Door:
+    """Threads that accept the front's connections; more of them while callers wait."""
+
+    def __init__(self, listener: socket.socket, reactor: Reactor, main: Main) -> None:
+        self._listener, self._reactor, self._main = listener, reactor, main
+        self._world = World.of("/proc/self", os.geteuid())
+        self._lock = threading.Lock()
+        self._idle = self._threads = 0
+        self.served = 0
+
+    def open(self) -> None:
+        for _ in range(FIRST_THREADS):
+            self._add()
+
+    def close(self) -> None:
+        """Accept nobody any more; running commands go on."""
+        try:
+            self._listener.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def _add(self) -> None:
+        with self._lock:
+            self._idle += 1
+            self._threads += 1
+        threading.Thread(target=self._work, name="front", daemon=True).start()
+
+    def _work(self) -> None:
+        buffer = bytearray(MSG_MAX + HEADER.size)
+        while True:
+            try:
+                conn, _ = self._listener.accept()
+            except OSError:
+                return
+            with self._lock:
+                self._idle -= 1
+                more = self._idle < IDLE_THREADS and self._threads < MOST_THREADS
+            if more:
+                self._add()
+            try:
+                self._serve(conn, buffer)
+            except Exception:
+                complain("the front's socket")
+            finally:
+                conn.close()
+            with self._lock:
+                self.served += 1
+                if self._idle >= FIRST_THREADS:
+                    self._threads -= 1
+                    return
+                self._idle += 1
+
+    def _serve(self, conn: socket.socket, buffer: bytearray) -> None:
+        fds: list[int] = []
+        code: int | None = 125
+        text = ""
+        try:
+            payload = receive(conn, buffer, fds)
+            if not peer_is_of(conn, self._world):
+                raise Refused(NOT_HERE)
+            code = self._command(conn, parse_request(payload), fds)
+        except Refused as refused:
+            code, text = refused.value, refused.text
+        except CoveError as error:
+            code, text = error.exit_code, error.render()
+        except Exception as error:
+            complain("a command")
+            text = f"cove: bug: {type(error).__name__}: {printable(str(error))}\n"
+        finally:
+            for fd in fds:
+                os.close(fd)
+        if code is not None:
+            data = text.encode("utf-8", "replace")
+            try:
+                conn.send(HEADER.pack(MSG_EXIT, code, len(data), 0) + data)
+            except OSError:
+                pass  # the front is gone
+
+    def _command(self, conn: socket.socket, request: Request, fds: list[int]) -> int | None:
+        terminals = check_stdio(fds, request.terminals)
+        stdio = (fds[0], fds[1], fds[2])
+        terminal = Terminal(
+            fds=stdio,
+            terminals=terminals,
+            rows=request.rows,
+            columns=request.columns,
+            cwd=request.cwd,
+            env=request.env,
+            umask=request.umask,
+            session=Session(conn.fileno(), stdio, terminals, request.rows, request.columns),
+            cancelled=Gone(conn, self._reactor),
+        )
+        return self._main(request.argv[1:], terminal)

@@ -1,0 +1,172 @@
+"""One thread that waits for everything: monitors' sockets, the audit socket, cgroup events, timers.
+
+Callbacks must not block; what takes long is given to a worker (``Worker``). Knows nothing of machines.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import queue
+import select
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+
+Call = Callable[[], None]
+
+
+def complain(where: str) -> None:
+    """Write the exception that is being handled to the daemon's own log."""
+    sys.stderr.write(f"cove: bug: in {where}\n{traceback.format_exc()}")
+    sys.stderr.flush()
+
+
+class Timer:
+    """A call in the future; ``cancel`` it or let it come."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Call) -> None:
+        self.call: Call | None = call
+
+    def cancel(self) -> None:
+        self.call = None
+
+
+class Reactor:
+    """epoll, timers by heap, and calls posted by other threads."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._watched: dict[int, Callable[[int], None]] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._serial = itertools.count()
+        self._posted: deque[Call] = deque()
+        self._lock = threading.Lock()
+        self._stop = False
+        self._thread = threading.Thread(target=self._run, name="reactor", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread; watched fds stay their owners'."""
+        self._stop = True
+        self._poke()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join()
+        self._epoll.close()
+        os.close(self._wake)
+
+    def watch(self, fd: int, callback: Callable[[int], None], events: int = select.EPOLLIN) -> None:
+        """Call ``callback(events)`` whenever ``fd`` is ready, until ``forget``."""
+        self._watched[fd] = callback
+        try:
+            self._epoll.register(fd, events)
+        except FileExistsError:
+            self._epoll.modify(fd, events)
+
+    def forget(self, fd: int) -> None:
+        """Before ``fd`` is closed."""
+        if self._watched.pop(fd, None) is not None:
+            try:
+                self._epoll.unregister(fd)
+            except (OSError, ValueError):
+                pass
+
+    def after(self, seconds: float, call: Call) -> Timer:
+        """Run ``call`` on the reactor's thread in ``seconds``."""
+        timer = Timer(call)
+        due = time.monotonic() + max(0.0, seconds)
+        with self._lock:
+            heapq.heappush(self._timers, (due, next(self._serial), timer))
+            first = self._timers[0][2] is timer
+        if first:
+            self._poke()
+        return timer
+
+    def post(self, call: Call) -> None:
+        """Run ``call`` soon on the reactor's thread."""
+        self._posted.append(call)
+        self._poke()
+
+    def _poke(self) -> None:
+        os.eventfd_write(self._wake, 1)
+
+    def _run(self) -> None:
+        while not self._stop:
+            for fd, events in self._epoll.poll(self._pause()):
+                if fd == self._wake:
+                    os.eventfd_read(self._wake)
+                    continue
+                callback = self._watched.get(fd)
+                if callback is not None:
+                    self._safely(callback, events)
+            while self._posted:
+                self._safely(self._posted.popleft())
+            self._ring()
+
+    def _pause(self) -> float | None:
+        with self._lock:
+            while self._timers and self._timers[0][2].call is None:
+                heapq.heappop(self._timers)
+            if not self._timers:
+                return None
+            return max(0.0, self._timers[0][0] - time.monotonic())
+
+    def _ring(self) -> None:
+        while self._timers:
+            with self._lock:
+                if not self._timers or self._timers[0][0] > time.monotonic():
+                    return
+                timer = heapq.heappop(self._timers)[2]
+            call, timer.call = timer.call, None
+            if call is not None:
+                self._safely(call)
+
+    @staticmethod
+    def _safely(callback: Callable[..., None], *arguments: object) -> None:
+        try:
+            callback(*arguments)
+        except Exception:
+            complain("the reactor")
+
+
+class Worker:
+    """One thread for what takes longer than the reactor may: removing trees, reading the kernel's log."""
+
+    def __init__(self, name: str) -> None:
+        self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """After what is queued is done."""
+        self._queue.put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def do(self, call: Call) -> None:
+        self._queue.put(call)
+
+    def settle(self) -> None:
+        """Return when everything queued before is done."""
+        done = threading.Event()
+        self._queue.put(done.set)
+        done.wait()
+
+    def _run(self) -> None:
+        while (call := self._queue.get()) is not None:
+            try:
+                call()
+            except Exception:
+                complain("a worker")
