@@ -1,0 +1,74 @@
+"""Fixtures every folder shares. A skip names the missing fact; where COVE_MUST_RUN names the folder
+of the test, a skip is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.driver import ROOT, Cove, busybox_tar, front_path, new_cove
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    must = set(filter(None, os.environ.get("COVE_MUST_RUN", "").split(",")))
+    folder = item.path.relative_to(ROOT / "tests").parts[0]
+    if report.skipped and folder in must and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but COVE_MUST_RUN has {folder}: {report.longrepr}"
+    return report
+
+
+def need_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: uid is not 0")
+
+
+@pytest.fixture(scope="session")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The static program that tries what a hostile one would."""
+    program = tmp_path_factory.mktemp("probe") / "probe"
+    source = ROOT / "tests/probe/probe.c"
+    subprocess.run(
+        ["gcc", "-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o", program, source], check=True
+    )
+    return program
+
+
+@pytest.fixture(scope="session")
+def bb_tar(tmp_path_factory: pytest.TempPathFactory, probe: Path) -> Path:
+    """The tar of image ``bb``: busybox and /bin/probe."""
+    return busybox_tar(tmp_path_factory.mktemp("bb") / "bb.tar", extra={"bin/probe": probe})
+
+
+@pytest.fixture(scope="session")
+def cove(bb_tar: Path) -> Iterator[Cove]:
+    """A cove with image ``bb``, shared by all tests of the session."""
+    need_root()
+    front_path()
+    driver = new_cove()
+    try:
+        driver("image", "import", str(bb_tar), "bb")
+        yield driver
+    finally:
+        driver.close()
+
+
+@pytest.fixture
+def fresh_cove(bb_tar: Path) -> Iterator[Cove]:
+    """A cove of this test's own, with image ``bb``; for tests that kill the daemon."""
+    need_root()
+    driver = new_cove()
+    try:
+        driver("image", "import", str(bb_tar), "bb")
+        yield driver
+    finally:
+        driver.close()

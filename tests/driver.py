@@ -1,0 +1,153 @@
+"""A cove under test: a state directory of its own, its daemon, and the real front as the command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Done(subprocess.CompletedProcess[str]):
+    """A finished command; ``out`` and ``err`` are its text."""
+
+    @property
+    def out(self) -> str:
+        return self.stdout
+
+    @property
+    def err(self) -> str:
+        return self.stderr
+
+
+def front_path() -> Path:
+    """The command users type: beside this interpreter, as the wheel ships it."""
+    found = Path(sys.executable).parent / "cove"
+    if not found.exists():
+        raise RuntimeError(f"{found} is missing: install the project first (make test)")
+    return found
+
+
+class Cove:
+    """``cove("run", "--rm", …)`` runs the front and gives what it printed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        keep = {k: v for k, v in os.environ.items() if not k.startswith(("COVE_", "DOCKER_"))}
+        self.env = keep | {"COVE_ROOT": str(root)}
+
+    def __call__(
+        self,
+        *words: str,
+        stdin: str | bytes = b"",
+        code: int | None = 0,
+        env: dict[str, str] | None = None,
+        cwd: str | Path | None = None,
+        timeout: float = 60,
+    ) -> Done:
+        """Run a command to its end. ``code``: the exit code it must have (None: any)."""
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        ran = subprocess.run(
+            [str(front_path()), *words],
+            env=self.env | (env or {}),
+            cwd=cwd,
+            input=data,
+            capture_output=True,
+            timeout=timeout,
+        )
+        done = Done(
+            ran.args,
+            ran.returncode,
+            ran.stdout.decode("utf-8", "replace"),
+            ran.stderr.decode("utf-8", "replace"),
+        )
+        if code is not None and done.returncode != code:
+            raise AssertionError(
+                f"cove {' '.join(words)}: exit code {done.returncode}, not {code}\n"
+                f"--- stdout\n{done.out[-2000:]}\n--- stderr\n{done.err[-4000:]}\n{self.post_mortem()}"
+            )
+        return done
+
+    def spawn(self, *words: str, **options: Any) -> subprocess.Popen[bytes]:
+        """A command that goes on; the caller ends it."""
+        options.setdefault("stdin", subprocess.DEVNULL)
+        options.setdefault("stdout", subprocess.PIPE)
+        options.setdefault("stderr", subprocess.PIPE)
+        return subprocess.Popen([str(front_path()), *words], env=self.env, **options)
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self("inspect", name).out)[0]
+        return found
+
+    def daemon_pid(self) -> int:
+        return int((self.root / "run/daemon.pid").read_text())
+
+    def kill_daemon(self) -> None:
+        """kill -9, and wait until the kernel has let go of it."""
+        pid = self.daemon_pid()
+        fd = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGKILL)
+        select.select([fd], [], [], 10)
+        os.close(fd)
+
+    def post_mortem(self) -> str:
+        """The end of the daemon's log and every plan that failed."""
+        parts = []
+        with contextlib.suppress(OSError):
+            parts.append("--- daemon.log\n" + (self.root / "run/daemon.log").read_text()[-3000:])
+        for plan in self.root.glob("machines/*/plan.txt"):
+            with contextlib.suppress(OSError):
+                parts.append(f"--- {plan}\n{plan.read_text()[-4000:]}")
+        return "\n".join(parts)
+
+    def close(self) -> None:
+        """End every machine and the daemon, and remove the state."""
+        listed = self("ps", "-aq", code=None).out.split()
+        if listed:
+            self("rm", "-f", *listed, code=None)
+        self("daemon", "stop", code=None)
+        shutil.rmtree(self.root)
+
+
+def new_cove() -> Cove:
+    """In a short path: socket addresses hold 107 characters."""
+    return Cove(Path(tempfile.mkdtemp(prefix="cove-t-", dir="/tmp")))
+
+
+def busybox_tar(target: Path, *, extra: dict[str, Path] | None = None) -> Path:
+    """A root file system of busybox, its applets, and ``extra`` programs, as a tar."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as scratch:
+        root = Path(scratch)
+        for name in ("bin", "dev", "etc", "proc", "root", "sys", "tmp", "var/tmp"):
+            (root / name).mkdir(parents=True)
+        (root / "tmp").chmod(0o1777)
+        busybox = shutil.which("busybox") or "/bin/busybox"
+        shutil.copy(busybox, root / "bin/busybox")
+        applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
+        for applet in applets.stdout.split():
+            if applet != "busybox":
+                (root / "bin" / applet).symlink_to("busybox")
+        (root / "etc/passwd").write_text(
+            "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1000:Ada:/home/ada:/bin/sh\n"
+        )
+        (root / "etc/group").write_text("root:x:0:\nada:x:1000:\nwheel:x:10:ada\n")
+        (root / "home/ada").mkdir(parents=True)
+        os.chown(root / "home/ada", 1000, 1000)
+        for name, source in (extra or {}).items():
+            place = root / name.lstrip("/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, place)
+            place.chmod(0o755)
+        subprocess.run(
+            ["tar", "-C", str(root), "--numeric-owner", "-cf", str(target), "."], check=True
+        )
+    return target

@@ -1,0 +1,192 @@
+/*
+ * What a hostile program would try, one verb each; put into the test image as a static binary.
+ * Prints "ok" or the name of the errno and exits 0 when the verb could be tried, 1 when it could not.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int say(long result)
+{
+	if (result >= 0)
+		puts("ok");
+	else
+		puts(strerrorname_np(errno));
+	return 0;
+}
+
+/* open FILE for writing, and write one byte where that can do no harm if it works */
+static int v_write(char **a)
+{
+	int fd = open(a[0], O_WRONLY | O_CLOEXEC);
+
+	return say(fd < 0 ? -1 : write(fd, "0", 1));
+}
+
+static int v_open(char **a)
+{
+	return say(open(a[0], O_RDONLY | O_CLOEXEC));
+}
+
+/* list the descriptors this program was born with */
+static int v_fds(char **a)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	struct dirent *entry;
+	char link[4096];
+
+	(void)a;
+	if (!dir)
+		return 1;
+	while ((entry = readdir(dir)))
+		if (entry->d_name[0] != '.' && atoi(entry->d_name) != dirfd(dir)) {
+			ssize_t n = readlinkat(dirfd(dir), entry->d_name, link, sizeof(link) - 1);
+
+			printf("%s %.*s\n", entry->d_name, n < 0 ? 0 : (int)n, link);
+		}
+	return 0;
+}
+
+static int v_tiocsti(char **a)
+{
+	(void)a;
+	return say(ioctl(0, TIOCSTI, "x"));
+}
+
+/* a system call by the 32-bit gate: number and up to three arguments */
+static int v_int80(char **a)
+{
+	long result = -ENOSYS;
+
+#ifdef __x86_64__
+	__asm__ volatile("int $0x80"
+			 : "=a"(result)
+			 : "a"(atol(a[0])), "b"(a[1] ? atol(a[1]) : 0), "c"(a[1] && a[2] ? atol(a[2]) : 0), "d"(0)
+			 : "memory", "r8", "r9", "r10", "r11");
+#endif
+	errno = (int)-result;
+	return say(result < 0 ? -1 : 0);
+}
+
+static int v_syscall(char **a)
+{
+	long w[7] = { 0 };
+
+	for (int i = 0; i < 7 && a[i]; i++)
+		w[i] = strtol(a[i], NULL, 0);
+	return say(syscall(w[0], w[1], w[2], w[3], w[4], w[5], w[6]));
+}
+
+static int v_socket(char **a)
+{
+	return say(socket(atoi(a[0]), atoi(a[1]), atoi(a[2])));
+}
+
+static int v_unshare(char **a)
+{
+	return say(unshare((int)strtol(a[0], NULL, 0)));
+}
+
+static int v_mknod(char **a)
+{
+	return say(mknod(a[0], S_IFCHR | 0666, makedev(atoi(a[1]), atoi(a[2]))));
+}
+
+static int v_mount(char **a)
+{
+	return say(mount(a[0], a[1], a[2], 0, NULL));
+}
+
+/* touch N MiB of memory, and stay if told */
+static int v_hog(char **a)
+{
+	size_t size = (size_t)atol(a[0]) << 20;
+	char *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		return 1;
+	memset(p, 1, size);
+	puts("survived");
+	return 0;
+}
+
+/* fork as long as the kernel lets us; say how far it went */
+static int v_bomb(char **a)
+{
+	int n = 0, limit = atoi(a[0]);
+
+	for (; n < limit; n++) {
+		pid_t pid = fork();
+
+		if (pid < 0)
+			break;
+		if (!pid) {
+			pause();
+			_exit(0);
+		}
+	}
+	printf("%d\n", n);
+	fflush(stdout);
+	kill(0, SIGTERM);
+	return 0;
+}
+
+static int v_dumpable(char **a)
+{
+	(void)a;
+	printf("%d\n", prctl(PR_GET_DUMPABLE));
+	return 0;
+}
+
+static int v_chroot_escape(char **a)
+{
+	(void)a;
+	/* the classic: a descriptor of the old root, a chroot deeper, then up and up */
+	int fd = open("/", O_RDONLY | O_DIRECTORY);
+
+	mkdir("/tmp/deeper", 0755);
+	if (fd < 0 || chroot("/tmp/deeper") || fchdir(fd))
+		return say(-1);
+	for (int i = 0; i < 64; i++)
+		if (chdir(".."))
+			return say(-1);
+	if (chroot("."))
+		return say(-1);
+	return say(access("/tmp/host-marker", F_OK));
+}
+
+static const struct {
+	const char *name;
+	int (*run)(char **);
+} VERBS[] = {
+	{ "write", v_write },	  { "open", v_open },	    { "fds", v_fds },
+	{ "tiocsti", v_tiocsti }, { "int80", v_int80 },	    { "syscall", v_syscall },
+	{ "socket", v_socket },	  { "unshare", v_unshare }, { "mknod", v_mknod },
+	{ "mount", v_mount },	  { "hog", v_hog },	    { "bomb", v_bomb },
+	{ "dumpable", v_dumpable }, { "chroot-escape", v_chroot_escape },
+};
+
+int main(int argc, char **argv)
+{
+	for (size_t i = 0; argc > 1 && i < sizeof(VERBS) / sizeof(*VERBS); i++)
+		if (!strcmp(argv[1], VERBS[i].name))
+			return VERBS[i].run(argv + 2);
+	fprintf(stderr, "probe: which verb?\n");
+	return 2;
+}
