@@ -1,4 +1,4 @@
-"""A cove under test: a state directory of its own, its daemon, and the real front as the command."""
+"""A cove under test: a state directory of its own, its daemon, and the real front."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ class Cove:
         if code is not None and done.returncode != code:
             raise AssertionError(
                 f"cove {' '.join(words)}: exit code {done.returncode}, not {code}\n"
-                f"--- stdout\n{done.out[-2000:]}\n--- stderr\n{done.err[-4000:]}\n{self.post_mortem()}"
+                f"--- stdout\n{done.out[-2000:]}\n--- stderr\n{done.err[-4000:]}\n"
+                f"{self.post_mortem()}"
             )
         return done
 
