@@ -53,6 +53,8 @@ struct run {
 	pid_t child;         /* as the launcher sees it */
 	int pidfd;           /* of the child */
 	int pty;             /* master received from the child's openpty, or -1 */
+	int mntns;           /* the launcher's mount namespace before its unshare, or -1: plan_free() goes back to it */
+	int ready;           /* the child has announced its execve */
 	struct report report;
 	/* machine part only */
 	const char *home;    /* from setuser, for execve; or NULL */
@@ -60,18 +62,26 @@ struct run {
 	size_t memory_len;
 };
 
+/* An empty run: no registers, every fd -1. The caller then fills regs (and ctl) and decodes. */
+void plan_init(struct run *run);
+
 /* Decode and validate both parts (wire form "cove-plan 1\0", then name\0argc\0arg\0...). Registers named in `regs` count as
    filled. Returns 0 or -errno with run->report filled; nothing has run. */
 int plan_decode(struct run *run, const char *host, size_t host_len, const char *machine, size_t machine_len);
 
 /* Run the host part; the clone3 op forks the child, which runs the machine part and never returns.
-   Returns 0 once the host part is done (the child may still be before its execve), else -errno with run->report filled. */
+   Returns 0 once the host part is done (the child may still be before its execve), else -errno with run->report filled; then
+   the child, if any, is killed and reaped, run->child is 0 and run->pidfd -1. In both cases every register's fd is closed and
+   regs is empty: the launcher needs none of them any more. */
 int plan_run(struct run *run);
 
 /* After plan_run: the child's end of the start. Waits for the sync socket's end of file (execve happened: 0), a report (its
-   -errno, run->report filled) or the child's death (-ECHILD). */
+   -errno, run->report filled) or the child's death (-ECHILD). On an error the child is killed and reaped as above. Blocks; a
+   caller with an event loop polls run->sync[0] for input first and calls it then: it may return -EAGAIN (more to come). */
 int plan_wait_exec(struct run *run);
 
+/* Unmaps the plan, closes sync and registers, goes back to the mount namespace from before (which tears the launcher's mounts
+   down, so call it after the exit was told). Leaves child, pidfd and pty alone. */
 void plan_free(struct run *run);
 
 int reg_set(struct regs *regs, const char *name, int fd);
@@ -80,7 +90,9 @@ int reg_get(const struct regs *regs, const char *name); /* fd or -1 */
 /* ---- io.c ---- */
 
 #define MSG_MAX (192u << 10) /* SEQPACKET: below net.core.wmem_default */
-#define FDS_MAX 32
+#define FDS_MAX 96
+
+#define FRONT_PROTOCOL 1 /* `reserved` of MSG_REQUEST: raised when an older daemon could not serve this front */
 
 /* Every message on every socket of cove: this header, then len bytes. Little endian. */
 struct msg {

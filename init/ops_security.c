@@ -1,0 +1,101 @@
+/* Ops that take privileges away. */
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <linux/securebits.h>
+#include <string.h>
+#include <sys/fsuid.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "ops.h"
+
+static int set_fsids(uint32_t uid, uint32_t gid)
+{
+	/* These two tell nothing: asking for an id that cannot be answers with the present one. */
+	setfsgid(gid);
+	setfsuid(uid);
+	return (uint32_t)setfsgid((gid_t)-1) == gid && (uint32_t)setfsuid((uid_t)-1) == uid ? 0 : -EPERM;
+}
+
+void fsuid_reset(void)
+{
+	int bits = prctl(PR_GET_SECUREBITS);
+
+	set_fsids((uint32_t)geteuid(), (uint32_t)getegid());
+	if (bits > 0 && (bits & SECBIT_NO_SETUID_FIXUP))
+		prctl(PR_SET_SECUREBITS, bits & ~SECBIT_NO_SETUID_FIXUP);
+}
+
+/* Without the securebit, an fsuid other than 0 loses the capabilities of file systems, which overlay is to keep. */
+int op_setfsuid(struct run *run, const struct op *op)
+{
+	uint32_t uid = (uint32_t)word_u(op->argv[0]), gid = (uint32_t)word_u(op->argv[1]);
+	int bits = prctl(PR_GET_SECUREBITS), err;
+
+	if (bits < 0)
+		return -errno;
+	if (uid && prctl(PR_SET_SECUREBITS, bits | SECBIT_NO_SETUID_FIXUP))
+		return -errno;
+	if ((err = set_fsids(uid, gid)))
+		return fault(run, err, op->argv[0]);
+	if (!uid && prctl(PR_SET_SECUREBITS, bits & ~SECBIT_NO_SETUID_FIXUP))
+		return -errno;
+	return 0;
+}
+
+int op_capbset(struct run *run, const struct op *op)
+{
+	uint64_t keep = word_x(op->argv[0]);
+
+	(void)run;
+	for (unsigned cap = 0; cap < 64; cap++) {
+		if (keep >> cap & 1)
+			continue;
+		if (prctl(PR_CAPBSET_DROP, (unsigned long)cap, 0UL, 0UL, 0UL)) {
+			if (errno == EINVAL) /* above the last this kernel has */
+				return 0;
+			return -errno;
+		}
+	}
+	return 0;
+}
+
+int op_capset(struct run *run, const struct op *op)
+{
+	uint64_t mask = geteuid() ? 0 : word_x(op->argv[0]);
+	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct now[2], want[2] = {0};
+
+	(void)run;
+	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0UL, 0UL, 0UL))
+		return -errno;
+	if (syscall(SYS_capget, &head, now))
+		return -errno;
+	for (int i = 0; i < 2; i++) /* what this kernel does not know, or we lack, nobody can give */
+		want[i].effective = want[i].permitted = (uint32_t)(mask >> 32 * i) & now[i].permitted;
+	return syscall(SYS_capset, &head, want) ? -errno : 0;
+}
+
+static unsigned nibble(char c)
+{
+	return c <= '9' ? (unsigned)(c - '0') : (unsigned)(c - 'a' + 10);
+}
+
+int op_seccomp(struct run *run, const struct op *op)
+{
+	char *hex = op->argv[1], *bytes = hex;
+	size_t len = strlen(hex) / 2;
+	int err;
+
+	/* The bytes take the place of their digits; the word is ours, but need not be aligned for the kernel. */
+	for (size_t i = 0; i < len; i++)
+		bytes[i] = (char)(nibble(hex[2 * i]) << 4 | nibble(hex[2 * i + 1]));
+	struct sock_fprog prog = {.len = (unsigned short)(len / sizeof(struct sock_filter)),
+				  .filter = (struct sock_filter *)(void *)bytes};
+	/* The filter may refuse what making ready needs, unless the payload's own ids are still to be set. */
+	if (prctl(PR_GET_NO_NEW_PRIVS, 0UL, 0UL, 0UL, 0UL) == 1 && (err = exec_ready(run)))
+		return err;
+	return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, (unsigned)word_u(op->argv[0]), &prog) < 0 ? -errno : 0;
+}

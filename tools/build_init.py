@@ -1,0 +1,141 @@
+"""Build init/ into one static binary, with whichever C compiler this host has.
+
+For the package's build hook, the Makefile and the tests. Must not import cove, and needs only the
+standard library. Prints nothing unless it fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import platform
+import struct
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SOURCES = Path(__file__).resolve().parent.parent / "init"
+
+WARNINGS = "-Wall -Wextra -Wshadow -Wmissing-prototypes -Wswitch-enum -Wformat=2 -Werror".split()
+
+COMMON = ["-std=gnu17", "-D_GNU_SOURCE=", *WARNINGS]
+
+RELEASE = ["-O2", "-fstack-protector-strong", "-s"]
+
+SANITIZE = [
+    "-O1",
+    "-g",
+    "-fno-omit-frame-pointer",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+]
+
+PT_INTERP = 3
+
+TRIAL = """
+#include <linux/mount.h>
+#include <linux/openat2.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int main(int argc, char **argv) { (void)argv; return argc + SYS_openat2 == MOUNT_ATTR_RDONLY; }
+"""
+
+
+class BuildError(Exception):
+    """No compiler works here, or the sources do not compile; the text is for people."""
+
+
+def _kernel_headers() -> list[str]:
+    """musl has no kernel headers of its own: the system's come last, so that libc's stay musl's."""
+    directories = ["/usr/include", f"/usr/include/{platform.machine()}-linux-gnu"]
+    return [word for directory in directories for word in ("-idirafter", directory)]
+
+
+def _compilers() -> list[list[str]]:
+    """Command lines to try, best first: the smallest binaries, then what a host may have."""
+    commands = [["musl-gcc", *_kernel_headers()], ["cc"], ["gcc"]]
+    if chosen := os.environ.get("CC"):
+        commands.insert(0, chosen.split())
+    if importlib.util.find_spec("ziglang"):
+        target = f"{platform.machine()}-linux-musl"
+        commands.append([sys.executable, "-m", "ziglang", "cc", "-target", target])
+    linked = [[*command, mode] for command in commands for mode in ("-static-pie", "-static")]
+    # A static-pie needs its code position independent; compilers do not all imply that.
+    return [[*words, "-fPIE"] if words[-1] == "-static-pie" else words for words in linked]
+
+
+def _run(command: list[str]) -> str:
+    """The compiler's complaint; empty: it succeeded."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"{command[0]}: {error.strerror}"
+    return "" if done.returncode == 0 else done.stderr or f"exit status {done.returncode}"
+
+
+def _has_interpreter(binary: Path) -> bool:
+    """The ELF file wants a dynamic linker (musl-gcc makes such a file of -static-pie)."""
+    data = binary.read_bytes()
+    start, size, count = struct.unpack_from("<Q", data, 32)[0], *struct.unpack_from("<HH", data, 54)
+    kinds = [struct.unpack_from("<I", data, start + i * size)[0] for i in range(count)]
+    return PT_INTERP in kinds
+
+
+def _works(compiler: list[str], flags: list[str], directory: Path, *, static: bool) -> bool:
+    """The compiler makes a program of the kernel's headers that runs here, and stands alone."""
+    source, binary = directory / "trial.c", directory / "trial"
+    source.write_text(TRIAL)
+    if _run([*compiler, *COMMON, *flags, "-o", str(binary), str(source)]) or _run([str(binary)]):
+        return False
+    return not (static and _has_interpreter(binary))
+
+
+def _find_compiler(flags: list[str], *, sanitize: bool, directory: Path) -> list[str]:
+    candidates = [["gcc"], ["clang"], ["cc"]] if sanitize else _compilers()
+    for compiler in candidates:
+        if _works(compiler, flags, directory, static=not sanitize):
+            return compiler
+    what = (
+        "gcc (apt-get install gcc)"
+        if sanitize
+        else (
+            "musl-gcc (apt-get install musl-tools), gcc with a static libc (apt-get install gcc "
+            "libc6-dev linux-libc-dev), or the Python package ziglang (pip install ziglang)"
+        )
+    )
+    raise BuildError(f"cannot build cove-init: no C compiler that works; install {what}")
+
+
+def build(output: Path, *, sanitize: bool = False) -> None:
+    """Compile every init/*.c into ``output``; the file appears whole or not at all."""
+    flags = SANITIZE if sanitize else RELEASE
+    output = Path(output).resolve()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    sources = sorted(str(path) for path in SOURCES.glob("*.c"))
+    with tempfile.TemporaryDirectory(dir=output.parent) as name:
+        directory = Path(name)
+        compiler = _find_compiler(flags, sanitize=sanitize, directory=directory)
+        binary = directory / output.name
+        complaint = _run([*compiler, *COMMON, *flags, "-o", str(binary), *sources])
+        if complaint:
+            raise BuildError(f"cannot build cove-init with {compiler[0]}:\n{complaint.rstrip()}")
+        binary.replace(output)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--sanitize", action="store_true", help="with ASan and UBSan, dynamic")
+    arguments = parser.parse_args(argv)
+    try:
+        build(arguments.output, sanitize=arguments.sanitize)
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
