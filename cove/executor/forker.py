@@ -17,15 +17,10 @@ from collections.abc import Mapping, Sequence
 
 from cove.errors import HostError
 from cove.executor.messages import Kind, sealed_memory, send
+from cove.linux.program import init_program
 
-BINARY = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_native", "cove-init")
 BUFFER = 1 << 20
 """Of a monitor's socket: one datagram of MSG_MAX must fit also where the host's default is low."""
-
-
-def binary_path() -> str:
-    """The static program: ``COVE_INIT``, or what was installed with the package."""
-    return os.environ.get("COVE_INIT") or BINARY
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
@@ -89,7 +84,7 @@ class Forker:
                 self._drop()
                 if last:
                     raise HostError(
-                        "cannot start a monitor: the forker ends at once", host=binary_path()
+                        "cannot start a monitor: the forker ends at once", host=init_program()
                     ) from error
 
     def _spawn(self) -> None:
@@ -115,7 +110,7 @@ class Forker:
             ours.close()
             raise HostError(
                 f"cannot start the forker: {(error.strerror or str(error)).lower()}",
-                host=binary_path(),
+                host=init_program(),
                 hint="vm.memfd_noexec must not be 2",
             ) from error
         finally:
@@ -133,7 +128,7 @@ class Forker:
 
 
 def _program() -> int:
-    path = binary_path()
+    path = init_program()
     try:
         with open(path, "rb") as file:
             program = sealed_memory("cove-init", (file.read(),), executable=True)

@@ -1,6 +1,6 @@
 """The messages between daemon, monitors and fronts, as ``init/session.h`` has them: SEQPACKET
-datagrams with one header, some with descriptors. Numbers are little endian with C's natural
-alignment. It moves bytes; what they mean is the engine's.
+datagrams with one header, some with descriptors. Structs are packed and little endian. It moves
+bytes; what they mean is the engine's.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ FDS_MAX = 32
 NAME_MAX = 23
 
 HEADER = struct.Struct("<IiII")
-START = struct.Struct("<IIIIHH4xQIIII")
+START = struct.Struct("<IIIIHHQIIII")
 ATTACH = struct.Struct("<IIHHII")
 EXIT_RECORD = struct.Struct("<IIIIQQ")
-STATE = struct.Struct("<I4x")
+STATE = struct.Struct("<I")
 REPORT = struct.Struct("<IIi108s")
 REQUEST = struct.Struct("<IIIIHH")
 SIZE = struct.Struct("<HH")

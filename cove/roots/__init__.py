@@ -1,3 +1,9 @@
-"""Writable roots of machines: their directories below roots/, made, measured and removed. It
+"""Writable roots of machines: their directories below ``roots/``, made, measured and removed. It
 mounts nothing and never follows a link.
 """
+
+from cove.roots.make import prepare_root, usage
+from cove.roots.remove import Remover, remove_root
+from cove.roots.watch import Over, StorageWatch
+
+__all__ = ["Over", "Remover", "StorageWatch", "prepare_root", "remove_root", "usage"]

@@ -70,4 +70,4 @@ def strays(store: Store) -> list[str]:
 
 
 def _blobs_of(image: ImageRecord) -> Iterable[str]:
-    return (image.id, image.manifest, *image.digests)
+    return (image.id, image.manifest)

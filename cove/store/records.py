@@ -46,6 +46,8 @@ class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     cause: Cause = Cause("")
     id_range: int = -1
     """Index of the machine's 64 Ki id range while it runs; -1: none."""
+    group: str = ""
+    """Name of its control group while it runs."""
     pid: int = 0
     boot: str = ""
     """The kernel's boot_id at start: a record of another boot cannot be running."""

@@ -1,0 +1,212 @@
+"""Space on disks: of trees, of file systems, and limits on trees (project quotas).
+
+Measuring a tree follows no link and crosses no mount.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from cove.linux.syscalls import quotactl_fd
+
+BLOCK = 512
+"""Unit of st_blocks, whatever the file system's own."""
+
+
+class Space(NamedTuple):
+    total: int
+    free: int
+    """Bytes for unprivileged writers: what root could still take is not ours to give."""
+
+
+class Mounted(NamedTuple):
+    """The file system a path is on, as /proc/self/mountinfo has it."""
+
+    type: str
+    options: frozenset[str]
+
+
+def free_space(path: str) -> Space:
+    found = os.statvfs(path)
+    return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+
+def tree_usage(path: str) -> int:
+    """Bytes on disk of everything below ``path``, hard links counted once; a missing one is 0.
+
+    It may be written to meanwhile by somebody hostile: no link is followed, no mount crossed.
+    """
+    try:
+        fd = os.open(path, _DIRECTORY)
+    except FileNotFoundError:
+        return 0
+    try:
+        return _Small(os.fstat(fd)).measure(fd)
+    except _TooLarge:
+        return _du(path)
+    finally:
+        os.close(fd)
+
+
+def deleted_usage(pids: Iterable[int], devices: frozenset[int]) -> int:
+    """Bytes of files on ``devices`` that have no name any more and that ``pids`` hold open.
+
+    No tree shows them: a program that unlinks a file and goes on writing would never be seen.
+    """
+    seen: dict[tuple[int, int], int] = {}
+    for pid in pids:
+        with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    found = entry.stat()
+                    gone = found.st_nlink == 0 and stat.S_ISREG(found.st_mode)
+                    if gone and found.st_dev in devices:
+                        seen[found.st_dev, found.st_ino] = found.st_blocks * BLOCK
+    return sum(seen.values())
+
+
+def overlay_devices(pid: int) -> frozenset[int]:
+    """Device numbers of the overlays a process sees."""
+    devices = set()
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/mountinfo", "rb") as file:
+        for line in file:
+            if b" - overlay " in line:
+                major, minor = line.split(b" ", 3)[2].split(b":")
+                devices.add(os.makedev(int(major), int(minor)))
+    return frozenset(devices)
+
+
+def mounted(path: str) -> Mounted:
+    """Type and options of the file system that holds ``path``."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            left, _, right = line.partition(" - ")
+            if left.split(" ", 3)[2] == wanted:
+                words = right.split()
+                return Mounted(words[0], frozenset(words[2].split(",")))
+    return Mounted("", frozenset())
+
+
+# ---- project quotas ----
+
+_GET_XATTR = 0x801C581F  # FS_IOC_FSGETXATTR
+_SET_XATTR = 0x401C5820  # FS_IOC_FSSETXATTR
+_XATTR = struct.Struct("=IIIII8x")
+_PROJECT_INHERIT = 0x200
+_SET_QUOTA = 0x800008
+_PROJECT = 2
+_QUOTA = struct.Struct("=8QI4x")
+_BLOCK_LIMITS = 1
+_QUOTA_BLOCK = 1024
+
+
+def project_quota(path: str, *, overrides: bool) -> bool:
+    """Whether limits on trees are enforced where ``path`` is.
+
+    ext4 lets whoever has CAP_SYS_RESOURCE past a limit, and overlay writes with the rights of the
+    one who mounted it: ``overrides`` says whether that one has it. xfs makes no such exception.
+    """
+    found = mounted(path)
+    enforced = bool(found.options & {"prjquota", "pquota"})
+    return enforced and (found.type == "xfs" or (found.type in ("ext4", "f2fs") and not overrides))
+
+
+def limit_tree(path: str, project: int, *, size: int) -> None:
+    """Give an empty directory a project of its own, of at most ``size`` bytes; 0: no limit.
+
+    Everything made below inherits it, and only the initial user namespace may change it.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        attributes = bytearray(_XATTR.size)
+        fcntl.ioctl(fd, _GET_XATTR, attributes)
+        flags, extsize, extents, _, cow = _XATTR.unpack(attributes)
+        flags |= _PROJECT_INHERIT
+        fcntl.ioctl(fd, _SET_XATTR, _XATTR.pack(flags, extsize, extents, project, cow))
+        blocks = -(-size // _QUOTA_BLOCK)
+        data = _QUOTA.pack(blocks, blocks, 0, 0, 0, 0, 0, 0, _BLOCK_LIMITS)
+        quotactl_fd(fd, _SET_QUOTA << 8 | _PROJECT, project, data)
+    finally:
+        os.close(fd)
+
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ENTRIES = 2000
+_DEPTH = 32
+
+
+class _TooLarge(Exception):
+    """Of a tree that another process should measure: it would hold up this one's threads."""
+
+
+class _Small:
+    """The measuring of a tree of up to _ENTRIES entries, _DEPTH directories deep."""
+
+    def __init__(self, top: os.stat_result) -> None:
+        self._device = top.st_dev
+        self._top = top.st_blocks * BLOCK
+        self._entries = 0
+        self._links: set[int] = set()
+
+    def measure(self, fd: int) -> int:
+        return self._top + self._below(fd, 0)
+
+    def _below(self, fd: int, depth: int) -> int:
+        size = 0
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                self._entries += 1
+                if self._entries > _ENTRIES or depth > _DEPTH:
+                    raise _TooLarge
+                with contextlib.suppress(OSError):  # gone, or put in a link's place, meanwhile
+                    size += self._entry(fd, entry, depth)
+        return size
+
+    def _entry(self, fd: int, entry: os.DirEntry[str], depth: int) -> int:
+        found = entry.stat(follow_symlinks=False)
+        if found.st_dev != self._device:
+            return 0
+        size = found.st_blocks * BLOCK
+        if stat.S_ISDIR(found.st_mode):
+            below = os.open(entry.name, _DIRECTORY, dir_fd=fd)
+            try:
+                size += self._below(below, depth + 1)
+            finally:
+                os.close(below)
+        elif found.st_nlink > 1:
+            if found.st_ino in self._links:
+                return 0
+            self._links.add(found.st_ino)
+        return size
+
+
+def _du(path: str) -> int:
+    read, write = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = os.posix_spawnp(
+            "du",
+            ("du", "-s", "-x", "-B1", "--", path),
+            {"PATH": os.defpath, "LC_ALL": "C"},
+            file_actions=(
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, write, 1),
+                (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+            ),
+        )
+    except BaseException:
+        os.close(read)
+        raise
+    finally:
+        os.close(write)
+    with open(read, "rb") as file:
+        words = file.read().split()
+    os.waitpid(pid, 0)  # its code says only that files vanished while it looked
+    return int(words[0]) if words and words[0].isdigit() else 0
