@@ -14,7 +14,7 @@
 
 #define PLAN_MAX (4u << 20) /* bytes of one part of a plan */
 #define OPS_MAX 4096
-#define REGS_MAX 96
+#define REGS_MAX 160
 #define REG_NAME 24
 
 enum side { HOST, MACHINE };
@@ -83,6 +83,9 @@ int plan_wait_exec(struct run *run);
 /* Unmaps the plan, closes sync and registers, goes back to the mount namespace from before (which tears the launcher's mounts
    down, so call it after the exit was told). Leaves child, pidfd and pty alone. */
 void plan_free(struct run *run);
+
+/* Only unmaps the plan: nothing needs it once the machine runs. */
+void plan_unmap(struct run *run);
 
 int reg_set(struct regs *regs, const char *name, int fd);
 int reg_get(const struct regs *regs, const char *name); /* fd or -1 */

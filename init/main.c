@@ -153,9 +153,9 @@ int main(int argc, char **argv)
 	if (argc < 2)
 		return usage();
 	if (!strcmp(argv[1], "forker"))
-		return forker_main(argc - 1, argv + 1);
+		return forker_main(argc, argv);
 	if (!strcmp(argv[1], "unpack"))
-		return unpack_main(argc - 1, argv + 1);
+		return unpack_main(argc, argv);
 	if (!strcmp(argv[1], "run-plan"))
 		return run_main(argc - 2, argv + 2);
 	if (!strcmp(argv[1], "decode"))

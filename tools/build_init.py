@@ -18,7 +18,15 @@ from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent.parent / "init"
 
-WARNINGS = "-Wall -Wextra -Wshadow -Wmissing-prototypes -Wswitch-enum -Wformat=2 -Werror".split()
+WARNINGS = [
+    "-Wall",
+    "-Wextra",
+    "-Wshadow",
+    "-Wmissing-prototypes",
+    "-Wswitch-enum",
+    "-Wformat=2",
+    "-Werror",
+]
 
 COMMON = ["-std=gnu17", "-D_GNU_SOURCE=", *WARNINGS]
 

@@ -1,0 +1,69 @@
+"""The static program, built once per state of its sources and kept between runs."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.driver import ROOT
+from tests.native.plans import Launcher
+from tools.build_init import build
+
+
+def _fingerprint() -> str:
+    """Of every source's name, size and time, and of how they are built."""
+    files = [*sorted((ROOT / "init").iterdir()), ROOT / "tools/build_init.py"]
+    text = "\n".join(f"{f} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _built(name: str, *, sanitize: bool) -> Path:
+    """The program of this state of the sources; one process builds, the others wait for it."""
+    cache = Path(tempfile.gettempdir()) / f"cove-tests-{os.geteuid()}"
+    cache.mkdir(mode=0o700, exist_ok=True)
+    if cache.stat().st_uid != os.geteuid():
+        raise RuntimeError(f"{cache} is another user's")
+    binary = cache / f"{name}-{_fingerprint()}"
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not binary.exists():
+            for old in cache.glob(f"{name}-*"):
+                old.unlink()
+            build(binary, sanitize=sanitize)
+    return binary
+
+
+@pytest.fixture(scope="session")
+def init_binary() -> Path:
+    return _built("init", sanitize=False)
+
+
+@pytest.fixture(scope="session")
+def sanitized_binary() -> Path:
+    """With ASan and UBSan: any error of memory ends it with a report."""
+    return _built("sanitized", sanitize=True)
+
+
+@pytest.fixture
+def launcher(init_binary: Path, tmp_path: Path) -> Launcher:
+    """Runs hand-written plans as root."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: uid is not 0")
+    return Launcher(init_binary, tmp_path)
+
+
+@pytest.fixture
+def need(launcher: Launcher) -> Callable[[str], None]:
+    """Skip unless a path of this host exists."""
+
+    def check(path: str) -> None:
+        if not Path(path).exists():
+            pytest.skip(f"needs {path}")
+
+    return check
