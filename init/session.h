@@ -1,0 +1,74 @@
+/*
+ * What daemon, monitor and front say to each other: the payloads behind struct msg (cove.h), and the files a monitor writes.
+ * Everything is packed and little endian; cove/executor encodes and decodes the same bytes.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#define START_VERSION 1
+#define RECORD_MAGIC 0x65766f63u /* "cove" */
+#define CHUNK_MAX 65536          /* payload of one MSG_INPUT or MSG_OUTPUT */
+#define REASON_MAX 2048
+
+enum {
+	START_TTY = 1,
+	START_STDIN = 2,   /* the machine gets a stdin pipe */
+	START_LOG = 4,
+	START_SESSION = 8, /* fds front, in, out, err are there */
+	START_EXEC = 16,   /* a second process: no exit record, no listener, not brought back */
+	START_KEEP_STDIN = 32,
+	START_SIG_PROXY = 64,
+	START_STDIN_ONCE = 128,
+};
+
+/* MSG_START; then nnames names with their NULs (one a file descriptor), detach keys, host part, machine part. */
+struct start {
+	uint32_t version, flags;
+	uint32_t uid, gid; /* who owns the pipes: the machine's root as the host sees it */
+	uint16_t rows, cols;
+	uint64_t log_max;
+	uint32_t nnames, host_len, machine_len, keys_len;
+} __attribute__((packed));
+
+/* MSG_EXITED, MSG_STATE and the file `exit`. */
+struct exit_record {
+	uint32_t magic, code, signal, core;
+	uint64_t started_ns, finished_ns; /* CLOCK_REALTIME */
+} __attribute__((packed));
+
+enum { STATE_STARTING, STATE_RUNNING, STATE_EXITED };
+
+/* MSG_STATE */
+struct state {
+	uint32_t state;
+	struct exit_record record;
+} __attribute__((packed));
+
+enum { WHICH_STDIN = 1, WHICH_STDOUT = 2, WHICH_STDERR = 4 };
+
+/* MSG_ATTACH, with the front's socket and those of in, out, err that mask names; then the detach keys. */
+struct attach {
+	uint32_t flags, which;
+	uint16_t rows, cols;
+	uint32_t keys_len, mask;
+} __attribute__((packed));
+
+/* MSG_RESIZE */
+struct resize {
+	uint16_t rows, cols;
+} __attribute__((packed));
+
+/* MSG_SESSION's value: what the front has to do itself. */
+enum { RELAY_STDIN = 1, RAW_TERMINAL = 2, FORWARD_SIGNALS = 4, RELAY_STDOUT = 8, RELAY_STDERR = 16 };
+
+/* The log: this, then len bytes. Stream 1 or 2; 0: a note of the monitor itself. */
+struct log_record {
+	uint64_t time_ns; /* CLOCK_REALTIME */
+	uint32_t len;
+	uint8_t stream, pad[3];
+} __attribute__((packed));
+
+_Static_assert(sizeof(struct start) == 44 && sizeof(struct exit_record) == 32, "fixed by the protocol");
+_Static_assert(sizeof(struct attach) == 20 && sizeof(struct state) == 36, "fixed by the protocol");
+_Static_assert(sizeof(struct log_record) == 16, "fixed by the log's format");
