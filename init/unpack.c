@@ -1,0 +1,604 @@
+/*
+ * unpack: an uncompressed tar stream on stdin becomes a layer directory.
+ *
+ *	cove-init unpack DIR MAX_BYTES MAX_ENTRIES
+ *
+ * DIR/fs gets the files; DIR/gone takes directories that a later entry of the same name replaces (the caller deletes it). The
+ * stream is hostile: before its first byte is read the process has pivoted into DIR, keeps seven capabilities and may make only
+ * the system calls of `allowed`. Every parent directory is opened with RESOLVE_IN_ROOT below fs; no last component is ever
+ * followed. Whiteouts become what overlayfs understands. One line of JSON on stdout says what was done; an error is one line on
+ * stderr and an exit code of enum verdict.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/openat2.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "unpack.h"
+
+#define TIMES_MAX (512u << 20) /* memory for the directories' times */
+#define IDS 65536              /* the idmapped mount of the store would show this id as root */
+
+/* ---- names and directories ---- */
+
+static int open_dir(const struct unpack *u, const char *path, uint64_t flags)
+{
+	struct open_how how = { .flags = O_DIRECTORY | O_CLOEXEC | flags,
+				.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV };
+
+	return (int)syscall(SYS_openat2, u->root, *path ? path : ".", &how, sizeof(how));
+}
+
+static void forget_dirs(struct unpack *u)
+{
+	for (size_t i = 0; i < DIRS; i++) {
+		if (u->dirs[i].fd >= 0)
+			close(u->dirs[i].fd);
+		u->dirs[i].fd = -1;
+	}
+}
+
+static int set_opaque(struct unpack *u, int dir, const char *name)
+{
+	int fd = openat(dir, *name ? name : ".", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	int err = fd < 0 || fsetxattr(fd, "trusted.overlay.opaque", "y", 1, 0) ? fail_errno(u, "setxattr") : 0;
+
+	if (fd >= 0)
+		close(fd);
+	return err;
+}
+
+/* Take a name away for an entry that replaces it; 1: it was a whiteout. */
+static int clear_name(struct unpack *u, int dir, const char *name)
+{
+	struct stat st;
+	char to[24];
+
+	if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW))
+		return errno == ENOENT ? 0 : fail_errno(u, "stat");
+	if (S_ISDIR(st.st_mode)) {
+		snprintf(to, sizeof(to), "%u", u->gone_count++);
+		if (renameat(dir, name, u->gone, to))
+			return fail_errno(u, "rename");
+	} else if (unlinkat(dir, name, 0)) {
+		return fail_errno(u, "unlink");
+	}
+	if (S_ISDIR(st.st_mode) || S_ISLNK(st.st_mode))
+		forget_dirs(u);
+	return S_ISCHR(st.st_mode) && st.st_rdev == 0;
+}
+
+static int count_made(struct unpack *u)
+{
+	char text[64];
+
+	if (++u->made <= u->max_entries)
+		return 0;
+	snprintf(text, sizeof(text), "more than %llu entries", (unsigned long long)u->max_entries);
+	return fail(u, LIMIT, text);
+}
+
+/* mkdir(2) over whatever has the name; a directory that is there stays (1). */
+static int make_one_dir(struct unpack *u, int dir, const char *name, unsigned mode)
+{
+	struct stat st;
+	int was;
+
+	if (!mkdirat(dir, name, mode))
+		return 0;
+	if (errno != EEXIST)
+		return fail_errno(u, "mkdir");
+	if (!fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) && S_ISDIR(st.st_mode))
+		return 1;
+	was = clear_name(u, dir, name);
+	if (was < 0)
+		return was;
+	if (mkdirat(dir, name, mode))
+		return fail_errno(u, "mkdir");
+	return was ? set_opaque(u, dir, name) : 0;
+}
+
+/* Open `path` below the root; missing directories are made, 0755 and root's. */
+static int open_parents(struct unpack *u, char *path)
+{
+	int parent = u->root, fd = -1;
+
+	for (char *at = path;; at++) {
+		char *slash = strchr(at, '/');
+		struct stat st;
+		int made;
+
+		if (slash)
+			*slash = 0;
+		fd = open_dir(u, path, O_PATH);
+		if (fd < 0 && (errno == ENOENT || errno == ENOTDIR) &&
+		    (fstatat(parent, at, &st, AT_SYMLINK_NOFOLLOW) || (S_ISCHR(st.st_mode) && st.st_rdev == 0))) {
+			made = count_made(u) ? -EINVAL : make_one_dir(u, parent, at, 0755);
+			fd = made < 0 ? -1 : open_dir(u, path, O_PATH);
+		}
+		if (parent != u->root)
+			close(parent);
+		if (fd < 0 && (errno == ENOTDIR || errno == ENOENT))
+			return fail(u, REFUSED, "the directory it is in is no directory");
+		if (fd < 0)
+			return errno == ELOOP ? fail(u, REFUSED, "the directory it is in is a loop of links") :
+						fail_errno(u, "open");
+		if (!slash)
+			return fd;
+		*slash = '/';
+		parent = fd;
+		at = slash;
+	}
+}
+
+/* The directory that holds `path`, from the cache or opened; *base is the last component. */
+static int parent_of(struct unpack *u, char *path, char **base)
+{
+	char *slash = strrchr(path, '/');
+	size_t len = slash ? (size_t)(slash - path) : 0;
+	uint32_t hash = 2166136261u;
+	struct dir *d;
+
+	*base = slash ? slash + 1 : path;
+	if (!slash)
+		return u->root;
+	for (size_t i = 0; i < len; i++)
+		hash = (hash ^ (unsigned char)path[i]) * 16777619u;
+	d = &u->dirs[hash % DIRS];
+	if (d->fd >= 0 && d->hash == hash && d->len == len && !memcmp(d->path, path, len))
+		return d->fd;
+	if (d->fd >= 0)
+		close(d->fd);
+	memcpy(d->path, path, len);
+	d->path[len] = 0;
+	d->fd = open_dir(u, d->path, O_PATH);
+	if (d->fd < 0) {
+		int fd = open_parents(u, d->path); /* may empty the cache */
+
+		d->fd = fd < 0 ? -1 : fd;
+		if (fd < 0)
+			return fd;
+	}
+	d->hash = hash;
+	d->len = len;
+	return d->fd;
+}
+
+/* ---- attributes ---- */
+
+static bool begins(struct word w, const char *text)
+{
+	return w.n >= strlen(text) && !memcmp(w.s, text, strlen(text));
+}
+
+static bool xattr_kept(struct word name)
+{
+	return (begins(name, "security.capability") && name.n == strlen("security.capability")) ||
+	       (begins(name, "user.") && name.n > 5 && !begins(name, "user.overlay."));
+}
+
+/* A capability that names the root of a namespace is made to mean the layer's own root, which is id 0 on disk. */
+static int set_capability(int fd, struct word value)
+{
+	unsigned char cap[24];
+	uint32_t magic;
+
+	if (value.n != 20 && value.n != 24)
+		return -1;
+	memcpy(cap, value.s, value.n);
+	memcpy(&magic, cap, 4);
+	if (value.n == 24)
+		magic = (magic & ~(uint32_t)VFS_CAP_REVISION_MASK) | VFS_CAP_REVISION_2;
+	memcpy(cap, &magic, 4);
+	return fsetxattr(fd, "security.capability", cap, 20, 0);
+}
+
+static int set_xattrs(struct unpack *u, int fd)
+{
+	for (size_t i = 0; i < u->entry.xattrs; i++) {
+		struct word name = u->entry.xattr[i].name, value = u->entry.xattr[i].value;
+		char text[256];
+		int err;
+
+		if (!xattr_kept(name) || memchr(name.s, 0, name.n)) {
+			u->xattrs_dropped++;
+			continue;
+		}
+		memcpy(text, name.s, name.n);
+		text[name.n] = 0;
+		err = !strcmp(text, "security.capability") ? set_capability(fd, value) :
+							fsetxattr(fd, text, value.s, value.n, 0);
+		if (err && (errno == EDQUOT || (errno == ENOSPC && text[0] == 's')))
+			return fail_errno(u, "setxattr");
+		u->xattrs_dropped += !!err;
+	}
+	return 0;
+}
+
+/* Owner, mode and time of something that is no regular file and has just been made. */
+static int set_attributes(struct unpack *u, int dir, const char *name)
+{
+	const struct entry *e = &u->entry;
+	struct timespec times[2] = { e->mtime, e->mtime };
+
+	if ((e->uid || e->gid || u->setgid) &&
+	    fchownat(dir, name, (uid_t)e->uid, (gid_t)e->gid, AT_SYMLINK_NOFOLLOW))
+		return fail_errno(u, "chown");
+	if (utimensat(dir, name, times, AT_SYMLINK_NOFOLLOW))
+		return fail_errno(u, "utimensat");
+	return 0;
+}
+
+/* A directory's time changes with every entry in it: note it for the end. */
+static int note_time(struct unpack *u)
+{
+	size_t len = strlen(u->entry.name) + 1, need = sizeof(struct timespec) + len;
+
+	if (u->times_len + need > u->times_room) {
+		size_t room = u->times_room ? 2 * u->times_room : 1u << 20;
+		char *more = room <= TIMES_MAX ? realloc(u->times, room) : NULL;
+
+		if (!more)
+			return fail(u, LIMIT, "the names of its directories take more than 512 MiB");
+		u->times = more;
+		u->times_room = room;
+	}
+	memcpy(u->times + u->times_len, &u->entry.mtime, sizeof(struct timespec));
+	memcpy(u->times + u->times_len + sizeof(struct timespec), u->entry.name, len);
+	u->times_len += need;
+	return 0;
+}
+
+static int set_times(struct unpack *u)
+{
+	for (size_t at = 0; at < u->times_len;) {
+		const char *path = u->times + at + sizeof(struct timespec);
+		struct timespec times[2];
+		int fd = open_dir(u, path, O_RDONLY | O_NOFOLLOW); /* replaced meanwhile by something else: no matter */
+
+		memcpy(&times[0], u->times + at, sizeof(struct timespec));
+		times[1] = times[0];
+		if (fd >= 0) {
+			int err = futimens(fd, times);
+
+			close(fd);
+			if (err)
+				return fail_errno(u, "utimensat");
+		}
+		at += sizeof(struct timespec) + strlen(path) + 1;
+	}
+	return 0;
+}
+
+/* ---- entries ---- */
+
+static int write_pieces(struct unpack *u, int fd)
+{
+	for (size_t i = 0; i < u->entry.pieces; i++) {
+		if (lseek(fd, (off_t)u->piece[i].at, SEEK_SET) < 0)
+			return fail_errno(u, "lseek");
+		if (pass(u, fd, u->piece[i].len))
+			return -EINVAL;
+	}
+	return ftruncate(fd, u->entry.real) ? fail_errno(u, "ftruncate") : 0;
+}
+
+static int fill_file(struct unpack *u, int fd)
+{
+	const struct entry *e = &u->entry;
+	struct timespec times[2] = { e->mtime, e->mtime };
+
+	if (e->real >= 0 ? write_pieces(u, fd) : pass(u, fd, (uint64_t)e->size))
+		return -EINVAL;
+	if ((e->uid || e->gid || u->setgid) && fchown(fd, (uid_t)e->uid, (gid_t)e->gid))
+		return fail_errno(u, "chown");
+	if (e->mode & 07000 && fchmod(fd, e->mode)) /* chown and write may have taken setuid away */
+		return fail_errno(u, "chmod");
+	if (e->xattrs && set_xattrs(u, fd))
+		return -EINVAL;
+	return futimens(fd, times) ? fail_errno(u, "utimensat") : 0;
+}
+
+static int make_file(struct unpack *u, int dir, const char *name)
+{
+	const int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+	int fd = openat(dir, name, flags, u->entry.mode), err;
+
+	if (fd < 0 && errno == EEXIST) {
+		err = clear_name(u, dir, name);
+		if (err < 0)
+			return err;
+		fd = openat(dir, name, flags, u->entry.mode);
+	}
+	if (fd < 0)
+		return fail_errno(u, "open");
+	err = fill_file(u, fd);
+	if (close(fd) && !err)
+		err = fail_errno(u, "close");
+	return err;
+}
+
+static int make_dir(struct unpack *u, int dir, const char *name)
+{
+	const struct entry *e = &u->entry;
+	int err = *name ? make_one_dir(u, dir, name, e->mode & 01777) : 1;
+
+	if (err < 0)
+		return err;
+	u->setgid |= !!(e->mode & S_ISGID);
+	if (!*name)
+		name = ".";
+	if ((err || e->uid || e->gid || u->setgid) && fchownat(dir, name, (uid_t)e->uid, (gid_t)e->gid, AT_SYMLINK_NOFOLLOW))
+		return fail_errno(u, "chown");
+	if ((err || e->mode & 06000) && fchmodat(dir, name, e->mode, 0))
+		return fail_errno(u, "chmod");
+	if (e->xattrs) {
+		int fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+		err = fd < 0 ? fail_errno(u, "open") : set_xattrs(u, fd);
+		if (fd >= 0)
+			close(fd);
+		if (err)
+			return err;
+	}
+	return note_time(u);
+}
+
+static int make_link(struct unpack *u, int dir, const char *name)
+{
+	struct stat from, to;
+	char *base;
+	bool slash;
+	int at, err = clean(u, u->entry.link, u->entry.link, &slash);
+	char *last = strrchr(u->entry.link, '/');
+
+	if (err)
+		return err;
+	/* Not parent_of(): a wrong link must not make directories, nor push the entry's own directory out of the cache. */
+	if (last)
+		*last = 0;
+	base = last ? last + 1 : u->entry.link;
+	at = open_dir(u, last ? u->entry.link : "", O_PATH);
+	if (at < 0 || fstatat(at, base, &from, AT_SYMLINK_NOFOLLOW)) {
+		err = fail(u, REFUSED, "a hard link to what the archive does not hold");
+	} else if (!fstatat(dir, name, &to, AT_SYMLINK_NOFOLLOW) && from.st_ino == to.st_ino) {
+		err = 0;
+	} else {
+		if (S_ISDIR(from.st_mode))
+			err = fail(u, REFUSED, "a hard link to a directory");
+		else if ((err = clear_name(u, dir, name)) >= 0)
+			err = linkat(at, base, dir, name, 0) ? fail_errno(u, "link") : 0;
+	}
+	if (at >= 0)
+		close(at);
+	return err;
+}
+
+static int make_whiteout(struct unpack *u, int dir, const char *name)
+{
+	struct stat st;
+
+	if (!strcmp(name, ".wh..opq"))
+		return set_opaque(u, dir, "");
+	if (!strncmp(name, ".wh.", 4)) { /* notes of aufs */
+		u->skipped++;
+		return 0;
+	}
+	if (!*name || !strcmp(name, ".") || !strcmp(name, ".."))
+		return fail(u, REFUSED, "a whiteout of a directory it is in");
+	/* What this layer itself holds is not hidden; but what lies below it is. */
+	if (!fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW))
+		return S_ISDIR(st.st_mode) ? set_opaque(u, dir, name) : 0;
+	return mknodat(dir, name, S_IFCHR, 0) ? fail_errno(u, "mknod") : 0;
+}
+
+static int make_special(struct unpack *u, int dir, const char *name)
+{
+	const struct entry *e = &u->entry;
+	int err = clear_name(u, dir, name);
+
+	if (err < 0)
+		return err;
+	if (e->type == '2')
+		return symlinkat(e->link, dir, name) ? fail_errno(u, "symlink") : set_attributes(u, dir, name);
+	if (e->type == '6')
+		return mknodat(dir, name, S_IFIFO | e->mode, 0) ? fail_errno(u, "mknod") : set_attributes(u, dir, name);
+	if (e->type == '3' && e->device == 0)
+		return mknodat(dir, name, S_IFCHR, 0) ? fail_errno(u, "mknod") : 0;
+	u->devices++; /* a machine's /dev is its own, and its root is mounted nodev */
+	return 0;
+}
+
+static int check_entry(struct unpack *u)
+{
+	const struct entry *e = &u->entry;
+	char text[96];
+
+	if (e->uid < 0 || e->gid < 0 || e->uid >= IDS || e->gid >= IDS) {
+		snprintf(text, sizeof(text), "owner %lld:%lld, and ids end at 65535", (long long)e->uid, (long long)e->gid);
+		return fail(u, REFUSED, text);
+	}
+	if (e->size < 0 || (uint64_t)e->size > u->max_bytes - u->bytes) {
+		snprintf(text, sizeof(text), "more than %llu bytes in all", (unsigned long long)u->max_bytes);
+		return fail(u, LIMIT, text);
+	}
+	return count_made(u);
+}
+
+static int make_entry(struct unpack *u)
+{
+	struct entry *e = &u->entry;
+	char *base;
+	bool whiteout;
+	int dir = parent_of(u, e->name, &base), err;
+
+	if (dir < 0)
+		return dir;
+	whiteout = !strncmp(base, ".wh.", 4);
+	if (whiteout)
+		err = make_whiteout(u, dir, base + 4);
+	else if (e->type == '5')
+		err = make_dir(u, dir, base);
+	else if (!*base)
+		err = fail(u, REFUSED, "the root is no directory");
+	else if (e->type == '0')
+		err = make_file(u, dir, base);
+	else
+		err = e->type == '1' ? make_link(u, dir, base) : make_special(u, dir, base);
+	if (!err && (whiteout || e->type != '0'))
+		err = pass(u, -1, (uint64_t)e->size);
+	u->bytes += (uint64_t)e->size;
+	u->entries++;
+	return err ? err : pass(u, -1, (uint64_t)(BLOCK - e->size % BLOCK) % BLOCK);
+}
+
+/* ---- the walls ---- */
+
+#if defined(__x86_64__)
+#define ARCH AUDIT_ARCH_X86_64
+#elif defined(__aarch64__)
+#define ARCH AUDIT_ARCH_AARCH64
+#endif
+
+static const int allowed[] = {
+	SYS_read,     SYS_write,    SYS_close,	   SYS_lseek,	   SYS_openat,	   SYS_openat2,	  SYS_newfstatat,
+	SYS_fstat,    SYS_statx,    SYS_mkdirat,   SYS_mknodat,	   SYS_symlinkat,  SYS_linkat,	  SYS_unlinkat,
+	SYS_renameat, SYS_fchown,   SYS_fchownat,  SYS_fchmod,	   SYS_fchmodat,   SYS_utimensat, SYS_fsetxattr,
+	SYS_ftruncate, SYS_brk,	    SYS_mmap,	   SYS_munmap,	   SYS_mremap,	   SYS_mprotect,  SYS_madvise, SYS_getrandom,
+	SYS_writev,   SYS_rt_sigprocmask, SYS_exit_group,
+};
+
+/* A mistake in the parser above must not become a way to call the rest of the kernel. */
+static int close_kernel(void)
+{
+#if defined(ARCH) && !defined(__SANITIZE_ADDRESS__)
+	enum { COUNT = sizeof(allowed) / sizeof(allowed[0]) };
+	struct sock_filter code[COUNT + 6], *c = code;
+	struct sock_fprog prog = { .len = COUNT + 6, .filter = code };
+
+	*c++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
+	*c++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCH, 1, 0);
+	*c++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+	*c++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+	for (unsigned i = 0; i < COUNT; i++)
+		*c++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)allowed[i],
+						    (unsigned char)(COUNT - i), 0);
+	*c++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+	*c++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog);
+#else
+	return 0;
+#endif
+}
+
+static int drop_capabilities(void)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	const uint64_t keep = 1ull << CAP_CHOWN | 1ull << CAP_DAC_OVERRIDE | 1ull << CAP_FOWNER | 1ull << CAP_FSETID |
+			      1ull << CAP_MKNOD | 1ull << CAP_SETFCAP | 1ull << CAP_SYS_ADMIN; /* trusted.overlay.* */
+	struct __user_cap_data_struct caps[2] = {
+		{ .effective = (uint32_t)keep, .permitted = (uint32_t)keep },
+		{ .effective = keep >> 32, .permitted = keep >> 32 },
+	};
+
+	return (int)syscall(SYS_capset, &head, caps);
+}
+
+static int confine(struct unpack *u, const char *dir)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	syscall(SYS_close_range, 3, ~0u, 0);
+	umask(0);
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    mount(dir, dir, NULL, MS_BIND, NULL) || chdir(dir) || syscall(SYS_pivot_root, ".", ".") ||
+	    umount2(".", MNT_DETACH) || chdir("/"))
+		return fail_errno(u, "pivot_root");
+	if ((mkdir("fs", 0755) && errno != EEXIST) || (mkdir("gone", 0700) && errno != EEXIST))
+		return fail_errno(u, "mkdir");
+	u->root = open("fs", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	u->gone = open("gone", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (u->root < 0 || u->gone < 0)
+		return fail_errno(u, "open");
+	if (drop_capabilities() || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || close_kernel())
+		return fail_errno(u, "seccomp");
+	return 0;
+}
+
+/* Control characters never reach a terminal; bytes above ASCII are left for the reader to decode. */
+static void report(const struct unpack *u, const char *name)
+{
+	char text[4 * PATH_MAX + 300];
+	size_t n = (size_t)snprintf(text, sizeof(text), "unpack: ");
+
+	for (const unsigned char *c = (const unsigned char *)name; *c; c++) {
+		if (*c < ' ' || *c == 127 || *c == '\\')
+			n += (size_t)snprintf(text + n, 5, "\\x%02x", *c);
+		else
+			text[n++] = (char)*c;
+	}
+	n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%s\n", *name ? ": " : "", u->reason);
+	write_all(2, text, n);
+}
+
+static int unpack_all(struct unpack *u)
+{
+	char text[400];
+	int more, n;
+
+	while ((more = next_entry(u)) > 0) {
+		int err = check_entry(u);
+
+		err = err ? err : make_entry(u);
+		if (err)
+			return err;
+	}
+	if (more < 0 || drain(u))
+		return -EINVAL;
+	*u->entry.shown = 0;
+	forget_dirs(u);
+	if (set_times(u))
+		return -EINVAL;
+	n = snprintf(text, sizeof(text),
+		     "{\"bytes\":%llu,\"entries\":%llu,\"devices\":%llu,\"xattrs\":%llu,\"skipped\":%llu,\"ended\":%s}\n",
+		     (unsigned long long)u->bytes, (unsigned long long)u->entries, (unsigned long long)u->devices,
+		     (unsigned long long)u->xattrs_dropped, (unsigned long long)u->skipped,
+		     u->terminated ? "true" : "false");
+	return write_all(1, text, (size_t)n);
+}
+
+int unpack_main(int argc, char **argv)
+{
+	static struct unpack u;
+	char *end = NULL;
+
+	for (size_t i = 0; i < DIRS; i++)
+		u.dirs[i].fd = -1;
+	u.buf = malloc(BUFFER);
+	if (argc == 4)
+		u.max_bytes = strtoull(argv[2], &end, 10);
+	if (argc == 4 && !*end)
+		u.max_entries = strtoull(argv[3], &end, 10);
+	if (argc != 4 || *end || !u.buf) {
+		fail(&u, USAGE, "usage: cove-init unpack DIR MAX_BYTES MAX_ENTRIES");
+		report(&u, "");
+		return USAGE;
+	}
+	if (confine(&u, argv[1]) || unpack_all(&u)) {
+		report(&u, u.entry.shown);
+		return u.verdict ? (int)u.verdict : SYSTEM;
+	}
+	return DONE;
+}
