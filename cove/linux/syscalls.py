@@ -23,24 +23,28 @@ RESOLVE_NO_SYMLINKS = 4
 RESOLVE_BENEATH = 8
 RESOLVE_IN_ROOT = 16
 
-_syscall: Any = None
+_library: Any = None
 
 
-def syscall(number: int, *args: int | bytes | None) -> int:
-    """Raises OSError. Arguments are numbers, or bytes the kernel only reads."""
+def call(name: str, *args: int | bytes | None) -> int:
+    """A function of the C library. Raises OSError; bytes are only read by the kernel."""
     import ctypes
 
-    global _syscall
-    if _syscall is None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.syscall.restype = ctypes.c_long
-        _syscall = libc.syscall
+    global _library
+    if _library is None:
+        _library = ctypes.CDLL(None, use_errno=True)
+        _library.syscall.restype = ctypes.c_long
     words = [ctypes.c_long(a) if isinstance(a, int) else ctypes.c_char_p(a) for a in args]
-    result = int(_syscall(ctypes.c_long(number), *words))
+    result = int(getattr(_library, name)(*words))
     if result < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     return result
+
+
+def syscall(number: int, *args: int | bytes | None) -> int:
+    """By number. Raises OSError."""
+    return call("syscall", number, *args)
 
 
 def openat2(

@@ -1,0 +1,66 @@
+"""Opening what is to be mounted: once, by descriptor, and checked on the descriptor, so that what
+was checked is what gets mounted, whatever is put in its place meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import NamedTuple
+
+from cove.errors import CoveError, HostError, NotFound, UsageError
+from cove.linux.syscalls import AT_FDCWD, RESOLVE_NO_MAGICLINKS, openat2
+
+
+class Source(NamedTuple):
+    """An open bind source; ``fd`` is O_PATH and the receiver's to close."""
+
+    fd: int
+    is_dir: bool
+    uid: int
+    gid: int
+
+
+def open_source(path: str, target: str, *, origin: str = "", create: bool = False) -> Source:
+    """Open a host path that is to be mounted on ``target``; ``create`` makes a missing directory.
+
+    Links are followed, as the user sees the path; those of /proc into other processes are not.
+    """
+    what = f"cannot mount {path} on {target}"
+    if not path.startswith("/"):
+        raise UsageError(f"{what}: the source is not an absolute path", origin=origin)
+    try:
+        fd = _open(path, create=create)
+    except OSError as error:
+        raise _source_error(what, path, target, origin, error) from error
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISLNK(found.st_mode):
+            raise HostError(f"{what}: it is a symbolic link of /proc", origin=origin)
+    except BaseException:
+        os.close(fd)
+        raise
+    return Source(fd, stat.S_ISDIR(found.st_mode), found.st_uid, found.st_gid)
+
+
+def _open(path: str, *, create: bool) -> int:
+    try:
+        return openat2(AT_FDCWD, path, flags=os.O_PATH, resolve=RESOLVE_NO_MAGICLINKS)
+    except FileNotFoundError:
+        if not create:
+            raise
+        os.makedirs(path, 0o755, exist_ok=True)
+        return openat2(AT_FDCWD, path, flags=os.O_PATH, resolve=RESOLVE_NO_MAGICLINKS)
+
+
+def _source_error(what: str, path: str, target: str, origin: str, error: OSError) -> CoveError:
+    if isinstance(error, FileNotFoundError):
+        return NotFound(
+            f"{what}: no such file or directory",
+            origin=origin,
+            hint=f"create the directory, or let -v create it: -v {path}:{target}",
+            exit_code=125,
+        )
+    if error.errno == 40:
+        return HostError(f"{what}: too many symbolic links, or one of /proc", origin=origin)
+    return HostError(f"{what}: {(error.strerror or str(error)).lower()}", origin=origin)
