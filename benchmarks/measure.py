@@ -4,10 +4,13 @@ hits all alike.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,6 +46,33 @@ def run_command(argv: list[str], env: dict[str, str]) -> tuple[float, int]:
     return (time.perf_counter() - begin) * 1e3, os.waitstatus_to_exitcode(status)
 
 
+class Elsewhere:
+    """Times commands from a process that lives in a mount namespace of its own, where the unified
+    cgroup hierarchy is hidden: Debian's crun refuses a hybrid layout. Nothing is added to the time.
+    """
+
+    HIDE = 'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$@"'
+
+    def __init__(self) -> None:
+        command = ["unshare", "-m", "sh", "-c", self.HIDE, "-", sys.executable, "-m", __name__]
+        self.child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, argv: list[str], env: dict[str, str]) -> tuple[float, int]:
+        assert self.child.stdin and self.child.stdout
+        self.child.stdin.write(json.dumps([argv, env]) + "\n")
+        self.child.stdin.flush()
+        took, code = json.loads(self.child.stdout.readline())
+        return took, code
+
+
+def serve() -> None:
+    """The other end of Elsewhere: a command a line, its time and code a line."""
+    for line in sys.stdin:
+        print(json.dumps(run_command(*json.loads(line))), flush=True)
+
+
 def interleave(
     contestants: dict[str, Callable[[], tuple[float, int]]], rounds: int, *, warmup: int = 3
 ) -> list[Series]:
@@ -72,3 +102,7 @@ def table(title: str, rows: list[Series], *, against: tuple[str, ...] = ("crun",
             f"  {row.name:24} {row.least:9.2f} {row.median:9.2f} {top:9.2f} {share:>9}{note}"
         )
     return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    serve()

@@ -10,8 +10,11 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.measure import Elsewhere, run_command
 
 HOW = """\
   bwrap, crun, runc   apt-get install bubblewrap crun runc
@@ -38,6 +41,12 @@ class Peer:
     execute: Command = ()  # type: ignore[assignment]
     remove: Command = ()  # type: ignore[assignment]
     list: Command = ()  # type: ignore[assignment]
+    elsewhere: Elsewhere | None = None
+
+    def time(self, argv: Iterable[str], name: str = "") -> tuple[float, int]:
+        """Wall milliseconds and exit status of one of the commands, ``{}`` filled with name."""
+        command = [word.replace("{}", name) for word in argv]
+        return (self.elsewhere.run if self.elsewhere else run_command)(command, self.env)
 
 
 def make_root(place: Path) -> Path:
@@ -87,28 +96,20 @@ def floor_peers(place: Path, root: Path) -> list[Peer]:
 
 
 def runtime_peers(place: Path, root: Path) -> list[Peer]:
-    """crun without and with cgroups, runc. Debian's crun refuses a hybrid layout: it is given a
-    mount namespace in which the unified hierarchy is hidden."""
+    """crun without and with cgroups, runc."""
     env, found = base_env(), []
     if not shutil.which("crun"):
         return []
     short, long = bundle(place, root, ["true"]), bundle(place, root, ["sleep", "100000"])
-    hide = [
-        "unshare",
-        "-m",
-        "sh",
-        "-c",
-        'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$@"',
-        "-",
-    ]
-    for name, prefix, flags in (
-        ("crun", [], ["crun", "--cgroup-manager=disabled"]),
-        ("crun with cgroups", hide, ["crun", "--cgroup-manager=cgroupfs"]),
-        ("runc", [], ["runc"]),
+    elsewhere = Elsewhere()
+    for name, flags in (
+        ("crun", ["crun", "--cgroup-manager=disabled"]),
+        ("crun with cgroups", ["crun", "--cgroup-manager=cgroupfs"]),
+        ("runc", ["runc"]),
     ):
         if not shutil.which(flags[0]):
             continue
-        tool = [*prefix, *flags, "--root", str(place / name.replace(" ", "-"))]
+        tool = [*flags, "--root", str(place / name.replace(" ", "-"))]
         found.append(
             Peer(
                 name,
@@ -118,6 +119,7 @@ def runtime_peers(place: Path, root: Path) -> list[Peer]:
                 execute=[*tool, "exec", "{}", "/bin/true"],
                 remove=[*tool, "delete", "-f", "{}"],
                 list=[*tool, "list"],
+                elsewhere=elsewhere if flags[0] == "crun" else None,
             )
         )
     return found

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.measure import Series, interleave, run_command
+from benchmarks.measure import Series, interleave
 from benchmarks.peers import Peer, base_env
 
 SLEEP = ["sleep", "100000"]
@@ -44,30 +44,24 @@ class Cove:
         subprocess.run([self.command, "daemon", "stop"], env=self.env, capture_output=True)
 
 
-def filled(argv: Iterable[str], name: str) -> list[str]:
-    return [word.replace("{}", name) for word in argv]
-
-
 def run(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
     """run --rm IMAGE true, no network: command to exit"""
-    return interleave(
-        {p.name: lambda p=p: run_command(list(p.run), p.env) for p in peers if p.run}, rounds
-    )
+    return interleave({p.name: lambda p=p: p.time(p.run) for p in peers if p.run}, rounds)
 
 
 def execute(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
     """exec M true in a running machine"""
     able = [p for p in peers if p.execute]
     for peer in able:
-        run_command(filled(peer.start, "bench-exec"), peer.env)
+        peer.time(peer.start, "bench-exec")
     try:
         return interleave(
-            {p.name: lambda p=p: run_command(filled(p.execute, "bench-exec"), p.env) for p in able},
+            {p.name: lambda p=p: p.time(p.execute, "bench-exec") for p in able},
             rounds,
         )
     finally:
         for peer in able:
-            run_command(filled(peer.remove, "bench-exec"), peer.env)
+            peer.time(peer.remove, "bench-exec")
 
 
 def detached(count: int) -> Callable[[Cove, list[Peer], int], list[Series]]:
@@ -77,13 +71,13 @@ def detached(count: int) -> Callable[[Cove, list[Peer], int], list[Series]]:
             row = Series(peer.name)
             begin = time.perf_counter()
             for number in range(count):
-                took, code = run_command(filled(peer.start, f"bench-{number}"), peer.env)
+                took, code = peer.time(peer.start, f"bench-{number}")
                 row.times.append(took)
                 row.failed += code != 0
             each = (time.perf_counter() - begin) * 1e3 / count
             print(f"  {peer.name}: {count} starts, {each:.1f} ms each")
             for number in range(count):
-                run_command(filled(peer.remove, f"bench-{number}"), peer.env)
+                peer.time(peer.remove, f"bench-{number}")
             rows.append(row)
         return rows
 
@@ -126,15 +120,13 @@ def listing(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
     able = [p for p in peers if p.list and p.name not in {"crun with cgroups", "runc", "ctr"}]
     for peer in able:
         for number in range(50):
-            run_command(filled(peer.start, f"bench-{number}"), peer.env)
+            peer.time(peer.start, f"bench-{number}")
     try:
-        return interleave(
-            {p.name: lambda p=p: run_command(list(p.list), p.env) for p in able}, rounds
-        )
+        return interleave({p.name: lambda p=p: p.time(p.list) for p in able}, rounds)
     finally:
         for peer in able:
             for number in range(50):
-                run_command(filled(peer.remove, f"bench-{number}"), peer.env)
+                peer.time(peer.remove, f"bench-{number}")
 
 
 def first(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
@@ -142,7 +134,7 @@ def first(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
     row = Series("cove")
     for _ in range(min(rounds, 10)):
         cove.close()
-        took, code = run_command(filled(cove.peer.run, ""), cove.env)
+        took, code = cove.peer.time(cove.peer.run)
         row.times.append(took)
         row.failed += code != 0
     return [row]
@@ -151,7 +143,7 @@ def first(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
 def memory(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
     """KiB (not ms): PSS of one machine's monitor, and RSS of the idle daemon"""
     for number in range(20):
-        run_command(filled(cove.peer.start, f"bench-{number}"), cove.env)
+        cove.peer.time(cove.peer.start, f"bench-{number}")
     monitors, daemon = Series("monitor PSS"), Series("daemon RSS")
     pids = set(
         cove.do("inspect", "-f", "{{.MonitorPid}}", *[f"bench-{n}" for n in range(20)]).split()
@@ -161,7 +153,7 @@ def memory(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
     pid = (cove.root / "run/daemon.pid").read_text().strip()
     daemon.times.append(_kib(f"/proc/{pid}/status", "VmRSS:"))
     for number in range(20):
-        run_command(filled(cove.peer.remove, f"bench-{number}"), cove.env)
+        cove.peer.time(cove.peer.remove, f"bench-{number}")
     return [monitors, daemon]
 
 
