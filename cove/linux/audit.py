@@ -34,7 +34,7 @@ class Refusal(NamedTuple):
     program: str
 
 
-class Refusals:
+class Audit:
     """The listening socket; ``fileno`` is for epoll. Raises OSError where the kernel has no audit,
     or lets us not listen: then refused calls stay unnamed.
     """
@@ -79,6 +79,14 @@ class Refusals:
             if refusal is not None:
                 found.append(refusal)
         return found
+
+
+def open_audit() -> Audit | None:
+    """None where the kernel has no audit, or lets us not listen."""
+    try:
+        return Audit()
+    except OSError:
+        return None
 
 
 def parse(data: bytes) -> Refusal | None:

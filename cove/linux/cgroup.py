@@ -35,6 +35,8 @@ class Group:
 
     name: str
     """What a record remembers it by."""
+    path: str
+    """Below the top of each hierarchy, as the kernel's log names it."""
     directory: str
     """In cgroup2, for ``clone3`` into it; empty on pure v1."""
     tasks: tuple[str, ...] = ()
@@ -320,7 +322,7 @@ class Cgroups(ABC):
             self._limit(group, Limits(), fresh=True)
             self._watch(group)
         except OSError as error:
-            self.remove(Group(name, ""))
+            self.remove(Group(name, "", ""))
             raise HostError(
                 f"cannot make a control group: {(error.strerror or '').lower()}",
                 host=str(error.filename or self.parent),

@@ -74,6 +74,7 @@ class CgroupsV1(Cgroups):
             places.append(self._cpuset)
         return Group(
             name,
+            f"{self.parent}/{name}",
             f"{self._unified}/{name}" if self._unified else "",
             tuple([f"{place}/{name}/tasks" for place in places]),
         )

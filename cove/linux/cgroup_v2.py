@@ -56,7 +56,7 @@ class CgroupsV2(Cgroups):
             ) from error
 
     def _group(self, name: str) -> Group:
-        return Group(name, f"{self._base}/{name}")
+        return Group(name, f"{self.parent}/{name}", f"{self._base}/{name}")
 
     def _directories(self, name: str) -> list[str]:
         return [f"{self._base}/{name}"]

@@ -1,4 +1,4 @@
-"""inotify(7), which Python's library lacks: the daemon waits for changes of files with it."""
+"""inotify(7), which Python's library lacks: waiting for changes of files and directories."""
 
 from __future__ import annotations
 
@@ -46,3 +46,28 @@ def read(fd: int) -> Iterator[tuple[int, int]]:
             watch, mask, _, length = _EVENT.unpack_from(data, at)
             at += _EVENT.size + length
             yield watch, mask
+
+
+class Changes:
+    """Readable whenever something in ``directory`` was written, made or moved into it."""
+
+    def __init__(self, directory: str) -> None:
+        self._fd = init()
+        try:
+            add(self._fd, directory, MODIFY | MOVED_TO | CREATE)
+        except OSError:
+            self.close()
+            raise
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def drain(self) -> None:
+        """Forget what has been told so far."""
+        for _ in read(self._fd):
+            pass
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

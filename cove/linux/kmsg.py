@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from typing import NamedTuple
 
 _KILLED = re.compile(
@@ -12,6 +13,7 @@ _KILLED = re.compile(
 )
 _CONTEXT = re.compile(r"^oom-kill:.*,task_memcg=(\S+),task=.*,pid=(\d+),uid=\d+$")
 RECORD_MAX = 8192
+KEPT = 256
 
 
 class OomKill(NamedTuple):
@@ -29,20 +31,36 @@ class OomKill(NamedTuple):
     """Seconds of the monotonic clock at boot."""
 
 
-class Kmsg:
-    """/dev/kmsg from now on. ``fileno`` is readable when the kernel said something.
+class KernelLog:
+    """/dev/kmsg from now on. ``fileno`` is readable when the kernel said something."""
 
-    Without the right to read it, it is an empty one.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
         self._groups: dict[int, str] = {}
+        self._kills: deque[OomKill] = deque(maxlen=KEPT)
+        os.lseek(fd, 0, os.SEEK_END)
+
+    @classmethod
+    def open(cls) -> KernelLog | None:
+        """None without the right to read it."""
         try:
-            self._fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
-            self._fd = -1
-            return
-        os.lseek(self._fd, 0, os.SEEK_END)
+            return None
+        return cls(fd)
+
+    def oom_of(self, path: str, *, base: int = 0) -> OomKill | None:
+        """The last kill in the control group ``path`` (of ``Group``), or, where the kernel left
+        the group out, among the host uids from ``base`` on; one kill is told once.
+        """
+        self.read()
+        for kill in reversed(self._kills):
+            mine = f"{kill.group}/".find(f"/{path}/") >= 0
+            by_uid = not kill.group and base and base <= kill.uid < base + 65536
+            if mine or by_uid:
+                self._kills.remove(kill)
+                return kill
+        return None
 
     def fileno(self) -> int:
         return self._fd
@@ -53,7 +71,7 @@ class Kmsg:
             self._fd = -1
 
     def read(self) -> list[OomKill]:
-        """Kills since the last call."""
+        """Kills since the last call; ``oom_of`` finds them later as well."""
         found = []
         while self._fd >= 0:
             try:
@@ -67,6 +85,7 @@ class Kmsg:
             kill = self._parse(record.decode("utf-8", "replace"))
             if kill is not None:
                 found.append(kill)
+                self._kills.append(kill)
         return found
 
     def _parse(self, record: str) -> OomKill | None:
