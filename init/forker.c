@@ -52,7 +52,7 @@ int forker_main(int argc, char **argv)
 		if (!fork()) {
 			close(DAEMON_FD);
 			setsid();
-			_exit(monitor_main(ctl, argc - 1, argv + 1));
+			_exit(monitor_main(ctl, argc - 2, argv + 2));
 		}
 		close(ctl);
 	}

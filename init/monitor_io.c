@@ -66,6 +66,9 @@ int machine_signal(const struct monitor *m, int sig)
 
 static void stdin_close(struct monitor *m)
 {
+	for (size_t k = 0; k < SESSIONS_MAX; k++)
+		if (m->session[k])
+			close_fd(&m->session[k]->in); /* whoever writes there is not to wait for ever */
 	if (!(m->flags & START_TTY))
 		close_fd(&m->stdin_fd);
 	m->stdin_fd = -1; /* a terminal has no end; what else is typed is dropped */
