@@ -199,7 +199,7 @@ int op_setuser(struct run *run, const struct op *op)
 	 */
 	for (int fd = 0; own_stdio && fd < 3; fd++)
 		if (fchown(fd, who.uid, (gid_t)-1) && errno != EPERM)
-			return fault(run, -errno, "stdio");
+			return fault(run, -errno, op->argv[0]);
 	err = set_ids(who.uid, who.gid, who.groups, who.count);
 	return err ? fault(run, err, op->argv[0]) : 0;
 }

@@ -6,7 +6,6 @@ import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,14 +55,3 @@ def launcher(init_binary: Path, tmp_path: Path) -> Launcher:
     if os.geteuid() != 0:
         pytest.skip("needs root: uid is not 0")
     return Launcher(init_binary, tmp_path)
-
-
-@pytest.fixture
-def need(launcher: Launcher) -> Callable[[str], None]:
-    """Skip unless a path of this host exists."""
-
-    def check(path: str) -> None:
-        if not Path(path).exists():
-            pytest.skip(f"needs {path}")
-
-    return check

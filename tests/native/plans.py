@@ -84,9 +84,9 @@ class Launcher:
     ) -> Done:
         done = subprocess.run(
             self.command(host, machine, fds or {}),
-            input=stdin.encode(),
+            stdin=subprocess.DEVNULL,
             capture_output=True,
-            pass_fds=tuple((fds or {}).values()),
+            pass_fds=tuple(fd for fd in (fds or {}).values() if fd >= 0),
             timeout=30,
             check=False,
         )

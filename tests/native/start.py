@@ -35,10 +35,10 @@ from tests.native.plans import (
 
 CAPS = sum(1 << cap for cap in (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 31))
 MASKED = (
-    "/proc/asound /proc/acpi /proc/kcore /proc/keys /proc/latency_stats /proc/timer_list "
-    "/proc/scsi /sys/firmware /sys/devices/virtual/powercap /proc/no-such-path"
-).split()
-READONLY = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger".split()
+    *("/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/scsi"),
+    *("/sys/firmware", "/sys/devices/virtual/powercap", "/proc/no-such-path"),
+)
+READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 # Every call is allowed but add_key (EPERM), without a look at the architecture: enough for a test.
 ADD_KEY = {"x86_64": 248, "aarch64": 217}[os.uname().machine]
@@ -52,6 +52,26 @@ FILTER = b"".join(
     )
 ).hex()
 
+APPLETS = (
+    *("cat", "echo", "env", "grep", "hostname", "id", "kill", "ls", "mount", "mknod", "sh"),
+    *("sleep", "stat", "stty", "touch", "true", "tty", "wc"),
+)
+PASSWD = """\
+root:x:0:0:root:/root:/bin/sh
+bob:x:1000:1001:Bob:/home:/bin/sh
+nohome:x:1002:1002
+badline
+12:x:55:55::/twelve:/bin/sh
+"""
+GROUP = """\
+root:x:0:
+wheel:x:10:bob,ann
+bobs:x:1001:
+audio:x:29:ann,bobby,bob
+"""
+
+DEV_OWNER = (f"uid={BASE}", f"gid={BASE}")
+DEVPTS = ("newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
 NODES = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9))
 
 
@@ -65,16 +85,10 @@ def make_store(directory: Path) -> Path:
     store.chmod(0o700)
     layer.chmod(0o755)
     shutil.copy(BUSYBOX, layer / "bin/busybox")
-    for (
-        applet
-    ) in "sh true id cat ls grep mount touch sleep stat wc echo hostname tty env kill".split():
+    for applet in APPLETS:
         (layer / "bin" / applet).symlink_to("busybox")
-    (layer / "etc/passwd").write_text(
-        "root:x:0:0:root:/root:/bin/sh\nbob:x:1000:1001:Bob:/home:/bin/sh\n"
-    )
-    (layer / "etc/group").write_text(
-        "root:x:0:\nwheel:x:10:bob,ann\nbobs:x:1001:\naudio:x:29:bob\n"
-    )
+    (layer / "etc/passwd").write_text(PASSWD)
+    (layer / "etc/group").write_text(GROUP)
     (store / "m").mkdir()
     new_upper(store)
     return store
