@@ -1,0 +1,210 @@
+"""What is mounted into a machine besides its root: binds, volumes, tmpfs, generated files.
+
+A source is a descriptor the engine opened and checked, never a path looked up again. The launcher
+clones it while it is still in the host's mount namespace (Linux 6.1 clones no mount of another
+one); the machine attaches the clone below its own root, so that no symlink of an image leads out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cove.errors import Unsupported, UsageError
+from cove.plan.flags import AtFlags, MountAttr, MountFlags, OpenTreeFlags, Resolve
+from cove.plan.ops import (
+    Fsmount,
+    Mkdirat,
+    Mknodat,
+    MountSetattr,
+    MoveMount,
+    Op,
+    OpenTree,
+)
+from cove.planner.place import BindSource, Place
+from cove.spec.machine import MachineSpec, Mount
+
+ROOT = "root"
+"""The register of the machine's root mount."""
+
+IN_ROOT = Resolve.RESOLVE_IN_ROOT | Resolve.RESOLVE_NO_MAGICLINKS
+"""Symlinks of the image lead to places inside the image."""
+
+NO_SYMLINKS = Resolve.RESOLVE_IN_ROOT | Resolve.RESOLVE_NO_SYMLINKS
+"""For /proc, /sys and /dev: an image that puts a symlink there is refused."""
+
+MAX_MOUNTS = 30
+"""Registers of the op executor, and descriptors of one message, are limited."""
+
+_S_IFREG = 0o100000
+_CLONE = OpenTreeFlags.OPEN_TREE_CLONE | OpenTreeFlags.AT_EMPTY_PATH
+_EMPTY = AtFlags.AT_EMPTY_PATH
+_EMPTY_TREE = AtFlags.AT_EMPTY_PATH | AtFlags.AT_RECURSIVE
+
+_PROPAGATION = {
+    "private": MountFlags.MS_PRIVATE,
+    "rprivate": MountFlags.MS_PRIVATE,
+    "slave": MountFlags.MS_SLAVE,
+    "rslave": MountFlags.MS_SLAVE,
+    "shared": MountFlags.MS_SHARED,
+    "rshared": MountFlags.MS_SHARED,
+}
+
+_TMPFS_WORDS = {
+    "suid": (False, MountAttr.MOUNT_ATTR_NOSUID),
+    "nosuid": (True, MountAttr.MOUNT_ATTR_NOSUID),
+    "dev": (False, MountAttr.MOUNT_ATTR_NODEV),
+    "nodev": (True, MountAttr.MOUNT_ATTR_NODEV),
+    "exec": (False, MountAttr.MOUNT_ATTR_NOEXEC),
+    "noexec": (True, MountAttr.MOUNT_ATTR_NOEXEC),
+    "atime": (False, MountAttr.MOUNT_ATTR_NOATIME),
+    "noatime": (True, MountAttr.MOUNT_ATTR_NOATIME),
+}
+
+
+def sources(spec: MachineSpec, place: Place) -> Iterator[tuple[int, Mount, BindSource]]:
+    """The mounts that have a source on the host, with it, and with their index in the spec."""
+    with_source = [(i, m) for i, m in enumerate(spec.mounts) if m.type != "tmpfs"]
+    if len(with_source) != len(place.binds):
+        raise UsageError(
+            f"cannot plan mounts: {len(with_source)} in the spec, {len(place.binds)} prepared"
+        )
+    if len(spec.mounts) > MAX_MOUNTS:
+        raise Unsupported(
+            f"cannot mount {len(spec.mounts)} things: {MAX_MOUNTS} is the most",
+            hint="mount a directory that holds them",
+        )
+    for (i, mount), source in zip(with_source, place.binds, strict=True):
+        yield i, mount, source
+
+
+def clone_sources(spec: MachineSpec, place: Place) -> tuple[Op, ...]:
+    """Host: a detached copy of each source, taken while the host's mounts can still be cloned."""
+    ops: list[Op] = []
+    for i, mount, source in sources(spec, place):
+        flags = _CLONE
+        if mount.recursive:
+            flags |= OpenTreeFlags.AT_RECURSIVE
+        ops.append(OpenTree(f"mount{i}", source.register, "", flags, why=mount.origin))
+    for i, (target, register) in enumerate(place.files.items()):
+        ops.append(OpenTree(f"file{i}", register, "", _CLONE, why=_generated(target)))
+    return tuple(ops)
+
+
+def set_attributes(spec: MachineSpec, place: Place, *, userns: bool) -> tuple[Op, ...]:
+    """Host: propagation, read-only, and ids (inside equal to on disk), before anybody sees them."""
+    ops: list[Op] = []
+    for i, mount, source in sources(spec, place):
+        tree = _EMPTY_TREE if mount.recursive else _EMPTY
+        attributes = MountAttr.MOUNT_ATTR_RDONLY if mount.read_only else MountAttr(0)
+        ops.append(
+            MountSetattr(
+                f"mount{i}",
+                "",
+                tree,
+                attributes,
+                propagation=_PROPAGATION[mount.propagation],
+                why=mount.origin,
+            )
+        )
+        if userns and source.idmap != "none":
+            ops.append(_idmap(f"mount{i}", mount, source))
+    if userns:
+        for i, target in enumerate(place.files):
+            ops.append(
+                MountSetattr(
+                    f"file{i}",
+                    "",
+                    _EMPTY,
+                    MountAttr.MOUNT_ATTR_IDMAP,
+                    userns="userns",
+                    why=_generated(target),
+                )
+            )
+    return tuple(ops)
+
+
+def _idmap(register: str, mount: Mount, source: BindSource) -> Op:
+    userns = "userns"
+    why = f"{mount.origin}: ids inside equal ids on disk"
+    if mount.idmap == "caller":
+        if not source.userns:
+            raise Unsupported("cannot mount with idmap=caller here", origin=mount.origin)
+        userns, why = source.userns, f"{mount.origin}: root inside is the caller on disk"
+    tree = _EMPTY_TREE if source.idmap == "recursive" and mount.recursive else _EMPTY
+    return MountSetattr(register, "", tree, MountAttr.MOUNT_ATTR_IDMAP, userns=userns, why=why)
+
+
+def attach(spec: MachineSpec, place: Place) -> tuple[Op, ...]:
+    """Machine: every mount at its target, outer ones first; missing targets are made."""
+    by_index = {i: source for i, _, source in sources(spec, place)}
+    ordered = sorted(enumerate(spec.mounts), key=lambda item: item[1].target.count("/"))
+    ops: list[Op] = []
+    for i, mount in ordered:
+        _refuse_target(mount)
+        if mount.type == "tmpfs":
+            ops += _tmpfs(i, mount)
+        else:
+            ops += _point(mount.target, mount.origin, is_dir=by_index[i].is_dir)
+            ops.append(MoveMount(f"mount{i}", ROOT, mount.target, IN_ROOT, why=mount.origin))
+    return tuple(ops)
+
+
+def attach_files(place: Place) -> tuple[Op, ...]:
+    """Machine: generated files over the image's own; they are no part of its file system."""
+    ops: list[Op] = []
+    for i, target in enumerate(place.files):
+        ops += _point(target, _generated(target), is_dir=False)
+        ops.append(MoveMount(f"file{i}", ROOT, target, IN_ROOT, why=_generated(target)))
+    return tuple(ops)
+
+
+def _tmpfs(index: int, mount: Mount) -> tuple[Op, ...]:
+    attributes = (
+        MountAttr.MOUNT_ATTR_NOSUID | MountAttr.MOUNT_ATTR_NODEV | MountAttr.MOUNT_ATTR_NOEXEC
+    )
+    options = ["source=tmpfs", f"mode={mount.mode:04o}"]
+    if mount.size:
+        options.append(f"size={mount.size}")
+    for word in mount.options:
+        if word in _TMPFS_WORDS:
+            on, bit = _TMPFS_WORDS[word]
+            attributes = attributes | bit if on else attributes & ~bit
+        else:
+            options.append(word)
+    if mount.read_only:
+        attributes |= MountAttr.MOUNT_ATTR_RDONLY
+    register = f"mount{index}"
+    return (
+        Fsmount(register, "tmpfs", attributes, tuple(options), why=mount.origin),
+        *_point(mount.target, mount.origin, is_dir=True),
+        MoveMount(register, ROOT, mount.target, IN_ROOT, why=mount.origin),
+    )
+
+
+def _point(target: str, why: str, *, is_dir: bool) -> tuple[Op, ...]:
+    if is_dir:
+        return (Mkdirat(ROOT, target, 0o755, 0, 0, why=why),)
+    return (Mknodat(ROOT, target, _S_IFREG | 0o644, 0, 0, 0, 0, why=why),)
+
+
+def _refuse_target(mount: Mount) -> None:
+    parts = [part for part in mount.target.split("/") if part]
+    if not mount.target.startswith("/") or not parts or ".." in parts:
+        raise UsageError(
+            f'cannot mount on "{mount.target}": not a path below the machine\'s root',
+            origin=mount.origin,
+        )
+    if parts[0] == "proc":
+        raise UsageError(
+            f"cannot mount on {mount.target}: /proc is the machine's own",
+            origin=mount.origin,
+            hint="mount it elsewhere, for example on /host/proc",
+        )
+
+
+def _generated(target: str) -> str:
+    return {
+        "/etc/hosts": "--add-host, --hostname: names the machine knows",
+        "/etc/hostname": "--hostname",
+        "/etc/resolv.conf": "--dns",
+    }.get(target, f"default: {target} is generated")

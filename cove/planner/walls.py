@@ -1,0 +1,115 @@
+"""The few decisions that a whole plan hangs on, taken once from spec and facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cove.errors import HostError, Unsupported
+from cove.plan.facts import Facts
+from cove.plan.flags import Capability, CloneFlags
+from cove.planner import capabilities
+from cove.spec.machine import MachineSpec, Security
+
+OLDEST_KERNEL = (6, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Walls:
+    """What separates a machine from the host."""
+
+    userns: bool
+    """Root inside is nobody outside."""
+    own_network: bool
+    capabilities: tuple[str, ...]
+    mask: Capability
+    capabilities_why: str
+    no_new_privileges: bool
+    masked: bool
+    """Paths of /proc and /sys are masked or read-only."""
+    filtered: bool
+    """A seccomp filter is installed."""
+    privileged: bool
+    host_why: str
+    """Why there is no user namespace, where there is none."""
+
+    @property
+    def namespaces(self) -> CloneFlags:
+        """Of the clone itself; the rest is unshared by the child after its ids are mapped."""
+        flags = CloneFlags.CLONE_NEWNS | CloneFlags.CLONE_NEWPID | CloneFlags.CLONE_NEWUTS
+        return flags | CloneFlags.CLONE_NEWUSER if self.userns else flags
+
+    @property
+    def late_namespaces(self) -> CloneFlags:
+        flags = CloneFlags.CLONE_NEWIPC | CloneFlags.CLONE_NEWCGROUP
+        return flags | CloneFlags.CLONE_NEWNET if self.own_network else flags
+
+
+def walls_of(spec: MachineSpec, facts: Facts) -> Walls:
+    """The walls this spec asks for; refuses by name what this host cannot build."""
+    _refuse(spec, facts)
+    return _walls(spec.security, spec.network, facts.last_cap, facts.root)
+
+
+@lru_cache(maxsize=256)
+def _walls(security: Security, network: str, last_cap: int, root: bool) -> Walls:
+    privileged = security.privileged
+    names = capabilities.granted(
+        security.cap_add, security.cap_drop, privileged=privileged, last_cap=last_cap
+    )
+    userns = security.userns == "machine" and not privileged
+    if not userns and not root:
+        raise Unsupported(
+            "cannot run without a user namespace: the daemon is not root",
+            origin="--privileged" if privileged else "--userns=host",
+        )
+    return Walls(
+        userns=userns,
+        own_network=network != "host",
+        capabilities=names,
+        mask=capabilities.mask_of(names),
+        capabilities_why=capabilities.reason(
+            security.cap_add, security.cap_drop, privileged=privileged
+        ),
+        no_new_privileges=security.no_new_privileges and not privileged,
+        masked=security.masked and not privileged,
+        filtered=security.seccomp != "unconfined" and not privileged,
+        privileged=privileged,
+        host_why="--privileged" if privileged else "--userns=host",
+    )
+
+
+def _refuse(spec: MachineSpec, facts: Facts) -> None:
+    if facts.kernel < OLDEST_KERNEL:
+        have = ".".join(str(part) for part in facts.kernel)
+        raise HostError(
+            "cannot run a container: this kernel is too old",
+            host=f"Linux {have}; cove needs 6.1 or newer",
+        )
+    if not facts.idmapped_mounts and facts.root:
+        raise HostError(
+            "cannot run a container: the state directory's file system takes no idmapped mount",
+            host="mount_setattr(2) with MOUNT_ATTR_IDMAP is refused there",
+            hint="keep the state directory on ext4, xfs or btrfs: --root DIR",
+        )
+    if not facts.userns_max and spec.security.userns == "machine" and not spec.security.privileged:
+        raise HostError(
+            "cannot run a container: user namespaces are switched off",
+            host="user.max_user_namespaces is 0",
+            hint="sysctl user.max_user_namespaces=65536",
+        )
+    if not facts.seccomp and spec.security.seccomp != "unconfined":
+        raise HostError(
+            "cannot run a container: this kernel has no seccomp filter",
+            host="CONFIG_SECCOMP_FILTER is off",
+            hint="--security-opt seccomp=unconfined runs without one",
+        )
+    if spec.isolation != "container":
+        raise Unsupported(
+            f"cannot run with --isolation {spec.isolation}: only container is there yet"
+        )
+    if spec.network not in ("none", "host"):
+        raise Unsupported(
+            f'cannot use network "{spec.network}": only none and host are there yet',
+            origin=f"--network {spec.network}",
+        )
