@@ -1,7 +1,9 @@
-"""What each verb of the engine takes and answers, as frozen data; the verb table is in ``cove.client.verbs``.
+"""What each verb of the engine takes and answers, as frozen data; the verb table is in
+``cove.client.verbs``.
 
 Plain data only: no engine is imported here, so that a client outside the daemon can read it.
-A machine is named by the user's own words (name, id or a prefix of the id). Times are Unix seconds, sizes bytes.
+A machine is named by the user's own words (name, id or a prefix of the id). Times are Unix seconds,
+sizes bytes.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from cove.store.records import Cause, ImageRecord, MachineRecord
 class Session:
     """A caller's foreground: the engine hands it to a monitor, or gives it back by an error.
 
-    ``front`` is a SEQPACKET socket that speaks the session messages of ``init/cove.h``; who hands the
-    session over duplicates it. ``stdio`` are the caller's fds or -1 (then everything is relayed).
+    ``front`` is a SEQPACKET socket that speaks the session messages of ``init/cove.h``; who hands
+    the session over duplicates it. ``stdio`` are the caller's fds or -1 (then everything is
+    relayed).
     """
 
     front: int
@@ -41,7 +44,8 @@ class Call:
 
     session: Session | None = None
     body: int = -1
-    """fd of the bytes sent along (load, import): a file, a pipe, or a directory for an OCI layout."""
+    """fd of the bytes sent along (load, import): a file, a pipe, or a directory for an OCI layout.
+    """
     cancelled: threading.Event | None = None
     """Set when the caller gave up: streams and waits end soon after, without an error."""
 
@@ -62,7 +66,8 @@ class Created(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """Create and start in one call. With a session and ``attach``: answers nothing, the monitor goes on."""
+    """Create and start in one call. With a session and ``attach``: answers nothing, the monitor
+    goes on."""
 
     spec: MachineSpec
     attach: Streams = ()

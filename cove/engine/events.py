@@ -5,6 +5,7 @@ Publishing never blocks; a listener that is slow only keeps its own queue.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -92,6 +93,32 @@ class Subscription:
             return None
 
 
+class Bell(Subscription):
+    """A listener that is waited for together with other descriptors: ``fileno`` is readable once something happened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def put(self, event: Event) -> None:
+        self.wake()
+
+    def wake(self) -> None:
+        os.eventfd_write(self._fd, 1)
+
+    def clear(self) -> None:
+        try:
+            os.eventfd_read(self._fd)
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
 class Events:
     """Everything that happened lately, and who listens."""
 
@@ -113,9 +140,9 @@ class Events:
             listener.put(event)
 
     @contextmanager
-    def subscribe(self) -> Iterator[Subscription]:
+    def subscribe(self, listener: Subscription | None = None) -> Iterator[Subscription]:
         """Hear everything published while inside."""
-        mine = Subscription()
+        mine = listener or Subscription()
         with self._lock:
             self._listeners = (*self._listeners, mine)
         try:
@@ -124,23 +151,41 @@ class Events:
             with self._lock:
                 self._listeners = tuple(s for s in self._listeners if s is not mine)
 
-    def wait_until(self, done: Callable[[], bool], cancelled: threading.Event | None = None) -> None:
-        """Return once ``done()`` holds; it is asked again after every event."""
+    def nudge(self) -> None:
+        """Let every listener look again, although nothing is worth an event."""
+        for listener in self._listeners:
+            listener.wake()
+
+    def wait_until(
+        self,
+        done: Callable[[], bool],
+        *,
+        cancelled: threading.Event | None = None,
+        timeout: float | None = None,
+    ) -> bool:
+        """Return True once ``done()`` holds, which is asked again after every event; False: too late."""
         if done():
-            return
+            return True
         with self.subscribe() as mine:
             if isinstance(cancelled, Cancel):
                 with cancelled.then(mine.wake):
-                    self._until(done, mine, cancelled)
-            else:
-                self._until(done, mine, cancelled)
+                    return _until(done, mine, cancelled, timeout)
+            return _until(done, mine, cancelled, timeout)
 
-    @staticmethod
-    def _until(
-        done: Callable[[], bool], mine: Subscription, cancelled: threading.Event | None
-    ) -> None:
-        polled = None if cancelled is None or isinstance(cancelled, Cancel) else 0.1
-        while not done():
-            if cancelled is not None and cancelled.is_set():
-                raise Cancelled("interrupted")
-            mine.get(polled)
+
+def _until(
+    done: Callable[[], bool],
+    mine: Subscription,
+    cancelled: threading.Event | None,
+    timeout: float | None,
+) -> bool:
+    late = None if timeout is None else time.monotonic() + timeout
+    look = None if cancelled is None or isinstance(cancelled, Cancel) else 0.1
+    while not done():
+        if cancelled is not None and cancelled.is_set():
+            raise Cancelled("interrupted")
+        left = None if late is None else late - time.monotonic()
+        if left is not None and left <= 0:
+            return False
+        mine.get(look if left is None else left if look is None else min(left, look))
+    return True

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from cove.errors import CoveError, HostError, NotFound, UsageError
 from cove.linux.syscalls import AT_FDCWD, RESOLVE_NO_MAGICLINKS, openat2
@@ -41,6 +41,29 @@ def open_source(path: str, target: str, *, origin: str = "", create: bool = Fals
         os.close(fd)
         raise
     return Source(fd, stat.S_ISDIR(found.st_mode), found.st_uid, found.st_gid)
+
+
+def idmap_of(path: str, kernel: tuple[int, int]) -> Literal["recursive", "top", "none"]:
+    """What of a mount source can be idmapped: with every mount below it, it alone, or nothing."""
+    from cove.linux.probe import IDMAP_SINCE
+
+    never = (1 << 30, 0)
+    device = os.stat(path).st_dev
+    top = os.readlink(path) if path.startswith("/proc/self/fd/") else path
+    wanted, found = f"{os.major(device)}:{os.minor(device)}", False
+    below = True
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            left, _, right = line.partition(" - ")
+            words = left.split(" ", 5)
+            able = IDMAP_SINCE.get(right.split(" ", 1)[0], never) <= kernel
+            if words[2] == wanted:
+                found = found or able
+            if words[4].startswith(f"{top.rstrip('/')}/"):
+                below = below and able
+    if not found:
+        return "none"
+    return "recursive" if below else "top"
 
 
 def _open(path: str, *, create: bool) -> int:

@@ -1,0 +1,209 @@
+"""The resident process: seals its world, takes the state directory, listens, and idles.
+
+Nothing of the shell that happened to start it is kept: it serves many callers, each with a world of their own.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import stat
+import sys
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from cove.errors import Conflict, CoveError, HostError, UsageError
+
+if TYPE_CHECKING:
+    from cove.engine.reactor import Reactor
+
+KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "COVE_DEBUG", "COVE_INIT")
+SWITCH = 1e-4
+"""Seconds a busy thread may hold the others up: at Python's 5 ms a start takes 77 ms instead of 4."""
+LOG_MAX = 4 << 20
+LOCKED = 75
+"""Exit code when another daemon has the state directory (EX_TEMPFAIL)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    root: str
+    lock_fd: int | None = None
+    ready_fd: int | None = None
+    foreground: bool = False
+
+
+def parse(argv: list[str]) -> Options:
+    """By hand: argparse costs 12 ms of the first command's 400."""
+    found: dict[str, str] = {}
+    foreground = False
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name == "--foreground":
+            foreground = True
+        elif name in ("--root", "--lock-fd", "--ready-fd"):
+            found[name] = value if equals else next(words, "")
+        else:
+            raise UsageError(f'cannot read "{word}": no such option of the daemon')
+    root = os.path.abspath(found.get("--root") or os.environ.get("COVE_ROOT") or "/var/lib/cove")
+    return Options(
+        root, _number(found.get("--lock-fd")), _number(found.get("--ready-fd")), foreground
+    )
+
+
+def _number(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isdigit():
+        raise UsageError(f'cannot read "{text}": not the number of a descriptor')
+    return int(text)
+
+
+def seal(options: Options) -> dict[str, str]:
+    """Give up what came from the starter; the environment that children and successors get."""
+    environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+    environment.setdefault("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    os.environ.clear()
+    os.environ.update(environment)
+    os.umask(0o022)
+    os.chdir("/")
+    keep = {0, 1, 2, options.lock_fd, options.ready_fd}
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in keep:
+            try:
+                os.close(int(name))
+            except OSError:
+                pass  # the descriptor of the listing itself
+    for fd in (options.lock_fd, options.ready_fd):
+        if fd is not None:
+            os.set_inheritable(fd, False)
+    return environment
+
+
+def _redirect(root: str) -> None:
+    """Output and complaints of the daemon itself: commands have their callers' terminals."""
+    path = f"{root}/run/daemon.log"
+    if not os.path.isdir(f"{root}/run"):
+        return
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    log = os.open(path, flags, 0o600)
+    if os.fstat(log).st_size > LOG_MAX:
+        os.ftruncate(log, 0)
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.close(null)
+    os.close(log)
+
+
+def listen(directory: int, name: str, kind: socket.SocketKind) -> socket.socket:
+    """A socket below run/; addressed through the directory, whose path may be longer than an address."""
+    listener = socket.socket(socket.AF_UNIX, kind)
+    path = f"/proc/self/fd/{directory}/{name}"
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    old = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(old)
+    listener.listen(256)
+    return listener
+
+
+def main(argv: list[str]) -> int:
+    try:
+        options = parse(argv)
+    except CoveError as error:
+        sys.stderr.write(error.render())
+        return error.exit_code
+    sys.setswitchinterval(SWITCH)
+    environment = seal(options)
+    if not options.foreground:
+        _redirect(options.root)
+    try:
+        return serve(options, environment)
+    except CoveError as error:
+        _answer(options, error.render())
+        sys.stderr.write(error.render())
+        return LOCKED if isinstance(error, Conflict) else error.exit_code
+    except OSError as error:
+        failed = HostError(
+            f"cannot start the daemon: {(error.strerror or str(error)).lower()}",
+            host=str(error.filename or options.root),
+        )
+        _answer(options, failed.render())
+        sys.stderr.write(failed.render())
+        return failed.exit_code
+
+
+def serve(options: Options, environment: dict[str, str]) -> int:
+    """Everything between taking the state directory and giving it back."""
+    signals = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+    # Before any thread is there: they inherit the mask, and only this one waits for signals.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+    from cove.cli.main import main as command
+    from cove.cli.main import root as command_tree
+    from cove.client.api import Client
+    from cove.client.transport import Direct
+    from cove.daemon.front import Door
+    from cove.daemon.later import Api
+    from cove.engine.engine import Engine
+
+    restart = (sys.executable, "-P", "-m", "cove.daemon", "--root", options.root)
+    with Engine.open(
+        options.root, restart=restart, environment=environment, lock_fd=options.lock_fd
+    ) as engine:
+        home = engine.home
+        client = Client(Direct(engine))
+        command_tree()
+        door = Door(
+            listen(home.run_fd, "front.sock", socket.SOCK_SEQPACKET),
+            home.reactor,
+            lambda words, terminal: command(words, terminal, client),
+        )
+        api = Api(listen(home.run_fd, "api.sock", socket.SOCK_STREAM), engine)
+        _write_pid(home.store.layout.daemon_pid)
+        engine.on_shutdown = partial(_end_soon, home.reactor)
+        gc.collect()
+        gc.freeze()
+        door.open()
+        api.open()
+        _answer(options, "\0")
+        signal.sigwait(signals)
+        door.close()
+        api.close()
+    return 0
+
+
+def _end_soon(reactor: Reactor) -> None:
+    """Once the answer of the verb that asked for it is on its way."""
+    reactor.after(0.05, _end_self)
+
+
+def _end_self() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _write_pid(path: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(f"{os.getpid()}\n")
+
+
+def _answer(options: Options, text: str) -> None:
+    """To whoever started this daemon: a NUL when it listens, or why it does not."""
+    if options.ready_fd is None:
+        return
+    try:
+        if stat.S_ISFIFO(os.fstat(options.ready_fd).st_mode):
+            os.write(options.ready_fd, text.encode("utf-8", "replace"))
+        os.close(options.ready_fd)
+    except OSError:
+        pass  # the starter left: the daemon is there all the same

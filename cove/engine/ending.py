@@ -1,0 +1,231 @@
+"""The end of a machine: its cause, what waits for it, and everything of it put away.
+
+The exit code has reached the front before most of this runs. Putting away undoes a start backwards and
+deletes the record last, so that a daemon killed in between finishes at its next start.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from functools import partial
+
+from cove.engine import causes, refusals
+from cove.engine.home import Home, effective, range_base
+from cove.engine.live import Live
+from cove.errors import CoveError
+from cove.executor.messages import ExitRecord, Kind, Report, send
+from cove.plan import text
+from cove.store.records import Cause, MachineRecord
+
+REASON_MAX = 2000
+SETTLE = 0.002
+"""Seconds that audit records of a machine's last system calls may take to arrive."""
+
+
+def tell(ctl: socket.socket, kind: Kind, *, value: int = 0, payload: bytes = b"") -> None:
+    """A message to a monitor that may be gone."""
+    try:
+        send(ctl, kind, value=value, payload=payload, flags=socket.MSG_DONTWAIT)
+    except OSError:
+        pass
+
+
+def kill(home: Home, live: Live, asked: str) -> None:
+    """End everything in the machine at once. The first reason given stays."""
+    live.asked = live.asked or asked
+    if live.pidfd >= 0:
+        try:
+            signal.pidfd_send_signal(live.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    if live.group is not None:
+        home.groups.kill(live.group)
+
+
+def set_deadline(home: Home, live: Live, deadline: float) -> None:
+    live.timers.append(
+        home.reactor.after(deadline - time.time(), partial(kill, home, live, "timeout"))
+    )
+
+
+def watch_limits(home: Home, live: Live, record: MachineRecord) -> None:
+    """What watches a machine while it runs, begun after it does: the size of its writable layer."""
+    if home.storage is not None:
+        limit = effective(record.spec.limits).storage
+        pids = partial(_pids, home, live)
+        path = home.store.layout.upper(live.key)
+        home.storage.watch(live.key, path, limit=limit, pids=pids)
+        live.closers.append(partial(home.storage.forget, live.key))
+
+
+def storage_full(home: Home, key: int) -> None:
+    """More was written than allowed: nothing less than the end stops a writer."""
+    live = home.lives.get(key)
+    if live is not None:
+        kill(home, live, "storage")
+
+
+def _pids(home: Home, live: Live) -> list[int]:
+    return home.groups.pids(live.group) if live.group is not None else []
+
+
+def limits_hit(home: Home, events: int) -> None:
+    """The kernel ended a process for want of memory somewhere, or refused a fork."""
+    by_group = {live.group.name: live for live in home.lives.values() if live.group is not None}
+    for event in home.groups.read_events():
+        live = by_group.get(event.name)
+        if live is not None and event.kind == "oom" and home.store.has_machine(live.key):
+            home.publish("oom", home.record(live.key))
+
+
+def exited(home: Home, live: Live, end: ExitRecord) -> None:
+    """The machine's program ended; its monitor waits a moment for a reason to show."""
+    if live.ended is not None:
+        return
+    live.ended = end
+    if end.code and home.audit is not None and not live.asked:
+        refusals.drain(home)
+        if not live.refused:
+            live.settling = True
+            home.reactor.after(SETTLE, partial(_settled, home, live))
+            return
+    finish(home, live, end)
+
+
+def _settled(home: Home, live: Live) -> None:
+    live.settling = False
+    refusals.drain(home)
+    assert live.ended is not None
+    finish(home, live, live.ended)
+    if live.gone:
+        home.worker.do(partial(put_away, home, live))
+
+
+def finish(home: Home, live: Live, end: ExitRecord) -> None:
+    record = home.record(live.key)
+    cause = causes.cause_of(_evidence(home, live, record, end), record.spec.limits)
+    live.cause = cause
+    if live.session and end.code and live.ctl is not None:
+        reason = causes.last_line(cause).encode("utf-8", "replace")[:REASON_MAX]
+        tell(live.ctl, Kind.REASON, payload=reason)
+    record = home.update(
+        live.key,
+        state="exited",
+        exit_code=end.code,
+        cause=cause,
+        pid=0,
+        deadline=0.0,
+        started=end.started_ns / 1e9 or record.started,
+        finished=end.finished_ns / 1e9 or time.time(),
+    )
+    home.publish("die", record, {"exitCode": str(end.code)})
+
+
+def _evidence(home: Home, live: Live, record: MachineRecord, end: ExitRecord) -> causes.Evidence:
+    kills = forks = 0
+    oom = causes.OutOfMemory()
+    limits = effective(record.spec.limits)
+    if end.code and live.group is not None:
+        kills, forks = home.groups.counters(live.group)
+        if kills:
+            oom = _out_of_memory(home, live, record)
+    return causes.Evidence(
+        exit=end,
+        asked=live.asked,
+        oom_kills=kills,
+        oom=oom,
+        forks_refused=forks,
+        refused=tuple(live.refused),
+        timeout=record.spec.timeout,
+        storage=limits.storage,
+        pids=limits.pids,
+    )
+
+
+def _out_of_memory(home: Home, live: Live, record: MachineRecord) -> causes.OutOfMemory:
+    """The last process that the kernel killed in this machine, in the kernel's own words."""
+    if home.kernel_log is None or live.group is None:
+        return causes.OutOfMemory()
+    kill = home.kernel_log.oom_of(live.group.path, base=range_base(record.id_range))
+    return causes.OutOfMemory(kill.name, kill.pid, kill.rss) if kill else causes.OutOfMemory()
+
+
+def lost(home: Home, live: Live) -> None:
+    """The monitor died: nobody holds the machine any more, so it must end too."""
+    kill(home, live, "monitor")
+    live.asked = "monitor"
+    now = time.time_ns()
+    began = int(home.record(live.key).started * 1e9)
+    live.ended = ExitRecord(137, signal.SIGKILL, False, began, now)
+    finish(home, live, live.ended)
+
+
+def start_failed(home: Home, live: Live, error: CoveError) -> None:
+    """The machine never ran: its record says why, and that it can be started again."""
+    live.cause = Cause("start", error.message)
+    live.failure = error
+    record = home.update(
+        live.key,
+        state="created",
+        exit_code=error.exit_code,
+        cause=live.cause,
+        pid=0,
+        deadline=0.0,
+        finished=time.time(),
+    )
+    home.publish("die", record, {"exitCode": str(error.exit_code)})
+
+
+def keep_plan(home: Home, live: Live, report: Report) -> None:
+    """plan.txt beside the log: what was to be done, and where it stopped."""
+    if live.plan is None:
+        return
+    part = ("host", "machine")[report.side & 1]
+    lines = (
+        f"# stopped at op {report.op} of the {part} part: {os.strerror(report.errno)} "
+        f"{report.detail}".rstrip()
+    )
+    try:
+        with open(home.store.layout.failed_plan(live.key), "w", encoding="utf-8") as file:
+            file.write(f"{lines}\n{text.render(live.plan)}")
+    except OSError:
+        pass  # the report itself is told all the same
+
+
+def put_away(home: Home, live: Live) -> None:
+    """Undo the start of a machine that ended; an ephemeral one is forgotten altogether."""
+    key = live.key
+    if live.ctl is not None:
+        home.reactor.forget(live.ctl.fileno())
+    if live.group is not None:
+        home.groups.remove(live.group)
+    live.close()
+    unlink(home.store.layout.monitor_socket(key))
+    record = home.record(key)
+    if record.spec.remove or live.forget:
+        forget(home, record)
+    else:
+        home.update(key, id_range=-1, group="", pid=0)
+        home.store.free_range(key)
+    home.lives.pop(key, None)
+    home.events.nudge()
+
+
+def forget(home: Home, record: MachineRecord) -> None:
+    """Remove what is on disk, then the record."""
+    layout = home.store.layout
+    home.remover.remove(layout.upper(record.key))
+    home.remover.remove(layout.machine(record.key))
+    unlink(layout.monitor_socket(record.key))
+    home.store.remove_machine(record.key)
+    home.publish("destroy", record)
+
+
+def unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,242 @@
+"""The engine: every verb as ``method(params, call)``, over one ``Home``. The border between what a
+client says and the functions that do it; it holds no logic of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from cove.engine import calls, ending, images, info, life, logs, machines, plan, recover
+from cove.engine.attach import attach
+from cove.engine.events import Events
+from cove.engine.exec import exec_in
+from cove.engine.home import Home, boot_id
+from cove.engine.reactor import Reactor, Worker
+from cove.engine.refusals import drain
+from cove.engine.start import Foreground
+from cove.engine.storage import StorageGuard
+from cove.errors import UsageError
+from cove.executor.forker import Forker
+from cove.executor.messages import Kind
+from cove.linux.audit import open_audit
+from cove.linux.cgroup import open_cgroups
+from cove.linux.kmsg import KernelLog
+from cove.linux.probe import probe_facts
+from cove.roots import Remover
+from cove.store.db import Store
+from cove.store.records import MachineRecord
+
+POOL = 4
+"""Control groups that are kept ready."""
+
+
+class Engine:
+    """All machines of one state directory. ``with Engine.open(root, …)``; closing leaves them running."""
+
+    def __init__(self, home: Home, stack: contextlib.ExitStack) -> None:
+        self.home = home
+        self._stack = stack
+        self.on_shutdown: Callable[[], None] = lambda: None
+        """What ``system.shutdown`` does after its answer: the daemon's own end."""
+
+    @classmethod
+    def open(
+        cls, root: str, *, restart: Sequence[str], environment: dict[str, str], lock_fd: int | None
+    ) -> Self:
+        """Take the state directory, and take up every machine that runs."""
+        with contextlib.ExitStack() as stack:
+            home = _open_home(stack, root, restart, environment, lock_fd)
+            home.remover.sweep()
+            recover.recover(home)
+            home.groups.fill(POOL)
+            home.forker.start()
+            return cls(home, stack.pop_all())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Tell the monitors that nobody needs to bring this daemon back; machines go on."""
+        self.home.closing = True
+        for live in list(self.home.lives.values()):
+            if live.ctl is not None and not live.gone:
+                ending.tell(live.ctl, Kind.BYE)
+        self._stack.close()
+
+    def _find(self, text: str) -> MachineRecord:
+        return self.home.store.find_machine(text)
+
+    # ---- machines ----
+
+    def create(self, params: calls.Create, call: calls.Call) -> calls.Created:
+        record = life.create(self.home, params.spec)
+        return calls.Created(record.id, record.name)
+
+    def run(self, params: calls.Run, call: calls.Call) -> calls.Created:
+        foreground = _foreground(call, params.attach, params.sig_proxy)
+        record = life.run(self.home, params.spec, foreground)
+        return calls.Created(record.id, record.name)
+
+    def start(self, params: calls.Start, call: calls.Call) -> calls.Started:
+        record = self._find(params.machine)
+        foreground = _foreground(call, params.attach, params.sig_proxy, params.detach_keys)
+        if life.running(self.home, record) is None:
+            record = life.start(self.home, record, foreground)
+        elif foreground is not None:
+            attach(self.home, record, foreground)
+        return calls.Started(record.id, record.name)
+
+    def attach(self, params: calls.Attach, call: calls.Call) -> calls.Named:
+        record = self._find(params.machine)
+        foreground = _foreground(call, params.attach, params.sig_proxy, params.detach_keys)
+        if foreground is None:
+            raise UsageError(f"cannot attach to {record.name}: no stream was asked for")
+        attach(self.home, record, foreground)
+        return calls.Named(record.id, record.name)
+
+    def exec(self, params: calls.Exec, call: calls.Call) -> calls.Started:
+        record = self._find(params.machine)
+        foreground = _foreground(call, params.attach, sig_proxy=False)
+        extra = exec_in(self.home, record, params.spec, foreground)
+        return calls.Started(extra.id, record.name)
+
+    def stop(self, params: calls.Stop, call: calls.Call) -> calls.Named:
+        record = self._find(params.machine)
+        life.stop(self.home, record, params.timeout, params.signal)
+        return calls.Named(record.id, record.name)
+
+    def kill(self, params: calls.Kill, call: calls.Call) -> calls.Named:
+        record = self._find(params.machine)
+        life.kill(self.home, record, params.signal)
+        return calls.Named(record.id, record.name)
+
+    def wait(self, params: calls.Wait, call: calls.Call) -> calls.Waited:
+        record = self._find(params.machine)
+        return calls.Waited(*life.wait(self.home, record, params.condition, call.cancelled))
+
+    def remove(self, params: calls.Remove, call: calls.Call) -> calls.Named:
+        record = self._find(params.machine)
+        life.remove(self.home, record, force=params.force)
+        return calls.Named(record.id, record.name)
+
+    def list(self, params: calls.List, call: calls.Call) -> calls.Listed:
+        return machines.list_machines(self.home, everything=params.all, sizes=params.sizes)
+
+    def inspect(self, params: calls.Inspect, call: calls.Call) -> calls.Inspected:
+        record = self._find(params.machine)
+        return machines.inspect_machine(self.home, record, sizes=params.sizes)
+
+    def logs(self, params: calls.Logs, call: calls.Call) -> Iterator[calls.LogEntry]:
+        record = self._find(params.machine)
+        return logs.follow_logs(self.home, record, params, call.cancelled)
+
+    def plan(self, params: calls.PlanRequest, call: calls.Call) -> calls.Planned:
+        return calls.Planned(plan.plan_text(self.home, params.spec, json=params.json))
+
+    # ---- images ----
+
+    def image_list(self, params: calls.ImageList, call: calls.Call) -> calls.Images:
+        return images.image_list(self.home)
+
+    def image_inspect(self, params: calls.ImageInspect, call: calls.Call) -> calls.Image:
+        return images.image_inspect(self.home, params.image)
+
+    def image_remove(self, params: calls.ImageRemove, call: calls.Call) -> calls.ImageRemoved:
+        return images.image_remove(self.home, params.image, force=params.force)
+
+    def image_load(self, params: calls.ImageLoad, call: calls.Call) -> Iterator[calls.Progress]:
+        return images.image_load(self.home, params, call)
+
+    def image_import(self, params: calls.ImageImport, call: calls.Call) -> Iterator[calls.Progress]:
+        return images.image_import(self.home, params, call)
+
+    # ---- the system ----
+
+    def info(self, params: calls.Nothing, call: calls.Call) -> calls.Info:
+        return info.info(self.home)
+
+    def version(self, params: calls.Nothing, call: calls.Call) -> calls.Version:
+        return info.version(self.home)
+
+    def shutdown(self, params: calls.Nothing, call: calls.Call) -> calls.Nothing:
+        self.on_shutdown()
+        return calls.Nothing()
+
+
+def _foreground(
+    call: calls.Call, streams: tuple[str, ...], sig_proxy: bool, detach_keys: str = ""
+) -> Foreground | None:
+    """The caller's session, if any stream of it takes part."""
+    if not streams:
+        return None
+    if call.session is None:
+        raise UsageError("cannot attach: there is no session to attach")
+    return Foreground(call.session, streams, sig_proxy, detach_keys)
+
+
+def _open_home(
+    stack: contextlib.ExitStack,
+    root: str,
+    restart: Sequence[str],
+    environment: dict[str, str],
+    lock_fd: int | None,
+) -> Home:
+    """Every resource, in the order in which they are given back backwards."""
+    store = stack.enter_context(Store.open(root, lock_fd))
+    root = store.layout.root
+    facts = probe_facts(root)
+    directory = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    state_fd = os.open(root, directory)
+    stack.callback(os.close, state_fd)
+    run_fd = os.open(store.layout.run, directory)
+    stack.callback(os.close, run_fd)
+    groups = stack.enter_context(open_cgroups(facts, root))
+    forker = Forker(restart, environment=environment)
+    stack.callback(forker.close)
+    remover = Remover(store.layout.tmp)
+    stack.callback(remover.close)
+    kernel_log, audit = KernelLog.open(), open_audit() if facts.audit else None
+    for listener in (kernel_log, audit):
+        if listener is not None:
+            stack.callback(listener.close)
+    worker, reactor = Worker("worker"), Reactor()
+    home = Home(
+        root=root,
+        store=store,
+        facts=facts,
+        forker=forker,
+        groups=groups,
+        reactor=reactor,
+        worker=worker,
+        remover=remover,
+        events=Events(),
+        kernel_log=kernel_log,
+        audit=audit,
+        boot=boot_id(),
+        state_fd=state_fd,
+        run_fd=run_fd,
+    )
+    worker.start()
+    stack.callback(worker.close)
+    reactor.start()
+    stack.callback(reactor.close)
+    reactor.watch(groups.events_fd, partial(ending.limits_hit, home))
+    if audit is not None:
+        reactor.watch(audit.fileno(), lambda events: drain(home))
+    home.storage = StorageGuard(store.layout.roots, partial(ending.storage_full, home))
+    home.storage.start()
+    stack.callback(home.storage.close)
+    return home

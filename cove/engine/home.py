@@ -1,0 +1,147 @@
+"""What every verb stands on: the store, the host's facts, the forker, groups, the reactor, and the
+machines that live right now.
+
+Made once by ``engine.Engine``; verbs are functions that take it. It decides nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from cove.engine.events import Events
+from cove.engine.live import Live
+from cove.engine.reactor import Reactor, Worker
+from cove.engine.storage import StorageGuard
+from cove.errors import CoveError, NotFound
+from cove.executor.forker import Forker
+from cove.image.catalog import image_config, image_views, layer_keys, resolve
+from cove.linux.audit import Audit
+from cove.linux.cgroup import Cgroups
+from cove.linux.kmsg import KernelLog
+from cove.oci.config import ImageConfig
+from cove.plan.facts import Facts
+from cove.planner.defaults import PIDS, STORAGE
+from cove.roots import Remover
+from cove.spec.machine import Limits
+from cove.store.db import Store
+from cove.store.records import ImageRecord, MachineRecord
+
+RANGE_BASE = 1879048192
+RANGE_SIZE = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """An image as a start needs it."""
+
+    record: ImageRecord
+    config: ImageConfig
+    layers: tuple[int, ...]
+    """Keys of the layers, lowest first."""
+    views: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Home:
+    root: str
+    store: Store
+    facts: Facts
+    forker: Forker
+    groups: Cgroups
+    reactor: Reactor
+    worker: Worker
+    remover: Remover
+    events: Events
+    kernel_log: KernelLog | None
+    audit: Audit | None
+    boot: str
+    state_fd: int
+    """Of the state directory: monitors lock and restart through it."""
+    run_fd: int
+    """Of run/: socket addresses below it stay short."""
+    storage: StorageGuard | None = None
+    lives: dict[int, Live] = field(default_factory=dict)
+    """Machines that run, start, or are being put away, by key."""
+    extras: dict[int, Any] = field(default_factory=dict)
+    """Processes added by exec, by a number of their own."""
+    started: float = field(default_factory=time.time)
+    closing: bool = False
+    bases: dict[str, Base] = field(default_factory=dict)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def base(self, reference: str) -> Base:
+        """The image called ``reference``; what it means is kept until an image verb changes it."""
+        found = self.bases.get(reference)
+        if found is None:
+            try:
+                record = resolve(self.store, reference)
+            except NotFound as error:
+                raise _cannot_run(error) from error
+            found = self.base_of(record)
+            if record.id != "host":
+                self.bases[reference] = found
+        return found
+
+    def base_of(self, record: ImageRecord) -> Base:
+        return Base(
+            record, image_config(record), layer_keys(self.store, record), image_views(record)
+        )
+
+    def base_of_machine(self, record: MachineRecord) -> Base:
+        image = self.store.image(record.image)
+        if image is None:
+            raise NotFound(
+                f"cannot start {record.name}: its image {record.spec.image} is gone", exit_code=125
+            )
+        return self.base_of(image)
+
+    def record(self, key: int) -> MachineRecord:
+        return self.store.machine(key)
+
+    def update(self, key: int, **changes: Any) -> MachineRecord:
+        """The record of a machine with ``changes``, written. Another thread's changes are kept."""
+        with self.lock:
+            record = msgspec.structs.replace(self.store.machine(key), **changes)
+            self.store.put_machine(record)
+            return record
+
+    def publish(
+        self, kind: str, record: MachineRecord, attributes: dict[str, str] | None = None
+    ) -> None:
+        self.events.publish(kind, (record.id, record.name, record.spec.image), attributes)
+
+
+def effective(limits: Limits) -> Limits:
+    """The limits with cove's defaults where none was asked for."""
+    return msgspec.structs.replace(
+        limits, pids=limits.pids or PIDS, storage=limits.storage or STORAGE
+    )
+
+
+def range_base(index: int) -> int:
+    return RANGE_BASE + RANGE_SIZE * index if index >= 0 else 0
+
+
+def boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def close_quietly(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError:
+        pass
+
+
+def _cannot_run(error: CoveError) -> CoveError:
+    """A missing image is a command that cannot be carried out: 125, as Docker has it."""
+    return NotFound(
+        error.message, origin=error.origin, host=error.host, hint=error.hint, exit_code=125
+    )

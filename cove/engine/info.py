@@ -1,0 +1,76 @@
+"""About this daemon and its host: version, info. What is missing here is said, with what it costs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections import Counter
+from importlib import metadata
+
+from cove.engine.calls import Info, Version
+from cove.engine.home import Home
+from cove.linux.disk import free_space
+from cove.plan.facts import Facts
+
+PROTOCOL = 1
+
+
+def version_text() -> str:
+    try:
+        return metadata.version("cove")
+    except metadata.PackageNotFoundError:
+        return "0"
+
+
+def version(home: Home) -> Version:
+    return Version(
+        version=version_text(),
+        protocol=PROTOCOL,
+        python=platform.python_version(),
+        kernel=os.uname().release,
+        arch=home.facts.arch,
+    )
+
+
+def info(home: Home) -> Info:
+    space = free_space(home.root)
+    states = Counter(record.state for record in home.store.machines())
+    return Info(
+        version=version_text(),
+        root=home.root,
+        facts=home.facts,
+        machines=dict(states),
+        images=len([image for image in home.store.images() if "@" not in image.id]),
+        disk_free=space.free,
+        disk_total=space.total,
+        pid=os.getpid(),
+        started=home.started,
+        host=socket.gethostname(),
+        system=system_name(),
+        warnings=warnings(home.facts),
+    )
+
+
+def system_name() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+    except OSError:
+        return "Linux"
+
+
+def warnings(facts: Facts) -> tuple[str, ...]:
+    """What this host cannot do, and what follows."""
+    found = []
+    missing = [name for name in ("memory", "pids", "cpu") if name not in facts.controllers]
+    if missing:
+        found.append(f"no cgroup controller {', '.join(missing)}: these limits cannot be set")
+    if not facts.seccomp:
+        found.append("no seccomp filters: machines may make every system call")
+    if not facts.audit:
+        found.append("no audit records: a refused system call cannot be named")
+    if not facts.swap:
+        found.append("swap is not counted: --memory-swap has no effect")
+    if not facts.project_quota:
+        found.append("no project quotas: the size of a writable layer is watched, not enforced")
+    return tuple(found)

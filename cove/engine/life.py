@@ -1,0 +1,244 @@
+"""The verbs of a machine's life: create, run, start, stop, kill, wait, remove.
+
+Each checks what the machine's state allows, writes the record, and only then causes anything.
+"""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from cove.engine import ending
+from cove.engine.home import Base, Home, effective
+from cove.engine.live import Live
+from cove.engine.names import choose_name
+from cove.engine.start import Foreground, launch
+from cove.errors import Conflict, HostError, UsageError
+from cove.planner import argv_of
+from cove.planner.defaults import STOP_SIGNAL
+from cove.spec.machine import MachineSpec
+from cove.spec.values import parse_signal
+from cove.store.records import Cause, MachineRecord
+
+KILL_WAIT = 10.0
+"""Seconds that a killed machine may take to end before that is an error."""
+
+
+def new_record(home: Home, spec: MachineSpec, base: Base, state: str) -> MachineRecord:
+    """A machine that is not written yet."""
+    if spec.isolation != "container":
+        raise UsageError(
+            f"cannot create machine: isolation {spec.isolation} is not there yet",
+            origin=f"--isolation {spec.isolation}",
+        )
+    machine_id = secrets.token_hex(32)
+    name = spec.name or choose_name(machine_id, lambda n: not home.store.name_free(n))
+    return MachineRecord(
+        key=home.store.new_key(),
+        id=machine_id,
+        name=name,
+        spec=spec,
+        image=base.record.id,
+        state=state,
+        created=time.time(),
+        argv=argv_of(spec, base.config),
+    )
+
+
+def create(home: Home, spec: MachineSpec) -> MachineRecord:
+    record = new_record(home, spec, home.base(spec.image), "created")
+    home.store.add_machine(record)
+    home.publish("create", record)
+    return record
+
+
+def run(home: Home, spec: MachineSpec, foreground: Foreground | None) -> MachineRecord:
+    """Create and start with one write: a crash in between leaves a machine that is cleared away."""
+    base = home.base(spec.image)
+    record = new_record(home, spec, base, "running")
+
+    def add(whole: MachineRecord) -> None:
+        home.store.add_machine(whole)
+        home.publish("create", whole)
+
+    return _begin(home, record, base, foreground, add)
+
+
+def start(home: Home, record: MachineRecord, foreground: Foreground | None) -> MachineRecord:
+    """Start a machine that does not run; one that is still being put away is waited for."""
+    home.events.wait_until(lambda: record.key not in home.lives)
+    record = home.record(record.key)
+    if record.state not in ("created", "exited"):
+        raise Conflict(f"cannot start {record.name}: it is {record.state}")
+    base = home.base_of_machine(record)
+    record = msgspec.structs.replace(
+        record,
+        state="running",
+        stopping=False,
+        cause=Cause(""),
+        exit_code=0,
+        started=0.0,
+        finished=0.0,
+        argv=argv_of(record.spec, base.config),
+    )
+    return _begin(home, record, base, foreground, home.store.put_machine)
+
+
+def _begin(
+    home: Home,
+    record: MachineRecord,
+    base: Base,
+    foreground: Foreground | None,
+    write: Callable[[MachineRecord], None],
+) -> MachineRecord:
+    """Group and id range are set aside, the record says so, and only then are they used."""
+    spec = record.spec
+    group = home.groups.make(effective(spec.limits))
+    live = Live(record.key, session=foreground is not None, group=group)
+    own_ids = not (spec.security.privileged or spec.security.userns == "host")
+    try:
+        record = msgspec.structs.replace(
+            record,
+            group=group.name,
+            boot=home.boot,
+            deadline=time.time() + spec.timeout if spec.timeout else 0.0,
+            id_range=home.store.take_range(record.key) if own_ids else -1,
+        )
+        live.id_range = record.id_range
+        with home.lock:
+            if record.key in home.lives:
+                raise Conflict(f"cannot start {record.name}: it is being started")
+            home.lives[record.key] = live
+        write(record)
+    except BaseException:
+        if home.lives.get(record.key) is live:
+            del home.lives[record.key]
+            home.store.free_range(record.key)
+        home.groups.remove(group)
+        raise
+    launch(home, record, base, live, foreground)
+    return record
+
+
+# ---- ending ----
+
+
+def stop(home: Home, record: MachineRecord, timeout: int | None, signal_name: str) -> None:
+    """The stop signal, then SIGKILL when the machine has not ended in time (-1: never)."""
+    live = running(home, record)
+    if live is None:
+        return
+    seconds = record.spec.stop_timeout if timeout is None else timeout
+    image = home.base_of_machine(record).config.stop_signal
+    number = parse_signal(signal_name or record.spec.stop_signal or image or STOP_SIGNAL)
+    home.update(record.key, stopping=True)
+    live.asked = live.asked or "stop"
+    home.publish("kill", record, {"signal": str(number)})
+    send_signal(home, live, number)
+    ended = partial(has_ended, home, live)
+    if seconds >= 0 and number != signal.SIGKILL:
+        timer = home.reactor.after(seconds, partial(ending.kill, home, live, "stop"))
+        live.timers.append(timer)
+    home.events.wait_until(ended)
+    home.publish("stop", record)
+
+
+def kill(home: Home, record: MachineRecord, signal_name: str) -> None:
+    live = running(home, record)
+    if live is None:
+        raise Conflict(f"cannot kill {record.name}: it is not running")
+    number = parse_signal(signal_name)
+    home.publish("kill", record, {"signal": str(number)})
+    if number == signal.SIGKILL:
+        ending.kill(home, live, "kill")
+        wait_end(home, record, live)
+    else:
+        send_signal(home, live, number)
+
+
+def send_signal(home: Home, live: Live, number: int) -> None:
+    """To the machine's first process, by its pidfd: never to whoever has its number by now."""
+    if live.pidfd < 0:
+        # Still starting: nobody is there to receive a signal yet.
+        if number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            ending.kill(home, live, live.asked or "kill")
+        return
+    try:
+        signal.pidfd_send_signal(live.pidfd, number)
+    except ProcessLookupError:
+        pass
+
+
+def running(home: Home, record: MachineRecord) -> Live | None:
+    live = home.lives.get(record.key)
+    return live if live is not None and live.ended is None and live.failure is None else None
+
+
+def has_ended(home: Home, live: Live) -> bool:
+    return live.ended is not None or live.failure is not None or live.key not in home.lives
+
+
+def wait_end(home: Home, record: MachineRecord, live: Live) -> None:
+    """After SIGKILL; a process stuck in the kernel keeps a machine from ending."""
+    if not home.events.wait_until(partial(has_ended, home, live), timeout=KILL_WAIT):
+        raise HostError(
+            f"cannot end {record.name}: it was killed and still runs after {KILL_WAIT:.0f} s",
+            host=f"process {live.pid} is held up in the kernel",
+        )
+
+
+def wait(
+    home: Home, record: MachineRecord, condition: str, cancelled: threading.Event | None
+) -> tuple[int, Cause]:
+    """The exit code, once the machine does not run, has ended once more, or is gone.
+
+    The live machine is held on to: an ephemeral one's record may be gone before this thread looks.
+    """
+    key = record.key
+    first = home.lives.get(key)
+    over = first if first is not None and has_ended(home, first) else None
+    seen: list[Live] = []
+
+    def done() -> bool:
+        live = home.lives.get(key)
+        if live is not None and live is not over and live not in seen:
+            seen.append(live)
+        ended = bool(seen) and has_ended(home, seen[-1])
+        if condition == "removed":
+            return not home.store.has_machine(key)
+        if condition == "next-exit":
+            return ended or not home.store.has_machine(key)
+        return ended or live is None or live is over
+
+    home.events.wait_until(done, cancelled=cancelled)
+    last = seen[-1] if seen else over
+    if last is not None and last.ended is not None:
+        return last.ended.code, last.cause
+    if last is not None and last.failure is not None:
+        return last.failure.exit_code, last.cause
+    now = home.record(key) if home.store.has_machine(key) else record
+    return now.exit_code, now.cause
+
+
+def remove(home: Home, record: MachineRecord, *, force: bool) -> None:
+    live = running(home, record)
+    if live is not None:
+        if not force:
+            raise Conflict(
+                f"cannot remove {record.name}: it is running",
+                hint=f"stop it first: cove stop {record.name}, or use cove rm -f",
+            )
+        live.forget = True
+        ending.kill(home, live, "kill")
+        wait_end(home, record, live)
+    if not home.events.wait_until(lambda: record.key not in home.lives, timeout=KILL_WAIT):
+        raise HostError(f"cannot remove {record.name}: its monitor does not end")
+    with home.lock:
+        if home.store.has_machine(record.key):
+            ending.forget(home, home.record(record.key))

@@ -1,0 +1,65 @@
+"""A machine that lives: its monitor's socket, its group, and what was asked of it. Only memory; all
+of it can be found again by ``recover``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cove.engine.reactor import Timer
+from cove.errors import CoveError
+from cove.executor.messages import ExitRecord
+from cove.linux.cgroup import Group
+from cove.plan.ops import Plan
+from cove.store.records import Cause
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """One machine from its start until everything of it is put away."""
+
+    key: int
+    session: bool = False
+    """A front waits for its exit: a reason may be added to the exit code."""
+    ctl: socket.socket | None = None
+    group: Group | None = None
+    id_range: int = -1
+    pid: int = 0
+    pidfd: int = -1
+    plan: Plan | None = None
+    """Until the start succeeded, to explain a report."""
+    started: bool = False
+    failure: CoveError | None = None
+    ended: ExitRecord | None = None
+    cause: Cause = Cause("")
+    """Once it ended."""
+    asked: str = ""
+    """Who ended it, if cove did: timeout, storage, stop, kill, monitor."""
+    settling: bool = False
+    """Its cause waits a moment for audit records."""
+    forget: bool = False
+    """Remove its record too once it is put away."""
+    gone: bool = False
+    """Its monitor has torn everything down."""
+    timers: list[Timer] = field(default_factory=list)
+    refused: dict[str, None] = field(default_factory=dict)
+    """System calls that seccomp refused, in order."""
+    closers: list[Callable[[], None]] = field(default_factory=list)
+    """Watches that end with the machine."""
+
+    def close(self) -> None:
+        """Let go of every descriptor; the machine itself is not touched."""
+        for timer in self.timers:
+            timer.cancel()
+        for closer in self.closers:
+            closer()
+        self.timers, self.closers = [], []
+        if self.ctl is not None:
+            self.ctl.close()
+            self.ctl = None
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1

@@ -1,0 +1,52 @@
+"""``cove plan``: what a run would do, without doing it."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from cove.engine import files
+from cove.engine.home import Home, range_base
+from cove.planner import BindSource, Place, plan_machine
+from cove.plan.ops import Plan
+from cove.plan.text import render, to_json
+from cove.spec.machine import MachineSpec
+
+EXAMPLE_ID = "0" * 64
+
+
+def plan_only(home: Home, spec: MachineSpec) -> Plan:
+    """The plan of a machine that is never made: key 0, the first id range, the groups' real files."""
+    base = home.base(spec.image)
+    own_ids = not (spec.security.privileged or spec.security.userns == "host")
+    example = home.groups.example()
+    place = Place(
+        key=0,
+        root=home.root,
+        base=range_base(0 if own_ids else -1),
+        layers=base.layers,
+        views=base.views,
+        cgroup_files=example.tasks,
+        cgroup_into=bool(example.directory),
+        volatile=spec.remove,
+        binds=tuple(
+            BindSource(f"bind{index}", is_dir=_is_dir(mount.source))
+            for index, mount in enumerate(spec.mounts)
+            if mount.type == "bind"
+        ),
+        files=files.TARGETS,
+        hostname=files.hostname_of(spec, EXAMPLE_ID),
+    )
+    return plan_machine(spec, base.config, home.facts, place)
+
+
+def plan_text(home: Home, spec: MachineSpec, *, json: bool) -> str:
+    plan = plan_only(home, spec)
+    return to_json(plan) if json else render(plan)
+
+
+def _is_dir(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError:
+        return True

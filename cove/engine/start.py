@@ -1,0 +1,259 @@
+"""Starting a machine: from its record to a monitor that has its plan.
+
+The record is written before anything of the machine exists; every step here can be undone from it
+(``ending.put_away``). What the host gives into the machine (bind sources, devices, host directories)
+is opened here, just before, and only descriptors go on.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from dataclasses import dataclass
+
+from cove.engine import ending, files, monitors
+from cove.engine.calls import Session
+from cove.engine.home import Base, Home, range_base
+from cove.engine.live import Live
+from cove.errors import CoveError, HostError, NotFound, Unsupported, UsageError
+from cove.executor.messages import Start, StartFlag, send_start
+from cove.linux.cgroup import Group
+from cove.linux.mounts import idmap_of, open_source
+from cove.plan.facts import Facts
+from cove.plan import wire
+from cove.planner import BindSource, Place, plan_machine
+from cove.roots import prepare_root
+from cove.spec.machine import Device, MachineSpec
+from cove.spec.values import parse_detach_keys
+from cove.store.records import MachineRecord
+
+DeviceNode = tuple[str, str, int, int, int]
+"""Path in the machine, ``c`` or ``b``, major, minor, mode."""
+
+FD_BITS = (("stdin", "in", 1), ("stdout", "out", 2), ("stderr", "err", 4))
+
+
+@dataclass(frozen=True, slots=True)
+class Foreground:
+    """The caller's session, and which of its streams take part."""
+
+    session: Session
+    streams: tuple[str, ...]
+    sig_proxy: bool = True
+    detach_keys: str = ""
+
+    def direct(self, *, stdin: bool) -> dict[str, int]:
+        """What the monitor may use itself, by name. A terminal stays with the front, which relays it."""
+        session = self.session
+        return {
+            name: session.stdio[index]
+            for index, (stream, name, bit) in enumerate(FD_BITS)
+            if stream in self.streams
+            and session.stdio[index] >= 0
+            and not session.terminals & bit
+            and (stdin or stream != "stdin")
+        }
+
+
+class Descriptors(dict[str, int]):
+    """Descriptors that go to a monitor, by name; ``mine`` are closed here at the end of the ``with``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._mine: list[int] = []
+
+    def mine(self, name: str, fd: int) -> int:
+        self._mine.append(fd)
+        self[name] = fd
+        return fd
+
+    def __enter__(self) -> Descriptors:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for fd in self._mine:
+            os.close(fd)
+
+
+def launch(
+    home: Home, record: MachineRecord, base: Base, live: Live, foreground: Foreground | None
+) -> None:
+    """Start the machine of ``record``, which is written already and says that it runs.
+
+    With a foreground this returns as soon as a monitor has the session; without, once the machine's
+    program runs. Whatever fails is undone, and raised.
+    """
+    try:
+        _hand_over(home, record, base, live, foreground)
+    except BaseException as error:
+        failed = error if isinstance(error, CoveError) else _translated(record, error)
+        ending.start_failed(home, live, failed)
+        ending.put_away(home, live)
+        raise failed from error
+    if record.deadline:
+        ending.set_deadline(home, live, record.deadline)
+    if foreground is None:
+        monitors.wait_started(home, live)
+    else:
+        monitors.watch(home, live)
+
+
+def _hand_over(
+    home: Home, record: MachineRecord, base: Base, live: Live, foreground: Foreground | None
+) -> None:
+    spec, key, layout, group = record.spec, record.key, home.store.layout, live.group
+    assert group is not None
+    with Descriptors() as fds:
+        if foreground is not None:
+            fds["front"] = foreground.session.front
+            fds.update(foreground.direct(stdin=spec.stdin_open))
+        binds = _open_binds(fds, spec, home.facts)
+        devices = tuple(_device(device) for device in spec.devices)
+        for index, path in enumerate(base.views):
+            fds.mine(f"view{index}", os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        directory = _open_directory(layout.machine(key))
+        fds.mine("dir", directory)
+        hostname = files.hostname_of(spec, record.id)
+        for register, fd in files.write_generated(directory, spec, hostname).items():
+            fds.mine(register, fd)
+        prepare_root(home.root, key, views=len(base.views))
+        fds.mine("listen", _listen(home, key))
+        fds["state"] = home.state_fd
+        if group.directory:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            fds.mine("cgroup", os.open(group.directory, flags))
+        place = make_place(home, record, base, group, binds, devices)
+        live.plan = plan_machine(spec, base.config, home.facts, place)
+        live.ctl = home.forker.fork()
+        send_start(live.ctl, _message(record, live, foreground), fds)
+
+
+def make_place(
+    home: Home,
+    record: MachineRecord,
+    base: Base,
+    group: Group,
+    binds: tuple[BindSource, ...],
+    devices: tuple[DeviceNode, ...],
+) -> Place:
+    return Place(
+        key=record.key,
+        root=home.root,
+        base=range_base(record.id_range),
+        layers=base.layers,
+        views=base.views,
+        cgroup_files=group.tasks,
+        cgroup_into=bool(group.directory),
+        volatile=record.spec.remove,
+        binds=binds,
+        files=files.TARGETS,
+        hostname=files.hostname_of(record.spec, record.id),
+        devices=devices,
+    )
+
+
+def _message(record: MachineRecord, live: Live, foreground: Foreground | None) -> Start:
+    spec, plan = record.spec, live.plan
+    assert plan is not None
+    flags = StartFlag.LOG
+    keys, rows, columns = spec.detach_keys, 0, 0
+    if spec.tty:
+        flags |= StartFlag.TTY
+    if spec.stdin_open:
+        attached = foreground is not None and "stdin" in foreground.streams
+        flags |= StartFlag.STDIN_OPEN
+        flags |= StartFlag.STDIN_ONCE if attached else StartFlag.KEEP_STDIN
+    if foreground is not None:
+        flags |= StartFlag.SESSION
+        flags |= StartFlag.SIG_PROXY if foreground.sig_proxy else StartFlag(0)
+        keys = foreground.detach_keys or keys
+        rows, columns = foreground.session.rows, foreground.session.columns
+    base = range_base(record.id_range)
+    return Start(
+        flags=flags,
+        uid=base,
+        gid=base,
+        host=wire.encode(plan.host),
+        machine=wire.encode(plan.machine),
+        rows=rows,
+        columns=columns,
+        log_max=spec.log_max,
+        keys=parse_detach_keys(keys),
+    )
+
+
+def _open_binds(fds: Descriptors, spec: MachineSpec, facts: Facts) -> tuple[BindSource, ...]:
+    """Bind sources by descriptor: what is swapped for a link from here on is not what gets mounted."""
+    found = []
+    for index, mount in enumerate(spec.mounts):
+        if mount.type == "tmpfs":
+            continue
+        if mount.type == "volume":
+            raise Unsupported(
+                f"cannot mount volume {mount.source or mount.target}: this cove has no volumes yet",
+                origin=mount.origin,
+                hint="give a directory of the host: -v /path:/path",
+            )
+        name = f"bind{index}"
+        source = open_source(
+            mount.source, mount.target, origin=mount.origin, create=mount.create_source
+        )
+        fds.mine(name, source.fd)
+        idmap = idmap_of(f"/proc/self/fd/{source.fd}", facts.kernel)
+        found.append(BindSource(name, source.is_dir, idmap))
+    return tuple(found)
+
+
+def _device(device: Device) -> DeviceNode:
+    """A device of the host by its numbers, followed to the node itself as Docker does."""
+    try:
+        status = os.stat(device.source)
+    except OSError as error:
+        raise NotFound(
+            f"cannot give device {device.source}: {(error.strerror or '').lower()}",
+            origin=device.origin,
+            exit_code=125,
+        ) from error
+    if not (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+        raise UsageError(
+            f"cannot give device {device.source}: it is not a device", origin=device.origin
+        )
+    kind = "c" if stat.S_ISCHR(status.st_mode) else "b"
+    number = status.st_rdev
+    return device.target, kind, os.major(number), os.minor(number), stat.S_IMODE(status.st_mode)
+
+
+def _open_directory(path: str) -> int:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        try:
+            os.unlink(f"{path}/exit")  # of the run before: a crash must not find it in this one
+        except FileNotFoundError:
+            pass
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def _listen(home: Home, key: int) -> int:
+    """The machine's own socket, where a later daemon finds its monitor."""
+    path = f"/proc/self/fd/{home.run_fd}/{key}.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        try:
+            listener.bind(path)
+        except OSError:
+            os.unlink(path)
+            listener.bind(path)
+        listener.listen(16)
+        return listener.detach()
+
+
+def _translated(record: MachineRecord, error: BaseException) -> CoveError:
+    if not isinstance(error, OSError):
+        raise error
+    reason = (error.strerror or str(error)).lower()
+    where = f" ({error.filename})" if error.filename else ""
+    return HostError(
+        f"cannot start {record.name}: {reason}{where}",
+        hint="make room: cove system prune" if error.errno == 28 else "",
+    )
