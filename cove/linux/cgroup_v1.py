@@ -7,20 +7,22 @@ from __future__ import annotations
 import contextlib
 import os
 
-from cove.linux.cgroup import (
+from cove.linux.cgroup_driver import (
     PERIOD,
     Cgroups,
     Counters,
     Group,
     Stats,
     controller,
+    size_text,
+    swap_limit,
+)
+from cove.linux.cgroup_files import (
     make_directory,
     read_lines,
     read_number,
     read_table,
     set_limit,
-    size_text,
-    swap_limit,
     write,
 )
 from cove.spec.machine import Limits

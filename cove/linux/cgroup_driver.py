@@ -1,0 +1,404 @@
+"""What the control groups of every version have in common: their life, their events, and the checks
+of limits. ``cgroup_v1`` (also hybrid) and ``cgroup_v2`` know the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import select
+import signal
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from cove.errors import HostError, Unsupported, UsageError
+from cove.linux import inotify
+from cove.linux.cgroup_files import read_text, remove_directory, wait_frozen, write
+from cove.plan.facts import Facts
+from cove.spec.machine import Limits
+
+PERIOD = 100_000
+MEMORY_MIN = 6 << 20
+DEFAULT_PIDS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The control group of one machine, in every hierarchy that is used for it."""
+
+    name: str
+    """What a record remembers it by."""
+    path: str
+    """Below the top of each hierarchy, as the kernel's log names it."""
+    directory: str
+    """In cgroup2, for ``clone3`` into it; empty on pure v1."""
+    tasks: tuple[str, ...] = ()
+    """v1 files to which the machine writes 0 itself: that costs 0.3 ms, another's pid 6 to 15."""
+
+
+class Stats(NamedTuple):
+    """Sizes are bytes, times nanoseconds; -1: unlimited or not counted."""
+
+    memory: int
+    memory_peak: int
+    memory_limit: int
+    inactive_file: int
+    cpu: int
+    cpu_user: int
+    cpu_system: int
+    throttled: int
+    pids: int
+    pids_limit: int
+    read: int
+    written: int
+
+
+class Counters(NamedTuple):
+    """What a machine's limits refused since its group was made."""
+
+    oom_kills: int
+    pids_hits: int
+
+
+class Event(NamedTuple):
+    name: str
+    """Of the group."""
+    kind: str
+    """``oom`` or ``pids``."""
+
+
+class Cgroups(ABC):
+    """The groups of one state root; ``with`` it, or close it.
+
+    ``events_fd`` becomes readable when a limit was hit somewhere: then call ``read_events``.
+    """
+
+    def __init__(self, facts: Facts, root: str, *, default_pids: int = DEFAULT_PIDS) -> None:
+        self._facts = facts
+        self._default_pids = default_pids
+        self.parent = f"cove-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
+        self._lock = threading.RLock()
+        self._pool: list[Group] = []
+        self._dying: dict[str, Group] = {}
+        self._watches: dict[str, list[int]] = {}
+        self._by_fd: dict[int, str] = {}
+        self._by_watch: dict[int, Event] = {}
+        self._last = 0
+        self._epoll = select.epoll()
+        self._inotify = inotify.init()
+        self._epoll.register(self._inotify, select.EPOLLIN)
+        self.events_fd = self._epoll.fileno()
+        try:
+            self._open()
+            self._last = max((int(n) for n in self.names() if n.isdigit()), default=0)
+        except BaseException:
+            self._epoll.close()
+            os.close(self._inotify)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove what no machine uses, and our directories if nothing is left in them."""
+        with self._lock:
+            if self._epoll.closed:
+                return
+            for group in self._pool:
+                self.remove(group)
+            self._pool.clear()
+            self.reap()
+            for fd in self._by_fd:
+                os.close(fd)
+            for directory in self.parents():
+                with contextlib.suppress(OSError):
+                    os.rmdir(directory)
+            self._epoll.close()
+            os.close(self._inotify)
+
+    # ---- life ----
+
+    def fill(self, count: int) -> None:
+        """Have ``count`` groups ready, and try again to remove those that were busy."""
+        self.reap()
+        while True:
+            with self._lock:
+                if len(self._pool) >= count:
+                    return
+                self._pool.append(self._make())
+
+    def make(self, limits: Limits) -> Group:
+        """A group under ``limits``, which nobody is in yet."""
+        check_limits(limits, self._facts)
+        with self._lock:
+            group = self._pool.pop() if self._pool else self._make()
+        try:
+            return self._limit(group, limits, fresh=True)
+        except BaseException:
+            self.remove(group)
+            raise
+
+    def set_limits(self, group: Group, limits: Limits) -> Group:
+        """Other limits for a machine that runs."""
+        check_limits(limits, self._facts)
+        return self._limit(group, limits, fresh=False)
+
+    def adopt(self, name: str) -> Group | None:
+        """The group a former daemon made; None: it is gone."""
+        with self._lock:
+            if not name.isdigit() or name not in self.names():
+                return None
+            group = self._group(name)
+            if name not in self._watches:
+                self._watch(group)
+            return group
+
+    def remove(self, group: Group) -> bool:
+        """Remove a group. False: it is busy for a moment; ``reap`` and ``fill`` try again."""
+        with self._lock:
+            self._unwatch(group.name)
+            done = True
+            for directory in self._directories(group.name):
+                done = remove_directory(directory) and done
+            if done:
+                self._dying.pop(group.name, None)
+            else:
+                self._dying[group.name] = group
+            return done
+
+    def reap(self) -> int:
+        """Try again to remove what was busy; how many still are."""
+        with self._lock:
+            for group in list(self._dying.values()):
+                self.remove(group)
+            return len(self._dying)
+
+    def sweep(self, keep: Collection[str]) -> list[str]:
+        """End and remove every group of ours that no record names; at a daemon's start."""
+        with self._lock:
+            mine = {group.name for group in self._pool} | set(keep)
+            gone = [name for name in self.names() if name not in mine]
+            for name in gone:
+                group = self._group(name)
+                with contextlib.suppress(OSError):
+                    self.kill(group)
+                self.remove(group)
+        return gone
+
+    def names(self) -> set[str]:
+        """Of all groups of ours that exist, in whatever hierarchy."""
+        found: set[str] = set()
+        for directory in self.parents():
+            with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+                found.update(entry.name for entry in entries if entry.is_dir())
+        return found
+
+    # ---- processes ----
+
+    def pids(self, group: Group) -> list[int]:
+        """The processes in the group and in groups made inside it."""
+        found: set[int] = set()
+        for directory, _, _ in os.walk(self._members(group)):
+            with contextlib.suppress(OSError):
+                found.update(map(int, read_text(f"{directory}/cgroup.procs").split()))
+        return sorted(found)
+
+    def kill(self, group: Group) -> None:
+        """SIGKILL to every process, also frozen ones and those that are just being born."""
+        try:
+            if group.directory:
+                write(f"{group.directory}/cgroup.kill", "1")
+                return
+        except FileNotFoundError:  # a group that is gone, or no cgroup.kill before Linux 5.14
+            if not os.path.exists(group.directory):
+                return
+        self.freeze(group)
+        for pid in self.pids(group):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.thaw(group)
+
+    def freeze(self, group: Group) -> None:
+        """Stop every process; returns when all of them have."""
+        write(f"{group.directory}/cgroup.freeze", "1")
+        wait_frozen(f"{group.directory}/cgroup.events")
+
+    def thaw(self, group: Group) -> None:
+        write(f"{group.directory}/cgroup.freeze", "0")
+
+    @abstractmethod
+    def stats(self, group: Group) -> Stats: ...
+
+    @abstractmethod
+    def counters(self, group: Group) -> Counters: ...
+
+    # ---- events ----
+
+    def read_events(self) -> list[Event]:
+        """The limits that were hit since the last call. A number is in ``counters``."""
+        found: dict[Event, None] = {}
+        with self._lock:
+            for fd, _ in self._epoll.poll(0):
+                if fd == self._inotify:
+                    changed = (watch for watch, _ in inotify.read(self._inotify))
+                    found.update({e: None for w in changed if (e := self._by_watch.get(w))})
+                elif fd in self._by_fd:
+                    with contextlib.suppress(BlockingIOError):
+                        os.eventfd_read(fd)
+                    found[Event(self._by_fd[fd], "oom")] = None
+        return list(found)
+
+    def _watch_file(self, group: Group, path: str, kind: str) -> None:
+        """Tell changes of a file of counters."""
+        try:
+            watch = inotify.add(self._inotify, path, inotify.MODIFY)
+        except OSError:  # no such file: the controller is off
+            return
+        self._by_watch[watch] = Event(group.name, kind)
+        self._watches.setdefault(group.name, []).append(watch)
+
+    def _watch_eventfd(self, group: Group, fd: int) -> None:
+        self._by_fd[fd] = group.name
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _unwatch(self, name: str) -> None:
+        for watch in self._watches.pop(name, ()):
+            del self._by_watch[watch]
+            inotify.remove(self._inotify, watch)
+        for fd in [fd for fd, holder in self._by_fd.items() if holder == name]:
+            del self._by_fd[fd]
+            self._epoll.unregister(fd)
+            os.close(fd)
+
+    # ---- what the drivers do ----
+
+    @abstractmethod
+    def parents(self) -> list[str]:
+        """Our own directory in each hierarchy."""
+
+    @abstractmethod
+    def _open(self) -> None: ...
+
+    @abstractmethod
+    def _group(self, name: str) -> Group: ...
+
+    @abstractmethod
+    def _directories(self, name: str) -> list[str]: ...
+
+    @abstractmethod
+    def _members(self, group: Group) -> str:
+        """A directory of the group in a hierarchy in which every process of it is."""
+
+    @abstractmethod
+    def _create(self, name: str) -> None: ...
+
+    @abstractmethod
+    def _watch(self, group: Group) -> None: ...
+
+    @abstractmethod
+    def _limit(self, group: Group, limits: Limits, *, fresh: bool) -> Group: ...
+
+    def _make(self) -> Group:
+        self._last += 1
+        name = str(self._last)
+        try:
+            self._create(name)
+            group = self._group(name)
+            self._limit(group, Limits(), fresh=True)
+            self._watch(group)
+        except OSError as error:
+            self.remove(Group(name, "", ""))
+            raise HostError(
+                f"cannot make a control group: {(error.strerror or '').lower()}",
+                host=str(error.filename or self.parent),
+                hint="cove needs to be root, and /sys/fs/cgroup to be writable",
+            ) from error
+        return group
+
+    def _pids_max(self, limits: Limits) -> str:
+        pids = limits.pids or self._default_pids
+        return "max" if pids < 0 else str(pids)
+
+
+def check_limits(limits: Limits, facts: Facts) -> None:
+    """Refuse what no group could enforce, by the flag it came from."""
+    memory, swap = limits.memory, limits.memory_swap
+    if 0 < memory < MEMORY_MIN:
+        raise _refused("memory", memory, "--memory", memory, "the minimum is 6m")
+    if swap > 0 and not memory:
+        raise UsageError(
+            "cannot limit memory and swap: it needs a memory limit as well",
+            origin=f"--memory-swap {swap}",
+            hint="add --memory",
+        )
+    if 0 < swap < memory:
+        raise _refused(
+            "memory and swap", swap, "--memory-swap", swap, "it is less than the memory limit"
+        )
+    if limits.memory_reservation and 0 < memory < limits.memory_reservation:
+        value = limits.memory_reservation
+        raise _refused(
+            "memory", memory, "--memory-reservation", value, "the reservation is greater than it"
+        )
+    if swap > 0 and swap != memory and not facts.swap:
+        raise Unsupported(
+            "cannot limit swap: this kernel does not count swap of control groups",
+            origin=f"--memory-swap {swap}",
+            host="swapaccount is off",
+        )
+    if limits.cpus and not 0.01 <= limits.cpus <= facts.cpus:
+        raise UsageError(
+            f"cannot limit CPUs to {limits.cpus:g}: this host has {facts.cpus}",
+            origin=f"--cpus {limits.cpus:g}",
+            hint=f"from 0.01 to {facts.cpus}",
+        )
+    if limits.pids < -1:
+        raise UsageError(
+            "cannot limit processes: less than -1", origin=f"--pids-limit {limits.pids}"
+        )
+
+
+def controller(facts: Facts, name: str, *, flag: str) -> str:
+    """The hierarchy of a controller some flag needs."""
+    path = facts.controllers.get(name)
+    if path is None:
+        raise Unsupported(
+            f"cannot use {flag}: this host has no {name} control groups",
+            origin=flag,
+            host=f"cgroup {facts.cgroup} with {', '.join(sorted(facts.controllers)) or 'nothing'}",
+        )
+    return path
+
+
+def size_text(size: int) -> str:
+    """As Docker takes it: 512m, 1g, 4096."""
+    for shift, unit in ((30, "g"), (20, "m"), (10, "k")):
+        if size and size % (1 << shift) == 0:
+            return f"{size >> shift}{unit}"
+    return str(size)
+
+
+def swap_limit(limits: Limits) -> int:
+    """Memory and swap together, as Docker has it: twice the memory unless said. -1: unlimited."""
+    if limits.memory <= 0:
+        return -1
+    return limits.memory_swap or 2 * limits.memory
+
+
+def _refused(what: str, amount: int, flag: str, value: int, why: str) -> UsageError:
+    return UsageError(
+        f"cannot limit {what} to {size_text(amount)}: {why}", origin=f"{flag} {size_text(value)}"
+    )
