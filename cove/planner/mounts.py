@@ -149,10 +149,13 @@ def attach(spec: MachineSpec, place: Place) -> tuple[Op, ...]:
     return tuple(ops)
 
 
-def attach_files(place: Place) -> tuple[Op, ...]:
+def attach_files(spec: MachineSpec, place: Place) -> tuple[Op, ...]:
     """Machine: generated files over the image's own; they are no part of its file system."""
+    taken = {mount.target for mount in spec.mounts}
     ops: list[Op] = []
     for i, target in enumerate(place.files):
+        if target in taken:
+            continue
         ops += _point(target, _generated(target), is_dir=False)
         ops.append(MoveMount(f"file{i}", ROOT, target, IN_ROOT, why=_generated(target)))
     return tuple(ops)

@@ -1,0 +1,131 @@
+"""A machine's root: the image's layers, the writable layer on top, and the host image's views.
+
+One idmapped mount of the store serves all layers and the writable layer, so that ids on disk begin
+at 0 and are stored once for every machine. overlayfs keeps the credentials of who mounts it; for
+that moment the launcher takes the file system ids of the machine's root.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from cove.errors import Unsupported
+from cove.plan.flags import AtFlags, MountAttr, MountFlags, OpenTreeFlags
+from cove.plan.ops import (
+    NONE,
+    Fchdir,
+    Mount,
+    MountSetattr,
+    MoveMount,
+    Op,
+    OpenTree,
+    Setfsuid,
+)
+from cove.planner.mounts import IN_ROOT, NO_SYMLINKS, ROOT
+from cove.planner.place import Place
+from cove.planner.walls import Walls
+from cove.planner.why import default
+
+_PAGE = 4096
+_EMPTY = AtFlags.AT_EMPTY_PATH
+_CLONE = OpenTreeFlags.OPEN_TREE_CLONE
+
+
+def clone_views(place: Place) -> tuple[Op, ...]:
+    """The host's own directories that the ``host`` image shows, before its mounts are left."""
+    return tuple(
+        OpenTree(
+            f"low{i}",
+            f"view{i}",
+            "",
+            _CLONE | OpenTreeFlags.AT_EMPTY_PATH,
+            why=f"image host: the host's {target} is its lower layer",
+        )
+        for i, target in enumerate(place.views)
+    )
+
+
+@lru_cache(maxsize=64)
+def _open_store(userns: bool, path: str) -> tuple[Op, ...]:
+    short = Fchdir("store", why=default("short names: 500 layers fit into one mount"))
+    if not userns:
+        why = default("layers and writable layers of all machines")
+        return (OpenTree("store", NONE, path, OpenTreeFlags(0), why=why), short)
+    why = default("ids on disk begin at 0, and are this machine's inside: stored once for all")
+    return (
+        OpenTree("store", NONE, path, _CLONE, why=why),
+        MountSetattr("store", "", _EMPTY, MountAttr.MOUNT_ATTR_IDMAP, userns="userns", why=why),
+        MoveMount("store", NONE, path, why=default("Linux 6.1 takes layers by path only")),
+        short,
+    )
+
+
+def open_store(walls: Walls, place: Place) -> tuple[Op, ...]:
+    return _open_store(walls.userns, f"{place.root}/roots")
+
+
+def mount_root(walls: Walls, place: Place) -> tuple[Op, ...]:
+    """The image's layers with the machine's writable layer on top."""
+    lower = ":".join(f"l{key}" for key in reversed(place.layers))
+    why = "image: its layers below, what the machine writes above"
+    if place.volatile:
+        why += "; --rm: never synced"
+    return _overlay(walls, place, ROOT, lower, ("fs", "work"), why)
+
+
+def mount_views(walls: Walls, place: Place) -> tuple[Op, ...]:
+    """Copy-on-write copies of the host's directories, for the ``host`` image."""
+    ops: list[Op] = []
+    for i, target in enumerate(place.views):
+        why = f"image host: {target} as on the host; what the machine writes stays its own"
+        at = f"v{i}"
+        if walls.userns:
+            ops.append(
+                MountSetattr(
+                    f"low{i}", "", _EMPTY, MountAttr.MOUNT_ATTR_IDMAP, userns="userns", why=why
+                )
+            )
+        ops.append(MoveMount(f"low{i}", "store", at, IN_ROOT, why=why))
+        ops += _overlay(walls, place, f"up{i}", at, (f"v{i}", f"w{i}"), why)
+    return tuple(ops)
+
+
+def _overlay(
+    walls: Walls, place: Place, register: str, lower: str, upper: tuple[str, str], why: str
+) -> tuple[Op, ...]:
+    data = f"lowerdir={lower},upperdir=u{place.key}/{upper[0]},workdir=u{place.key}/{upper[1]}"
+    if place.volatile:
+        data += ",volatile"
+    if len(data) >= _PAGE:
+        raise Unsupported(
+            f"cannot mount {len(place.layers)} layers: mount(2) takes {_PAGE} bytes of options"
+        )
+    mount = Mount("overlay", "m", "overlay", MountFlags.MS_NODEV, data, why=why)
+    take = OpenTree(register, NONE, "m", _CLONE, why=default("a copy to hand over"))
+    if not walls.userns:
+        return (mount, take)
+    return (*_as_root_inside(place.base), mount, *_as_root_outside(), take)
+
+
+@lru_cache(maxsize=8192)
+def _as_root_inside(base: int) -> tuple[Op, ...]:
+    why = default("overlayfs writes with the ids of who mounts it: the machine's root")
+    return (Setfsuid(base, base, why=why),)
+
+
+@lru_cache(maxsize=1)
+def _as_root_outside() -> tuple[Op, ...]:
+    return (Setfsuid(0, 0, why=default("back to the launcher's own ids")),)
+
+
+def attach_views(place: Place) -> tuple[Op, ...]:
+    return tuple(
+        MoveMount(
+            f"up{i}",
+            ROOT,
+            target,
+            NO_SYMLINKS,
+            why=f"image host: {target} as on the host; what the machine writes stays its own",
+        )
+        for i, target in enumerate(place.views)
+    )
