@@ -3,8 +3,8 @@
  * terminal, write, exit. It parses nothing but the two options that say where the daemon is, and decides nothing.
  */
 #define _GNU_SOURCE
-#include "cove.h"
 #include "front.h"
+#include "cove.h"
 #include "session.h"
 
 #include <errno.h>
@@ -24,20 +24,20 @@
 enum { GO_BY_HTTP = -2, OTHER_VERSION = -3 };
 
 struct front {
-	int sock, signals;      /* the peer; a signalfd */
-	sigset_t before;        /* the mask we were started with */
+	int sock, signals; /* the peer; a signalfd */
+	sigset_t before;   /* the mask we were started with */
 	bool session, detached;
-	int32_t flags;          /* of MSG_SESSION */
+	int32_t flags; /* of MSG_SESSION */
 	struct keys keys;
 	/* what waits to be sent */
-	uint64_t pending;       /* bit n-1: signal n */
+	uint64_t pending; /* bit n-1: signal n */
 	bool resize, eof, detach;
 	size_t in_len;
 	/* what waits to be written */
 	size_t out_at, out_len;
-	int out;                /* 1 or 2 */
-	int fd[3];              /* reopened where that was possible; -1: not yet */
-	int code;               /* -1: go on */
+	int out;   /* 1 or 2 */
+	int fd[3]; /* reopened where that was possible; -1: not yet */
+	int code;  /* -1: go on */
 };
 
 static char buffer[MSG_MAX]; /* the request, then what the peer says */
@@ -45,28 +45,28 @@ static unsigned char input[INPUT_MAX + KEYS_MAX];
 
 /* ---- signals ---- */
 
-static void catch(const struct front *front, sigset_t *set, int signal)
+static void take(const struct front *front, sigset_t *set, int signal)
 {
 	struct sigaction old;
 
-	/* What was ignored when we began (nohup, `&` of a plain shell) stays so; a blocked signal would be queued all the same. */
+	/* What was ignored when we began (nohup, `&` of a plain shell) stays so: blocked, it would be queued. */
 	if (!sigaction(signal, NULL, &old) && old.sa_handler != SIG_IGN && sigismember(&front->before, signal) == 0)
 		sigaddset(set, signal);
 }
 
 static int open_signals(struct front *front)
 {
-	static const int always[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGCONT, SIGWINCH };
-	static const int session[] = { SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, SIGXCPU, SIGXFSZ };
+	static const int always[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGCONT, SIGWINCH};
+	static const int session[] = {SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, SIGXCPU, SIGXFSZ};
 	sigset_t set, hold;
 
 	sigemptyset(&set);
 	for (size_t i = 0; i < sizeof(always) / sizeof(*always); i++)
-		catch(front, &set, always[i]);
+		take(front, &set, always[i]);
 	for (size_t i = 0; front->session && i < sizeof(session) / sizeof(*session); i++)
-		catch(front, &set, session[i]);
+		take(front, &set, session[i]);
 	for (int s = SIGRTMIN; front->session && s <= SIGRTMAX; s++)
-		catch(front, &set, s);
+		take(front, &set, s);
 	hold = set;
 	sigaddset(&hold, SIGPIPE); /* the terminal must be restored first */
 	sigprocmask(SIG_BLOCK, &hold, NULL);
@@ -109,7 +109,7 @@ static void on_signal(struct front *front)
 
 static int say(struct front *front, uint32_t kind, int32_t value, const void *data, size_t len)
 {
-	struct msg head = { .kind = kind, .value = value, .len = (uint32_t)len };
+	struct msg head = {.kind = kind, .value = value, .len = (uint32_t)len};
 
 	return post(front->sock, head, data, MSG_DONTWAIT, NULL, 0);
 }
@@ -165,7 +165,7 @@ static void on_input(struct front *front)
 static void begin_session(struct front *front, const struct msg *head)
 {
 	front->flags = head->value;
-	front->keys = (struct keys){ .len = head->len < KEYS_MAX ? head->len : KEYS_MAX };
+	front->keys = (struct keys){.len = head->len < KEYS_MAX ? head->len : KEYS_MAX};
 	memcpy(front->keys.key, buffer, front->keys.len);
 	if (!front->session) {
 		front->session = true;
@@ -197,7 +197,7 @@ static void take_output(struct front *front, const struct msg *head)
 
 static void on_writable(struct front *front)
 {
-	/* Where the description is the caller's own and may block, a page is what a pipe that polls writable takes whole. */
+	/* A description that is the caller's own may block: a page is what a pipe that polls writable takes whole. */
 	size_t left = front->out_len - front->out_at, most = front->fd[front->out] == front->out ? 4096 : left;
 	ssize_t n = write(front->fd[front->out], buffer + front->out_at, left < most ? left : most);
 
@@ -222,8 +222,8 @@ static void lost_peer(struct front *front)
 static void on_message(struct front *front)
 {
 	struct msg head;
-	struct iovec part[2] = { { &head, sizeof(head) }, { buffer, sizeof(buffer) } };
-	struct msghdr m = { .msg_iov = part, .msg_iovlen = 2 };
+	struct iovec part[2] = {{&head, sizeof(head)}, {buffer, sizeof(buffer)}};
+	struct msghdr m = {.msg_iov = part, .msg_iovlen = 2};
 	ssize_t n = recvmsg(front->sock, &m, MSG_DONTWAIT);
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -253,11 +253,11 @@ static int obey(struct front *front)
 		bool writing = front->out_at < front->out_len;
 		bool reading = front->flags & RELAY_STDIN && !front->in_len && !front->detached;
 		struct pollfd p[4] = {
-			{ writing && !to_send(front) ? -1 : front->sock,
-			  (short)((writing ? 0 : POLLIN) | (to_send(front) ? POLLOUT : 0)), 0 },
-			{ front->signals, POLLIN, 0 },
-			{ writing ? front->fd[front->out] : -1, POLLOUT, 0 },
-			{ reading ? front->fd[0] : -1, POLLIN, 0 },
+			{writing && !to_send(front) ? -1 : front->sock,
+			 (short)((writing ? 0 : POLLIN) | (to_send(front) ? POLLOUT : 0)), 0},
+			{front->signals, POLLIN, 0},
+			{writing ? front->fd[front->out] : -1, POLLOUT, 0},
+			{reading ? front->fd[0] : -1, POLLIN, 0},
 		};
 
 		if (poll(p, 4, -1) < 0)
@@ -278,7 +278,7 @@ static int obey(struct front *front)
 
 int front_main(int argc, char **argv)
 {
-	struct front front = { .signals = -1, .fd = { -1, -1, -1 }, .code = -1 };
+	struct front front = {.signals = -1, .fd = {-1, -1, -1}, .code = -1};
 	const char *host;
 	int err;
 

@@ -14,7 +14,7 @@ void terminal_restore(void);
 struct resize terminal_size(void);
 bool terminal_background(void);
 
-/* Ctrl-Z, typed or sent: gives the terminal back and stops until SIGCONT (or returns at once where nobody could send it). */
+/* Ctrl-Z, typed or sent: gives the terminal back and stops until SIGCONT; where nobody could send that, goes on. */
 void terminal_stop(void);
 
 /* Restores the terminal and ends as a process ends that never caught the signal. */
@@ -31,7 +31,7 @@ struct keys {
 	size_t len, held; /* held: how many bytes of the sequence have come and wait for the next */
 };
 
-/* Copies what may go on to `to` (room for len + KEYS_MAX bytes). True: the sequence is complete, the rest is dropped. */
+/* Copies what may go on to `to` (room for len + KEYS_MAX bytes). True: the sequence is complete. */
 bool keys_filter(struct keys *keys, const unsigned char *from, size_t len, unsigned char *to, size_t *out);
 
 /* One message; 0 or -errno. */
@@ -42,5 +42,5 @@ void obey_options(char **argv);
 int open_daemon(void);
 int send_request(int sock, char **argv, char *buffer); /* MSG_MAX bytes to build it in */
 
-/* The same commands in Python, over HTTP; it starts the daemon where that is what was missing. Returns only on error. */
+/* The same commands in Python, over HTTP; it starts a daemon where there is none. Returns only on error. */
 int go_python(char **argv, const char *why);

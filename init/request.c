@@ -1,4 +1,4 @@
-/* Reaching the daemon: which one, the command line as one message, and the other program where the daemon is not for us. */
+/* Reaching the daemon: which one, the command line as one message, and the other program where there is no daemon. */
 #define _GNU_SOURCE
 #include "cove.h"
 #include "front.h"
@@ -24,15 +24,18 @@ struct request {
 
 int post(int sock, struct msg head, const void *data, int flags, const int *fds, size_t nfds)
 {
-	struct iovec part[2] = { { &head, sizeof(head) }, { (void *)data, head.len } };
-	union { struct cmsghdr align; char space[CMSG_SPACE(4 * sizeof(int))]; } control = { 0 };
-	struct msghdr m = { .msg_iov = part, .msg_iovlen = 2 };
+	struct iovec part[2] = {{&head, sizeof(head)}, {(void *)data, head.len}};
+	union {
+		struct cmsghdr align;
+		char space[CMSG_SPACE(4 * sizeof(int))];
+	} control = {0};
+	struct msghdr m = {.msg_iov = part, .msg_iovlen = 2};
 
 	if (nfds) {
 		m.msg_control = &control;
 		m.msg_controllen = CMSG_SPACE(nfds * sizeof(int));
-		*CMSG_FIRSTHDR(&m) = (struct cmsghdr){ .cmsg_len = CMSG_LEN(nfds * sizeof(int)),
-						       .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS };
+		*CMSG_FIRSTHDR(&m) = (struct cmsghdr){
+			.cmsg_len = CMSG_LEN(nfds * sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
 		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), fds, nfds * sizeof(int));
 	}
 	return sendmsg(sock, &m, flags | MSG_NOSIGNAL) < 0 ? -errno : 0;
@@ -58,7 +61,7 @@ static size_t request_size(char **argv, const char *cwd)
 
 static void request_fill(char *to, char **argv, const char *cwd)
 {
-	struct request head = { .umask = umask(0), .size = terminal_size() };
+	struct request head = {.umask = umask(0), .size = terminal_size()};
 	char *at = put(to + sizeof(head), cwd);
 
 	umask(head.umask);
@@ -73,8 +76,8 @@ static void request_fill(char *to, char **argv, const char *cwd)
 
 int send_request(int sock, char **argv, char *buffer)
 {
-	struct msg head = { .kind = MSG_REQUEST, .reserved = FRONT_PROTOCOL };
-	int fds[4] = { 0, 1, 2, -1 };
+	struct msg head = {.kind = MSG_REQUEST, .reserved = FRONT_PROTOCOL};
+	int fds[4] = {0, 1, 2, -1};
 	char cwd[PATH_MAX];
 	size_t size;
 	void *big;
@@ -104,8 +107,12 @@ int send_request(int sock, char **argv, char *buffer)
 
 void obey_options(char **argv)
 {
-	static const struct { const char *name, *env; } option[] = {
-		{ "--root", "COVE_ROOT" }, { "--host", "COVE_HOST" }, { "-H", "COVE_HOST" },
+	static const struct {
+		const char *name, *env;
+	} option[] = {
+		{"--root", "COVE_ROOT"},
+		{"--host", "COVE_HOST"},
+		{"-H", "COVE_HOST"},
 	};
 
 	for (char **a = argv + 1; *a && **a == '-'; a++)
@@ -125,7 +132,7 @@ void obey_options(char **argv)
 int open_daemon(void)
 {
 	int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), dir = -1, err = 0;
-	struct sockaddr_un to = { .sun_family = AF_UNIX };
+	struct sockaddr_un to = {.sun_family = AF_UNIX};
 	const char *root = getenv("COVE_ROOT");
 	char path[PATH_MAX];
 
@@ -166,7 +173,8 @@ static void try_beside(const char *path, char **argv)
 	char script[PATH_MAX];
 	const char *slash = strrchr(path, '/');
 
-	if (slash && snprintf(script, sizeof(script), "%.*s/cove-python", (int)(slash - path), path) < (int)sizeof(script))
+	if (slash &&
+	    snprintf(script, sizeof(script), "%.*s/cove-python", (int)(slash - path), path) < (int)sizeof(script))
 		execv(script, argv);
 }
 

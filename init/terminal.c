@@ -25,7 +25,7 @@ void terminal_raw(void)
 {
 	struct termios t;
 
-	/* Stop before asking for the modes: those of now are the shell's line editor's. Ignored where nobody could wake us. */
+	/* Stop before asking for the modes: now they are the line editor's. Ignored where nobody could wake us. */
 	if (terminal_background())
 		kill(0, SIGTTOU);
 	/* After a bare SIGSTOP the terminal may still be raw here: what was saved first stays what it was. */
@@ -52,13 +52,13 @@ struct resize terminal_size(void)
 
 	for (int fd = 0; fd < 3; fd++)
 		if (!ioctl(fd, TIOCGWINSZ, &w))
-			return (struct resize){ w.ws_row, w.ws_col };
-	return (struct resize){ 0, 0 };
+			return (struct resize){w.ws_row, w.ws_col};
+	return (struct resize){0, 0};
 }
 
 static void raise_default(int signal)
 {
-	struct sigaction dfl = { .sa_handler = SIG_DFL };
+	struct sigaction dfl = {.sa_handler = SIG_DFL};
 	sigset_t set, before;
 
 	sigemptyset(&set);

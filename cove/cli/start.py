@@ -1,14 +1,14 @@
 """``cove-python``: what runs when the C front could not hand the command to a daemon.
 
-With no daemon it starts one and becomes the front again; otherwise it runs the command line in this process,
-over HTTP. It must not import anything heavy before the daemon is on its way: the first command has 400 ms.
+With no daemon it starts one and becomes the front again; otherwise it runs the command line in this
+process, over HTTP. It must import nothing heavy before the daemon is on its way: the first command
+has 400 ms.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
 
 DEFAULT_ROOT = "/var/lib/cove"
 WAIT_SECONDS = 10.0
@@ -31,7 +31,7 @@ def main() -> int:
     guarded = os.environ.pop("COVE_NO_START", "")
     root = os.path.abspath(os.environ.get("COVE_ROOT") or DEFAULT_ROOT)
     if why in ("host", "refused", "version") or os.environ.get("COVE_HOST") or _is_local(sys.argv):
-        return _run_here()
+        return _run_here(root)
     try:
         if why == "denied":
             raise _denied(root)
@@ -46,18 +46,18 @@ def main() -> int:
         return 125
     except KeyboardInterrupt:
         return 130
-    if not front:
-        return _run_here()
-    os.execve(front, ["cove", *sys.argv[1:]], os.environ | {"COVE_NO_START": "1"})
+    if front:
+        os.execve(front, ["cove", *sys.argv[1:]], os.environ | {"COVE_NO_START": "1"})
+    return _run_here(root)
 
 
 def start_daemon(root: str) -> None:
-    """Return when a daemon answers in ``root``, started by us or by somebody else at the same time."""
+    """Return when a daemon answers in ``root``, started by us or by somebody else just now."""
+    if os.geteuid() != 0:
+        raise _error("cannot start the daemon: not root", host=_uid(), hint="run it with sudo")
     import fcntl
     import time
 
-    if os.geteuid() != 0:
-        raise _error("cannot start the daemon: not root", host=_uid(), hint="run it with sudo")
     try:
         lock = _open_lock(root)
     except OSError as error:
@@ -120,7 +120,7 @@ def _answers(root: str) -> bool:
 
 def _spawn_daemon(root: str, lock: int) -> None:
     """Start the daemon, give it the lock, and wait for its word that it listens."""
-    import signal
+    import _signal  # type: ignore[import-not-found]  # signal imports enum and re
 
     reader, writer = os.pipe()
     writer = _high(writer)
@@ -146,7 +146,7 @@ def _spawn_daemon(root: str, lock: int) -> None:
             file_actions=actions,
             setsid=True,
             setsigmask=(),
-            setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+            setsigdef=_signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP},
         )
     except OSError as error:
         raise _unusable(root, error) from error
@@ -213,15 +213,11 @@ def _is_local(argv: list[str]) -> bool:
     return len(argv) == 1
 
 
-def _run_here() -> int:
+def _run_here(root: str) -> int:
     from cove.cli.local import main as run
 
-    return run(sys.argv[1:])
-
-
-def _entry() -> NoReturn:
-    sys.exit(main())
+    return run(sys.argv[1:], root)
 
 
 if __name__ == "__main__":
-    _entry()
+    sys.exit(main())
