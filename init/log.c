@@ -42,46 +42,38 @@ static void log_rotate(struct log *log)
 	log->size = 0;
 }
 
-static int log_record(struct log *log, uint8_t stream, const void *data, size_t len)
+/* One record, whole or not at all: half of one would make the rest of the file unreadable. What was lost is told before it, and
+   only with it, or a full disk would fill up with notes. */
+static bool log_record(struct log *log, uint8_t stream, const void *data, size_t len)
 {
-	struct log_record head = {.time_ns = clock_ns(CLOCK_REALTIME), .len = (uint32_t)len, .stream = stream};
-	struct iovec iov[2] = {{&head, sizeof(head)}, {(void *)data, len}};
+	struct log_record head = {.time_ns = clock_ns(CLOCK_REALTIME), .len = (uint32_t)len, .stream = stream}, told = head;
+	char note[96];
+	int noted = log->lost ? snprintf(note, sizeof(note), "%llu " NOTE "\n", (unsigned long long)log->lost) : 0;
+	struct iovec iov[4] = {{&told, sizeof(told)}, {note, (size_t)noted}, {&head, sizeof(head)}, {(void *)data, len}};
+	size_t size = sizeof(head) + len + (noted ? sizeof(told) + (size_t)noted : 0);
 	ssize_t n;
 
-	if (log->size && log->size + sizeof(head) + len > log->half)
+	told.len = (uint32_t)noted;
+	told.stream = 0;
+	if (log->size && log->size + size > log->half)
 		log_rotate(log);
 	do
-		n = writev(log->fd, iov, 2);
+		n = noted ? writev(log->fd, iov, 4) : writev(log->fd, iov + 2, 2);
 	while (n < 0 && errno == EINTR);
-	if (n == (ssize_t)(sizeof(head) + len)) {
-		log->size += (size_t)n;
-		return 0;
-	}
-	/* half a record would make the rest of the file unreadable */
-	if (n > 0 && ftruncate(log->fd, (off_t)log->size))
-		log->size += (size_t)n;
-	return -ENOSPC;
+	if (n > 0 && (size_t)n < size && !ftruncate(log->fd, (off_t)log->size))
+		n = 0;
+	log->size += n > 0 ? (size_t)n : 0;
+	return n == (ssize_t)size;
 }
 
 void log_write(struct log *log, uint8_t stream, const void *data, size_t len)
 {
+	const size_t most = log->half < CHUNK_MAX ? (size_t)log->half - sizeof(struct log_record) : CHUNK_MAX;
 	const char *p = data;
 
-	if (log->fd < 0)
-		return;
-	if (log->lost) {
-		char note[96];
-		int n = snprintf(note, sizeof(note), "%llu " NOTE "\n", (unsigned long long)log->lost);
-		if (log_record(log, 0, note, (size_t)n)) {
-			log->lost += len;
-			return;
-		}
-		log->lost = 0;
-	}
-	while (len) {
-		size_t n = len < log->half - sizeof(struct log_record) ? len : (size_t)(log->half - sizeof(struct log_record));
-		if (log_record(log, stream, p, n))
-			log->lost += n;
+	while (log->fd >= 0 && len) {
+		size_t n = len < most ? len : most;
+		log->lost = log_record(log, stream, p, n) ? 0 : log->lost + n;
 		p += n;
 		len -= n;
 	}

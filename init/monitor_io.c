@@ -202,6 +202,8 @@ int session_add(struct monitor *m, uint32_t flags, uint32_t which, const int fds
 		fds_close(fds, 4);
 		return -EAGAIN;
 	}
+	if (m->flags & START_TTY)
+		which &= ~(uint32_t)WHICH_STDERR; /* a terminal has one stream */
 	s->front = fds[0];
 	s->in = fds[1];
 	s->front_slot = s->in_slot = -1;

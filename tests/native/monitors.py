@@ -69,7 +69,7 @@ def wait_until(what: Callable[[], bool]) -> None:
 def gone(pid: int) -> bool:
     try:
         return "Z" in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
 
 
@@ -263,10 +263,13 @@ class Monitors:
         size: tuple[int, int] = (24, 80),
         keys: bytes = b"",
         by_memfd: bool = False,
+        directory: Path | None = None,
     ) -> Machine:
         """``stdio`` (even empty): with a session; its in, out and err are the caller's."""
-        directory = self.directory / f"m{len(self.made)}"
-        directory.mkdir()
+        if directory is None:
+            directory = self.directory / f"m{len(self.made)}"
+            directory.mkdir()
+        (directory / "sock").unlink(missing_ok=True)
         made = Machine(self.fork(), directory)
         self.made.append(made)
         if isinstance(machine, str):

@@ -1,4 +1,4 @@
-"""Monitors started for real by the forker: output, input, exit codes, failures, the daemon's comings and goings."""
+"""Monitors started for real by the forker: input, exits, failures, daemons that come and go."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ def test_output_and_code(monitors: Monitors) -> None:
 
 
 def test_flags_and_keys_of_the_session(monitors: Monitors) -> None:
-    machine = monitors.start(
-        "cat", stdio={}, flags=STDIN | SIG_PROXY, keys=b"\x10\x11"
-    ).started()
+    machine = monitors.start("cat", stdio={}, flags=STDIN | SIG_PROXY, keys=b"\x10\x11").started()
     session = machine.session.expect(SESSION)
     assert session.value == RELAY_STDIN | RELAY_STDOUT | RELAY_STDERR | FORWARD_SIGNALS
     assert session.payload == b"\x10\x11"
@@ -260,7 +258,7 @@ def test_machine_that_closes_its_stdin(monitors: Monitors) -> None:
     os.close(read)
     machine.session.expect(SESSION)
     machine.session.until_output(b"closed\n")
-    # the monitor's copy of the caller's pipe gives the writer its SIGPIPE as soon as it cannot pass on
+    # whoever writes into the caller's pipe gets its SIGPIPE once nothing can be passed on
     with pytest.raises(BrokenPipeError):
         while True:
             os.write(write, b"x" * 4096)
@@ -325,8 +323,7 @@ def test_damaged_start_is_refused(monitors: Monitors, damage: object) -> None:
     machine = monitors.start("true")
     for fd in sent[0][1]:
         os.close(fd)
-    _, op, error, _ = REPORT.unpack(machine.ctl.expect(FAILED).payload)
-    assert error
+    assert REPORT.unpack(machine.ctl.expect(FAILED).payload)[2] != 0
     machine.ctl.expect(GONE)
 
 
