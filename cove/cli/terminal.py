@@ -1,7 +1,8 @@
-"""The caller's terminal: three fds, size, directory, environment and umask of the process that typed the command.
+"""The caller's terminal: three fds, size, directory, environment and umask of the process that
+typed the command.
 
-Commands print through it and read the caller's world from it; ``sys.stdout``, ``os.environ``, ``os.getcwd`` and
-``os.umask`` belong to the process, which serves many callers at once.
+Commands print through it and read the caller's world from it; ``sys.stdout``, ``os.environ``,
+``os.getcwd`` and ``os.umask`` belong to the process, which serves many callers at once.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ class Terminal:
     def write(self, text: str | bytes, fd: int = 1) -> None:
         """All of ``text`` to fd 1 or 2 of the caller.
 
-        A stopped terminal or a full pipe must not hold this thread for ever: it waits in poll(2), where a
-        cancel is seen, and then writes no more than fits.
+        A stopped terminal or a full pipe must not hold this thread for ever: it waits in poll(2),
+        where a cancel is seen, and then writes no more than fits.
         """
         data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
         target = self.fds[fd]

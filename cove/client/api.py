@@ -1,4 +1,5 @@
-"""The client: one typed method a verb, over any transport. The command line and the Python API stand on it.
+"""The client: one typed method a verb, over any transport. The command line and the Python API
+stand on it.
 
 It adds nothing to a verb: no printing, no defaults of its own.
 """
@@ -39,7 +40,8 @@ class Client:
         return result
 
     def run(self, params: calls.Run, caller: Caller) -> int | None:
-        """Create and start in the foreground: the exit code, or None once a monitor serves the caller."""
+        """Create and start in the foreground: the exit code, or None once a monitor serves the
+        caller."""
         return self._foreground("machine.run", params, caller)
 
     def start(self, params: calls.Start) -> calls.Started:

@@ -1,7 +1,8 @@
-"""How a verb reaches the engine: ``Direct`` calls it in this process, ``Http`` speaks to a daemon's socket.
+"""How a verb reaches the engine: ``Direct`` calls it in this process, ``Http`` speaks to a daemon's
+socket.
 
-HTTP/1.1 is read here by hand, over one connection a call: the standard client costs 25 ms to import, more than
-the rest of a command. Nothing here knows what the verbs mean.
+HTTP/1.1 is read here by hand, over one connection a call: the standard client costs 25 ms to
+import, more than the rest of a command. Nothing here knows what the verbs mean.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from cove.errors import Bug, CoveError, HostError
 
 HEAD_MAX = 64 << 10
 CHUNK = 128 << 10
+
+
+class Unreachable(HostError):
+    """Nobody answers at the daemon's socket."""
 
 
 class Caller(Protocol):
@@ -208,11 +213,17 @@ class Http:
 
     def _connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        directory = -1
         try:
-            sock.connect(self.path)
+            # an address has room for 107 bytes: go through the directory, however deep it is
+            directory = os.open(os.path.dirname(self.path) or ".", os.O_PATH | os.O_DIRECTORY)
+            sock.connect(f"/proc/self/fd/{directory}/{os.path.basename(self.path)}")
         except OSError as error:
             sock.close()
             raise _unreachable(self.path, error) from error
+        finally:
+            if directory >= 0:
+                os.close(directory)
         return sock
 
     def _request(
@@ -243,7 +254,8 @@ def _head(verb: Verb, length: int | None) -> str:
 
 
 def _header_value(document: bytes) -> str:
-    """JSON without anything that is special in a header: msgspec leaves no newline, this no non-ASCII."""
+    """JSON without anything that is special in a header: msgspec leaves no newline, this no non-
+    ASCII."""
     return json.dumps(json.loads(document))
 
 
@@ -313,7 +325,8 @@ class _Chunks:
 def _send_directory(sock: socket.socket, fd: int) -> None:
     import tarfile
 
-    with tarfile.open(fileobj=_Chunks(sock), mode="w|", dereference=False) as archive:
+    sink: Any = _Chunks(sock)
+    with tarfile.open(fileobj=sink, mode="w|", dereference=False) as archive:
         archive.add(f"/proc/self/fd/{fd}/.", arcname=".")
 
 
@@ -324,7 +337,7 @@ def _unreachable(path: str, error: OSError) -> CoveError:
             hint="run cove as the user who runs the daemon, or with sudo",
         )
     reason = "nobody listens" if isinstance(error, ConnectionRefusedError) else str(error.strerror)
-    return HostError(
+    return Unreachable(
         f"cannot connect to the daemon at {path}: {reason.lower()}",
         hint="start it: cove daemon start",
     )

@@ -1,6 +1,8 @@
-"""The one table of verbs: HTTP routes, the direct calls inside the daemon and the Python API all come from it.
+"""The one table of verbs: HTTP routes, the direct calls inside the daemon and the Python API all
+come from it.
 
-A verb is a method of the engine, ``method(params, call)``. It says nothing of how a verb is carried out.
+A verb is a method of the engine, ``method(params, call)``. It says nothing of how a verb is carried
+out.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ PROTOCOL = 1
 """Raised when a verb or its data changes in a way that older clients cannot read."""
 
 PREFIX = f"/cove/v{PROTOCOL}/"
-"""``POST <prefix><verb>`` with the parameters as JSON; see ``transport`` for streams, bodies and sessions."""
+"""``POST <prefix><verb>`` with the parameters as JSON; see ``transport`` for streams, bodies and
+sessions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,148 @@
+"""``info`` and ``version``: what this cove and this host are."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from cove.cli import functions, units
+from cove.cli.command import Command, Typed
+from cove.cli.template import Record, compile_template
+from cove.cli.terminal import Terminal
+from cove.client.api import Client
+from cove.client.verbs import PROTOCOL
+from cove.engine import calls
+from cove.errors import CoveError, printable
+from cove.spec.flags import Flag
+
+
+def own_version() -> str:
+    from cove import __version__
+
+    return str(__version__)
+
+
+def info_document(seen: calls.Info) -> Record:
+    facts = seen.facts
+    states = seen.machines
+    options = ["name=seccomp,profile=default"] if facts.seccomp else []
+    options += [f"name={name}" for name in facts.lsm] + ["name=userns"]
+    return Record(
+        ID="cove",
+        Containers=sum(states.values()),
+        ContainersRunning=states.get("running", 0),
+        ContainersPaused=states.get("paused", 0),
+        ContainersStopped=sum(states.get(s, 0) for s in ("created", "exited", "dead")),
+        Images=seen.images,
+        Driver="overlay",
+        LoggingDriver="local",
+        CgroupDriver="cgroupfs",
+        CgroupVersion="2" if facts.cgroup == "v2" else "1",
+        KernelVersion=f"{facts.kernel[0]}.{facts.kernel[1]}",
+        OperatingSystem=seen.system,
+        OSType="linux",
+        Architecture=facts.arch,
+        NCPU=facts.cpus,
+        MemTotal=facts.memory,
+        DockerRootDir=seen.root,
+        Name=seen.host,
+        ServerVersion=seen.version,
+        DefaultRuntime="cove",
+        SecurityOptions=options,
+        Warnings=list(seen.warnings) or None,
+        Facts=msgspec.to_builtins(facts),
+        DiskFree=seen.disk_free,
+        DiskTotal=seen.disk_total,
+        Pid=seen.pid,
+        Started=units.stamp(seen.started),
+    )
+
+
+def info_text(seen: calls.Info, now: float) -> str:
+    facts = seen.facts
+    machines = ", ".join(f"{count} {state}" for state, count in sorted(seen.machines.items()))
+    features = {
+        "idmapped mounts": facts.idmapped_mounts,
+        "seccomp": facts.seccomp,
+        "names of refused system calls": facts.audit,
+        "swap limits": facts.swap,
+        "project quotas": facts.project_quota,
+    }
+    rows = [
+        ("version", seen.version),
+        ("daemon", f"pid {seen.pid}, up {units.human_duration(now - seen.started).lower()}"),
+        ("state directory", seen.root),
+        ("disk", f"{units.human_size(seen.disk_free)} of {units.human_size(seen.disk_total)} free"),
+        ("machines", machines or "none"),
+        ("images", str(seen.images)),
+        ("host", f"{seen.host}, {seen.system}".strip(", ")),
+        ("kernel", f"{facts.kernel[0]}.{facts.kernel[1]} {facts.arch}"),
+        ("cpus, memory", f"{facts.cpus}, {units.binary_size(facts.memory)}"),
+        ("cgroups", f"{facts.cgroup}: {' '.join(sorted(facts.controllers))}"),
+        ("security modules", " ".join(facts.lsm) or "none"),
+        ("can", ", ".join(name for name, there in features.items() if there) or "-"),
+        ("cannot", ", ".join(name for name, there in features.items() if not there) or "-"),
+        ("isolation", "container"),
+    ]
+    width = max(len(name) for name, _ in rows) + 2
+    text = "".join(f"{name + ':':<{width}}{value}\n" for name, value in rows)
+    return printable(text + "".join(f"warning: {w}\n" for w in seen.warnings))
+
+
+def info(typed: Typed, terminal: Terminal, client: Client) -> int:
+    seen, form = client.info(), typed.text("format")
+    terminal.write(_formed(info_document(seen), form) if form else info_text(seen, time.time()))
+    return 0
+
+
+def _formed(document: Record, form: str) -> str:
+    if form == "json":
+        return functions.to_json(document) + "\n"
+    return printable(compile_template(form).render(document) + "\n")
+
+
+def version(typed: Typed, terminal: Terminal, client: Client) -> int:
+    """The client's own is told even when no daemon answers."""
+    form = typed.text("format")
+    document: dict[str, Any] = {
+        "Client": Record(
+            Version=own_version(), ApiVersion=str(PROTOCOL), Os="linux", Context="default"
+        )
+    }
+    failure: CoveError | None = None
+    if form != "cove {{.Client.Version}}":
+        try:
+            seen = client.version()
+            document["Server"] = Record(
+                Version=seen.version, ApiVersion=str(seen.protocol), Os="linux", Arch=seen.arch,
+                KernelVersion=seen.kernel, PythonVersion=seen.python, Built=seen.built,
+            )  # fmt: skip
+        except CoveError as error:
+            failure = error
+    if form:
+        terminal.write(_formed(Record(document), form))
+    else:
+        terminal.write(_version_text(document))
+    if failure:
+        terminal.error(failure.render())
+    return 1 if failure else 0
+
+
+def _version_text(document: dict[str, Any]) -> str:
+    text = ""
+    for title, part in document.items():
+        text += f"{title}:\n"
+        text += "".join(f" {name + ':':<16}{value}\n" for name, value in part.items() if value)
+    return printable(text)
+
+
+FORMAT = Flag("format", "format", "json, or a template", "f", "FORMAT")
+
+COMMANDS = {
+    "info": Command("info", info, help="About this host, its state directory and what it can do",
+                    flags=(FORMAT,), group="cove"),
+    "version": Command("version", version, help="Versions of the command and the daemon",
+                       flags=(FORMAT,), group="cove"),
+}  # fmt: skip

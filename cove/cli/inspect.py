@@ -1,0 +1,351 @@
+"""``inspect``: all about machines and images, as the JSON documents Docker's templates expect.
+
+Docker's names stand here because ``--format`` is theirs; what is cove's own is added under names of
+its own (``Isolation``, ``Cause``, ``Walls``, ``Spec``).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from cove.cli import functions, units
+from cove.cli.command import Command, Typed
+from cove.cli.filters import image_labels
+from cove.cli.template import Record, compile_template
+from cove.cli.terminal import Terminal
+from cove.client.api import Client
+from cove.engine import calls
+from cove.errors import CoveError, NotFound, UsageError, printable
+from cove.spec.flags import Flag
+from cove.spec.machine import MachineSpec, Mount
+from cove.store.records import MachineRecord
+
+# ---- a machine ----
+
+
+def machine_document(seen: calls.Inspected) -> Record:
+    record, spec = seen.record, seen.record.spec
+    argv = record.argv or ((spec.entrypoint or ()) + spec.command)
+    document = Record(
+        Id=record.id,
+        Created=units.stamp(record.created),
+        Path=argv[0] if argv else "",
+        Args=list(argv[1:]),
+        State=_state(record),
+        Image=record.image,
+        ResolvConfPath=f"{seen.directory}/resolv.conf" if seen.directory else "",
+        HostnamePath=f"{seen.directory}/hostname" if seen.directory else "",
+        HostsPath=f"{seen.directory}/hosts" if seen.directory else "",
+        LogPath=seen.log_path,
+        Name="/" + record.name,
+        RestartCount=record.restarts,
+        Driver="overlay",
+        Platform="linux",
+        MountLabel="",
+        ProcessLabel="",
+        AppArmorProfile="",
+        ExecIDs=None,
+        HostConfig=_host_config(spec),
+        GraphDriver=Record(
+            Name="overlay",
+            Data={"LowerDir": ":".join(reversed(seen.layers)), "UpperDir": seen.upper},
+        ),
+        Mounts=[_mount(mount) for mount in spec.mounts],
+        Config=_config(seen),
+        NetworkSettings=_networks(spec),
+    )
+    if seen.sizes:
+        document |= {"SizeRw": seen.sizes.writable, "SizeRootFs": seen.sizes.root}
+    document |= {
+        "Isolation": spec.isolation,
+        "Cause": _builtins(record.cause),
+        "Walls": list(seen.walls),
+        "CgroupPath": seen.cgroup,
+        "Spec": _builtins(spec),
+    }
+    return document
+
+
+def _builtins(value: msgspec.Struct) -> Any:
+    return msgspec.to_builtins(value)
+
+
+def _state(record: MachineRecord) -> Record:
+    state = record.state
+    return Record(
+        Status=state,
+        Running=state in ("running", "paused"),
+        Paused=state == "paused",
+        Restarting=False,
+        OOMKilled=record.cause.kind == "oom",
+        Dead=state == "dead",
+        Pid=record.pid if state in ("running", "paused") else 0,
+        ExitCode=record.exit_code,
+        Error=record.cause.text if record.cause.kind == "start" else "",
+        Cause=record.cause.text,
+        StartedAt=units.stamp(record.started),
+        FinishedAt=units.stamp(record.finished),
+    )
+
+
+def _config(seen: calls.Inspected) -> Record:
+    record, spec = seen.record, seen.record.spec
+    image = _image_config(seen.image.config) if seen.image else {}
+    labels = {**(image.get("Labels") or {}), **spec.labels}
+    environment = {w.partition("=")[0]: w for w in (*(image.get("Env") or ()), *spec.env)}
+    entrypoint = image.get("Entrypoint") if spec.entrypoint is None else list(spec.entrypoint)
+    command = list(spec.command) or (image.get("Cmd") if spec.entrypoint is None else None)
+    return Record(
+        Hostname=spec.hostname or record.id[:12],
+        Domainname=spec.domainname,
+        User=spec.user or image.get("User") or "",
+        AttachStdin=spec.stdin_open,
+        AttachStdout=True,
+        AttachStderr=True,
+        ExposedPorts=image.get("ExposedPorts") or {},
+        Tty=spec.tty,
+        OpenStdin=spec.stdin_open,
+        StdinOnce=spec.stdin_open,
+        Env=list(environment.values()),
+        Cmd=command,
+        Healthcheck=image.get("Healthcheck"),
+        Image=spec.image,
+        Volumes=image.get("Volumes"),
+        WorkingDir=spec.workdir or image.get("WorkingDir") or "",
+        Entrypoint=entrypoint,
+        OnBuild=None,
+        Labels=labels,
+        StopSignal=spec.stop_signal or image.get("StopSignal") or "SIGTERM",
+        StopTimeout=spec.stop_timeout,
+    )
+
+
+def _image_config(config: dict[str, Any]) -> dict[str, Any]:
+    inner = config.get("config")
+    return inner if isinstance(inner, dict) else {}
+
+
+def _host_config(spec: MachineSpec) -> Record:
+    limits, security = spec.limits, spec.security
+    options = [] if security.no_new_privileges else ["no-new-privileges=false"]
+    if security.seccomp != "default":
+        options.append(f"seccomp={security.seccomp}")
+    return Record(
+        Binds=[_bind(mount) for mount in spec.mounts if mount.type == "bind"] or None,
+        LogConfig=Record(Type="local", Config={"max-size": str(spec.log_max)}),
+        NetworkMode=spec.network,
+        PortBindings={},
+        RestartPolicy=Record(Name="no", MaximumRetryCount=0),
+        AutoRemove=spec.remove,
+        CapAdd=list(security.cap_add) or None,
+        CapDrop=list(security.cap_drop) or None,
+        Dns=list(spec.dns),
+        ExtraHosts=list(spec.extra_hosts) or None,
+        GroupAdd=list(spec.groups) or None,
+        IpcMode="private",
+        PidMode="",
+        UTSMode="",
+        CgroupnsMode="private",
+        UsernsMode="host" if security.userns == "host" else "",
+        OomScoreAdj=limits.oom_score_adj,
+        Privileged=security.privileged,
+        ReadonlyRootfs=security.read_only,
+        SecurityOpt=options or None,
+        StorageOpt={"size": str(limits.storage)} if limits.storage else None,
+        Tmpfs={m.target: ",".join(m.options) for m in spec.mounts if m.type == "tmpfs"} or None,
+        ShmSize=limits.shm or 64 << 20,
+        Sysctls=dict(spec.sysctls),
+        Runtime="cove",
+        Isolation=spec.isolation,
+        Init=spec.init,
+        Annotations=spec.annotations,
+        Memory=limits.memory,
+        MemoryReservation=limits.memory_reservation,
+        MemorySwap=limits.memory_swap,
+        NanoCpus=round(limits.cpus * 1e9),
+        CpuShares=limits.cpu_shares,
+        CpusetCpus=limits.cpuset_cpus,
+        CpusetMems=limits.cpuset_mems,
+        PidsLimit=limits.pids or 2048,
+        Ulimits=[Record(Name=u.name, Hard=u.hard, Soft=u.soft) for u in limits.ulimits],
+        Devices=[
+            Record(PathOnHost=d.source, PathInContainer=d.target, CgroupPermissions=d.access)
+            for d in spec.devices
+        ],
+        MaskedPaths=None if security.masked else [],
+        ReadonlyPaths=None if security.masked else [],
+    )
+
+
+def _bind(mount: Mount) -> str:
+    return f"{mount.source}:{mount.target}" + (":ro" if mount.read_only else "")
+
+
+def _mount(mount: Mount) -> Record:
+    return Record(
+        Type=mount.type,
+        Source=mount.source,
+        Destination=mount.target,
+        Mode="ro" if mount.read_only else "",
+        RW=not mount.read_only,
+        Propagation=mount.propagation if mount.type == "bind" else "",
+    )
+
+
+def _networks(spec: MachineSpec) -> Record:
+    network = Record(
+        IPAMConfig=None, Links=None, Aliases=None, MacAddress="", NetworkID="", EndpointID="",
+        Gateway="", IPAddress="", IPPrefixLen=0, IPv6Gateway="", GlobalIPv6Address="",
+        GlobalIPv6PrefixLen=0, DNSNames=None,
+    )  # fmt: skip
+    return Record(
+        Bridge="", SandboxID="", Ports={}, SandboxKey="", Gateway="", IPAddress="", IPPrefixLen=0,
+        MacAddress="", IPv6Gateway="", GlobalIPv6Address="", GlobalIPv6PrefixLen=0,
+        Networks={spec.network: network},
+    )  # fmt: skip
+
+
+# ---- an image ----
+
+
+def image_document(image: calls.Image) -> Record:
+    record = image.record
+    config: dict[str, Any] = record.config
+    history = config.get("history")
+    last = history[-1] if isinstance(history, list) and history else {}
+    return Record(
+        Id=record.id,
+        RepoTags=list(image.tags),
+        RepoDigests=list(record.digests),
+        Parent="",
+        Comment=str(last.get("comment", "")) if isinstance(last, dict) else "",
+        Created=config.get("created") or units.stamp(record.created),
+        DockerVersion="",
+        Author=config.get("author", ""),
+        Config=_filled(_image_config(config), image),
+        Architecture=config.get("architecture", ""),
+        Variant=config.get("variant", ""),
+        Os=config.get("os", ""),
+        Size=record.size,
+        VirtualSize=record.size,
+        GraphDriver=Record(Name="overlay", Data={}),
+        RootFS=Record(Type="layers", Layers=list(record.layers)),
+        Metadata=Record(LastTagTime=units.stamp(record.created)),
+        Machines=image.machines,
+    )
+
+
+def _filled(config: dict[str, Any], image: calls.Image) -> Record:
+    empty = Record(
+        User="", ExposedPorts=None, Env=None, Cmd=None, Volumes=None, WorkingDir="",
+        Entrypoint=None, OnBuild=None, Labels=image_labels(image) or None, StopSignal="",
+        Healthcheck=None, Shell=None,
+    )  # fmt: skip
+    return Record(empty | config)
+
+
+# ---- the command ----
+
+
+def inspect(typed: Typed, terminal: Terminal, client: Client) -> int:
+    return show(typed, terminal, client, typed.text("type"))
+
+
+def machine_inspect(typed: Typed, terminal: Terminal, client: Client) -> int:
+    return show(typed, terminal, client, "machine")
+
+
+def image_inspect(typed: Typed, terminal: Terminal, client: Client) -> int:
+    return show(typed, terminal, client, "image")
+
+
+def show(typed: Typed, terminal: Terminal, client: Client, kind: str) -> int:
+    """One JSON list of all, or a line a thing; what is not found is told last, with exit code 1."""
+    documents: list[Record] = []
+    errors: list[CoveError] = []
+    for name in typed.words:
+        try:
+            documents.append(find(name, client, kind, sizes=typed.on("size")))
+        except NotFound as error:
+            errors.append(error)
+    terminal.write(_text(documents, typed.text("format"), escape=terminal.is_terminal(1)))
+    for missing in errors:
+        terminal.error(missing.render())
+    return 1 if errors else 0
+
+
+def find(name: str, client: Client, kind: str, *, sizes: bool) -> Record:
+    if kind in ("machine", "container", ""):
+        try:
+            return machine_document(client.inspect(calls.Inspect(name, sizes)))
+        except NotFound:
+            if kind:
+                raise
+    try:
+        return image_document(client.image(calls.ImageInspect(name)))
+    except NotFound as absent:
+        if kind:
+            raise
+        raise NotFound(
+            f"cannot inspect {name}: no machine or image has this name",
+            hint="cove ps -a and cove images list them",
+        ) from absent
+
+
+def _text(documents: list[Record], form: str, *, escape: bool) -> str:
+    if form == "json":
+        return functions.to_json(documents) + "\n"
+    if not form:
+        text = json.dumps(functions.plain(documents), indent=4, ensure_ascii=False) + "\n"
+        return printable(text) if escape else text
+    template = compile_template(form.removeprefix("table ") if form.startswith("table ") else form)
+    lines = []
+    for document in documents:
+        try:
+            lines.append(template.render(document) + "\n")
+        except CoveError as error:
+            error.origin = error.origin or f"--format {form}"
+            raise
+    return printable("".join(lines)) if escape else "".join(lines)
+
+
+def parse_type(text: str) -> str:
+    if text not in ("machine", "container", "image"):
+        raise UsageError(f'cannot inspect a "{text}": the types are machine and image')
+    return text
+
+
+FORMAT = Flag("format", "format", "json, or a template: {{.State.Status}}", "f", "FORMAT")
+SIZE = Flag("size", "size", "Also how much it has written", "s")
+
+ANY = Command(
+    "inspect",
+    inspect,
+    help="All about machines and images",
+    flags=(FORMAT, SIZE, Flag("type", "type", "machine or image", "", "TYPE", parse_type)),
+    words="NAME [NAME...]",
+    least=1,
+    most=None,
+    group="Look",
+)
+MACHINE = Command(
+    "inspect",
+    machine_inspect,
+    help="All about machines",
+    flags=(FORMAT, SIZE),
+    words="MACHINE [MACHINE...]",
+    least=1,
+    most=None,
+)
+IMAGE = Command(
+    "inspect",
+    image_inspect,
+    help="All about images",
+    flags=(FORMAT, Flag("platform", "platform", "Of the image", "", "PLATFORM")),
+    words="IMAGE [IMAGE...]",
+    least=1,
+    most=None,
+)

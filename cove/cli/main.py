@@ -1,0 +1,190 @@
+"""The tree of commands, and ``main``: one command line on one terminal.
+
+Many run at once in threads of the daemon: nothing here touches what belongs to the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from cove.cli import command as words
+from cove.cli.command import Command, Group, help_text
+from cove.cli.parse import HelpWanted, scan
+from cove.cli.terminal import Gone, Terminal
+from cove.client.api import Client
+from cove.errors import CoveError, Unsupported, UsageError
+from cove.spec.flags import Flag
+from cove.spec.suggest import did_you_mean
+
+GLOBAL = (
+    Flag("debug", "debug", "Show where an error comes from", "D"),
+    Flag("host", "host", "Socket of the daemon: unix:///path", "H", "URL"),
+    Flag("root", "root", "State directory of the daemon", "", "DIR"),
+    Flag("version", "version", "Print the version", "v"),
+)
+
+_REGISTRIES = ("pull", "push", "build", "login", "logout", "search", "tag", "history", "save")
+_LATER = (
+    "commit", "cp", "diff", "events", "export", "pause", "unpause", "port", "rename", "restart",
+    "stats", "top", "update", "prune", "network", "volume", "compose", "context", "builder",
+    "buildx", "swarm", "plugin",
+)  # fmt: skip
+LATER = dict.fromkeys(_REGISTRIES, "it comes with registries and builds") | dict.fromkeys(
+    _LATER, "it comes with a later version"
+)
+"""Commands that Docker's users will try: refused by name."""
+
+
+def _tree() -> Group:
+    from cove.cli import images, info, inspect, list, logs, plan, run, system
+
+    machines = {**run.COMMANDS, **list.COMMANDS, **logs.COMMANDS}
+    of_machine = {**machines, "ls": list.COMMANDS["ps"], "inspect": inspect.MACHINE}
+    of_machine |= {"list": of_machine["ls"], "remove": of_machine["rm"]}
+    top: dict[str, click.Command] = {
+        **machines,
+        "inspect": inspect.ANY,
+        **plan.COMMANDS,
+        "image": Group("image", images.GROUPED, help="Images and how to get them", group="Images"),
+        **images.TOP,
+        **info.COMMANDS,
+        **system.TOP,
+        "system": Group("system", {**info.COMMANDS}, help="About cove and this host", group="cove"),
+        "container": Group(
+            "container", of_machine, help="The same verbs as Docker spells them", later=LATER,
+            hidden=True,
+        ),
+        "machine": Group("machine", of_machine, help="The same verbs", later=LATER, hidden=True),
+    }  # fmt: skip
+    return Group(
+        "cove",
+        top,
+        help="Run machines: isolated commands, services and systems on this host. "
+        "First steps: cove run --rm -it host bash",
+        flags=GLOBAL,
+        later=LATER,
+    )
+
+
+ROOT: list[Group] = []
+
+
+def root() -> Group:
+    """The tree, made once."""
+    if not ROOT:
+        ROOT.append(_tree())
+    return ROOT[0]
+
+
+def find(argv: Sequence[str], terminal: Terminal) -> tuple[str, click.Command, tuple[str, ...]]:
+    """The command meant, how it was called, and the words after it."""
+    found: click.Command = root()
+    path, rest = "cove", tuple(argv)
+    while isinstance(found, Group):
+        flags, rest = _own_flags(found, path, rest)
+        if any(flag.name == "debug" and text == "true" for flag, text in flags):
+            terminal.debug = True
+        if path == "cove" and any(flag.name == "version" for flag, _ in flags):
+            return "cove version", found.commands["version"], ("--format", SHORT_VERSION)
+        if not rest or rest[0] == "help":
+            found, path = _described(found, path, rest[1:])
+            raise _Help(found, path)
+        name, rest = rest[0], rest[1:]
+        if name not in found.commands:
+            raise _unknown(name, found, path)
+        found = found.commands[name]
+        path = f"{path} {name}"
+    return path, found, rest
+
+
+SHORT_VERSION = "cove {{.Client.Version}}"
+
+
+class _Help(Exception):
+    def __init__(self, command: click.Command, path: str) -> None:
+        super().__init__()
+        self.command, self.path = command, path
+
+
+def _own_flags(
+    group: Group, path: str, args: tuple[str, ...]
+) -> tuple[tuple[tuple[Flag, str], ...], tuple[str, ...]]:
+    try:
+        return scan(args, group.spellings, interspersed=False)
+    except HelpWanted:
+        raise _Help(group, path) from None
+
+
+def _described(group: Group, path: str, names: tuple[str, ...]) -> tuple[click.Command, str]:
+    """What ``cove help NAME…`` is about."""
+    found: click.Command = group
+    for name in names:
+        if not isinstance(found, Group) or name not in found.commands:
+            raise _unknown(name, found if isinstance(found, Group) else group, path)
+        found, path = found.commands[name], f"{path} {name}"
+    return found, path
+
+
+def _unknown(name: str, group: Group, path: str) -> CoveError:
+    if name in group.later:
+        return Unsupported(f"cannot {name}: not in this version of cove, {group.later[name]}")
+    return UsageError(
+        f'cannot run "{name}": {path} has no such command',
+        hint=did_you_mean(name, sorted(group.commands)) or f"{path} --help lists them",
+    )
+
+
+def main(argv: Sequence[str], terminal: Terminal, client: Client) -> int | None:
+    """Carry one command line out: its exit code, or None when the session has gone to a monitor."""
+    try:
+        return _main(argv, terminal, client)
+    except Gone as gone:
+        return gone.exit_code
+
+
+def _main(argv: Sequence[str], terminal: Terminal, client: Client) -> int | None:
+    try:
+        path, command, args = find(argv, terminal)
+        if not isinstance(command, Command):
+            raise UsageError(f"cannot run {path}: it is no command")
+        try:
+            typed = command.read(path, args)
+        except HelpWanted:
+            raise _Help(command, path) from None
+        return command.action(typed, terminal, client)
+    except _Help as wanted:
+        terminal.write(help_text(wanted.command, wanted.path, terminal.width))
+        return 0
+    except CoveError as error:
+        terminal.error(error.render() + _trace(terminal, error))
+        return error.exit_code
+    except (Gone, MemoryError):
+        raise
+    except Exception as error:
+        terminal.error(_bug(error) + _trace(terminal, error))
+        return 125
+
+
+def _bug(error: Exception) -> str:
+    """cove's own mistake, in one line that says where."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    where = ""
+    if last is not None:
+        code = last.tb_frame.f_code
+        where = f" at {code.co_filename.rpartition('/cove/')[2]}:{last.tb_lineno}"
+    return f"cove: bug: {type(error).__name__}: {error}{where}; please report\n"
+
+
+def _trace(terminal: Terminal, error: BaseException) -> str:
+    if not (terminal.debug or terminal.env.get("COVE_DEBUG")):
+        return ""
+    import traceback
+
+    return "".join(traceback.format_exception(error))
+
+
+__all__ = ["main", "root", "words"]

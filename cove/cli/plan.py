@@ -1,0 +1,34 @@
+"""``plan``: what ``run`` would do to the kernel, and why, without doing it."""
+
+from __future__ import annotations
+
+from cove.cli.command import Command, Typed
+from cove.cli.run import machine_spec
+from cove.cli.terminal import Terminal
+from cove.client.api import Client
+from cove.engine import calls
+from cove.spec.flags import REFUSED, RUN, SHORT_REFUSED, Flag
+
+
+def plan(typed: Typed, terminal: Terminal, client: Client) -> int:
+    request = calls.PlanRequest(machine_spec(typed, terminal), typed.on(".json"))
+    text = client.plan(request).text
+    terminal.write(text if text.endswith("\n") else text + "\n")
+    return 0
+
+
+COMMANDS = {
+    "plan": Command(
+        "plan",
+        plan,
+        help="Show every kernel operation that run would do, and why",
+        flags=(Flag("json", ".json", "As JSON"), *RUN),
+        words="IMAGE [COMMAND] [ARG...]",
+        least=1,
+        most=None,
+        interspersed=False,
+        group="Look",
+        refused=REFUSED,
+        refused_short=SHORT_REFUSED,
+    )
+}

@@ -1,0 +1,131 @@
+"""From the parsed values of flags to a spec. Pure: the caller's directory, variables and files are
+arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from cove.errors import UsageError
+from cove.spec import environment
+from cove.spec.grants import SECCOMP_FILE
+from cove.spec.machine import ExecSpec, Limits, MachineSpec, Mount, Security
+from cove.spec.values import clean_path
+
+Values = Mapping[str, Any]
+"""Field of a flag to its value; a tuple of values when the flag may be repeated."""
+
+_PLAIN = set(MachineSpec.__struct_fields__) - {"image", "command", "limits", "security"}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who typed the flags: what relative paths, bare variable names and files mean."""
+
+    cwd: str
+    environ: Mapping[str, str]
+    read: Callable[[str], str]
+    """Text of a file of the caller's; raises CoveError."""
+
+
+def needs_caller(values: Values) -> bool:
+    """The same flags may mean something else in another directory or environment."""
+    return bool(
+        values.get(".env_file")
+        or values.get(".label_file")
+        or environment.needs_caller(values.get(".env", ()))
+        or str(values.get("security.seccomp", "")).startswith(SECCOMP_FILE)
+        or any(m.type == "bind" and not m.source.startswith("/") for m in values.get("mounts", ()))
+    )
+
+
+def assemble_machine(
+    values: Values, caller: Caller, *, image: str, command: tuple[str, ...]
+) -> MachineSpec:
+    """The spec as typed; ``check`` judges it as a whole."""
+    fields: dict[str, Any] = {k: v for k, v in values.items() if k in _PLAIN}
+    fields["env"] = _environment(values, caller)
+    fields["labels"] = dict(_labels_of_files(values, caller) + values.get("labels", ()))
+    fields["annotations"] = dict(values.get("annotations", ()))
+    fields["sysctls"] = tuple(dict(values.get("sysctls", ())).items())
+    fields["mounts"] = tuple(_absolute(mount, caller) for mount in values.get("mounts", ()))
+    return MachineSpec(
+        image=image,
+        command=command,
+        limits=_limits(values),
+        security=_security(values, caller),
+        **fields,
+    )
+
+
+def assemble_exec(values: Values, caller: Caller, *, command: tuple[str, ...]) -> ExecSpec:
+    fields = {k: v for k, v in values.items() if k in ExecSpec.__struct_fields__}
+    return ExecSpec(command=command, env=_environment(values, caller), **fields)
+
+
+def with_command(spec: MachineSpec, image: str, command: tuple[str, ...]) -> MachineSpec:
+    """A spec assembled once, for another image and command: what repeated runs differ in."""
+    return msgspec.structs.replace(spec, image=image, command=command)
+
+
+def _environment(values: Values, caller: Caller) -> tuple[str, ...]:
+    words: tuple[str, ...] = ()
+    for name in values.get(".env_file", ()):
+        words += environment.parse_env_file(caller.read(name), name)
+    return environment.resolve_env(words + values.get(".env", ()), caller.environ)
+
+
+def _labels_of_files(values: Values, caller: Caller) -> tuple[tuple[str, str], ...]:
+    labels: tuple[tuple[str, str], ...] = ()
+    for name in values.get(".label_file", ()):
+        labels += environment.parse_label_file(caller.read(name), name)
+    return labels
+
+
+def _absolute(mount: Mount, caller: Caller) -> Mount:
+    if mount.type != "bind" or mount.source.startswith("/"):
+        return mount
+    return msgspec.structs.replace(mount, source=clean_path(f"{caller.cwd}/{mount.source}"))
+
+
+def _limits(values: Values) -> Limits:
+    fields = {k[7:]: v for k, v in values.items() if k.startswith("limits.")}
+    if "ulimits" in fields:
+        fields["ulimits"] = tuple({u.name: u for u in fields["ulimits"]}.values())
+    quota = values.get(".cpu_quota", 0)
+    if quota > 0 and "cpus" in fields:
+        raise UsageError(
+            "cannot use --cpu-quota: --cpus sets the same limit", hint="leave one of them out"
+        )
+    if quota > 0:
+        fields["cpus"] = quota / (values.get(".cpu_period") or 100000)
+    return Limits(**fields)
+
+
+def _security(values: Values, caller: Caller) -> Security:
+    fields = {k[9:]: v for k, v in values.items() if k.startswith("security.")}
+    seccomp = fields.get("seccomp", "")
+    if seccomp.startswith(SECCOMP_FILE):
+        fields["seccomp"] = _profile(seccomp.removeprefix(SECCOMP_FILE), caller)
+    return Security(**fields)
+
+
+def _profile(name: str, caller: Caller) -> str:
+    text = caller.read(name)
+    try:
+        profile = msgspec.json.decode(text.encode("utf-8", "surrogateescape"))
+    except msgspec.DecodeError as error:
+        raise UsageError(
+            f"cannot read the seccomp profile {name}: {error}",
+            origin=f"--security-opt seccomp={name}",
+        ) from error
+    if not isinstance(profile, dict) or "defaultAction" not in profile:
+        raise UsageError(
+            f"cannot read the seccomp profile {name}: it has no defaultAction",
+            origin=f"--security-opt seccomp={name}",
+            hint="profiles have the form of Docker's default.json",
+        )
+    return text

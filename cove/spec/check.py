@@ -1,0 +1,250 @@
+"""Checks that need the whole spec; all problems are collected, each under the words that were
+typed. Pure.
+
+The command line and the daemon both call it: a spec may come from a program that read no flags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cove.errors import CoveError, Unsupported, UsageError
+from cove.spec.grants import CAPABILITIES, ULIMITS
+from cove.spec.machine import ExecSpec, Limits, MachineSpec
+from cove.spec.suggest import did_you_mean
+from cove.spec.values import (
+    format_size,
+    parse_detach_keys,
+    parse_group,
+    parse_hostname,
+    parse_name,
+    parse_signal,
+    parse_user,
+)
+
+MEMORY_MINIMUM = 6 << 20
+"""As Docker's: less does not start anything."""
+
+
+def combine(errors: list[CoveError]) -> CoveError:
+    """One error that tells all of ``errors``."""
+    if len(errors) == 1:
+        return errors[0]
+    lines = []
+    for error in errors:
+        lines.append(f"  {error.message}")
+        lines += [f"    {k}: {v}" for k, v in (("from", error.origin), ("hint", error.hint)) if v]
+    return UsageError(f"cannot use these options: {len(errors)} problems\n" + "\n".join(lines))
+
+
+def check_machine(spec: MachineSpec) -> None:
+    """Raise when the spec as a whole cannot be carried out on any host."""
+    errors = list(_problems(spec))
+    if errors:
+        raise combine(errors)
+
+
+def check_exec(spec: ExecSpec) -> None:
+    errors: list[CoveError] = []
+    if not spec.command or not spec.command[0]:
+        errors.append(UsageError("cannot run nothing: exec wants a command"))
+    errors += _strings(spec.command, "the command")
+    errors += _strings(spec.env, "--env")
+    errors += _parsed(spec.user, "--user", parse_user)
+    errors += _parsed(spec.detach_keys, "--detach-keys", parse_detach_keys)
+    errors += _workdir(spec.workdir)
+    if errors:
+        raise combine(errors)
+
+
+def _problems(spec: MachineSpec) -> Iterator[CoveError]:
+    yield from _words(spec)
+    yield from _memory(spec.limits)
+    yield from _numbers(spec)
+    yield from _mounts(spec)
+    yield from _network(spec)
+    yield from _grants(spec)
+    if spec.isolation == "vm":
+        yield Unsupported(
+            "cannot make a VM: this version of cove has containers only",
+            origin="--isolation vm",
+            hint="leave --isolation out",
+        )
+
+
+def _words(spec: MachineSpec) -> Iterator[CoveError]:
+    if not spec.image:
+        yield UsageError("cannot make a machine: no image is named", hint="cove run host")
+    yield from _strings((spec.image,), "the image")
+    yield from _strings((*spec.command, *(spec.entrypoint or ())), "the command")
+    yield from _strings(spec.env, "--env")
+    labels = (word for pair in spec.labels.items() for word in pair)
+    yield from _strings(tuple(labels), "--label")
+    yield from _parsed(spec.name, "--name", parse_name)
+    yield from _parsed(spec.hostname, "--hostname", parse_hostname)
+    yield from _parsed(spec.domainname, "--domainname", parse_hostname)
+    yield from _parsed(spec.user, "--user", parse_user)
+    yield from _parsed(spec.stop_signal, "--stop-signal", parse_signal)
+    yield from _parsed(spec.detach_keys, "--detach-keys", parse_detach_keys)
+    for group in spec.groups:
+        yield from _parsed(group, "--group-add", parse_group)
+    for word in spec.env:
+        if not word.partition("=")[0] or "=" not in word:
+            yield UsageError(
+                f'cannot set "{word}": a variable is NAME=value', origin=f"--env {word}"
+            )
+    yield from _workdir(spec.workdir)
+
+
+def _workdir(path: str) -> Iterator[CoveError]:
+    if path and not path.startswith("/"):
+        yield UsageError(
+            f'cannot start in "{path}": the path is not absolute', origin=f"--workdir {path}"
+        )
+    yield from _strings((path,), "--workdir")
+
+
+def _strings(words: tuple[str, ...], where: str) -> Iterator[CoveError]:
+    for word in words:
+        if "\0" in word:
+            yield UsageError(f"cannot use {where}: it contains a NUL character")
+            return
+
+
+def _parsed(text: str, flag: str, parse: object) -> Iterator[CoveError]:
+    if text and callable(parse):
+        try:
+            parse(text)
+        except CoveError as error:
+            error.origin = error.origin or f"{flag} {text}"
+            yield error
+
+
+def _memory(limits: Limits) -> Iterator[CoveError]:
+    memory, swap = limits.memory, limits.memory_swap
+    typed = f"--memory {format_size(memory)}"
+    if memory < 0 or 0 < memory < MEMORY_MINIMUM:
+        yield UsageError(
+            f"cannot limit memory to {format_size(memory)}: the minimum is 6m", origin=typed
+        )
+    if swap and not memory:
+        yield UsageError(
+            "cannot limit swap: --memory-swap counts memory and swap together and wants --memory",
+            origin=f"--memory-swap {format_size(swap)}",
+            hint=f"add --memory {format_size(swap) if swap > 0 else '512m'}",
+        )
+    elif 0 < swap < memory:
+        yield UsageError(
+            f"cannot limit memory and swap together to {format_size(swap)}: memory alone may be "
+            f"{format_size(memory)}",
+            origin=f"{typed} --memory-swap {format_size(swap)}",
+            hint=f"no swap at all is --memory-swap {format_size(memory)}",
+        )
+    elif swap < -1:
+        yield UsageError("cannot limit swap: it is a size or -1", origin=f"--memory-swap {swap}")
+    if memory and limits.memory_reservation > memory:
+        yield UsageError(
+            f"cannot reserve {format_size(limits.memory_reservation)}: memory is limited to "
+            f"{format_size(memory)}",
+            origin=f"{typed} --memory-reservation {format_size(limits.memory_reservation)}",
+        )
+
+
+def _numbers(spec: MachineSpec) -> Iterator[CoveError]:
+    limits = spec.limits
+    bounds: tuple[tuple[str, float, float, float], ...] = (
+        ("--cpus", limits.cpus, 0, 1 << 20),
+        ("--cpu-shares", limits.cpu_shares, 0, 262144),
+        ("--pids-limit", limits.pids, -1, 1 << 22),
+        ("--oom-score-adj", limits.oom_score_adj, -1000, 1000),
+        ("--shm-size", limits.shm, 0, 1 << 62),
+        ("--stop-timeout", spec.stop_timeout, -1, 1 << 31),
+        ("--timeout", spec.timeout, 0, 1 << 31),
+    )
+    for flag, value, low, high in bounds:
+        if not low <= value <= high:
+            yield UsageError(
+                f"cannot use {flag} {value:g}: it is not between {low:g} and {high:g}",
+                origin=f"{flag} {value:g}",
+            )
+    if limits.cpu_shares == 1:
+        yield UsageError("cannot use --cpu-shares 1: the minimum is 2", origin="--cpu-shares 1")
+    if 0 < limits.storage < 1 << 20:
+        yield UsageError(
+            f"cannot limit the writable layer to {format_size(limits.storage)}: the minimum is 1m",
+            origin=f"--storage-opt size={format_size(limits.storage)}",
+        )
+
+
+def _mounts(spec: MachineSpec) -> Iterator[CoveError]:
+    seen: dict[str, str] = {}
+    for mount in spec.mounts:
+        origin = mount.origin or f"mount {mount.target}"
+        if not mount.target.startswith("/") or mount.target == "/":
+            yield UsageError(f'cannot mount on "{mount.target}": it is no path to mount on',
+                             origin=origin)  # fmt: skip
+        elif mount.target in seen:
+            yield UsageError(
+                f"cannot mount on {mount.target}: it is named twice",
+                origin=f"{seen[mount.target]} and {origin}",
+            )
+        elif mount.target == "/proc" or mount.target.startswith("/proc/"):
+            yield UsageError(f"cannot mount on {mount.target}: /proc is the machine's own",
+                             origin=origin)  # fmt: skip
+        seen[mount.target] = origin
+        if mount.type == "volume":
+            yield _no_volumes(mount.source, origin, mount.target)
+        if mount.type == "bind" and not mount.source.startswith("/"):
+            yield UsageError(
+                f'cannot mount "{mount.source}": the source is not an absolute path', origin=origin
+            )
+        yield from _strings((mount.source, mount.target), origin)
+
+
+def _no_volumes(name: str, origin: str, target: str) -> CoveError:
+    what = f'the volume "{name}"' if name else "an anonymous volume"
+    directory = f"./{name or 'data'}"
+    return Unsupported(
+        f"cannot mount {what} on {target}: cove has no volumes yet",
+        origin=origin,
+        hint=f"use a directory of the host: -v {directory}:{target}",
+    )
+
+
+def _network(spec: MachineSpec) -> Iterator[CoveError]:
+    if spec.network not in ("none", "host"):
+        near = did_you_mean(spec.network, ("none", "host"))
+        yield Unsupported(
+            f'cannot join the network "{spec.network}": cove has none and host so far',
+            origin=f"--network {spec.network}",
+            hint=near or "leave --network out, or use --network host",
+        )
+    if spec.network == "host":
+        for name, value in spec.sysctls:
+            if name.startswith("net."):
+                yield UsageError(
+                    f"cannot set {name}: with --network host it belongs to the whole host",
+                    origin=f"--sysctl {name}={value}",
+                )
+
+
+def _grants(spec: MachineSpec) -> Iterator[CoveError]:
+    for flag, names in (("cap-add", spec.security.cap_add), ("cap-drop", spec.security.cap_drop)):
+        for name in names:
+            if name != "ALL" and name not in CAPABILITIES:
+                yield UsageError(
+                    f'cannot use the capability "{name}": no such capability',
+                    origin=f"--{flag} {name}",
+                    hint=did_you_mean(name, CAPABILITIES),
+                )
+    for limit in spec.limits.ulimits:
+        wrong = limit.hard != -1 and (limit.soft == -1 or limit.soft > limit.hard)
+        if limit.name not in ULIMITS or wrong:
+            yield UsageError(
+                f"cannot set the limit {limit.name} to {limit.soft}:{limit.hard}",
+                origin=f"--ulimit {limit.name}={limit.soft}:{limit.hard}",
+            )
+    for device in spec.devices:
+        if not device.source.startswith("/") or not device.target.startswith("/"):
+            yield UsageError(f"cannot use the device {device.source}: the path is not absolute",
+                             origin=device.origin)  # fmt: skip

@@ -1,0 +1,254 @@
+"""Every option of ``run``, ``create``, ``plan`` and ``exec``, declared once. Pure.
+
+A flag knows its spelling, the parser of its value, its help and the field of the spec it fills; the
+command line, its help and docs/cli.md are made from these rows. A field that begins with ``.`` is
+not part of the spec: it tells the command what to do, or needs the caller's files to be completed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cove.spec import environment, grants, mounts, values
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Flag:
+    name: str
+    field: str
+    help: str
+    short: str = ""
+    metavar: str = ""
+    """Empty: a switch; it may still be typed ``--name=false``."""
+    parse: Callable[[str], Any] = str
+    """Of one value. When ``field`` is empty it answers (field, value) pairs."""
+    repeat: bool = False
+    group: str = "General"
+    aliases: tuple[str, ...] = ()
+    default: object = None
+    """What is used when it is not typed; for the help only."""
+
+    @property
+    def switch(self) -> bool:
+        return not self.metavar
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """As typed: ``-m``, ``--memory``."""
+        short = (f"-{self.short}",) if self.short else ()
+        return (*short, f"--{self.name}", *(f"--{alias}" for alias in self.aliases))
+
+
+def parse_entrypoint(text: str) -> tuple[str, ...]:
+    return (text,) if text else ()
+
+
+def parse_attach(text: str) -> str:
+    word = text.lower()
+    if word not in ("stdin", "stdout", "stderr"):
+        raise values.bad("stream", text, "it is stdin, stdout or stderr")
+    return word
+
+
+def parse_isolation(text: str) -> str:
+    word = text.lower()
+    if word in ("", "default", "process"):
+        return "container"
+    if word not in ("container", "vm"):
+        raise values.bad("isolation", text, "it is container or vm")
+    return word
+
+
+PROCESS = (
+    Flag("env", ".env", "Set a variable; a name alone takes your own value", "e", "NAME=VALUE",
+         environment.parse_env, repeat=True, group="Process"),
+    Flag("env-file", ".env_file", "Read variables from a file", "", "FILE", repeat=True,
+         group="Process"),
+    Flag("interactive", "stdin_open", "Keep standard input open", "i", group="Terminal"),
+    Flag("tty", "tty", "Give it a terminal", "t", group="Terminal"),
+    Flag("user", "user", "Run as this user, by name or id", "u", "USER[:GROUP]", values.parse_user,
+         group="Process"),
+    Flag("workdir", "workdir", "Directory to start in", "w", "DIR", values.parse_absolute,
+         group="Process"),
+    Flag("detach-keys", "detach_keys", "Keys that leave it running and return to you", "", "KEYS",
+         values.check_detach_keys, group="Terminal", default="ctrl-p,ctrl-q"),
+)  # fmt: skip
+"""What run and exec share."""
+
+DETACH = Flag("detach", ".detach", "Leave it running and print its id", "d", group="Terminal")
+
+EXEC = (
+    *PROCESS,
+    DETACH,
+    Flag("privileged", "privileged", "With all capabilities", group="Security"),
+)
+
+_ATTACHED = (
+    DETACH,
+    Flag("attach", ".attach", "Attach to stdin, stdout or stderr", "a", "STREAM", parse_attach,
+         repeat=True, group="Terminal"),
+    Flag("sig-proxy", ".sig_proxy", "Pass signals on to the machine", group="Terminal",
+         default=True),
+)  # fmt: skip
+
+MACHINE = (
+    Flag("name", "name", "Name of the machine", "", "NAME", values.parse_name),
+    Flag("rm", "remove", "Remove the machine when it ends"),
+    Flag("cidfile", ".cidfile", "Write the id to a new file", "", "FILE"),
+    Flag("label", "labels", "Attach a label", "l", "NAME[=VALUE]", values.parse_label,
+         repeat=True),
+    Flag("label-file", ".label_file", "Read labels from a file", "", "FILE", repeat=True),
+    Flag("annotation", "annotations", "Attach an annotation", "", "NAME=VALUE", values.parse_label,
+         repeat=True),
+    Flag("isolation", "isolation", "container or vm", "", "KIND", parse_isolation,
+         default="container"),
+    Flag("platform", "platform", "Of the image: linux/amd64", "", "PLATFORM"),
+    Flag("quiet", ".quiet", "Print no progress", "q"),
+    Flag("pull", "", "When to fetch the image; only never and missing so far", "", "WHEN",
+         grants.only("missing", "never", why="cove does not pull images yet")),
+    # process
+    Flag("entrypoint", "entrypoint", "Replace the image's entrypoint; empty: none", "", "PROGRAM",
+         parse_entrypoint, group="Process"),
+    Flag("group-add", "groups", "One more group, by name or id", "", "GROUP", values.parse_group,
+         repeat=True, group="Process"),
+    Flag("init", "init", "Run a small init as process 1 that reaps and forwards signals",
+         group="Process"),
+    Flag("stop-signal", "stop_signal", "Signal that asks it to end", "", "SIGNAL",
+         values.check_signal, group="Process", default="SIGTERM"),
+    Flag("stop-timeout", "stop_timeout", "Seconds from that signal to SIGKILL; -1: never", "",
+         "SECONDS", values.parse_int, group="Process", default=10),
+    Flag("timeout", "timeout", "End it this long after its start: 30s, 5m", "", "TIME",
+         values.parse_duration, group="Process"),
+    # files
+    Flag("volume", "mounts", "Show a directory of the host", "v", "SOURCE:TARGET[:ro]",
+         mounts.parse_volume, repeat=True, group="Files"),
+    Flag("mount", "mounts", "The same in key=value words; type bind or tmpfs", "",
+         "type=…,source=…,target=…", mounts.parse_mount, repeat=True, group="Files"),
+    Flag("tmpfs", "mounts", "An empty directory in memory", "", "TARGET[:OPTIONS]",
+         mounts.parse_tmpfs, repeat=True, group="Files"),
+    Flag("read-only", "security.read_only", "No writing to the root file system", group="Files"),
+    Flag("storage-opt", "", "size=: how much it may write", "", "size=SIZE",
+         grants.parse_storage_opt, repeat=True, group="Files"),
+    Flag("shm-size", "limits.shm", "Size of /dev/shm", "", "SIZE", values.parse_size,
+         group="Files", default="64m"),
+    Flag("device", "devices", "A device of the host", "", "SOURCE[:TARGET][:rwm]",
+         grants.parse_device, repeat=True, group="Files"),
+    # limits
+    Flag("memory", "limits.memory", "Most memory", "m", "SIZE", values.parse_size, group="Limits"),
+    Flag("memory-swap", "limits.memory_swap", "Most memory and swap together; -1: any swap", "",
+         "SIZE", values.parse_swap, group="Limits"),
+    Flag("memory-reservation", "limits.memory_reservation",
+         "Memory to keep when the host is short", "", "SIZE", values.parse_size, group="Limits"),
+    Flag("cpus", "limits.cpus", "How many CPUs' worth of time", "", "NUMBER", values.parse_cpus,
+         group="Limits"),
+    Flag("cpu-shares", "limits.cpu_shares", "Weight beside other machines", "c", "NUMBER",
+         values.parse_int, group="Limits", default=1024),
+    Flag("cpu-period", ".cpu_period", "Of --cpu-quota, in microseconds", "", "NUMBER",
+         values.parse_int, group="Limits", default=100000),
+    Flag("cpu-quota", ".cpu_quota", "Microseconds of CPU in each period", "", "NUMBER",
+         values.parse_int, group="Limits"),
+    Flag("cpuset-cpus", "limits.cpuset_cpus", "On which CPUs: 0-3,5", "", "LIST",
+         values.parse_cpuset, group="Limits"),
+    Flag("cpuset-mems", "limits.cpuset_mems", "On which memory nodes", "", "LIST",
+         values.parse_cpuset, group="Limits"),
+    Flag("pids-limit", "limits.pids", "Most processes and threads; -1: any", "", "NUMBER",
+         values.parse_int, group="Limits", default=2048),
+    Flag("ulimit", "limits.ulimits", "A limit of each process", "", "NAME=SOFT[:HARD]",
+         grants.parse_ulimit, repeat=True, group="Limits"),
+    Flag("oom-score-adj", "limits.oom_score_adj", "Who dies first when memory runs out", "",
+         "NUMBER", values.parse_oom_score, group="Limits"),
+    # security
+    Flag("cap-add", "security.cap_add", "Grant a capability, or ALL", "", "NAME",
+         grants.parse_capability, repeat=True, group="Security"),
+    Flag("cap-drop", "security.cap_drop", "Take a capability away, or ALL", "", "NAME",
+         grants.parse_capability, repeat=True, group="Security"),
+    Flag("security-opt", "",
+         "no-new-privileges=false, seccomp=unconfined|FILE, systempaths=unconfined", "",
+         "OPTION", grants.parse_security_opt, repeat=True, group="Security"),
+    Flag("privileged", "security.privileged",
+         "All capabilities and devices, no walls but namespaces", group="Security"),
+    Flag("userns", "security.userns", "host: the users of the machine are the host's", "", "host",
+         grants.parse_userns, group="Security"),
+    Flag("sysctl", "sysctls", "Set a kernel parameter of its own namespaces", "", "NAME=VALUE",
+         grants.parse_sysctl, repeat=True, group="Security"),
+    # network
+    Flag("network", "network", "none or host", "", "NETWORK", grants.parse_network,
+         group="Network", aliases=("net",), default="none"),
+    Flag("hostname", "hostname", "Its host name", "h", "NAME", values.parse_hostname,
+         group="Network"),
+    Flag("domainname", "domainname", "Its NIS domain name", "", "NAME", values.parse_hostname,
+         group="Network"),
+    Flag("add-host", "extra_hosts", "A line for its /etc/hosts", "", "NAME:ADDRESS",
+         grants.parse_host, repeat=True, group="Network"),
+    Flag("dns", "dns", "A name server for its /etc/resolv.conf", "", "ADDRESS",
+         grants.parse_address, repeat=True, group="Network"),
+    # accepted where they ask for what is so anyway
+    Flag("log-driver", "", "json-file or local; cove keeps its own log", "", "DRIVER",
+         grants.parse_log_driver, group="Log"),
+    Flag("log-opt", "", "max-size=: how much of its output is kept", "", "NAME=VALUE",
+         grants.parse_log_opt, repeat=True, group="Log"),
+    Flag("restart", "", "Only no so far", "", "POLICY", grants.only("no", "",
+         why="cove has no restart policies yet"), group="Process"),
+    Flag("ipc", "", "Only private", "", "MODE", grants.only("private", "", "shareable",
+         why="every machine has its own IPC namespace"), group="Security"),
+    Flag("pid", "", "Only private", "", "MODE", grants.only("private", "",
+         why="every machine has its own PID namespace"), group="Security"),
+    Flag("uts", "", "Only private", "", "MODE", grants.only("private", "",
+         why="every machine has its own host name"), group="Security"),
+    Flag("cgroupns", "", "Only private", "", "MODE", grants.only("private", "",
+         why="every machine has its own cgroup namespace"), group="Security"),
+)  # fmt: skip
+
+RUN = (*PROCESS, *_ATTACHED, *MACHINE)
+CREATE = (*PROCESS, *_ATTACHED[1:2], *MACHINE)
+
+_NETWORKS = "cove has the networks none and host so far"
+_VOLUMES = "cove has no volumes yet"
+
+REFUSED: dict[str, tuple[str, bool]] = {
+    "publish": (_NETWORKS, True),
+    "publish-all": (_NETWORKS, False),
+    "expose": (_NETWORKS, True),
+    "ip": (_NETWORKS, True),
+    "ip6": (_NETWORKS, True),
+    "link": (_NETWORKS, True),
+    "link-local-ip": (_NETWORKS, True),
+    "mac-address": (_NETWORKS, True),
+    "network-alias": (_NETWORKS, True),
+    "net-alias": (_NETWORKS, True),
+    "dns-option": (_NETWORKS, True),
+    "dns-search": (_NETWORKS, True),
+    "volume-driver": (_VOLUMES, True),
+    "volumes-from": (_VOLUMES, True),
+    "health-cmd": ("cove has no health checks yet", True),
+    "health-interval": ("cove has no health checks yet", True),
+    "health-retries": ("cove has no health checks yet", True),
+    "health-start-period": ("cove has no health checks yet", True),
+    "health-start-interval": ("cove has no health checks yet", True),
+    "health-timeout": ("cove has no health checks yet", True),
+    "gpus": ("cove hands no GPUs to machines", True),
+    "runtime": ("cove is its own runtime", True),
+    "cgroup-parent": ("cove keeps all machines in groups of its own", True),
+    "device-cgroup-rule": ("name the device: --device /dev/…", True),
+    "blkio-weight": ("cove does not limit block devices yet", True),
+    "blkio-weight-device": ("cove does not limit block devices yet", True),
+    "device-read-bps": ("cove does not limit block devices yet", True),
+    "device-read-iops": ("cove does not limit block devices yet", True),
+    "device-write-bps": ("cove does not limit block devices yet", True),
+    "device-write-iops": ("cove does not limit block devices yet", True),
+    "cpu-rt-period": ("cove gives no real-time scheduling", True),
+    "cpu-rt-runtime": ("cove gives no real-time scheduling", True),
+    "kernel-memory": ("the kernel dropped this limit; --memory counts kernel memory too", True),
+    "memory-swappiness": ("cgroup v2 has no such setting", True),
+    "oom-kill-disable": (
+        "a machine out of memory would hang; cgroup v2 has no such setting",
+        False,
+    ),
+    "use-api-socket": ("machines never reach the daemon", False),
+    "disable-content-trust": ("cove does not pull images yet", False),
+}
+"""Flags of Docker that cove knows and refuses by name: the reason, and whether a value follows."""
+
+SHORT_REFUSED = {"p": "publish", "P": "publish-all"}

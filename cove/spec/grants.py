@@ -1,0 +1,281 @@
+"""What a machine is given or denied: capabilities, security options, devices, ulimits, sysctls,
+hosts. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from cove.errors import Unsupported, UsageError
+from cove.spec.machine import Device, Ulimit
+from cove.spec.suggest import did_you_mean
+from cove.spec.values import bad, parse_bool, parse_size
+
+# ---- capabilities ----
+
+CAPABILITIES = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+]
+"""In the kernel's order: the index is the number."""
+
+
+def parse_capability(text: str) -> str:
+    """``net_admin``, ``CAP_NET_ADMIN``, ``all``: without ``CAP_``, upper case."""
+    name = text.upper().removeprefix("CAP_")
+    if name != "ALL" and name not in CAPABILITIES:
+        raise bad("capability", text, "no such capability", hint=did_you_mean(name, CAPABILITIES))
+    return name
+
+
+# ---- --security-opt ----
+
+_SECURITY = ("no-new-privileges", "seccomp", "apparmor", "label", "systempaths", "mask", "unmask")
+
+Fields = tuple[tuple[str, object], ...]
+"""What one option sets: field of the spec, value."""
+
+SECCOMP_FILE = "@"
+"""In ``security.seccomp`` before assembly: this and the caller's path of a profile."""
+
+
+def parse_security_opt(text: str) -> Fields:
+    """``no-new-privileges[=false]``, ``seccomp=…``, ``systempaths=unconfined``; others by name."""
+    key, value = _split_security(text)
+    if key == "no-new-privileges":
+        return (("security.no_new_privileges", parse_bool(value) if value else True),)
+    if key == "seccomp" and value:
+        if value in ("unconfined", "default"):
+            return (("security.seccomp", value),)
+        return (("security.seccomp", "default" if value == "builtin" else SECCOMP_FILE + value),)
+    if key == "systempaths" and value == "unconfined":
+        return (("security.masked", False),)
+    if key == "unmask" and value.upper() == "ALL":
+        return (("security.masked", False),)
+    if key == "apparmor" and value in ("unconfined", "docker-default", "cove-default"):
+        return ()  # cove loads no profile: the machine has that of the daemon
+    if key == "label":
+        return ()  # cove labels nothing
+    raise _refuse_security(key, value, text)
+
+
+def _split_security(text: str) -> tuple[str, str]:
+    for mark in "=:":
+        if mark in text:
+            key, _, value = text.partition(mark)
+            if key in _SECURITY:
+                return key, value
+    return text, ""
+
+
+def _refuse_security(key: str, value: str, text: str) -> UsageError | Unsupported:
+    if key in ("mask", "unmask"):
+        return Unsupported(
+            f"cannot {key} single paths: cove masks a fixed list",
+            hint="show all of them: --security-opt systempaths=unconfined",
+        )
+    if key == "apparmor":
+        return Unsupported(f'cannot use the AppArmor profile "{value}": cove loads no profiles')
+    if key in _SECURITY:
+        known = {"seccomp": "unconfined, builtin or a file", "systempaths": "unconfined"}
+        return bad("security option", text, f"{key} is {known[key]}")
+    hint = did_you_mean(key, _SECURITY) or f"the options are {', '.join(_SECURITY[:5])}"
+    return bad("security option", text, f'no option is called "{key}"', hint=hint)
+
+
+# ---- devices ----
+
+
+def parse_device(text: str) -> Device:
+    """``SOURCE[:TARGET][:rwm]``."""
+    parts = text.split(":")
+    if "=" in text and not text.startswith("/"):
+        raise Unsupported(f"cannot use the device {text}: cove does not read CDI specifications")
+    source, target, access = parts[0], parts[0], "rwm"
+    if len(parts) == 2 and _is_access(parts[1]):
+        access = parts[1]
+    elif len(parts) >= 2:
+        target = parts[1]
+    if len(parts) == 3:
+        access = parts[2]
+    if len(parts) > 3 or not source.startswith("/") or not target.startswith("/"):
+        raise bad(
+            "device", text, "not SOURCE[:TARGET][:rwm] with absolute paths", hint="write /dev/fuse"
+        )
+    if not _is_access(access):
+        raise bad("device", text, f'the access "{access}" is not made of r, w and m')
+    return Device(source, target, access, f"--device {text}")
+
+
+def _is_access(text: str) -> bool:
+    return bool(text) and set(text) <= set("rwm") and len(set(text)) == len(text)
+
+
+# ---- ulimits ----
+
+ULIMITS = (
+    "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
+    "rss", "rtprio", "rttime", "sigpending", "stack",
+)  # fmt: skip
+
+
+def parse_ulimit(text: str) -> Ulimit:
+    """``nofile=1024:2048``; one number sets both; -1 is unlimited."""
+    name, equals, value = text.partition("=")
+    if name not in ULIMITS:
+        raise bad("ulimit", text, f'no limit is called "{name}"', hint=did_you_mean(name, ULIMITS))
+    soft, colon, hard = value.partition(":")
+    numbers = [soft, hard] if colon else [soft]
+    if not equals or not all(re.fullmatch(r"-1|\d+", n) for n in numbers):
+        hint = f"write {name}=1024 or {name}=1024:2048"
+        raise bad("ulimit", text, "not NAME=SOFT[:HARD]", hint=hint)
+    limit = Ulimit(name, int(soft), int(hard) if colon else int(soft))
+    if limit.hard != -1 and (limit.soft == -1 or limit.soft > limit.hard):
+        raise bad("ulimit", text, f"the soft limit {soft} is above the hard limit {hard}")
+    return limit
+
+
+# ---- sysctls ----
+
+_IPC = frozenset(
+    [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ]
+)
+
+
+def parse_sysctl(text: str) -> tuple[str, str]:
+    """``net.ipv4.ip_forward=1``: only what the kernel keeps per namespace."""
+    name, equals, value = text.partition("=")
+    name = name.replace("/", ".")
+    if not equals or not re.fullmatch(r"[a-z0-9_]+(\.[A-Za-z0-9_@:-]+)+", name):
+        raise bad("sysctl", text, "not NAME=VALUE", hint="write net.ipv4.ip_forward=1")
+    if name in ("kernel.hostname", "kernel.domainname"):
+        raise bad("sysctl", text, "the host name has an option of its own", hint="use --hostname")
+    if name not in _IPC and not name.startswith(("net.", "fs.mqueue.")):
+        raise bad("sysctl", text, f"{name} belongs to the whole host: no machine may set it")
+    return name, value
+
+
+# ---- --storage-opt, --log-opt ----
+
+
+def parse_storage_opt(text: str) -> Fields:
+    key, _, value = text.partition("=")
+    if key != "size":
+        raise bad("storage option", text, f'no option is called "{key}"', hint="write size=10g")
+    return (("limits.storage", parse_size(value)),)
+
+
+def parse_log_opt(text: str) -> Fields:
+    key, _, value = text.partition("=")
+    if key == "max-size":
+        return (("log_max", max(parse_size(value), 1 << 16)),)
+    if key in ("max-file", "compress", "mode", "max-buffer-size"):
+        return ()  # two files, as large as max-size together, are what there is
+    raise bad("log option", text, f'no option is called "{key}"', hint="write max-size=32m")
+
+
+def parse_log_driver(text: str) -> Fields:
+    if text not in ("json-file", "local"):
+        raise Unsupported(f"cannot use the log driver {text}: cove keeps its own size-capped log")
+    return ()
+
+
+# ---- names of hosts ----
+
+
+def parse_host(text: str) -> str:
+    """``name:address`` (or ``name=address``); IPv6 may stand in brackets."""
+    mark = "=" if "=" in text else ":"
+    name, found, address = text.partition(mark)
+    if not found or not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", name):
+        raise bad("host", text, "not NAME:ADDRESS", hint="write db:10.0.0.5")
+    if address == "host-gateway":
+        raise Unsupported("cannot use host-gateway: cove has no networks with a gateway yet")
+    return f"{name}:{parse_address(address, text)}"
+
+
+def parse_address(address: str, text: str = "") -> str:
+    import ipaddress  # 5 ms to import, for a rare option
+
+    bare = address[1:-1] if address.startswith("[") and address.endswith("]") else address
+    try:
+        return str(ipaddress.ip_address(bare))
+    except ValueError:
+        raise bad("address", text or address, f'"{address}" is not an IP address') from None
+
+
+# ---- namespaces by name ----
+
+
+def parse_userns(text: str) -> str:
+    if text in ("", "private", "auto", "machine"):
+        return "machine"
+    if text != "host":
+        raise bad("user namespace", text, "it is host or nothing", hint="write --userns host")
+    return text
+
+
+def parse_network(text: str) -> str:
+    """Checked as part of the whole spec: there what exists is known."""
+    if not text:
+        raise bad("network", text, "it has no name", hint="write none or host")
+    return text
+
+
+def only(*accepted: str, why: str) -> Callable[[str], Fields]:
+    """A parser that takes the values cove has anyway and refuses all others by name."""
+
+    def parse(text: str) -> Fields:
+        if text.split(":")[0] not in accepted:
+            raise Unsupported(f'cannot use "{text}": {why}')
+        return ()
+
+    return parse
