@@ -1,0 +1,158 @@
+"""What a test must not leave behind. ``leaks(...)`` is a context manager that compares the machine
+before and after; the fixture ``no_leaks`` does it for the whole of a test:
+
+    pytestmark = pytest.mark.usefixtures("no_leaks")
+
+It looks at what is cove's only: others use this machine too. Kernel work that ends a moment later
+(dying control groups, processes being reaped) is waited for, up to ``PATIENCE`` seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pytest
+
+PATIENCE = 10.0
+CGROUP_PREFIX = "cove-"
+NAMES = ("cove-init", "cove-monitor", "cove-forker")
+"""Command lines (first word) of the processes that are ours."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Everything cove may leave on a host."""
+
+    mounts: frozenset[str]
+    cgroups: frozenset[str]
+    links: frozenset[str]
+    fds: frozenset[str]
+    processes: frozenset[str]
+    children: frozenset[str]
+    store: frozenset[str]
+
+    def more_than(self, before: Seen) -> dict[str, list[str]]:
+        found = {}
+        for field in fields(self):
+            extra = getattr(self, field.name) - getattr(before, field.name)
+            if extra:
+                found[field.name] = sorted(extra)
+        return found
+
+
+def look(root: str | os.PathLike[str] | None = None) -> Seen:
+    """What is there now; ``root`` is a state directory whose ``tmp`` must be as empty as before."""
+    return Seen(
+        mounts=frozenset(_mounts()),
+        cgroups=frozenset(_cgroups()),
+        links=frozenset(os.listdir("/sys/class/net")),
+        fds=frozenset(_fds()),
+        processes=frozenset(_processes()),
+        children=frozenset(_children()),
+        store=frozenset(_store(Path(root))) if root is not None else frozenset(),
+    )
+
+
+@contextlib.contextmanager
+def leaks(
+    root: str | os.PathLike[str] | None = None, *, patience: float = PATIENCE
+) -> Iterator[None]:
+    """Fail if the block leaves anything behind. A failing block keeps its own error."""
+    before = look(root)
+    yield
+    _check(before, lambda: look(root), patience)
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """Of the whole test, its other fixtures' resources excepted if they were made before."""
+    with leaks():
+        yield
+
+
+def _check(before: Seen, look_again: Callable[[], Seen], patience: float) -> None:
+    gc.collect()
+    deadline = time.monotonic() + patience
+    extra = look_again().more_than(before)
+    while extra and time.monotonic() < deadline:
+        _wait_for_an_end(extra.get("processes", []), 0.05)
+        extra = look_again().more_than(before)
+    lines = [f"{kind}: {thing}" for kind, things in extra.items() for thing in things]
+    assert not extra, "left behind:\n  " + "\n  ".join(lines)
+
+
+def _wait_for_an_end(processes: list[str], seconds: float) -> None:
+    """Until one of the processes ends, or a moment: what the kernel tears down tells nobody."""
+    poll = select.poll()
+    opened = []
+    for text in processes:
+        with contextlib.suppress(OSError, ValueError):
+            opened.append(os.pidfd_open(int(text.split()[0])))
+            poll.register(opened[-1], select.POLLIN)
+    poll.poll(seconds * 1000)
+    for fd in opened:
+        os.close(fd)
+
+
+def _mounts() -> Iterator[str]:
+    """Mount points, without numbers that change; and the number of each, as some are stacked."""
+    counts: dict[str, int] = {}
+    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+        words = line.split()
+        text = f"{words[4]} {line.partition(' - ')[2].split()[0]}"
+        counts[text] = counts.get(text, 0) + 1
+        yield f"{text} #{counts[text]}"
+
+
+def _cgroups() -> Iterator[str]:
+    """Groups below our own directories, in every hierarchy."""
+    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+        if line.partition(" - ")[2].split()[0] not in ("cgroup", "cgroup2"):
+            continue
+        for top in Path(line.split()[4]).glob(f"{CGROUP_PREFIX}*"):
+            for directory, _, _ in os.walk(top):
+                yield directory
+
+
+def _fds() -> Iterator[str]:
+    """Open descriptors of this process: number and what it is, without inode numbers of sockets."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            target = os.readlink(f"/proc/self/fd/{name}")
+            if target != f"/proc/{os.getpid()}/fd":
+                yield f"{name} {target}"
+
+
+def _processes() -> Iterator[str]:
+    """Processes with our names, whoever their parent is: monitors belong to init."""
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
+            name = os.path.basename(words[0].decode(errors="replace"))
+            line = b" ".join(words).decode(errors="replace").strip()
+            if name in NAMES or "-m cove.daemon" in line:
+                yield f"{entry} {line[:200]}"
+
+
+def _children() -> Iterator[str]:
+    """Children of this process, zombies too."""
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):
+            for pid in Path(f"/proc/self/task/{task}/children").read_text().split():
+                comm = Path(f"/proc/{pid}/comm").read_text().strip()
+                yield f"{pid} {comm}"
+
+
+def _store(root: Path) -> Iterator[str]:
+    for name in ("tmp", "roots", "machines", "run"):
+        with contextlib.suppress(FileNotFoundError):
+            yield from (f"{name}/{entry}" for entry in os.listdir(root / name))
