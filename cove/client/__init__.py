@@ -1,1 +1,2 @@
-"""The client of the engine: verbs over a transport, in the daemon or outside it. It prints nothing."""
+"""The client of the engine: verbs over a transport, in the daemon or outside it. It prints nothing.
+"""
