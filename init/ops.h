@@ -35,6 +35,9 @@ int word_id(const char *word, size_t len, uint32_t *id); /* a uid or gid that fi
 /* -err of an op, and the word that was at fault. */
 int fault(struct run *run, int err, const char *word);
 
+/* An op that is one system call: its -errno with the word at fault ("": none), or 0. */
+int done(struct run *run, long result, const char *word);
+
 /* openat2(2) with O_CLOEXEC; below root (RESOLVE_IN_ROOT) unless root is AT_FDCWD; never through magic links. */
 int open_in(int root, const char *path, uint64_t flags, uint64_t resolve);
 

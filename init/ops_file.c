@@ -11,139 +11,129 @@
 
 #include "ops.h"
 
-/* A node being made: who is to own it and its missing parents. */
-struct making {
+/* What is to be made: a directory, a file or device, or (link) a symlink. Its missing parents get the same owner. */
+struct node {
 	int root;
+	const char *path, *link;
+	mode_t mode;
+	dev_t dev;
 	uint32_t uid, gid;
 };
 
 /* A parent that is missing: made in the directory before it, then opened as itself, for nobody may have replaced it. */
-static int make_parent(const struct making *making, int dir, const char *name)
+static int make_parent(const struct node *node, int dir, const char *name)
 {
 	int fd;
 
 	if (mkdirat(dir, name, 0755))
 		return errno == EEXIST ? -ENOENT : -errno; /* a symlink to nowhere */
-	if (fchownat(dir, name, making->uid, making->gid, AT_SYMLINK_NOFOLLOW))
+	if (fchownat(dir, name, node->uid, node->gid, AT_SYMLINK_NOFOLLOW))
 		return -errno;
 	fd = openat(dir, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	return fd < 0 ? -errno : fd;
 }
 
 /*
- * The directory that is to hold the last component of path, and that component. Walks one component at a time so that
- * missing ones can be made; each step is resolved from the root again, so links and ".." never lead out of it.
+ * The directory that is to hold the last component of the path, and (in walk) that component. One component at a time,
+ * so that missing ones can be made; each step is resolved from the root again, so links and ".." never lead out of it.
  */
-static int open_parent(const struct making *making, const char *path, char *walk, const char **last)
+static int open_parent(const struct node *node, char *walk, const char **last)
 {
-	size_t len = strlen(path);
+	size_t len = strlen(node->path);
 	int dir;
 
 	if (len >= PATH_MAX)
 		return -ENAMETOOLONG;
-	memcpy(walk, path, len + 1);
+	memcpy(walk, node->path, len + 1);
 	while (len > 1 && walk[len - 1] == '/')
 		walk[--len] = 0;
 	char *name = strrchr(walk, '/');
 	*last = name ? name + 1 : walk;
-	if (!name) /* directly in the root */
-		return open_in(making->root, ".", O_PATH | O_DIRECTORY, 0);
-	*name = 0;
-	dir = open_in(making->root, *walk ? walk : "/", O_PATH | O_DIRECTORY, 0);
+	if (name)
+		*name = 0;
+	const char *from = *node->path == '/' ? "/" : ".";
+	dir = open_in(node->root, name && *walk ? walk : from, O_PATH | O_DIRECTORY, 0);
 	if (dir != -ENOENT)
 		return dir;
-	dir = open_in(making->root, *walk == '/' || !*walk ? "/" : ".", O_PATH | O_DIRECTORY, 0);
+	dir = open_in(node->root, from, O_PATH | O_DIRECTORY, 0);
 	for (char *at = walk, *end; dir >= 0 && at < name; at = end + 1) {
 		at += strspn(at, "/");
 		end = at + strcspn(at, "/");
 		char cut = *end;
 		*end = 0;
-		int next = open_in(making->root, walk, O_PATH | O_DIRECTORY, 0);
+		int next = open_in(node->root, walk, O_PATH | O_DIRECTORY, 0);
 		if (next == -ENOENT)
-			next = make_parent(making, dir, at);
+			next = make_parent(node, dir, at);
 		*end = cut;
 		close(dir);
 		dir = next;
-		if (end >= name)
-			break;
 	}
 	return dir;
 }
 
-static int prepare(struct run *run, const char *root, const char *path, struct making *making, char *walk,
-		   const char **last)
+static int make_in(const struct node *node, int dir, const char *name)
 {
-	making->root = word_fd(run, root);
-	mode_t mask = umask(0); /* modes are the plan's, whole */
-	int dir = open_parent(making, path, walk, last);
+	int r = node->link	      ? symlinkat(node->link, dir, name)
+		: S_ISDIR(node->mode) ? mkdirat(dir, name, node->mode & 07777)
+				      : mknodat(dir, name, node->mode, node->dev);
 
+	if (r)
+		return node->link && errno == EEXIST ? 0 : -errno;
+	return fchownat(dir, name, node->uid, node->gid, AT_SYMLINK_NOFOLLOW) ? -errno : 0;
+}
+
+/* What is there already is kept, also through a link, as long as that ends inside and in the right kind. */
+static int make_node(struct run *run, const struct node *node)
+{
+	char walk[PATH_MAX];
+	const char *last;
+	int fd = -ENOENT, err;
+
+	if (!node->link)
+		fd = open_in(node->root, node->path, O_PATH | (S_ISDIR(node->mode) ? O_DIRECTORY : 0), 0);
+	if (fd >= 0) {
+		close(fd);
+		return 0;
+	}
+	if (fd != -ENOENT)
+		return fault(run, fd, node->path);
+	mode_t mask = umask(0); /* modes are the plan's, whole */
+	err = fd = open_parent(node, walk, &last);
+	if (fd >= 0) {
+		err = make_in(node, fd, last);
+		close(fd);
+	}
 	umask(mask);
-	return dir < 0 ? fault(run, dir, path) : dir;
+	return err < 0 ? fault(run, err, node->path) : 0;
 }
 
 int op_mkdirat(struct run *run, const struct op *op)
 {
-	struct making making = {.uid = (uint32_t)word_u(op->argv[3]), .gid = (uint32_t)word_u(op->argv[4])};
-	char walk[PATH_MAX];
-	const char *last;
-	int err = 0, fd;
-
-	/* Also through a link, as long as it ends in a directory inside. */
-	fd = open_in(word_fd(run, op->argv[0]), op->argv[1], O_PATH | O_DIRECTORY, 0);
-	if (fd != -ENOENT)
-		return fd < 0 ? fault(run, fd, op->argv[1]) : (close(fd), 0);
-	int dir = prepare(run, op->argv[0], op->argv[1], &making, walk, &last);
-	if (dir < 0)
-		return dir;
-	mode_t mask = umask(0);
-	if (mkdirat(dir, last, word_o(op->argv[2])) || fchownat(dir, last, making.uid, making.gid, AT_SYMLINK_NOFOLLOW))
-		err = fault(run, -errno, op->argv[1]);
-	umask(mask);
-	close(dir);
-	return err;
+	return make_node(run, &(struct node){.root = word_fd(run, op->argv[0]),
+					     .path = op->argv[1],
+					     .mode = S_IFDIR | (word_o(op->argv[2]) & 07777),
+					     .uid = (uint32_t)word_u(op->argv[3]),
+					     .gid = (uint32_t)word_u(op->argv[4])});
 }
 
 int op_mknodat(struct run *run, const struct op *op)
 {
-	struct making making = {.uid = (uint32_t)word_u(op->argv[5]), .gid = (uint32_t)word_u(op->argv[6])};
-	dev_t dev = makedev((unsigned)word_u(op->argv[3]), (unsigned)word_u(op->argv[4]));
-	char walk[PATH_MAX];
-	const char *last;
-	int err = 0, fd;
-
-	fd = open_in(word_fd(run, op->argv[0]), op->argv[1], O_PATH, 0);
-	if (fd != -ENOENT)
-		return fd < 0 ? fault(run, fd, op->argv[1]) : (close(fd), 0);
-	int dir = prepare(run, op->argv[0], op->argv[1], &making, walk, &last);
-	if (dir < 0)
-		return dir;
-	mode_t mask = umask(0);
-	if (mknodat(dir, last, word_o(op->argv[2]), dev) ||
-	    fchownat(dir, last, making.uid, making.gid, AT_SYMLINK_NOFOLLOW))
-		err = fault(run, -errno, op->argv[1]);
-	umask(mask);
-	close(dir);
-	return err;
+	return make_node(run,
+			 &(struct node){.root = word_fd(run, op->argv[0]),
+					.path = op->argv[1],
+					.mode = word_o(op->argv[2]),
+					.dev = makedev((unsigned)word_u(op->argv[3]), (unsigned)word_u(op->argv[4])),
+					.uid = (uint32_t)word_u(op->argv[5]),
+					.gid = (uint32_t)word_u(op->argv[6])});
 }
 
 int op_symlinkat(struct run *run, const struct op *op)
 {
-	struct making making = {.uid = (uint32_t)word_u(op->argv[3]), .gid = (uint32_t)word_u(op->argv[4])};
-	char walk[PATH_MAX];
-	const char *last;
-	int err = 0;
-	int dir = prepare(run, op->argv[1], op->argv[2], &making, walk, &last);
-
-	if (dir < 0)
-		return dir;
-	if (!symlinkat(op->argv[0], dir, last)) {
-		if (fchownat(dir, last, making.uid, making.gid, AT_SYMLINK_NOFOLLOW))
-			err = fault(run, -errno, op->argv[2]);
-	} else if (errno != EEXIST) {
-		err = fault(run, -errno, op->argv[2]);
-	}
-	close(dir);
-	return err;
+	return make_node(run, &(struct node){.root = word_fd(run, op->argv[1]),
+					     .path = op->argv[2],
+					     .link = op->argv[0],
+					     .uid = (uint32_t)word_u(op->argv[3]),
+					     .gid = (uint32_t)word_u(op->argv[4])});
 }
 
 int op_sysctl(struct run *run, const struct op *op)
@@ -181,7 +171,7 @@ int op_cgroup_attach(struct run *run, const struct op *op)
 
 int op_fchdir(struct run *run, const struct op *op)
 {
-	return fchdir(word_fd(run, op->argv[0])) ? fault(run, -errno, op->argv[0]) : 0;
+	return done(run, fchdir(word_fd(run, op->argv[0])), op->argv[0]);
 }
 
 /* Not chdir(2): an image may hold a link to /proc/self/fd/N, and descriptors of the host are still open here. */

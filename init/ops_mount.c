@@ -82,9 +82,8 @@ int op_mount_setattr(struct run *run, const struct op *op)
 				  .userns_fd = userns < 0 ? 0 : (uint64_t)userns};
 	unsigned flags = (unsigned)word_u(op->argv[2]) | (*op->argv[1] ? 0 : AT_EMPTY_PATH);
 
-	if (syscall(SYS_mount_setattr, word_fd(run, op->argv[0]), op->argv[1], flags, &attr, sizeof(attr)))
-		return fault(run, -errno, op->argv[1]);
-	return 0;
+	return done(run, syscall(SYS_mount_setattr, word_fd(run, op->argv[0]), op->argv[1], flags, &attr, sizeof(attr)),
+		    op->argv[1]);
 }
 
 int op_move_mount(struct run *run, const struct op *op)
@@ -105,10 +104,10 @@ static const char *or_null(const char *word)
 
 int op_mount(struct run *run, const struct op *op)
 {
-	if (syscall(SYS_mount, or_null(op->argv[0]), op->argv[1], or_null(op->argv[2]), word_u(op->argv[3]),
-		    or_null(op->argv[4])))
-		return fault(run, -errno, op->argv[1]);
-	return 0;
+	return done(run,
+		    syscall(SYS_mount, or_null(op->argv[0]), op->argv[1], or_null(op->argv[2]), word_u(op->argv[3]),
+			    or_null(op->argv[4])),
+		    op->argv[1]);
 }
 
 /* `key=value` or a bare flag; the word is cut at its "=" and made whole again for the report. */
@@ -149,7 +148,7 @@ static int open_kernel_path(struct run *run, const char *root, const char *path)
 {
 	int fd = open_in(word_fd(run, root), path, O_PATH, 0);
 
-	if (fd == -ENOENT || fd < 0)
+	if (fd < 0)
 		return fd == -ENOENT ? fd : fault(run, fd, path);
 	if (check_fs(fd, PROC_SUPER_MAGIC) && check_fs(fd, SYSFS_MAGIC)) {
 		close(fd);
@@ -177,20 +176,32 @@ static int mask_one(int target, int null, int empty)
 	return err;
 }
 
-int op_mask(struct run *run, const struct op *op)
+static int readonly_one(int target)
 {
-	int null = word_fd(run, op->argv[1]), empty = word_fd(run, op->argv[2]);
-	int err = check_chr(null, 1, 3);
+	struct mount_attr attr = {.attr_set =
+					  MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC};
+	int tree = clone_mount(target, AT_RECURSIVE), err;
 
-	if (err)
-		return fault(run, err, op->argv[1]);
-	for (int i = 3; i < op->argc; i++) {
+	if (tree < 0)
+		return tree;
+	if (syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof(attr)))
+		err = -errno;
+	else
+		err = attach(tree, target);
+	close(tree);
+	return err;
+}
+
+/* Covers each path from `first` on; the two registers are mask's, -1 for readonly. */
+static int cover(struct run *run, const struct op *op, int first, int null, int empty)
+{
+	for (int i = first, err = 0; i < op->argc; i++) {
 		int target = open_kernel_path(run, op->argv[0], op->argv[i]);
 		if (target == -ENOENT)
 			continue;
 		if (target < 0)
 			return target;
-		err = mask_one(target, null, empty);
+		err = null < 0 ? readonly_one(target) : mask_one(target, null, empty);
 		close(target);
 		if (err)
 			return fault(run, err, op->argv[i]);
@@ -198,32 +209,16 @@ int op_mask(struct run *run, const struct op *op)
 	return 0;
 }
 
+int op_mask(struct run *run, const struct op *op)
+{
+	int null = word_fd(run, op->argv[1]), err = check_chr(null, 1, 3);
+
+	return err ? fault(run, err, op->argv[1]) : cover(run, op, 3, null, word_fd(run, op->argv[2]));
+}
+
 int op_readonly(struct run *run, const struct op *op)
 {
-	struct mount_attr attr = {.attr_set =
-					  MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC};
-	unsigned flags = AT_EMPTY_PATH | AT_RECURSIVE;
-
-	for (int i = 1; i < op->argc; i++) {
-		int target = open_kernel_path(run, op->argv[0], op->argv[i]), err = 0;
-		if (target == -ENOENT)
-			continue;
-		if (target < 0)
-			return target;
-		int tree = clone_mount(target, AT_RECURSIVE);
-		if (tree < 0)
-			err = tree;
-		else if (syscall(SYS_mount_setattr, tree, "", flags, &attr, sizeof(attr)))
-			err = -errno;
-		else
-			err = attach(tree, target);
-		if (tree >= 0)
-			close(tree);
-		close(target);
-		if (err)
-			return fault(run, err, op->argv[i]);
-	}
-	return 0;
+	return cover(run, op, 1, -1, -1);
 }
 
 int op_pivot_root(struct run *run, const struct op *op)

@@ -43,12 +43,12 @@ int op_unshare(struct run *run, const struct op *op)
 		if (run->mntns < 0)
 			return -errno;
 	}
-	return unshare((int)flags) ? -errno : 0;
+	return done(run, unshare((int)flags), "");
 }
 
 int op_setns(struct run *run, const struct op *op)
 {
-	return setns(word_fd(run, op->argv[0]), (int)word_u(op->argv[1])) ? -errno : 0;
+	return done(run, setns(word_fd(run, op->argv[0]), (int)word_u(op->argv[1])), op->argv[0]);
 }
 
 int op_id_map(struct run *run, const struct op *op)

@@ -15,12 +15,12 @@
 
 int op_sethostname(struct run *run, const struct op *op)
 {
-	return sethostname(op->argv[0], strlen(op->argv[0])) ? fault(run, -errno, op->argv[0]) : 0;
+	return done(run, sethostname(op->argv[0], strlen(op->argv[0])), op->argv[0]);
 }
 
 int op_setdomainname(struct run *run, const struct op *op)
 {
-	return setdomainname(op->argv[0], strlen(op->argv[0])) ? fault(run, -errno, op->argv[0]) : 0;
+	return done(run, setdomainname(op->argv[0], strlen(op->argv[0])), op->argv[0]);
 }
 
 int op_ifup(struct run *run, const struct op *op)
@@ -52,20 +52,18 @@ int op_setrlimit(struct run *run, const struct op *op)
 {
 	uint64_t pair[2] = {limit(op->argv[1]), limit(op->argv[2])};
 
-	(void)run;
-	return syscall(SYS_prlimit64, 0, (int)word_u(op->argv[0]), pair, NULL) ? -errno : 0;
+	return done(run, syscall(SYS_prlimit64, 0, (int)word_u(op->argv[0]), pair, NULL), op->argv[0]);
 }
 
 int op_setsid(struct run *run, const struct op *op)
 {
-	(void)run, (void)op;
-	return setsid() < 0 ? -errno : 0;
+	(void)op;
+	return done(run, setsid(), "");
 }
 
 int op_prctl(struct run *run, const struct op *op)
 {
-	(void)run;
-	return prctl((int)word_u(op->argv[0]), word_u(op->argv[1]), 0UL, 0UL, 0UL) < 0 ? -errno : 0;
+	return done(run, prctl((int)word_u(op->argv[0]), word_u(op->argv[1]), 0UL, 0UL, 0UL), op->argv[0]);
 }
 
 int op_keyctl(struct run *run, const struct op *op)

@@ -68,14 +68,13 @@ int op_capset(struct run *run, const struct op *op)
 	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct now[2], want[2] = {0};
 
-	(void)run;
 	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0UL, 0UL, 0UL))
 		return -errno;
 	if (syscall(SYS_capget, &head, now))
 		return -errno;
 	for (int i = 0; i < 2; i++) /* what this kernel does not know, or we lack, nobody can give */
 		want[i].effective = want[i].permitted = (uint32_t)(mask >> 32 * i) & now[i].permitted;
-	return syscall(SYS_capset, &head, want) ? -errno : 0;
+	return done(run, syscall(SYS_capset, &head, want), op->argv[0]);
 }
 
 static unsigned nibble(char c)

@@ -55,6 +55,11 @@ int fault(struct run *run, int err, const char *word)
 	return err;
 }
 
+int done(struct run *run, long result, const char *word)
+{
+	return result < 0 ? fault(run, -errno, word) : 0;
+}
+
 /* ---- words ---- */
 
 static int parse_digits(const char *word, unsigned base, uint64_t max, uint64_t *value)

@@ -70,7 +70,7 @@ def test_setns(launcher: Launcher, neighbour: int) -> None:
         join = [("setns", "target", NEWUTS), ("clone3", 0, "-")]
         assert launcher.run(join, [sh("hostname")], fds={"target": fd}).out == "inner\n"
         done = launcher.run([("setns", "target", 0)], [], fds={"target": fd})
-        assert done.report == ("host", 0, "setns", errno.EINVAL, "")
+        assert done.report == ("host", 0, "setns", errno.EINVAL, "target")
     finally:
         os.close(fd)
 
