@@ -13,7 +13,7 @@ import sys
 DEFAULT_ROOT = "/var/lib/cove"
 WAIT_SECONDS = 10.0
 PASSED_ON = frozenset(
-    ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "COVE_ROOT", "COVE_DEBUG")
+    ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "COVE_ROOT", "COVE_DEBUG", "COVE_INIT")
 )
 """The daemon outlives the shell that started it: nothing else of its environment is kept."""
 
@@ -201,16 +201,18 @@ def _unusable(root: str, error: OSError) -> CannotStart:
 
 
 def _is_local(argv: list[str]) -> bool:
-    """Words that need no daemon: help, and the daemon itself."""
+    """Words that start no daemon: help, and questions about the daemon itself."""
     words = iter(argv[1:])
     for word in words:
-        if word in ("--root", "--host", "-H", "--log-level", "-l"):
+        if word in ("--root", "--host", "-H"):
             next(words, "")
         elif word in ("--help", "-h"):
             return True
+        elif word == "daemon":
+            return next(words, "") != "start"
         elif not word.startswith("-"):
-            return word in ("help", "daemon", "completion") or "--help" in argv
-    return len(argv) == 1
+            return word == "help"
+    return True
 
 
 def _run_here(root: str) -> int:
