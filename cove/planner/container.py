@@ -247,8 +247,10 @@ def wait_mapped() -> tuple[Op, ...]:
 
 
 @lru_cache(maxsize=8)
-def _late(flags: CloneFlags, own_network: bool) -> tuple[Op, ...]:
-    why = default("own IPC, cgroup root and network; made by the mapped root, so that it owns them")
+def _late(flags: CloneFlags, userns: bool, own_network: bool) -> tuple[Op, ...]:
+    why = default("own IPC, cgroup root and network")
+    if userns:
+        why += "; made by the mapped root, so that it owns them"
     if not own_network:
         why = "--network host: own IPC and cgroup root, but the host's network"
     return (
@@ -265,7 +267,7 @@ def _late(flags: CloneFlags, own_network: bool) -> tuple[Op, ...]:
 
 
 def late_namespaces(walls: Walls) -> tuple[Op, ...]:
-    return _late(walls.late_namespaces, walls.own_network)
+    return _late(walls.late_namespaces, walls.userns, walls.own_network)
 
 
 def names(spec: MachineSpec, place: Place) -> tuple[Op, ...]:

@@ -100,7 +100,8 @@ def _overlay(
         raise Unsupported(
             f"cannot mount {len(place.layers)} layers: mount(2) takes {_PAGE} bytes of options"
         )
-    mount = Mount("overlay", "m", "overlay", MountFlags.MS_NODEV, data, why=why)
+    flags = MountFlags(0) if walls.privileged else MountFlags.MS_NODEV
+    mount = Mount("overlay", "m", "overlay", flags, data, why=why)
     take = OpenTree(register, NONE, "m", _CLONE, why=default("a copy to hand over"))
     if not walls.userns:
         return (mount, take)

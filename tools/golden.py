@@ -1,0 +1,27 @@
+"""Write the golden plans anew (``make golden``), and say which changed. Read the diff."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    sys.path.insert(0, str(ROOT))
+    from tests.golden.cases import HERE, cases
+
+    wanted = list(cases())
+    for path in set(HERE.glob("*/*.plan")) - {case.golden for case in wanted}:
+        path.unlink()
+        print(f"removed {path.relative_to(ROOT)}")
+    for case in wanted:
+        text = case.text()
+        if not case.golden.exists() or case.golden.read_text() != text:
+            case.golden.write_text(text)
+            print(f"wrote {case.golden.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
