@@ -1,7 +1,8 @@
 """The front's socket: takes a command line with the caller's fds, and runs the CLI in a thread.
 
-Only for callers that see the same system as the daemon: same uid, user and mount namespace and root.
-Everybody else is sent to HTTP. A session that was handed to a monitor is no longer this room's.
+Only for callers that see the same system as the daemon: same uid, user and mount namespace and
+root. Everybody else is sent to HTTP. A session that was handed to a monitor is no longer this
+room's.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ class World:
 
 
 def peer_is_of(conn: socket.socket, world: World) -> bool:
-    """Whether the process that connected lives in ``world``. Its pidfd holds the pid still meanwhile."""
+    """Whether the process that connected lives in ``world``. Its pidfd holds the pid still
+    meanwhile.
+    """
     pid, uid, _ = struct.unpack("iII", conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     if uid != world.uid:
         return False
@@ -117,7 +120,9 @@ class Gone(Cancel):
                 self._reactor.forget(self._conn.fileno())
 
     def _look(self) -> None:
-        """A signal or the end of the front cancels; what else it sends before a session says nothing."""
+        """A signal or the end of the front cancels; what else it sends before a session says
+        nothing.
+        """
         try:
             data = self._conn.recv(HEADER.size, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -172,7 +177,9 @@ def receive(conn: socket.socket, buffer: bytearray, fds: list[int]) -> bytes:
 
 
 def check_stdio(fds: list[int], terminals: int) -> int:
-    """Refuse fds through which a machine or this daemon could be led astray; the terminals among them."""
+    """Refuse fds through which a machine or this daemon could be led astray; the terminals among
+    them.
+    """
     found = 0
     for index in range(3):
         status = os.fstat(fds[index])

@@ -1,4 +1,5 @@
-"""The HTTP socket before anybody connects to it: aiohttp costs 300 ms and 20 MiB, which most daemons
+"""The HTTP socket before anybody connects to it: aiohttp costs 300 ms and 20 MiB, which most
+daemons
 never need.
 """
 

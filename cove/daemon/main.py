@@ -1,6 +1,7 @@
 """The resident process: seals its world, takes the state directory, listens, and idles.
 
-Nothing of the shell that happened to start it is kept: it serves many callers, each with a world of their own.
+Nothing of the shell that happened to start it is kept: it serves many callers, each with a world of
+their own.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "COVE_DEBUG", "COVE_INIT")
 SWITCH = 1e-4
-"""Seconds a busy thread may hold the others up: at Python's 5 ms a start takes 77 ms instead of 4."""
+"""Seconds a busy thread may hold the others up: at Python's 5 ms a start takes 77 ms instead of 4.
+"""
 LOG_MAX = 4 << 20
 LOCKED = 75
 """Exit code when another daemon has the state directory (EX_TEMPFAIL)."""
@@ -101,7 +103,9 @@ def _redirect(root: str) -> None:
 
 
 def listen(directory: int, name: str, kind: socket.SocketKind) -> socket.socket:
-    """A socket below run/; addressed through the directory, whose path may be longer than an address."""
+    """A socket below run/; addressed through the directory, whose path may be longer than an
+    address.
+    """
     listener = socket.socket(socket.AF_UNIX, kind)
     path = f"/proc/self/fd/{directory}/{name}"
     try:

@@ -1,4 +1,5 @@
-"""A session over HTTP: after the upgrade the connection carries the messages of ``init/cove.h``, framed
+"""A session over HTTP: after the upgrade the connection carries the messages of ``init/cove.h``,
+framed
 by their own headers; a SEQPACKET pair carries the same to and from the monitor.
 """
 

@@ -1,7 +1,7 @@
 """The end of a machine: its cause, what waits for it, and everything of it put away.
 
-The exit code has reached the front before most of this runs. Putting away undoes a start backwards and
-deletes the record last, so that a daemon killed in between finishes at its next start.
+The exit code has reached the front before most of this runs. Putting away undoes a start backwards
+and deletes the record last, so that a daemon killed in between finishes at its next start.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from cove.engine.exec import exec_in
 from cove.engine.home import Home, boot_id
 from cove.engine.reactor import Reactor, Worker
 from cove.engine.refusals import drain
+from cove.engine.slots import Slots
 from cove.engine.start import Foreground
 from cove.engine.storage import StorageGuard
 from cove.errors import UsageError
@@ -31,12 +32,10 @@ from cove.roots import Remover
 from cove.store.db import Store
 from cove.store.records import MachineRecord
 
-POOL = 4
-"""Control groups that are kept ready."""
-
-
 class Engine:
-    """All machines of one state directory. ``with Engine.open(root, …)``; closing leaves them running."""
+    """All machines of one state directory. ``with Engine.open(root, …)``; closing leaves them
+    running.
+    """
 
     def __init__(self, home: Home, stack: contextlib.ExitStack) -> None:
         self.home = home
@@ -53,8 +52,8 @@ class Engine:
             home = _open_home(stack, root, restart, environment, lock_fd)
             home.remover.sweep()
             recover.recover(home)
-            home.groups.fill(POOL)
             home.forker.start()
+            home.slots.refill()
             return cls(home, stack.pop_all())
 
     def __enter__(self) -> Self:
@@ -212,6 +211,8 @@ def _open_home(
     for listener in (kernel_log, audit):
         if listener is not None:
             stack.callback(listener.close)
+    slots = Slots(store, forker, groups, remover, run_fd)
+    stack.callback(slots.close)
     worker, reactor = Worker("worker"), Reactor()
     home = Home(
         root=root,
@@ -222,6 +223,7 @@ def _open_home(
         reactor=reactor,
         worker=worker,
         remover=remover,
+        slots=slots,
         events=Events(),
         kernel_log=kernel_log,
         audit=audit,

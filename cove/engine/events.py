@@ -25,7 +25,9 @@ class Event(msgspec.Struct, frozen=True):
     """One thing that happened, with the time in nanoseconds."""
 
     kind: str
-    """create, start, die, kill, stop, oom, destroy, exec_start, exec_die, attach, import, load, delete."""
+    """create, start, die, kill, stop, oom, destroy, exec_start, exec_die, attach, import, load,
+    delete.
+    """
     id: str
     name: str
     image: str
@@ -94,7 +96,9 @@ class Subscription:
 
 
 class Bell(Subscription):
-    """A listener that is waited for together with other descriptors: ``fileno`` is readable once something happened."""
+    """A listener that is waited for together with other descriptors: ``fileno`` is readable once
+    something happened.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +167,9 @@ class Events:
         cancelled: threading.Event | None = None,
         timeout: float | None = None,
     ) -> bool:
-        """Return True once ``done()`` holds, which is asked again after every event; False: too late."""
+        """Return True once ``done()`` holds, which is asked again after every event; False: too
+        late.
+        """
         if done():
             return True
         with self.subscribe() as mine:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import cache
 
 from cove.planner.files import render_hostname, render_hosts, render_resolv
 from cove.spec.machine import MachineSpec
@@ -41,15 +42,42 @@ def read_host(path: str) -> str:
         return ""
 
 
+def is_default(spec: MachineSpec) -> bool:
+    """Whether the files of a slot serve this machine as they are."""
+    asked = spec.hostname or spec.domainname or spec.extra_hosts or spec.dns
+    return not asked and spec.network == "none"
+
+
+@cache
+def _default_texts() -> tuple[str, str]:
+    """hosts with a mark where the name goes, and resolv.conf."""
+    return render_hosts("@"), render_resolv(())
+
+
+def write_default(directory: int, hostname: str) -> dict[str, int]:
+    hosts, resolv = _default_texts()
+    return _write(
+        directory,
+        (
+            ("hosts", hosts.replace("@", hostname)),
+            ("hostname", f"{hostname}\n"),
+            ("resolv", resolv),
+        ),
+    )
+
+
 def write_generated(directory: int, spec: MachineSpec, hostname: str) -> dict[str, int]:
     """Name to fd; the files are written anew at every start, as Docker does."""
+    return _write(directory, _texts(spec, hostname))
+
+
+def _write(directory: int, texts: tuple[tuple[str, str], ...]) -> dict[str, int]:
     found: dict[str, int] = {}
     try:
-        for name, text in _texts(spec, hostname):
+        for name, text in texts:
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = found[name] = os.open(name, flags, 0o644, dir_fd=directory)
-            if text:
-                os.write(fd, text.encode("utf-8", "surrogateescape"))
+            os.write(fd, text.encode("utf-8", "surrogateescape"))
     except BaseException:
         for fd in found.values():
             os.close(fd)

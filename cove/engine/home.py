@@ -17,6 +17,7 @@ import msgspec
 from cove.engine.events import Events
 from cove.engine.live import Live
 from cove.engine.reactor import Reactor, Worker
+from cove.engine.slots import Slots
 from cove.engine.storage import StorageGuard
 from cove.errors import CoveError, NotFound
 from cove.executor.forker import Forker
@@ -57,6 +58,7 @@ class Home:
     reactor: Reactor
     worker: Worker
     remover: Remover
+    slots: Slots
     events: Events
     kernel_log: KernelLog | None
     audit: Audit | None
@@ -68,8 +70,8 @@ class Home:
     storage: StorageGuard | None = None
     lives: dict[int, Live] = field(default_factory=dict)
     """Machines that run, start, or are being put away, by key."""
-    extras: dict[int, Any] = field(default_factory=dict)
-    """Processes added by exec, by a number of their own."""
+    extras: dict[str, Any] = field(default_factory=dict)
+    """Processes added by exec, by id."""
     started: float = field(default_factory=time.time)
     closing: bool = False
     bases: dict[str, Base] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The verbs on images: thin calls into ``cove.image``, whose parts are heavy and loaded when used."""
+"""The verbs on images: thin calls into ``cove.image``, whose heavy parts are loaded when used."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _stream(
     call: Call,
     work: Callable[[Callable[[object], None]], Iterator[Progress]],
 ) -> Iterator[Progress]:
-    """Steps as they happen: the work is in a thread of its own, because it reports by a callback."""
+    """Steps as they happen: the work has a thread of its own, because it reports by a callback."""
     if call.body < 0:
         raise UsageError("cannot read an image: nothing was sent")
     steps: queue.SimpleQueue[Progress | BaseException | None] = queue.SimpleQueue()

@@ -1,4 +1,4 @@
-"""About this daemon and its host: version, info. What is missing here is said, with what it costs."""
+"""About this daemon and its host: version, info; what is missing here, and what that costs."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from cove.engine import ending
 from cove.engine.home import Base, Home, effective
 from cove.engine.live import Live
 from cove.engine.names import choose_name
+from cove.engine.slots import Slot
 from cove.engine.start import Foreground, launch
 from cove.errors import Conflict, HostError, UsageError
 from cove.planner import argv_of
@@ -30,29 +31,31 @@ KILL_WAIT = 10.0
 """Seconds that a killed machine may take to end before that is an error."""
 
 
-def new_record(home: Home, spec: MachineSpec, base: Base, state: str) -> MachineRecord:
-    """A machine that is not written yet."""
+def new_record(
+    home: Home, spec: MachineSpec, base: Base, *, slot: Slot | None = None
+) -> MachineRecord:
+    """A machine that is not written yet; of a slot, if it is to run at once."""
     if spec.isolation != "container":
         raise UsageError(
             f"cannot create machine: isolation {spec.isolation} is not there yet",
             origin=f"--isolation {spec.isolation}",
         )
-    machine_id = secrets.token_hex(32)
+    machine_id = slot.id if slot else secrets.token_hex(32)
     name = spec.name or choose_name(machine_id, lambda n: not home.store.name_free(n))
     return MachineRecord(
-        key=home.store.new_key(),
+        key=slot.key if slot else home.store.new_key(),
         id=machine_id,
         name=name,
         spec=spec,
         image=base.record.id,
-        state=state,
+        state="running" if slot else "created",
         created=time.time(),
         argv=argv_of(spec, base.config),
     )
 
 
 def create(home: Home, spec: MachineSpec) -> MachineRecord:
-    record = new_record(home, spec, home.base(spec.image), "created")
+    record = new_record(home, spec, home.base(spec.image))
     home.store.add_machine(record)
     home.publish("create", record)
     return record
@@ -61,13 +64,22 @@ def create(home: Home, spec: MachineSpec) -> MachineRecord:
 def run(home: Home, spec: MachineSpec, foreground: Foreground | None) -> MachineRecord:
     """Create and start with one write: a crash in between leaves a machine that is cleared away."""
     base = home.base(spec.image)
-    record = new_record(home, spec, base, "running")
+    slot = home.slots.take()
 
     def add(whole: MachineRecord) -> None:
         home.store.add_machine(whole)
         home.publish("create", whole)
 
-    return _begin(home, record, base, foreground, add)
+    live = Live(slot.key, slot=slot, ctl=slot.ctl)
+    try:
+        record = new_record(home, spec, base, slot=slot)
+        return _begin(home, record, base, live, foreground, add)
+    except BaseException:
+        if live.group is None:
+            home.slots.put_back(slot)
+        raise
+    finally:
+        home.worker.do(home.slots.refill)
 
 
 def start(home: Home, record: MachineRecord, foreground: Foreground | None) -> MachineRecord:
@@ -87,20 +99,21 @@ def start(home: Home, record: MachineRecord, foreground: Foreground | None) -> M
         finished=0.0,
         argv=argv_of(record.spec, base.config),
     )
-    return _begin(home, record, base, foreground, home.store.put_machine)
+    return _begin(home, record, base, Live(record.key), foreground, home.store.put_machine)
 
 
 def _begin(
     home: Home,
     record: MachineRecord,
     base: Base,
+    live: Live,
     foreground: Foreground | None,
     write: Callable[[MachineRecord], None],
 ) -> MachineRecord:
     """Group and id range are set aside, the record says so, and only then are they used."""
     spec = record.spec
-    group = home.groups.make(effective(spec.limits))
-    live = Live(record.key, session=foreground is not None, group=group)
+    group = live.group = home.groups.make(effective(spec.limits))
+    live.session = foreground is not None
     own_ids = not (spec.security.privileged or spec.security.userns == "host")
     try:
         record = msgspec.structs.replace(
@@ -121,6 +134,7 @@ def _begin(
             del home.lives[record.key]
             home.store.free_range(record.key)
         home.groups.remove(group)
+        live.group = None
         raise
     launch(home, record, base, live, foreground)
     return record

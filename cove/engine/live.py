@@ -8,8 +8,10 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from cove.engine.reactor import Timer
+from cove.engine.slots import Slot
 from cove.errors import CoveError
 from cove.executor.messages import ExitRecord
 from cove.linux.cgroup import Group
@@ -26,6 +28,8 @@ class Live:
     """A front waits for its exit: a reason may be added to the exit code."""
     ctl: socket.socket | None = None
     group: Group | None = None
+    slot: Slot | None = None
+    """What was made ahead, until the start took it."""
     id_range: int = -1
     pid: int = 0
     pidfd: int = -1
@@ -34,7 +38,7 @@ class Live:
     started: bool = False
     failure: CoveError | None = None
     ended: ExitRecord | None = None
-    cause: Cause = Cause("")
+    cause: Cause = field(default_factory=partial(Cause, ""))
     """Once it ended."""
     asked: str = ""
     """Who ended it, if cove did: timeout, storage, stop, kill, monitor."""

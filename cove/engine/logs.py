@@ -1,7 +1,8 @@
 """The output of machines, read from the files their monitors write: record by record, across a
 rotation, and on while a machine runs.
 
-The format is ``init/session.h``'s log_record. Nothing here needs the monitor: a dead machine's log reads the same.
+The format is ``init/session.h``'s log_record. Nothing here needs the monitor: a dead machine's log
+reads the same.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class Log:
                 file.close()
 
     def _rotated(self) -> bool:
-        """Whether a newer file was begun; the files between, if rotation came twice, are added too."""
+        """Whether a newer file was begun; one between, if rotation came twice, is added too."""
         current = self._files[0].identity
         newer = [f for f in (_open(f"{self._path}.1"), _open(self._path)) if f is not None]
         for file in [f for f in newer if f.identity == current]:
@@ -145,7 +146,7 @@ def read_logs(
 
 
 def last_lines(entries: Iterator[LogEntry], count: int) -> Iterator[LogEntry]:
-    """The pieces that hold the last ``count`` lines, the first of them cut where its line begins."""
+    """The pieces that hold the last ``count`` lines, the first cut where its line begins."""
     kept: deque[tuple[LogEntry, int]] = deque()
     lines = 0
     for entry in entries:

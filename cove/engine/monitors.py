@@ -1,4 +1,5 @@
-"""What monitors say, and what follows from it. Runs on the reactor's thread, or on a starter's until
+"""What monitors say, and what follows from it. Runs on the reactor's thread, or on a starter's
+until
 its machine runs; what takes long is given to the worker.
 """
 
@@ -47,9 +48,10 @@ def wait_started(home: Home, live: Live) -> None:
 
 def _ready(home: Home, live: Live, events: int) -> None:
     """All that has come; a monitor that says several things at once is heard to its end."""
-    while live.ctl is not None:
+    ctl = live.ctl
+    while ctl is not None and not live.gone:
         try:
-            message = receive(live.ctl, flags=socket.MSG_DONTWAIT)
+            message = receive(ctl, flags=socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except (ConnectionResetError, Bug):
@@ -147,7 +149,7 @@ def _gone(home: Home, live: Live) -> None:
 
 
 def _end_of_file(home: Home, live: Live) -> None:
-    """The monitor is gone without having said so: it was killed, and took nothing with it in order."""
+    """The monitor is gone without having said so: it was killed."""
     if live.gone:
         return
     if live.ended is None and live.failure is None:

@@ -1,27 +1,31 @@
-"""Names for machines that were given none: an adjective and a noun, chosen from the machine's own id."""
+"""Names for machines that were given none: an adjective and a noun, chosen from the id."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-ADJECTIVES = (
-    "able amber ample azure bold brave bright brisk calm candid clear clever cosy crisp curious daring deft "
-    "eager early easy fair fleet fond frank free fresh gentle glad golden grand green happy hardy hidden high "
-    "humble jolly keen kind light lively loyal lucid lucky mellow merry mild modest neat nimble noble open "
-    "patient placid plain polite prime proud quick quiet rapid ready robust rosy royal rustic sage serene sharp "
-    "silent silver simple sleek smart smooth snug solid sound spry steady still stout sturdy subtle sunny sure "
-    "swift tame tidy tranquil trim true vast vivid warm wary wide wise witty young zesty"
-).split()
+_ADJECTIVES = """
+able amber ample azure bold brave bright brisk calm candid clear clever cosy crisp curious
+daring deft eager early easy fair fleet fond frank free fresh gentle glad golden grand green
+happy hardy hidden high humble jolly keen kind light lively loyal lucid lucky mellow merry mild
+modest neat nimble noble open patient placid plain polite prime proud quick quiet rapid ready
+robust rosy royal rustic sage serene sharp silent silver simple sleek smart smooth snug solid
+sound spry steady still stout sturdy subtle sunny sure swift tame tidy tranquil trim true vast
+vivid warm wary wide wise witty young zesty
+"""
 
-NOUNS = (
-    "alder anchor anvil arch aspen badger bay beacon beam birch bluff bough breeze bridge brook cape cedar cliff "
-    "cloud clover coast comet coral cove crane creek crest curlew dale dawn delta dove dune eagle elm falcon "
-    "fern finch fjord flint ford forest fox gale garden glade glen grove gull harbor hare haven hawk hazel heath "
-    "heron hill holly inlet iris island ivy jetty juniper kelp kestrel kite lagoon lake larch lark lichen linden "
-    "lynx maple marsh meadow mesa mill moor moss oak ocean otter owl pebble pier pike pine plover pond poplar "
-    "quarry quay rain raven reef ridge river robin rowan sail seal shore sky slate sparrow spring spruce star "
-    "stone stork stream summit swan teal thistle tide trail trout tulip vale valley vine wave willow wind wren yew"
-).split()
+_NOUNS = """
+alder anchor anvil arch aspen badger bay beacon beam birch bluff bough breeze bridge brook cape
+cedar cliff cloud clover coast comet coral cove crane creek crest curlew dale dawn delta dove
+dune eagle elm falcon fern finch fjord flint ford forest fox gale garden glade glen grove gull
+harbor hare haven hawk hazel heath heron hill holly inlet iris island ivy jetty juniper kelp
+kestrel kite lagoon lake larch lark lichen linden lynx maple marsh meadow mesa mill moor moss
+oak ocean otter owl pebble pier pike pine plover pond poplar quarry quay rain raven reef ridge
+river robin rowan sail seal shore sky slate sparrow spring spruce star stone stork stream summit
+swan teal thistle tide trail trout tulip vale valley vine wave willow wind wren yew
+"""
+
+ADJECTIVES, NOUNS = _ADJECTIVES.split(), _NOUNS.split()
 
 
 def choose_name(machine_id: str, taken: Callable[[str], bool]) -> str:

@@ -7,16 +7,16 @@ import stat
 
 from cove.engine import files
 from cove.engine.home import Home, range_base
-from cove.planner import BindSource, Place, plan_machine
 from cove.plan.ops import Plan
 from cove.plan.text import render, to_json
+from cove.planner import BindSource, Place, plan_machine
 from cove.spec.machine import MachineSpec
 
 EXAMPLE_ID = "0" * 64
 
 
 def plan_only(home: Home, spec: MachineSpec) -> Plan:
-    """The plan of a machine that is never made: key 0, the first id range, the groups' real files."""
+    """The plan of a machine that is never made: key 0, the first id range, group 0."""
     base = home.base(spec.image)
     own_ids = not (spec.security.privileged or spec.security.userns == "host")
     example = home.groups.example()

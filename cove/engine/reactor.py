@@ -1,6 +1,8 @@
-"""One thread that waits for everything: monitors' sockets, the audit socket, cgroup events, timers.
+"""One thread that waits for everything: monitors' sockets, the audit socket, cgroup events,
+timers.
 
-Callbacks must not block; what takes long is given to a worker (``Worker``). Knows nothing of machines.
+Callbacks must not block; what takes long is given to a worker (``Worker``). Knows nothing of
+machines.
 """
 
 from __future__ import annotations
@@ -140,7 +142,9 @@ class Reactor:
 
 
 class Worker:
-    """One thread for what takes longer than the reactor may: removing trees, reading the kernel's log."""
+    """One thread for what takes longer than the reactor may: removing trees, reading the kernel's
+    log.
+    """
 
     def __init__(self, name: str) -> None:
         self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()

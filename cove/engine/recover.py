@@ -1,8 +1,9 @@
-"""What a daemon does before it listens: find the machines that run, finish what was interrupted, and
-remove what nobody records.
+"""What a daemon does before it listens: find the machines that run, finish what was interrupted,
+and remove what nobody records.
 
-Every state a crash can leave is one of these: a monitor answers (its machine is taken over), a monitor is
-gone and left an exit record, or it left none (whatever still runs is killed through its group).
+Every state a crash can leave is one of these: a monitor answers (its machine is taken over), a
+monitor is gone and left an exit record, or it left none (whatever still runs is killed through its
+group).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Starting a machine: from its record to a monitor that has its plan.
 
 The record is written before anything of the machine exists; every step here can be undone from it
-(``ending.put_away``). What the host gives into the machine (bind sources, devices, host directories)
-is opened here, just before, and only descriptors go on.
+(``ending.put_away``). What the host gives into the machine (bind sources, devices, host
+directories) is opened here, just before, and only descriptors go on.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from cove.engine import ending, files, monitors
 from cove.engine.calls import Session
 from cove.engine.home import Base, Home, range_base
 from cove.engine.live import Live
+from cove.engine.slots import listen, open_directory
 from cove.errors import CoveError, HostError, NotFound, Unsupported, UsageError
 from cove.executor.messages import Start, StartFlag, send_start
 from cove.linux.cgroup import Group
 from cove.linux.mounts import idmap_of, open_source
-from cove.plan.facts import Facts
+from cove.linux.probe import host_devices
 from cove.plan import wire
+from cove.plan.facts import Facts
 from cove.planner import BindSource, Place, plan_machine
 from cove.roots import prepare_root
 from cove.spec.machine import Device, MachineSpec
@@ -44,7 +46,9 @@ class Foreground:
     detach_keys: str = ""
 
     def direct(self, *, stdin: bool) -> dict[str, int]:
-        """What the monitor may use itself, by name. A terminal stays with the front, which relays it."""
+        """What the monitor may use itself, by name. A terminal stays with the front, which relays
+        it.
+        """
         session = self.session
         return {
             name: session.stdio[index]
@@ -57,7 +61,9 @@ class Foreground:
 
 
 class Descriptors(dict[str, int]):
-    """Descriptors that go to a monitor, by name; ``mine`` are closed here at the end of the ``with``."""
+    """Descriptors that go to a monitor, by name; ``mine`` are closed here at the end of the
+    ``with``.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,6 +93,8 @@ def launch(
     try:
         _hand_over(home, record, base, live, foreground)
     except BaseException as error:
+        if live.slot is not None:
+            live.slot.close()
         failed = error if isinstance(error, CoveError) else _translated(record, error)
         ending.start_failed(home, live, failed)
         ending.put_away(home, live)
@@ -110,23 +118,40 @@ def _hand_over(
             fds.update(foreground.direct(stdin=spec.stdin_open))
         binds = _open_binds(fds, spec, home.facts)
         devices = tuple(_device(device) for device in spec.devices)
+        if spec.security.privileged:
+            devices += tuple(host_devices())
         for index, path in enumerate(base.views):
             fds.mine(f"view{index}", os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-        directory = _open_directory(layout.machine(key))
-        fds.mine("dir", directory)
-        hostname = files.hostname_of(spec, record.id)
-        for register, fd in files.write_generated(directory, spec, hostname).items():
-            fds.mine(register, fd)
-        prepare_root(home.root, key, views=len(base.views))
-        fds.mine("listen", _listen(home, key))
+        ready = live.slot is not None
+        if live.slot is not None:
+            _take_slot(fds, live)
+        else:
+            fds.mine("dir", open_directory(layout.machine(key)))
+            fds.mine("listen", listen(home.run_fd, key))
+        if not ready or not files.is_default(spec):
+            hostname = files.hostname_of(spec, record.id)
+            for register, fd in files.write_generated(fds["dir"], spec, hostname).items():
+                fds.mine(register, fd)
+        if not ready or base.views:
+            prepare_root(home.root, key, views=len(base.views))
         fds["state"] = home.state_fd
         if group.directory:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
             fds.mine("cgroup", os.open(group.directory, flags))
         place = make_place(home, record, base, group, binds, devices)
         live.plan = plan_machine(spec, base.config, home.facts, place)
-        live.ctl = home.forker.fork()
+        live.ctl = live.ctl or home.forker.fork()
         send_start(live.ctl, _message(record, live, foreground), fds)
+
+
+def _take_slot(fds: Descriptors, live: Live) -> None:
+    """What was made ahead belongs to this start from now on."""
+    slot, live.slot = live.slot, None
+    assert slot is not None
+    fds.mine("dir", slot.directory)
+    fds.mine("listen", slot.listener)
+    for register, fd in slot.generated.items():
+        fds.mine(register, fd)
 
 
 def make_place(
@@ -184,7 +209,7 @@ def _message(record: MachineRecord, live: Live, foreground: Foreground | None) -
 
 
 def _open_binds(fds: Descriptors, spec: MachineSpec, facts: Facts) -> tuple[BindSource, ...]:
-    """Bind sources by descriptor: what is swapped for a link from here on is not what gets mounted."""
+    """Bind sources by descriptor: what is put in their place from here on is not mounted."""
     found = []
     for index, mount in enumerate(spec.mounts):
         if mount.type == "tmpfs":
@@ -222,30 +247,6 @@ def _device(device: Device) -> DeviceNode:
     kind = "c" if stat.S_ISCHR(status.st_mode) else "b"
     number = status.st_rdev
     return device.target, kind, os.major(number), os.minor(number), stat.S_IMODE(status.st_mode)
-
-
-def _open_directory(path: str) -> int:
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        try:
-            os.unlink(f"{path}/exit")  # of the run before: a crash must not find it in this one
-        except FileNotFoundError:
-            pass
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-
-
-def _listen(home: Home, key: int) -> int:
-    """The machine's own socket, where a later daemon finds its monitor."""
-    path = f"/proc/self/fd/{home.run_fd}/{key}.sock"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        try:
-            listener.bind(path)
-        except OSError:
-            os.unlink(path)
-            listener.bind(path)
-        listener.listen(16)
-        return listener.detach()
 
 
 def _translated(record: MachineRecord, error: BaseException) -> CoveError:

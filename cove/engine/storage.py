@@ -47,8 +47,6 @@ class StorageGuard:
             self._until = time.monotonic() + (float("inf") if pause is None else pause)
             self._wake.wait(pause)
             self._wake.clear()
-            if self._stop:
-                return
             try:
                 for over in self._watch.check():
                     self._over(over.key)

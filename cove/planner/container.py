@@ -227,10 +227,11 @@ def _hand_over(userns: bool, own_network: bool, views: int | None) -> tuple[Op, 
     if views is not None:
         registers = (ROOT, DEV, *(f"up{i}" for i in range(views)))
         sent = (Send(registers, why=default("root and /dev are ready")),)
+    # Last of all the word to go on: a child that has run and gone has no namespaces to open.
     return (
-        *sent,
         Recv(why=default("the child's namespaces are complete")),
         Barrier(0, tuple(kinds), why=default("the daemon holds the namespaces by descriptor")),
+        *sent,
     )
 
 
