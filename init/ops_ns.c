@@ -48,7 +48,11 @@ int op_unshare(struct run *run, const struct op *op)
 
 int op_setns(struct run *run, const struct op *op)
 {
-	return done(run, setns(word_fd(run, op->argv[0]), (int)word_u(op->argv[1])), op->argv[0]);
+	int err = done(run, setns(word_fd(run, op->argv[0]), (int)word_u(op->argv[1])), op->argv[0]);
+
+	/* New credentials make a process as dumpable as fs.suid_dumpable says; its new neighbours may be hostile. */
+	prctl(PR_SET_DUMPABLE, 0);
+	return err;
 }
 
 int op_id_map(struct run *run, const struct op *op)

@@ -32,7 +32,8 @@ def _built(name: str, *, sanitize: bool) -> Path:
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not binary.exists():
-            for old in cache.glob(f"{name}-*"):
+            # Another run may still be at work with the one before.
+            for old in sorted(cache.glob(f"{name}-*"), key=os.path.getmtime)[:-8]:
                 old.unlink()
             build(binary, sanitize=sanitize)
     return binary
