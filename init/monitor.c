@@ -78,7 +78,8 @@ static void attach(struct monitor *m, const char *data, size_t len, const int *f
 			front[1 + i] = fds[used++];
 	fds_close(fds + used, nfds - used);
 	/* a size that differs makes a full-screen program draw itself for the newcomer */
-	machine_resize(m, (struct resize){(uint16_t)(attach.rows + 1), attach.cols});
+	if (attach.rows)
+		machine_resize(m, (struct resize){(uint16_t)(attach.rows + 1), attach.cols});
 	machine_resize(m, (struct resize){attach.rows, attach.cols});
 	session_add(m, attach.flags, attach.which, front, data + sizeof(attach), attach.keys_len);
 }
@@ -131,8 +132,10 @@ static void caller_accept(struct monitor *m)
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
 
-	if (fd < 0)
+	if (fd < 0) {
+		close_fd(&m->caller[m->caller_next++ % PEERS_MAX].fd); /* EMFILE: or the loop would run hot */
 		return;
+	}
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) || peer.uid != geteuid()) {
 		close(fd);
 		return;

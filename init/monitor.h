@@ -9,7 +9,7 @@
 
 #define SESSIONS_MAX 64
 #define PEERS_MAX 16
-#define KEYS_MAX_LEN 64
+#define PAGE 4096
 #define TAIL_MAX (4u << 20)   /* of what a dead machine left in a pipe; a pipe holds 1 MiB at most */
 #define DRAIN_NS 100000000ull /* for writers that outlive the process */
 #define REASON_NS 300000000ull
@@ -68,7 +68,7 @@ struct session {
 	int code, error;
 	struct sink sink[2];
 	size_t head, fill;
-	char buf[CHUNK_MAX];
+	char buf[CHUNK_MAX] __attribute__((aligned(PAGE)));
 };
 
 enum phase { RUNNING, DRAINING, ASKING, LEAVING };

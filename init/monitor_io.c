@@ -107,6 +107,7 @@ static void stdin_read(struct monitor *m, struct session *s)
 			close_fd(&s->in);
 		}
 		s->fill = n > 0 ? (size_t)n : 0;
+		m->touched |= s->fill > PAGE;
 		stdin_feed(m, s);
 	}
 }
@@ -372,7 +373,7 @@ static void stream_read(struct monitor *m, size_t i)
 	if (m->flags & START_LOG)
 		log_write(&m->log, (uint8_t)(i + 1), from->buf + from->len, (size_t)n);
 	from->len += (size_t)n;
-	m->touched |= from->len > 4096;
+	m->touched |= from->len > PAGE;
 	for (size_t k = 0; k < SESSIONS_MAX; k++)
 		if (m->session[k])
 			sink_write(m, m->session[k], i);
@@ -387,6 +388,7 @@ static void front_act(struct monitor *m, struct session *s, const struct msg *he
 
 	if (head->kind == MSG_INPUT) {
 		s->fill += s->has_stdin && m->stdin_fd >= 0 && !s->in_eof ? len : 0;
+		m->touched |= len > PAGE;
 		stdin_feed(m, s);
 	} else if (head->kind == MSG_INPUT_EOF) {
 		s->in_eof = s->has_stdin;
@@ -522,10 +524,14 @@ void sessions_reap(struct monitor *m)
 	}
 }
 
+/* After a quiet second: memory is what many machines cost. */
 void streams_idle(struct monitor *m)
 {
 	for (size_t i = 0; m->touched && i < 2; i++)
 		if (m->source[i].buf && !m->source[i].len)
 			madvise(m->source[i].buf, m->source[i].size, MADV_DONTNEED);
+	for (size_t k = 0; m->touched && k < SESSIONS_MAX; k++)
+		if (m->session[k] && !m->session[k]->fill)
+			madvise(m->session[k]->buf, sizeof(m->session[k]->buf), MADV_DONTNEED);
 	m->touched = false;
 }
