@@ -433,7 +433,7 @@ static int check_entry(struct unpack *u)
 	}
 	if (e->size < 0 || (uint64_t)e->size > u->max_bytes - u->bytes) {
 		snprintf(text, sizeof(text), "more than %llu bytes in all", (unsigned long long)u->max_bytes);
-		return fail(u, LIMIT, text);
+		return fail(u, BYTES, text);
 	}
 	return count_made(u);
 }
@@ -565,9 +565,11 @@ static int unpack_all(struct unpack *u)
 		if (err)
 			return err;
 	}
-	if (more < 0 || drain(u))
-		return -EINVAL;
+	if (more < 0)
+		return more;
 	*u->entry.shown = 0;
+	if (drain(u))
+		return -EINVAL;
 	forget_dirs(u);
 	if (set_times(u))
 		return -EINVAL;
@@ -587,16 +589,16 @@ int unpack_main(int argc, char **argv)
 	for (size_t i = 0; i < DIRS; i++)
 		u.dirs[i].fd = -1;
 	u.buf = malloc(BUFFER);
-	if (argc == 4)
-		u.max_bytes = strtoull(argv[2], &end, 10);
-	if (argc == 4 && !*end)
-		u.max_entries = strtoull(argv[3], &end, 10);
-	if (argc != 4 || *end || !u.buf) {
+	if (argc == 5)
+		u.max_bytes = strtoull(argv[3], &end, 10);
+	if (argc == 5 && !*end)
+		u.max_entries = strtoull(argv[4], &end, 10);
+	if (argc != 5 || *end || !u.buf) {
 		fail(&u, USAGE, "usage: cove-init unpack DIR MAX_BYTES MAX_ENTRIES");
 		report(&u, "");
 		return USAGE;
 	}
-	if (confine(&u, argv[1]) || unpack_all(&u)) {
+	if (confine(&u, argv[2]) || unpack_all(&u)) {
 		report(&u, u.entry.shown);
 		return u.verdict ? (int)u.verdict : SYSTEM;
 	}

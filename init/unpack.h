@@ -10,8 +10,8 @@
 
 #include "cove.h"
 
-/* Exit codes: what cove/image/layers.py tells apart. */
-enum verdict { DONE = 0, USAGE = 2, DAMAGED = 3, TRUNCATED = 4, REFUSED = 5, LIMIT = 6, FULL = 7, SYSTEM = 8 };
+/* Exit codes: what cove/image/pipeline.py tells apart. */
+enum verdict { DONE = 0, USAGE = 2, DAMAGED = 3, TRUNCATED = 4, REFUSED = 5, LIMIT = 6, FULL = 7, SYSTEM = 8, BYTES = 9 };
 
 #define BLOCK 512
 #define BUFFER (1u << 20)

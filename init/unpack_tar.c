@@ -509,7 +509,7 @@ static int end_of_archive(struct unpack *u)
 	const unsigned char *h = next_block(u, &err);
 
 	if (h && memcmp(h, zero, BLOCK))
-		return fail(u, DAMAGED, "a block of zeros in its middle");
+		return fail(u, DAMAGED, "after it, a lone block of zeros");
 	u->terminated = true;
 	return err;
 }

@@ -1,0 +1,198 @@
+"""Layers: each diff ID is unpacked once, into ``roots/l<key>``, and shared by all images.
+
+A layer is made in ``tmp``, renamed into ``roots``, then recorded: what a killed daemon leaves
+behind is a directory without a record, which the next start sweeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from cove.errors import BadArchive, CoveError
+from cove.image import pipeline
+from cove.image.pipeline import NO_LIMITS, Limits
+from cove.oci.archive import Span
+from cove.store.db import Store
+from cove.store.records import LayerRecord
+
+RESERVE = 64 << 20
+"""Bytes that an unpack leaves free for everybody else ..."""
+RESERVE_PART = 50
+"""... or this part of the file system, if that is less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where a long verb is, for people."""
+
+    stage: str
+    id: str = ""
+    current: int = 0
+    total: int = 0
+    """0: unknown."""
+
+
+Progress = Callable[[Step], None]
+"""May be called in any thread; raising in it cancels the verb."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A layer to be: its bytes, and the digests it must have, empty where none is known."""
+
+    span: Span
+    what: str
+    """For messages: ``layer sha256:... of web.tar``."""
+    diff_id: str = ""
+    digest: str = ""
+    limits: Limits = NO_LIMITS
+
+
+class _Turn:
+    """A lock with the number of threads that hold or want it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+
+
+_guard = threading.Lock()
+_busy: dict[tuple[str, str], _Turn] = {}
+
+
+def add_layer(
+    store: Store,
+    blob: Blob,
+    *,
+    progress: Progress | None = None,
+    pins: contextlib.ExitStack | None = None,
+) -> LayerRecord:
+    """The layer's record, unpacked now or before.
+
+    The caller has pinned the diff ID, or gives ``pins`` where it does not know it.
+    """
+    tell = progress or _ignore
+    with _alone(store, blob.diff_id):
+        known = store.layer(blob.diff_id) if blob.diff_id else None
+        if known is not None and os.path.isdir(store.layout.layer(known.key)):
+            tell(Step("layer exists", short(known.diff_id)))
+            return known
+        return _unpack_layer(store, blob, tell, pins)
+
+
+def short(digest: str) -> str:
+    return digest.partition(":")[2][:12] or digest
+
+
+@contextlib.contextmanager
+def staging(store: Store) -> Iterator[str]:
+    """A directory in ``tmp`` that is gone when the block ends, whatever happened."""
+    try:
+        directory = tempfile.mkdtemp(prefix="layer-", dir=store.layout.tmp)
+    except OSError as error:
+        raise _system_error("a layer", error) from error
+    try:
+        yield directory
+    finally:
+        pipeline.remove_tree(directory)
+
+
+def install_layer(store: Store, directory: str, diff_id: str, size: int) -> LayerRecord:
+    """Make a finished directory tree the layer ``diff_id``; of two that race the first one wins."""
+    with _alone(store, f"record {diff_id}"):
+        known = store.layer(diff_id)
+        if known is not None and os.path.isdir(store.layout.layer(known.key)):
+            return known
+        record = LayerRecord(store.new_key(), diff_id, size, time.time())
+        try:
+            os.rename(directory, store.layout.layer(record.key))
+        except OSError as error:
+            raise _system_error(f"layer {short(diff_id)}", error) from error
+        store.put_layer(record)
+        return record
+
+
+def remove_layer(store: Store, record: LayerRecord) -> None:
+    """Forget a layer, then remove it: the caller knows that nothing uses it."""
+    store.remove_layer(record.diff_id)
+    discard(store, store.layout.layer(record.key))
+
+
+def discard(store: Store, directory: str) -> None:
+    """Remove a layer directory that no record names."""
+    with staging(store) as doomed, contextlib.suppress(FileNotFoundError):
+        os.rename(directory, f"{doomed}/layer")
+
+
+def _unpack_layer(
+    store: Store, blob: Blob, tell: Progress, pins: contextlib.ExitStack | None
+) -> LayerRecord:
+    name, total = short(blob.diff_id or blob.digest), max(blob.span.size, 0)
+    with staging(store) as directory:
+        poured, unpacked = pipeline.unpack(
+            blob.span,
+            directory,
+            what=blob.what,
+            limits=_limits(store, blob.limits),
+            digest=blob.digest,
+            diff_id=blob.diff_id,
+            tell=lambda read: tell(Step("unpacking", name, read, total)),
+        )
+        if not blob.diff_id and not unpacked.ended:
+            raise BadArchive(f"cannot unpack {blob.what}: truncated: the archive has no end mark")
+        if not blob.diff_id and not unpacked.entries:
+            raise BadArchive(f"cannot unpack {blob.what}: it holds no files")
+        if pins is not None:
+            pins.enter_context(store.pinned(poured.diff))
+        record = install_layer(store, f"{directory}/fs", poured.diff, unpacked.bytes)
+    tell(Step("unpacked", short(record.diff_id), poured.read, total))
+    return record
+
+
+def _limits(store: Store, limits: Limits) -> Limits:
+    """No more than the file system has room for: what is full is full for everybody."""
+    try:
+        fs = os.statvfs(store.layout.roots)
+    except OSError as error:
+        raise _system_error("a layer", error) from error
+    reserve = min(RESERVE, fs.f_blocks * fs.f_frsize // RESERVE_PART)
+    room = fs.f_bavail * fs.f_frsize - reserve
+    if room <= 0:
+        raise pipeline.system_error("a layer", errno.ENOSPC, "")
+    return limits if limits.bytes <= room else Limits(room, limits.entries, by_room=True)
+
+
+@contextlib.contextmanager
+def _alone(store: Store, name: str) -> Iterator[None]:
+    """One thread at a time for each name; a layer without a known diff ID has none."""
+    if not name:
+        yield
+        return
+    key = (store.layout.root, name)
+    with _guard:
+        turn = _busy.setdefault(key, _Turn())
+        turn.users += 1
+    try:
+        with turn.lock:
+            yield
+    finally:
+        with _guard:
+            turn.users -= 1
+            if not turn.users:
+                del _busy[key]
+
+
+def _ignore(step: Step) -> None:
+    pass
+
+
+def _system_error(what: str, error: OSError) -> CoveError:
+    reason = (error.strerror or str(error)).lower()
+    return pipeline.system_error(what, error.errno or 0, reason)

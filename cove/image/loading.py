@@ -1,0 +1,194 @@
+"""``cove load``: the images of a docker-archive, OCI archive or layout directory."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from cove.errors import BadArchive, CoveError, HostError
+from cove.image import compress, pipeline
+from cove.image.importing import RESERVED
+from cove.image.layers import Blob, Progress, Step, add_layer, short
+from cove.oci.archive import ArchivedImage, Span, open_files, read_images
+from cove.oci.config import ParsedConfig, parse_config
+from cove.oci.digest import digest_of
+from cove.oci.manifest import host_platform_of
+from cove.oci.reference import familiar
+from cove.store.blobs import Blobs
+from cove.store.db import Store
+from cove.store.records import ImageRecord, LayerRecord
+
+WORKERS = max(2, min(4, os.cpu_count() or 2))
+
+
+class _Cancelled(CoveError):
+    """Another layer of the same archive failed."""
+
+
+LAYERS_MAX = 500
+"""What overlayfs stacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    id: str
+    tags: tuple[str, ...]
+    """As people write them."""
+
+
+def load_archive(
+    store: Store,
+    source: int | str | os.PathLike[str],
+    *,
+    progress: Progress | None = None,
+    origin: str = "",
+) -> tuple[Loaded, ...]:
+    """Load every image for this host's platform from an open file, a pipe, or a path.
+
+    Either all images of the archive are in the store afterwards, or none.
+    """
+    what = origin or (str(source) if not isinstance(source, int) else "the archive")
+    with ExitStack() as stack:
+        fd = stack.enter_context(_opened(source, what))
+        fd = stack.enter_context(_seekable(store, fd, what, progress))
+        files = stack.enter_context(open_files(fd, what))
+        stem = os.path.basename(os.path.abspath(what)).partition(".")[0].lower() if origin else ""
+        if not isinstance(source, int):
+            stem = os.path.basename(os.path.abspath(source)).partition(".")[0].lower()
+        images = read_images(files, host_platform_of(), stem)
+        return tuple(_load_all(store, images, what, progress))
+
+
+def _load_all(
+    store: Store, images: tuple[ArchivedImage, ...], what: str, progress: Progress | None
+) -> Iterator[Loaded]:
+    """Layers first, of all images, then the records in one transaction."""
+    parsed = [(image, _parse(image, what)) for image in images]
+    with store.pinned(*(d for _, config in parsed for d in config.diff_ids)):
+        layers = _add_layers(store, _blobs(parsed, what), progress)
+        blobs = Blobs(store.layout)
+        kept = [data for image in images for data in (image.config, image.manifest) if data]
+        with store.pinned(*(digest_of(data) for data in kept)):
+            for data in kept:
+                blobs.put(data)
+            with store.transaction():
+                return iter([_put(store, image, config, layers) for image, config in parsed])
+
+
+def _put(
+    store: Store, image: ArchivedImage, parsed: ParsedConfig, layers: dict[str, LayerRecord]
+) -> Loaded:
+    record = ImageRecord(
+        digest_of(image.config),
+        parsed.raw,
+        parsed.diff_ids,
+        sum(layers[diff_id].size for diff_id in parsed.diff_ids),
+        _created(parsed.raw),
+        digest_of(image.manifest) if image.manifest else "",
+    )
+    store.put_image(record)
+    tags = tuple(tag for tag in image.references if familiar(tag).partition(":")[0] != RESERVED)
+    for tag in tags:
+        store.tag(tag, record.id)
+    return Loaded(record.id, tuple(familiar(tag) for tag in tags))
+
+
+def _parse(image: ArchivedImage, what: str) -> ParsedConfig:
+    parsed = parse_config(image.config, f"image config of {what}")
+    if len(parsed.diff_ids) != len(image.layers):
+        raise BadArchive(
+            f"cannot load {what}: its config has {len(parsed.diff_ids)} layers, "
+            f"its manifest {len(image.layers)}"
+        )
+    if not 0 < len(parsed.diff_ids) <= LAYERS_MAX:
+        raise BadArchive(
+            f"cannot load {what}: an image has 1 to {LAYERS_MAX} layers, not {len(parsed.diff_ids)}"
+        )
+    return parsed
+
+
+def _blobs(parsed: list[tuple[ArchivedImage, ParsedConfig]], what: str) -> dict[str, Blob]:
+    """One for each diff ID."""
+    return {
+        diff_id: Blob(layer.span, f"layer {short(diff_id)} of {what}", diff_id, layer.digest)
+        for image, config in parsed
+        for diff_id, layer in zip(config.diff_ids, image.layers, strict=True)
+    }
+
+
+def _add_layers(
+    store: Store, blobs: dict[str, Blob], progress: Progress | None
+) -> dict[str, LayerRecord]:
+    """In parallel; the first error ends the others."""
+    failed = threading.Event()
+
+    def tell(step: Step) -> None:
+        if failed.is_set():
+            raise _Cancelled("another layer failed")
+        if progress is not None:
+            progress(step)
+
+    def add(blob: Blob) -> LayerRecord:
+        try:
+            return add_layer(store, blob, progress=tell)
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(WORKERS, "layer") as pool:
+        futures = {diff_id: pool.submit(add, blob) for diff_id, blob in blobs.items()}
+        errors = [error for f in futures.values() if (error := f.exception())]
+    if errors:
+        first = [e for e in errors if not isinstance(e, _Cancelled)]
+        raise (first or errors)[0]
+    return {diff_id: future.result() for diff_id, future in futures.items()}
+
+
+def _created(raw: dict[str, object]) -> float:
+    try:
+        return datetime.fromisoformat(str(raw.get("created"))).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+@contextmanager
+def _opened(source: int | str | os.PathLike[str], what: str) -> Iterator[int]:
+    if isinstance(source, int):
+        yield source
+        return
+    try:
+        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise HostError(f"cannot load {what}: {reason}", exit_code=1) from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _seekable(store: Store, fd: int, what: str, progress: Progress | None) -> Iterator[int]:
+    """The archive as a file that can be seeked in: a pipe or a compressed one is decoded first."""
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISDIR(mode) or (
+        stat.S_ISREG(mode) and compress.detect(os.pread(fd, compress.MAGIC_LENGTH, 0)) == "none"
+    ):
+        yield fd
+        return
+    total = os.fstat(fd).st_size if stat.S_ISREG(mode) else 0
+    span = Span(fd, 0, total) if stat.S_ISREG(mode) else Span(fd, -1, -1)
+    with tempfile.TemporaryFile(prefix="load-", dir=store.layout.tmp, buffering=0) as file:
+        tell = (lambda n: progress(Step("reading", "", n, total))) if progress else None
+        limit = max(
+            1, os.statvfs(store.layout.tmp).f_bavail * os.statvfs(store.layout.tmp).f_frsize
+        )
+        pipeline.spool(span, file.fileno(), what=what, limit=limit, tell=tell)
+        yield file.fileno()

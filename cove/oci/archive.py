@@ -1,0 +1,296 @@
+"""Image archives: docker-archive (``docker save``), OCI archive and OCI layout directory.
+
+Finds the images in one and where their blobs are; reads configs and manifests, never layers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from cove.errors import BadArchive, UsageError
+from cove.oci import digest as digests
+from cove.oci.config import CONFIG_MAX
+from cove.oci.manifest import (
+    MANIFEST_MAX,
+    Descriptor,
+    Index,
+    Manifest,
+    Platform,
+    matches,
+    parse_document,
+    platforms,
+)
+from cove.oci.reference import TAG, parse_reference
+from cove.oci.tarindex import clean_name, find_member, index_tar
+
+DEPTH_MAX = 4
+"""Of indexes within indexes."""
+
+IMAGE_NAME = "io.containerd.image.name"
+REF_NAME = "org.opencontainers.image.ref.name"
+_CONFIG_NAME = re.compile(r"(?:blobs/sha256/)?([a-f0-9]{64})(?:\.json)?")
+_BLOB_NAME = re.compile(r"blobs/(sha256|sha512)/([a-f0-9]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes of an open file."""
+
+    fd: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedLayer:
+    """``digest`` is that of the bytes as they are in the archive; empty where none is claimed."""
+
+    name: str
+    span: Span
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedImage:
+    config: bytes
+    layers: tuple[ArchivedLayer, ...]
+    references: tuple[str, ...]
+    """Full names."""
+    manifest: bytes = b""
+
+
+class Files(Protocol):
+    """Files by name, of a tar or a directory."""
+
+    what: str
+
+    def span(self, name: str) -> Span | None: ...
+
+
+class TarFiles:
+    """The members of a tar that can be seeked."""
+
+    def __init__(self, fd: int, what: str) -> None:
+        self.fd, self.what = fd, what
+        self._members = index_tar(fd, what)
+
+    def span(self, name: str) -> Span | None:
+        member = find_member(self._members, name)
+        return Span(self.fd, member.offset, member.size) if member else None
+
+
+class DirectoryFiles:
+    """The files of a layout directory; no link below it is followed. Closed by its stack."""
+
+    def __init__(self, fd: int, what: str, stack: ExitStack) -> None:
+        self.fd, self.what, self._stack = fd, what, stack
+
+    def span(self, name: str) -> Span | None:
+        directory = self.fd
+        *parents, last = clean_name(name).split("/")
+        try:
+            for part in parents:
+                flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                directory = self._own(os.open(part, flags, dir_fd=directory))
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = self._own(os.open(last, flags, dir_fd=directory))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise BadArchive(f"cannot read {self.what}: {name}: {_reason(error)}") from error
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadArchive(f"cannot read {self.what}: {name} is no regular file")
+        return Span(fd, 0, status.st_size)
+
+    def _own(self, fd: int) -> int:
+        self._stack.callback(os.close, fd)
+        return fd
+
+
+@contextmanager
+def open_files(fd: int, what: str) -> Iterator[Files]:
+    """The files of an archive or layout directory; ``what`` names it in messages."""
+    with ExitStack() as stack:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            yield DirectoryFiles(fd, what, stack)
+        else:
+            yield TarFiles(fd, what)
+
+
+def read_images(files: Files, platform: Platform, stem: str = "") -> tuple[ArchivedImage, ...]:
+    """The images of an archive that are for ``platform``.
+
+    ``stem`` is the archive's own name: a layout whose reference is only a tag gets it as its name.
+    """
+    if files.span("manifest.json") is not None:
+        return _docker_images(files)
+    if files.span("index.json") is not None:
+        return _oci_images(files, platform, stem)
+    if files.span("repositories") is not None:
+        raise BadArchive(
+            f"cannot load {files.what}: it is a docker-archive of the first form",
+            hint="load it into Docker 1.10 or newer and save it again",
+        )
+    raise BadArchive(
+        f"cannot load {files.what}: it holds neither manifest.json nor index.json, so no image",
+        hint="a root file system is imported: cove image import FILE NAME",
+    )
+
+
+# ---- docker-archive ----
+
+
+class _Item(msgspec.Struct, frozen=True, rename="pascal"):
+    config: str
+    layers: list[str] | None = None
+    repo_tags: list[str] | None = None
+
+
+def _docker_images(files: Files) -> tuple[ArchivedImage, ...]:
+    data = _read(files, "manifest.json", MANIFEST_MAX)
+    try:
+        items = msgspec.json.decode(data, type=list[_Item])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise BadArchive(f"cannot read manifest.json of {files.what}: {error}") from None
+    if not items:
+        raise BadArchive(f"cannot load {files.what}: its manifest.json names no image")
+    return tuple(_docker_image(files, item) for item in items)
+
+
+def _docker_image(files: Files, item: _Item) -> ArchivedImage:
+    config = _read(files, item.config, CONFIG_MAX)
+    named = _CONFIG_NAME.fullmatch(item.config)
+    if named:
+        digests.check(config, f"sha256:{named[1]}", f"{item.config} of {files.what}")
+    layers = []
+    for name in item.layers or ():
+        blob = _BLOB_NAME.fullmatch(name)
+        digest = digests.of_archive(f"{blob[1]}:{blob[2]}") if blob else ""
+        layers.append(ArchivedLayer(name, _span(files, name), digest))
+    references = tuple(_full(name, files.what) for name in item.repo_tags or ())
+    return ArchivedImage(config, tuple(layers), references)
+
+
+def _full(name: str, what: str) -> str:
+    try:
+        return str(parse_reference(name))
+    except UsageError as error:
+        raise BadArchive(f"cannot load {what}: {error.message}") from None
+
+
+# ---- OCI ----
+
+
+def _oci_images(files: Files, platform: Platform, stem: str) -> tuple[ArchivedImage, ...]:
+    document = parse_document(_read(files, "index.json", MANIFEST_MAX), f"index of {files.what}")
+    if not isinstance(document, Index):
+        raise BadArchive(f"cannot load {files.what}: its index.json is no index")
+    images: dict[str, ArchivedImage] = {}
+    for descriptor, references in _chosen(files, document, platform, stem, DEPTH_MAX):
+        known = images.get(descriptor.digest)
+        if known is not None:
+            references = tuple(dict.fromkeys(known.references + references))
+        images[descriptor.digest] = _oci_image(files, descriptor, references)
+    if not images:
+        raise BadArchive(
+            f"cannot load {files.what}: it has no image for {platform}",
+            host=f"it has: {platforms(document)}",
+        )
+    return tuple(images.values())
+
+
+def _chosen(
+    files: Files, index: Index, platform: Platform, stem: str, depth: int
+) -> Iterator[tuple[Descriptor, tuple[str, ...]]]:
+    """The manifests for the platform. One that stands alone is taken whatever it is for."""
+    if depth == 0:
+        raise BadArchive(f"cannot load {files.what}: indexes within indexes")
+    alone = len(index.manifests) == 1
+    for descriptor in index.manifests:
+        if not alone and not matches(platform, descriptor.platform or Platform()):
+            continue
+        references = _references(descriptor, stem)
+        document = _document(files, descriptor)
+        if isinstance(document, Manifest):
+            yield descriptor, references
+            continue
+        for inner, more in _chosen(files, document, platform, stem, depth - 1):
+            yield inner, tuple(dict.fromkeys(references + more))
+
+
+def _oci_image(files: Files, descriptor: Descriptor, references: tuple[str, ...]) -> ArchivedImage:
+    manifest = _blob(files, descriptor, MANIFEST_MAX)
+    document = parse_document(manifest, f"manifest {descriptor.digest}")
+    if not isinstance(document, Manifest):
+        raise BadArchive(f"cannot load {files.what}: {descriptor.digest} is no manifest")
+    layers = []
+    for layer in document.layers:
+        span = _span(files, _path(layer.digest))
+        if span.size != layer.size:
+            raise BadArchive(
+                f"cannot load {files.what}: layer {layer.digest} has {span.size} bytes, "
+                f"its manifest says {layer.size}"
+            )
+        layers.append(ArchivedLayer(layer.digest, span, layer.digest))
+    config = _blob(files, document.config, CONFIG_MAX)
+    return ArchivedImage(config, tuple(layers), references, manifest)
+
+
+def _document(files: Files, descriptor: Descriptor) -> Manifest | Index:
+    return parse_document(_blob(files, descriptor, MANIFEST_MAX), f"manifest {descriptor.digest}")
+
+
+def _blob(files: Files, descriptor: Descriptor, limit: int) -> bytes:
+    data = _read(files, _path(descriptor.digest), limit)
+    digests.check(data, descriptor.digest, f"blob of {files.what}")
+    return data
+
+
+def _path(digest: str) -> str:
+    algorithm, digits = digests.parse_digest(digest)
+    return f"blobs/{algorithm}/{digits}"
+
+
+def _references(descriptor: Descriptor, stem: str) -> tuple[str, ...]:
+    """The names a descriptor carries; what is no name is left out: it is only a note."""
+    notes = descriptor.annotations or {}
+    text = notes.get(IMAGE_NAME) or notes.get(REF_NAME) or ""
+    if text and not re.search(r"[:/@]", text) and TAG.fullmatch(text):
+        text = f"{stem}:{text}" if stem else ""
+    try:
+        return (str(parse_reference(text)),) if text else ()
+    except UsageError:
+        return ()
+
+
+# ---- reading ----
+
+
+def _span(files: Files, name: str) -> Span:
+    span = files.span(name)
+    if span is None:
+        raise BadArchive(f"cannot load {files.what}: it lacks {name}")
+    return span
+
+
+def _read(files: Files, name: str, limit: int) -> bytes:
+    span = _span(files, name)
+    if span.size > limit:
+        raise BadArchive(f"cannot load {files.what}: {name} is larger than {limit >> 20} MiB")
+    data = os.pread(span.fd, span.size, span.offset)
+    if len(data) != span.size:
+        raise BadArchive(f"cannot load {files.what}: {name} is truncated")
+    return data
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
