@@ -218,18 +218,22 @@ class Cgroups(ABC):
 
     def kill(self, group: Group) -> None:
         """SIGKILL to every process, also frozen ones and those that are just being born."""
-        try:
-            if group.directory:
+        if not os.path.exists(self._members(group)):
+            return
+        if group.directory:
+            try:
                 write(f"{group.directory}/cgroup.kill", "1")
                 return
-        except FileNotFoundError:  # a group that is gone, or no cgroup.kill before Linux 5.14
-            if not os.path.exists(group.directory):
-                return
-        self.freeze(group)
-        for pid in self.pids(group):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.thaw(group)
+            except FileNotFoundError:  # before Linux 5.14
+                pass
+        struck: set[int] = set()
+        while new := set(self.pids(group)) - struck:  # one that was born before all had stopped
+            self.freeze(group)
+            for pid in new | set(self.pids(group)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                struck.add(pid)
+            self.thaw(group)
 
     def freeze(self, group: Group) -> None:
         """Stop every process; returns when all of them have."""

@@ -11,7 +11,7 @@ _KILLED = re.compile(
     r"Killed process (\d+) \((.*)\) total-vm:\d+kB, anon-rss:(\d+)kB, file-rss:(\d+)kB, "
     r"shmem-rss:(\d+)kB, UID:(\d+)"
 )
-_CONTEXT = re.compile(r"^oom-kill:.*,task_memcg=(\S+),task=.*,pid=(\d+),uid=\d+$")
+_CONTEXT = re.compile(r"^oom-kill:.*,task_memcg=(\S+?),task=.*,pid=(\d+),uid=\d+$")
 RECORD_MAX = 8192
 KEPT = 256
 
