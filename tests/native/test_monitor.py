@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -307,8 +307,7 @@ def test_failed_plan_and_a_daemon_that_left(monitors: Monitors) -> None:
     ],
     ids=["short", "version", "cut", "long", "names"],
 )
-def test_damaged_start_is_refused(monitors: Monitors, damage: object) -> None:
-    assert callable(damage)
+def test_damaged_start_is_refused(monitors: Monitors, damage: Callable[[bytes], bytes]) -> None:
     sent: list[tuple[bytes, tuple[int, ...]]] = []
 
     class Capture(Peer):

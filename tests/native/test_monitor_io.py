@@ -472,7 +472,7 @@ def test_mounts_are_gone_when_the_monitor_says_so(monitors: Monitors, tmp_path: 
         ("mount", "overlay", tmp_path / "at", "overlay", 0, options),
         ("clone3", NEWPID, "-"),
     ]
-    again = ["mount", "-t", "overlay", "-o", options + ",index=on", "none", tmp_path / "at"]
+    again = ["mount", "-t", "overlay", "-o", f"{options},index=on", "none", f"{tmp_path}/at"]
     machine = monitors.start("cat", host=host, flags=STDIN, stdio={}).started()
     machine.session.expect(SESSION)
     # overlay keeps an upper directory to itself while it is mounted anywhere
