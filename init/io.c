@@ -77,13 +77,16 @@ ssize_t msg_recv(int sock, struct msg *head, void *data, size_t max, int *fds, s
 	if (n < 0)
 		return errno == ECONNRESET ? -EPIPE : -errno;
 	take_fds(&msg, fds, nfds);
+	int err = 0;
 	if (n == 0)
-		return -EPIPE;
-	if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
-		return -EMSGSIZE;
-	if ((size_t)n < sizeof(*head) || (size_t)n - sizeof(*head) != head->len)
-		return -EBADMSG;
-	return (ssize_t)head->len;
+		err = -EPIPE;
+	else if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
+		err = -EMSGSIZE;
+	else if ((size_t)n < sizeof(*head) || (size_t)n - sizeof(*head) != head->len)
+		err = -EBADMSG;
+	while (err && nfds && *nfds)
+		close(fds[--*nfds]);
+	return err ? err : (ssize_t)head->len;
 }
 
 int write_all(int fd, const void *data, size_t len)

@@ -102,7 +102,7 @@ static int find_user(struct identity *who, struct field wanted, struct field *na
 			continue;
 		static char found[256];
 		*who = (struct identity){.uid = uid, .gid = gid};
-		snprintf(home, sizeof(home), "HOME=%.*s", (int)fields[5].len, fields[5].len ? fields[5].at : "/");
+		snprintf(home, sizeof(home), "HOME=%.*s", (int)fields[5].len, fields[5].at);
 		if (!fields[5].len)
 			strcpy(home, "HOME=/");
 		if (fields[0].len >= sizeof(found))

@@ -1,0 +1,43 @@
+"""Building the static program: the compiler is found by a trial, and its absence is said."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from tools import build_init
+
+
+def test_the_program_stands_alone(init_binary: Path) -> None:
+    assert not build_init._has_interpreter(init_binary)
+
+
+def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(build_init.BuildError, match="no C compiler that works; install musl-gcc"):
+        build_init.build(tmp_path / "out")
+    with pytest.raises(build_init.BuildError, match="apt-get install gcc"):
+        build_init.build(tmp_path / "out", sanitize=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sources_that_do_not_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bad.c").write_text("int main(void) { return nothing; }\n")
+    monkeypatch.setattr(build_init, "SOURCES", tmp_path)
+    with pytest.raises(build_init.BuildError, match="nothing"):
+        build_init.build(tmp_path / "out/cove-init")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_failure_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert build_init.main([str(tmp_path / "out")]) == 1
+    assert "apt-get install musl-tools" in capsys.readouterr().err
