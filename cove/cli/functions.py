@@ -92,6 +92,9 @@ def _println(*values: Any) -> str:
     return " ".join(show(value) for value in values) + "\n"
 
 
+WIDEST = 8192
+"""Of padding: many callers share one process, and none may fill its memory."""
+
 _VERB = re.compile(r"%([-+# 0]*)(\d*)(?:\.(\d+))?([a-zA-Z%])")
 
 
@@ -106,8 +109,9 @@ def _printf(form: str, *values: Any) -> str:
             return f"%!{verb}(MISSING)"
         text = _verb(verb, left.pop(0), digits)
         if width:
+            width = min(int(width), WIDEST)
             fill = "0" if "0" in flags and "-" not in flags else " "
-            text = text.ljust(int(width)) if "-" in flags else text.rjust(int(width), fill)
+            text = text.ljust(width) if "-" in flags else text.rjust(width, fill)
         return text
 
     return _VERB.sub(one, form)
@@ -124,7 +128,7 @@ def _verb(verb: str, value: Any, digits: str | None) -> str:
     if verb in "dxXob" and isinstance(value, int):
         return format(value, verb)
     if verb in "feg" and isinstance(value, int | float):
-        return format(float(value), f".{digits or 6}{verb}")
+        return format(float(value), f".{min(int(digits or 6), 100)}{verb}")
     if verb in "xX" and isinstance(value, str):
         return value.encode().hex()
     return f"%!{verb}({show(value)})"
@@ -132,7 +136,7 @@ def _verb(verb: str, value: Any, digits: str | None) -> str:
 
 def _pad(text: Any, left: int, right: int) -> str:
     shown = show(text)
-    return " " * left + shown + " " * right if shown else shown
+    return " " * min(left, WIDEST) + shown + " " * min(right, WIDEST) if shown else shown
 
 
 def _truncate(text: str, length: int) -> str:

@@ -37,8 +37,7 @@ def caller(terminal: Terminal) -> Caller:
 
 @lru_cache(maxsize=256)
 def _same_everywhere(flags: Flags) -> MachineSpec:
-    """The checked spec of flags that mean the same to every caller; image and command come later.
-    """
+    """The checked spec of flags that mean the same to every caller; without image and command."""
     nobody = Caller("/", {}, lambda name: "")
     spec = assemble_machine(read_values(flags), nobody, image="-", command=())
     check_machine(spec)
@@ -55,8 +54,7 @@ def machine_spec(typed: Typed, terminal: Terminal) -> MachineSpec:
 
 
 def streams(typed: Typed) -> calls.Streams:
-    """What a foreground run attaches to: as typed with ``-a``, else output, and input with ``-i``.
-    """
+    """What to attach to: as typed with ``-a``, else the output, and the input with ``-i``."""
     chosen: set[str] = set(typed.values.get(".attach", ()))
     if not chosen:
         chosen = {"stdout", "stderr"} | ({"stdin"} if typed.on("stdin_open") else set())

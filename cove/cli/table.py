@@ -69,8 +69,13 @@ def render(rows: Sequence[Record], listing: Listing, typed: str, *, quiet: bool 
     if template is None:
         return "".join(to_json(dict(sorted(row.items()))) + "\n" for row in rows)
     if not table:
-        return "".join(printable(template.render(row)) + "\n" for row in rows)
+        return "".join(safe(template.render(row)) + "\n" for row in rows)
     return align([[printable(cell) for cell in cells] for cells in _lines(rows, listing, template)])
+
+
+def safe(text: str) -> str:
+    """Control characters escaped, but for the tabs and newlines of the template."""
+    return "\t".join(printable(part) for part in text.split("\t"))
 
 
 def _lines(rows: Sequence[Record], listing: Listing, template: Template) -> Iterator[list[str]]:

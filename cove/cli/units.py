@@ -21,7 +21,7 @@ def binary_size(size: float) -> str:
 
 def _scaled(size: float, base: float, units: tuple[str, ...], digits: int) -> str:
     place = 0
-    while size >= base and place < len(units) - 1:
+    while float(f"{size:.{digits}g}") >= base and place < len(units) - 1:
         size /= base
         place += 1
     text = f"{size:.{digits}g}"

@@ -33,7 +33,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     for candidate in known:
         low = candidate.lower()
         edits = distance(word, low, limit)
-        if edits > limit and len(word) >= 4 and (low.startswith(word) or word.startswith(low)):
+        if edits > limit and _begins_alike(word, low):
             edits = limit
         if edits < best:
             best, found = edits, candidate
@@ -44,3 +44,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The hint for a mistyped word: ``did you mean start?``, or ``""``."""
     found = nearest(word, known)
     return f"did you mean {found}?" if found else ""
+
+
+def _begins_alike(left: str, right: str) -> bool:
+    """Three quarters of the mistyped word, four letters at least, begin the other."""
+    same = 0
+    while same < min(len(left), len(right)) and left[same] == right[same]:
+        same += 1
+    return same >= max(4, len(left) * 3 // 4)

@@ -27,7 +27,8 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if not match:
         raise bad("size", text, "not a number with a unit", hint="write 512k, 64m or 1.5g")
-    return int(float(match[1]) * (1 << _POWERS[match[2].lower()]))
+    unit: int = 1 << _POWERS[match[2].lower()]
+    return int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
 
 
 def parse_swap(text: str) -> int:
