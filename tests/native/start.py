@@ -133,8 +133,16 @@ def host_part(store: Path, *, volatile: bool = True) -> list[Op]:
         *(("mkdirat", "dev", name, "755", BASE, BASE) for name in ("pts", "shm", "mqueue")),
         ("symlinkat", "pts/ptmx", "dev", "ptmx", BASE, BASE),
         ("symlinkat", "/proc/self/fd", "dev", "fd", BASE, BASE),
+        ("recv",),
+        (
+            "barrier",
+            0,
+            "pid",
+            "user",
+            "net",
+            "mnt",
+        ),  # before the last send: the child may end at once
         ("send", "root", "dev"),
-        ("barrier", 0, "pid", "user", "net", "mnt"),
     ]
 
 
@@ -152,6 +160,7 @@ def machine_part(
         ("recv",),
         ("setids", 0, 0),
         ("unshare", NEWIPC | NEWNET | NEWCGROUP),
+        ("send",),
         PRIVATE,
         ("sethostname", "box"),
         ("setdomainname", "example"),

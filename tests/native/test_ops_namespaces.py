@@ -90,7 +90,8 @@ def test_oom_score_adj(launcher: Launcher) -> None:
 
 
 def test_barrier_without_a_daemon_opens_the_namespaces(launcher: Launcher) -> None:
-    done = launcher.run([CHILD, ("barrier", 1, "pid", "user", "net", "mnt")], [sh("echo on")])
+    barrier = ("barrier", 1, "pid", "user", "net", "mnt")
+    done = launcher.run([CHILD, barrier, ("send",)], [("recv",), sh("echo on")])
     assert (done.code, done.out) == (0, "on\n")
     done = launcher.run([CHILD, ("barrier", 0, "pid", "nonsense")], [sh("sleep 100")])
     assert done.report == ("host", 1, "barrier", errno.ENOENT, "nonsense")
