@@ -1,6 +1,6 @@
 /*
- * The resident parent of monitors: a fork of this small process takes 0.2 ms, an exec by the daemon twice that. It runs from
- * a sealed memfd, so no machine can reach a file that is executed as the host's root.
+ * The resident parent of monitors: a fork of this small process takes 0.2 ms, an exec by the daemon twice that. It runs
+ * from a sealed memfd, so no machine can reach a file that is executed as the host's root.
  */
 #include <errno.h>
 #include <fcntl.h>

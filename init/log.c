@@ -1,6 +1,6 @@
 /*
- * The log of a machine: records in `log`; when that holds half of the cap it becomes `log.1` and a new one begins. A full
- * disk loses lines, never the machine: what is lost is counted, and said in the log once there is room.
+ * The log of a machine: records in `log`; when that holds half of the cap it becomes `log.1` and a new one begins. A
+ * full disk loses lines, never the machine: what is lost is counted, and said in the log once there is room.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +14,7 @@
 #include "monitor.h"
 
 #define HALF_MIN 4096
-#define NOTE "bytes of output are missing here: the disk was full"
+#define NOTE	 "bytes of output are missing here: the disk was full"
 
 int log_open(struct log *log, int dir, uint64_t max)
 {
@@ -42,14 +42,16 @@ static void log_rotate(struct log *log)
 	log->size = 0;
 }
 
-/* One record, whole or not at all: half of one would make the rest of the file unreadable. What was lost is told before it, and
-   only with it, or a full disk would fill up with notes. */
+/* One record, whole or not at all: half of one would make the rest of the file unreadable. What was lost is told before
+   it, and only with it, or a full disk would fill up with notes. */
 static bool log_record(struct log *log, uint8_t stream, const void *data, size_t len)
 {
-	struct log_record head = {.time_ns = clock_ns(CLOCK_REALTIME), .len = (uint32_t)len, .stream = stream}, told = head;
+	struct log_record head = {.time_ns = clock_ns(CLOCK_REALTIME), .len = (uint32_t)len, .stream = stream},
+			  told = head;
 	char note[96];
 	int noted = log->lost ? snprintf(note, sizeof(note), "%llu " NOTE "\n", (unsigned long long)log->lost) : 0;
-	struct iovec iov[4] = {{&told, sizeof(told)}, {note, (size_t)noted}, {&head, sizeof(head)}, {(void *)data, len}};
+	struct iovec iov[4] = {
+		{&told, sizeof(told)}, {note, (size_t)noted}, {&head, sizeof(head)}, {(void *)data, len}};
 	size_t size = sizeof(head) + len + (noted ? sizeof(told) + (size_t)noted : 0);
 	ssize_t n;
 

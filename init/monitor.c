@@ -1,6 +1,6 @@
 /*
- * One process for each machine: it runs the plan, is the machine's parent, and stays when the daemon goes. What it knows of
- * the machine's end is on disk before anybody hears of it. It decides nothing; monitor_io.c carries the bytes.
+ * One process for each machine: it runs the plan, is the machine's parent, and stays when the daemon goes. What it
+ * knows of the machine's end is on disk before anybody hears of it. It decides nothing; monitor_io.c carries the bytes.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -260,7 +260,8 @@ static void turn(struct monitor *m, struct run *run)
 
 int monitor_main(int ctl, int restart_argc, char **restart_argv)
 {
-	static const int SURVIVED[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE, SIGALRM, SIGUSR1, SIGUSR2, SIGTSTP, SIGTTIN, SIGTTOU};
+	static const int SURVIVED[] = {SIGHUP,	SIGINT,	 SIGQUIT, SIGTERM, SIGPIPE, SIGALRM,
+				       SIGUSR1, SIGUSR2, SIGTSTP, SIGTTIN, SIGTTOU};
 	static struct monitor monitor;
 	static struct run run;
 	struct monitor *m = &monitor;
@@ -271,7 +272,8 @@ int monitor_main(int ctl, int restart_argc, char **restart_argv)
 		signal(SURVIVED[i], SIG_IGN);
 	signal(SIGCHLD, SIG_DFL); /* the forker ignores it, and then there is nothing to wait for */
 	m->ctl = ctl;
-	m->listen = m->dir = m->stdin_fd = m->pty = m->peer = m->pidfd = m->log.fd = m->source[0].fd = m->source[1].fd = -1;
+	m->listen = m->dir = m->stdin_fd = m->pty = m->peer = m->pidfd = m->log.fd = m->source[0].fd = m->source[1].fd =
+		-1;
 	m->restart = (struct restart){.argc = restart_argc, .argv = restart_argv, .state = -1, .mount_ns = -1};
 	for (size_t i = 0; i < PEERS_MAX; i++)
 		m->caller[i].fd = -1;

@@ -1,7 +1,7 @@
 /*
- * Bytes between a machine and those who look at it. Nothing here waits: every write goes to a descriptor that takes what it
- * can, and a chunk of output is dropped only when log and all sessions have it. So a slow reader slows the machine, as a pipe
- * between two programs would.
+ * Bytes between a machine and those who look at it. Nothing here waits: every write goes to a descriptor that takes
+ * what it can, and a chunk of output is dropped only when log and all sessions have it. So a slow reader slows the
+ * machine, as a pipe between two programs would.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -99,7 +99,8 @@ static void stdin_feed(struct monitor *m, struct session *s)
 static void stdin_read(struct monitor *m, struct session *s)
 {
 	for (int turn = 0; turn < TURNS && s->in >= 0 && !s->fill && m->stdin_fd >= 0; turn++) {
-		ssize_t n = s->in_socket ? recv(s->in, s->buf, sizeof(s->buf), MSG_DONTWAIT) : read(s->in, s->buf, sizeof(s->buf));
+		ssize_t n = s->in_socket ? recv(s->in, s->buf, sizeof(s->buf), MSG_DONTWAIT)
+					 : read(s->in, s->buf, sizeof(s->buf));
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
 		if (n <= 0) {
@@ -114,8 +115,8 @@ static void stdin_read(struct monitor *m, struct session *s)
 
 /* ---- sessions ---- */
 
-/* A caller's pipe is shared with the caller: opened anew, so that O_NONBLOCK is of this description only. -1: the front has
-   to relay it. ENXIO is a FIFO that nobody reads: a write to it does not wait either. */
+/* A caller's pipe is shared with the caller: opened anew, so that O_NONBLOCK is of this description only. -1: the front
+   has to relay it. ENXIO is a FIFO that nobody reads: a write to it does not wait either. */
 static int pipe_reopen(int fd, int flags)
 {
 	char path[32];
@@ -251,7 +252,8 @@ static size_t takers(const struct monitor *m, size_t i, struct session **one)
 	return count;
 }
 
-/* The caller's own reader has gone, or its disk is full. As a program on the host, one that nobody hears gets SIGPIPE. */
+/* The caller's own reader has gone, or its disk is full. As a program on the host, one that nobody hears gets SIGPIPE.
+ */
 static void sink_broken(struct monitor *m, struct session *s, size_t i, int err)
 {
 	bool front = s->sink[i].kind == SINK_RELAY;
@@ -279,7 +281,7 @@ static void sink_write(struct monitor *m, struct session *s, size_t i)
 	while (sink->kind != SINK_NONE && sink->done < from->len) {
 		const char *data = from->buf + sink->done;
 		size_t len = from->len - sink->done < CHUNK_MAX ? from->len - sink->done : CHUNK_MAX;
-		ssize_t n = sink->kind == SINK_RELAY    ? front_send(s, MSG_OUTPUT, (int)i + 1, data, len)
+		ssize_t n = sink->kind == SINK_RELAY	? front_send(s, MSG_OUTPUT, (int)i + 1, data, len)
 			    : sink->kind == SINK_SOCKET ? send(sink->fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL)
 							: write(sink->fd, data, len);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -310,7 +312,8 @@ void stream_close(struct monitor *m, size_t i)
 	close_fd(&m->source[i].fd);
 }
 
-/* What is left in a dead machine's pipe is taken whole, so that a stuck reader keeps neither the log nor the daemon waiting. */
+/* What is left in a dead machine's pipe is taken whole, so that a stuck reader keeps neither the log nor the daemon
+ * waiting. */
 static bool source_room(struct monitor *m, struct source *from)
 {
 	size_t size = from->size ? from->size + 4 * CHUNK_MAX : CHUNK_MAX;

@@ -30,9 +30,13 @@ static int order_names(struct monitor *m, struct run *run, struct order *order, 
 {
 	const char *at = (const char *)order->mem[0] + sizeof(order->start), *end = (const char *)order->mem[0] + len;
 	const size_t nfds = order->start.nnames;
-	struct { const char *name; int *fd; } own[] = {
-		{"front", &order->front[0]}, {"in", &order->front[1]}, {"out", &order->front[2]},	 {"err", &order->front[3]},
-		{"dir", &m->dir},	     {"listen", &m->listen},   {"state", &m->restart.state}, {"plan", plan},
+	struct {
+		const char *name;
+		int *fd;
+	} own[] = {
+		{"front", &order->front[0]},  {"in", &order->front[1]}, {"out", &order->front[2]},
+		{"err", &order->front[3]},    {"dir", &m->dir},		{"listen", &m->listen},
+		{"state", &m->restart.state}, {"plan", plan},
 	};
 	const size_t owns = sizeof(own) / sizeof(own[0]);
 
@@ -94,7 +98,8 @@ static int order_parse(struct monitor *m, struct run *run, struct order *order, 
 	return err || order->mem[1] != MAP_FAILED ? err : -ENOMEM;
 }
 
-/* The machine's end of a pipe becomes a register and belongs to the machine's root, who may then open /dev/stdout anew. */
+/* The machine's end of a pipe becomes a register and belongs to the machine's root, who may then open /dev/stdout anew.
+ */
 static int pipe_make(const struct start *start, struct run *run, const char *name, bool input, int *ours)
 {
 	int p[2], theirs, err;
@@ -111,7 +116,6 @@ static int pipe_make(const struct start *start, struct run *run, const char *nam
 		close(theirs);
 	return err;
 }
-
 
 static int machine_pipes(struct monitor *m, struct run *run, const struct start *start)
 {
@@ -143,7 +147,8 @@ static int plan_start(struct monitor *m, struct run *run, const struct order *or
 	return err;
 }
 
-/* The master, and a slave of our own: without it the master is hung up whenever a program closes and opens its terminal. */
+/* The master, and a slave of our own: without it the master is hung up whenever a program closes and opens its
+ * terminal. */
 static void terminal_take(struct monitor *m, struct run *run, struct resize size)
 {
 	m->pty = run->pty;
@@ -168,12 +173,14 @@ static void started(struct monitor *m, struct run *run, const struct order *orde
 	if (m->dir < 0 || log_open(&m->log, m->dir, start->log_max))
 		m->flags &= ~(uint32_t)START_LOG;
 	if (m->flags & START_SESSION && order->front[0] >= 0)
-		session_add(m, start->flags, WHICH_STDIN | WHICH_STDOUT | WHICH_STDERR, order->front, order->keys, start->keys_len);
+		session_add(m, start->flags, WHICH_STDIN | WHICH_STDOUT | WHICH_STDERR, order->front, order->keys,
+			    start->keys_len);
 	else
 		fds_close(order->front, 4);
 }
 
-/* The daemon knows what the user typed and has the words; the front gets them, or at least an end. Nothing is mounted by now. */
+/* The daemon knows what the user typed and has the words; the front gets them, or at least an end. Nothing is mounted
+ * by now. */
 static void failed(struct monitor *m, const struct run *run, int front)
 {
 	uint64_t end = clock_ns(CLOCK_MONOTONIC) + REASON_NS, now;

@@ -1,6 +1,6 @@
 /*
- * Brings the daemon back when it went away without saying so: restart policies, health checks and timeouts live in it. Many
- * monitors see it vanish at once; the one that gets the state directory's lock starts it and hands the lock over.
+ * Brings the daemon back when it went away without saying so: restart policies, health checks and timeouts live in it.
+ * Many monitors see it vanish at once; the one that gets the state directory's lock starts it and hands the lock over.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -17,8 +17,8 @@
 #include "monitor.h"
 
 #define DELAY_FIRST_MS 50
-#define DELAY_MAX_MS 5000
-#define ARGS_MAX 64
+#define DELAY_MAX_MS   5000
+#define ARGS_MAX       64
 
 /* Half to one and a half of the delay, so that a thousand monitors do not knock in step. */
 static uint64_t restart_next(unsigned delay_ms)
@@ -39,7 +39,8 @@ void restart_arm(struct restart *restart)
 	restart->at = restart_next(restart->delay_ms);
 }
 
-/* In a grandchild, so that nobody has to wait for it. The lock is the open file description: it lives on in the daemon. */
+/* In a grandchild, so that nobody has to wait for it. The lock is the open file description: it lives on in the daemon.
+ */
 static void restart_exec(const struct restart *restart, int lock)
 {
 	char number[16], *argv[ARGS_MAX + 3];

@@ -147,6 +147,8 @@ class Machine:
     front: Peer | None = None
     pid: int = 0
     pidfd: int = -1
+    monitor: int = 0
+    """Its pid: the machine's parent."""
     opened: list[Peer] = field(default_factory=list)
 
     @property
@@ -154,15 +156,13 @@ class Machine:
         assert self.front is not None
         return self.front
 
-    @property
-    def monitor(self) -> int:
-        """The monitor's pid: the machine's parent."""
-        return int(Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-
     def started(self) -> Machine:
         got = self.ctl.expect(STARTED)
         self.pid = got.value
         (self.pidfd,) = got.fds
+        with suppress(FileNotFoundError, ProcessLookupError):  # when it was quick
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+            self.monitor = int(stat.rsplit(")", 1)[1].split()[1])
         return self
 
     def connect(self) -> Peer:
@@ -333,3 +333,5 @@ class Monitors:
         self.sock.close()
         _, status = os.waitpid(self.pid, 0)
         assert status == 0
+        for machine in self.made:
+            wait_until(lambda pid=machine.monitor: not pid or gone(pid))  # type: ignore[misc]

@@ -25,7 +25,7 @@ from tests.native.monitors import (
     gone,
     wait_until,
 )
-from tests.native.plans import BASE, PDEATHSIG, SIGKILL, execve
+from tests.native.plans import BASE, execve
 from tests.native.start import host_part, machine_part, make_store, new_upper
 
 
@@ -83,7 +83,7 @@ def test_container_with_a_terminal(monitors: Monitors, tmp_path: Path) -> None:
 
 def test_killed_monitor_takes_a_container_along(monitors: Monitors, tmp_path: Path) -> None:
     store = make_store(tmp_path)
-    part = machine_part(("prctl", PDEATHSIG, SIGKILL), execve("/bin/cat"))
+    part = machine_part(execve("/bin/cat"))
     machine = monitors.start(part, host=host_part(store), owner=BASE, flags=STDIN)
     os.kill(released(machine).monitor, signal.SIGKILL)
     machine.ctl.expect_end()
