@@ -12,12 +12,14 @@ import pytest
 
 from tests.native.monitors import (
     BARRIER,
+    EXEC,
     EXIT,
     INPUT,
     INPUT_EOF,
     LOG,
     RESIZE,
     SESSION,
+    SIGNAL,
     STDIN,
     TTY,
     Machine,
@@ -25,7 +27,20 @@ from tests.native.monitors import (
     gone,
     wait_until,
 )
-from tests.native.plans import BASE, execve
+from tests.native.plans import (
+    BASE,
+    NEWCGROUP,
+    NEWIPC,
+    NEWNET,
+    NEWNS,
+    NEWPID,
+    NEWUSER,
+    NEWUTS,
+    PDEATHSIG,
+    SIGKILL,
+    Op,
+    execve,
+)
 from tests.native.start import host_part, machine_part, make_store, new_upper
 
 
@@ -88,3 +103,64 @@ def test_killed_monitor_takes_a_container_along(monitors: Monitors, tmp_path: Pa
     os.kill(released(machine).monitor, signal.SIGKILL)
     machine.ctl.expect_end()
     wait_until(lambda: gone(machine.pid))
+
+
+def exec_plan(*final: Op, stdio: Op = ("stdio",)) -> list[Op]:
+    return [
+        ("prctl", PDEATHSIG, SIGKILL),
+        ("recv",),
+        ("setns", "target", NEWUSER | NEWNS | NEWNET | NEWIPC | NEWUTS | NEWCGROUP),
+        ("setids", 0, 0),
+        ("chdir", "/"),
+        ("setsid",),
+        stdio,
+        ("capset", "0"),
+        *final,
+    ]
+
+
+ENTER: list[Op] = [("setns", "target", NEWPID), ("clone3", 0, "-"), ("send",)]
+
+
+@pytest.fixture
+def running(monitors: Monitors, tmp_path: Path) -> Machine:
+    """A container that waits for its stdin."""
+    store = make_store(tmp_path)
+    part = machine_part(execve("/bin/cat"))
+    return released(monitors.start(part, host=host_part(store), owner=BASE, flags=STDIN))
+
+
+def test_exec_in_a_container(monitors: Monitors, running: Machine) -> None:
+    script = "hostname; kill -0 1 && echo sees 1; (exec cat /dev/zero >/dev/null) & exit 5"
+    done = monitors.start(
+        exec_plan(execve("/bin/sh", "-c", script)),
+        host=ENTER,
+        owner=BASE,
+        stdio={},
+        flags=EXEC,
+        fds={"target": running.pidfd},
+    ).started()
+    done.session.expect(SESSION)
+    out, _, end = done.session.until(EXIT)
+    assert (out, end.value) == (b"box\nsees 1\n", 5)
+    assert done.finish().code == 5
+    assert not gone(running.pid)
+
+
+def test_exec_with_a_terminal_ends_with_its_container(monitors: Monitors, running: Machine) -> None:
+    shell = execve("/bin/sh", "-c", "tty; exec cat")
+    done = monitors.start(
+        exec_plan(shell, stdio=("openpty", "/dev/pts", 24, 80)),
+        host=ENTER,
+        owner=BASE,
+        stdio={},
+        flags=EXEC | TTY | STDIN,
+        fds={"target": running.pidfd},
+    ).started()
+    done.session.expect(SESSION)
+    done.session.until_output(b"/dev/pts/0\r\n")
+    done.session.send(INPUT, payload=b"typed\r")
+    done.session.until_output(b"typed\r\n")
+    running.ctl.send(SIGNAL, signal.SIGKILL)
+    assert running.finish().code == 137
+    assert done.session.until(EXIT)[2].value == 137
