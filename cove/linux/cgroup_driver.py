@@ -166,6 +166,10 @@ class Cgroups(ABC):
                 self._watch(group)
             return group
 
+    def example(self) -> Group:
+        """The paths of a group that is never made: for plans that are only shown."""
+        return self._group("0")
+
     def remove(self, group: Group) -> bool:
         """Remove a group. False: it is busy for a moment; ``reap`` and ``fill`` try again."""
         with self._lock:

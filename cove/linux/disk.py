@@ -83,13 +83,20 @@ def overlay_devices(pid: int) -> frozenset[int]:
 
 
 def mounted(path: str) -> Mounted:
-    """Type and options of the file system that holds ``path``."""
-    device = os.stat(path).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
+    """Type and options of the file system that holds ``path``.
+
+    By the mount's own number: a btrfs subvolume has another device number than its mount.
+    """
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:
+            numbers = [line.split()[1] for line in info if line.startswith("mnt_id:")]
+    finally:
+        os.close(fd)
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             left, _, right = line.partition(" - ")
-            if left.split(" ", 3)[2] == wanted:
+            if left.split(" ", 1)[0] in numbers:
                 words = right.split()
                 return Mounted(words[0], frozenset(words[2].split(",")))
     return Mounted("", frozenset())

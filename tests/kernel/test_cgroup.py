@@ -51,7 +51,7 @@ def groups(facts: Facts, tmp_path: Path) -> Iterator[Cgroups]:
 
 
 def opened(facts: Facts, tmp_path: Path) -> Iterator[Cgroups]:
-    with leaks(), open_cgroups(facts, str(tmp_path)) as cgroups:
+    with leaks(tmp_path), open_cgroups(facts, str(tmp_path)) as cgroups:
         yield cgroups
         for name in cgroups.names():
             group = cgroups.adopt(name)
@@ -271,7 +271,7 @@ def test_busy_until_the_last_process_is_gone(any_groups: Cgroups) -> None:
 
 
 def test_adopted_by_the_next_daemon(facts: Facts, tmp_path: Path) -> None:
-    with leaks():
+    with leaks(tmp_path):
         first = open_cgroups(facts, str(tmp_path))
         group = first.make(Limits(memory=32 * MIB, memory_swap=32 * MIB))
         wait_for_word = f"echo ready; read go; {HOG}"
@@ -299,7 +299,8 @@ def test_adopting_what_is_gone(any_groups: Cgroups) -> None:
 
 def test_sweep_leaves_others_alone(any_facts: Facts, tmp_path: Path) -> None:
     with (
-        leaks(),
+        leaks(tmp_path / "a"),
+        leaks(tmp_path / "b"),
         open_cgroups(any_facts, str(tmp_path / "a")) as ours,
         open_cgroups(any_facts, str(tmp_path / "b")) as theirs,
     ):
