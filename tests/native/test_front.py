@@ -7,7 +7,6 @@ import select
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -662,7 +661,6 @@ def test_orphaned_front_goes_on_after_a_stop_signal(daemon: Daemon) -> None:
         assert tty.wait() == 0
 
 
-def test_executable_bit_is_all_it_needs(daemon: Daemon) -> None:
-    assert stat.S_IMODE(daemon.front.stat().st_mode) & 0o111
+def test_front_needs_no_libraries(daemon: Daemon) -> None:
     ran = subprocess.run(["ldd", daemon.front], capture_output=True, text=True)
     assert "not a dynamic executable" in ran.stderr or "statically linked" in ran.stdout

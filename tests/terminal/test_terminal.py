@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -39,7 +42,7 @@ def leave(screen: Tmux, code: int) -> None:
     """Back in the outer shell, whose terminal is in order again."""
     screen.clear()
     screen.type("echo code=$?; stty -a")
-    seen = screen.wait_for(f"^code={code}$", literal=False)
+    seen = screen.wait_for(rf"\bcode={code}\b", literal=False)
     seen = screen.wait_for(r"\becho\b.*\bechoe\b", literal=False)
     assert " -icanon" not in seen
     assert " -echo " not in seen
@@ -58,9 +61,8 @@ def test_size_and_resize(screen: Tmux) -> None:
     enter(screen, "run --rm -it bb")
     screen.type("stty size")
     screen.wait_for("24 80")
-    screen.type("trap 'stty size' WINCH")
     screen.resize(40, 100)
-    screen.keys("Enter")
+    screen.type("stty size")
     screen.wait_for("40 100")
     screen.type("exit")
     leave(screen, 0)
@@ -68,8 +70,8 @@ def test_size_and_resize(screen: Tmux) -> None:
 
 def test_control_c_goes_to_the_program_inside(screen: Tmux) -> None:
     enter(screen, "run --rm -it bb")
-    screen.type("sleep 1000; echo after=$?")
-    screen.wait_for("sleep 1000")
+    screen.type("echo go; sleep 1000")
+    screen.wait_for("^go", literal=False)
     screen.keys("C-c")
     screen.wait_for(r"inside# $", literal=False)
     screen.type("exit")
@@ -164,3 +166,73 @@ def test_session_outlives_the_daemon(fresh_cove: Cove, fresh_screen: Tmux) -> No
     screen.type("exit 7")
     leave(screen, 7)
     assert fresh_cove.inspect("survivor")["State"]["ExitCode"] == 7
+
+
+HTTP = "COVE_HOST=unix://$COVE_ROOT/run/api.sock $COVE"
+
+
+def test_over_http(cove: Cove, screen: Tmux) -> None:
+    """cove-python is its own front: raw mode, size, detach keys and exit code all the same."""
+    screen.type(f"{HTTP} run -it --name far bb sh")
+    screen.wait_for("/ # ")
+    screen.resize(30, 90)
+    screen.type("PS1='inside# '; stty size")
+    screen.wait_for("30 90")
+    screen.keys("C-p", "C-q")
+    leave(screen, 0)
+    screen.type(f"{HTTP} attach far")
+    screen.wait_for("attach far")
+    screen.keys("Enter")
+    screen.wait_for("^inside# $", literal=False)
+    screen.type("echo go; sleep 1000")
+    screen.wait_for("^go", literal=False)
+    screen.keys("C-c")
+    screen.wait_for(r"inside# $", literal=False)
+    screen.type("exit 8")
+    leave(screen, 8)
+    cove("rm", "far")
+
+
+def test_suspend_over_http(screen: Tmux) -> None:
+    screen.type(f"{HTTP} run --rm -i bb sh -c 'echo up; cat'")
+    screen.wait_for("^up", literal=False)
+    screen.keys("C-z")
+    screen.wait_for("Stopped")
+    screen.type("fg")
+    screen.type("hello")
+    screen.wait_for(r"^hello\nhello$", literal=False)
+    screen.keys("C-d")
+    leave(screen, 0)
+
+
+def test_signal_ends_the_front_and_restores_the_terminal(cove: Cove, screen: Tmux) -> None:
+    cove("run", "-dit", "--name", "signalled", "bb", "sh")
+    screen.type("$COVE attach --sig-proxy=false signalled")
+    screen.wait_for("sig-proxy=false")
+    screen.keys("Enter")
+    screen.wait_for("^/ # ", literal=False)
+    os.kill(foreground(screen), signal.SIGTERM)
+    screen.wait_for("Terminated")
+    leave(screen, 143)
+    assert cove.inspect("signalled")["State"]["Running"]
+    cove("rm", "-f", "signalled")
+
+
+def foreground(screen: Tmux) -> int:
+    """The foreground process group of the shell's terminal, as proc(5) tells it."""
+    pane = screen.tmux("display-message", "-p", "#{pane_pid}").strip()
+    return int(Path(f"/proc/{pane}/stat").read_text().rsplit(")", 1)[1].split()[5])
+
+
+def test_closed_window_leaves_the_machine(cove: Cove, screen: Tmux) -> None:
+    enter(screen, "run -it --name left bb")
+    screen.tmux("respawn-window", "-k", "/bin/dash", "-i")
+    screen.wait_for(PROMPT)
+    assert cove.inspect("left")["State"]["Running"]
+    screen.type("$COVE attach left")
+    screen.wait_for("attach left")
+    screen.keys("Enter")
+    screen.wait_for("^inside# $", literal=False)
+    screen.type("exit 2")
+    leave(screen, 2)
+    cove("rm", "left")
