@@ -39,23 +39,24 @@ int msg_send(int sock, uint32_t kind, int32_t value, const void *data, size_t le
 	}
 }
 
-/* Takes at most *nfds descriptors and closes the rest: a peer cannot make us keep what we did not ask for. */
+/*
+ * Takes at most *nfds descriptors and closes the rest: a peer cannot make us keep what we did not ask for. The kernel
+ * puts all of a message's descriptors into one header, the only one here.
+ */
 static void take_fds(struct msghdr *msg, int *fds, size_t *nfds)
 {
-	size_t want = nfds ? *nfds : 0, got = 0;
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(msg);
+	size_t want = nfds ? *nfds : 0, got = 0, count = 0;
 
-	for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(msg); cmsg; cmsg = CMSG_NXTHDR(msg, cmsg)) {
-		if (cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS)
-			continue;
-		size_t count = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		for (size_t i = 0; i < count; i++) {
-			int fd;
-			memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof(int), sizeof(int));
-			if (got < want)
-				fds[got++] = fd;
-			else
-				close(fd);
-		}
+	if (cmsg && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS)
+		count = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+	for (size_t i = 0; i < count; i++) {
+		int fd;
+		memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof(int), sizeof(int));
+		if (got < want)
+			fds[got++] = fd;
+		else
+			close(fd);
 	}
 	if (nfds)
 		*nfds = got;
