@@ -25,6 +25,8 @@ from cove.engine.engine import Engine
 from cove.engine.events import Cancel
 from cove.engine.reactor import complain
 from cove.errors import CoveError, NotFound, UsageError
+from cove.spec.check import check_exec, check_machine
+from cove.spec.machine import ExecSpec, MachineSpec
 
 THREADS = 256
 BODY_MAX = 16 << 20
@@ -169,10 +171,17 @@ class Server:
 
 
 def parse_params(verb: Verb, data: bytes) -> Any:
+    """What the command line would have checked is checked here for everybody else."""
     try:
-        return msgspec.json.decode(data or b"{}", type=verb.params)
+        params = msgspec.json.decode(data or b"{}", type=verb.params)
     except msgspec.MsgspecError as error:
         raise UsageError(f"cannot read the parameters of {verb.name}: {error}") from error
+    spec = getattr(params, "spec", None)
+    if isinstance(spec, MachineSpec):
+        check_machine(spec)
+    elif isinstance(spec, ExecSpec):
+        check_exec(spec)
+    return params
 
 
 def terminal_header(text: str) -> tuple[int, int, int]:

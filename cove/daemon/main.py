@@ -175,21 +175,34 @@ def serve(options: Options, environment: dict[str, str]) -> int:
         )
         api = Api(listen(home.run_fd, "api.sock", socket.SOCK_STREAM), engine)
         _write_pid(home.store.layout.daemon_pid)
-        engine.on_shutdown = partial(_end_soon, home.reactor)
+        sockets = (home.store.layout.front_socket, home.store.layout.api_socket)
+        engine.on_shutdown = partial(_end_soon, home.reactor, sockets)
         gc.collect()
         gc.freeze()
         door.open()
         api.open()
         _answer(options, "\0")
         signal.sigwait(signals)
+        _hide(sockets)
         door.close()
         api.close()
     return 0
 
 
-def _end_soon(reactor: Reactor) -> None:
-    """Once the answer of the verb that asked for it is on its way."""
+def _end_soon(reactor: Reactor, sockets: tuple[str, ...]) -> None:
+    """Once the answer of the verb that asked for it is on its way. Whoever comes from now on finds
+    no daemon, and starts the next one; whoever came before is still served.
+    """
+    _hide(sockets)
     reactor.after(0.05, _end_self)
+
+
+def _hide(sockets: tuple[str, ...]) -> None:
+    for path in sockets:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
 
 
 def _end_self() -> None:

@@ -32,6 +32,7 @@ from cove.roots import Remover
 from cove.store.db import Store
 from cove.store.records import MachineRecord
 
+
 class Engine:
     """All machines of one state directory. ``with Engine.open(root, …)``; closing leaves them
     running.
