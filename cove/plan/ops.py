@@ -28,6 +28,9 @@ from cove.plan.flags import (
 NONE = "-"
 """The register that is not there."""
 
+KEEP = 0xFFFFFFFF
+"""As uid or gid: chown(2) leaves it as it is."""
+
 _NO_ATTRIBUTES = MountAttr(0)
 _NO_PROPAGATION = MountFlags(0)
 _ANY_PATH = Resolve(0)
@@ -54,24 +57,25 @@ class Op:
         for name, letter, repeated in self.FIELDS:
             value = getattr(self, name)
             if repeated:
-                words.extend(value)
+                words += value
+            elif letter in "sfF":
+                words.append(value)
             elif letter == "u":
                 words.append(int.__repr__(value))
             elif letter == "o":
                 words.append(f"{value:o}")
-            elif letter == "x":
-                words.append(value.hex() if isinstance(value, bytes) else f"{int(value):x}")
             else:
-                words.append(value)
+                words.append(value.hex() if isinstance(value, bytes) else f"{int(value):x}")
         return words
 
     def wire(self) -> bytes:
         """``name\\0argc\\0arg\\0...``; kept, because most ops of a plan serve every machine."""
         if not self._wire:
             words = self.words()
-            text = "\0".join([self.NAME, str(len(words)), *words, ""])
-            if text.count("\0") != len(words) + 2:
+            text = "\0".join(words)
+            if text.count("\0") >= (len(words) or 1):
                 raise UsageError(f"cannot plan {self.NAME}: a NUL byte", origin=self.why)
+            text = f"{self.NAME}\0{len(words)}\0{text}\0" if words else f"{self.NAME}\x000\0"
             object.__setattr__(self, "_wire", text.encode("utf-8", "surrogateescape"))
         return self._wire
 

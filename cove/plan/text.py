@@ -13,7 +13,7 @@ from enum import IntEnum, IntFlag
 
 from cove.errors import printable
 from cove.plan.flags import Capability
-from cove.plan.ops import Execve, Op, Plan
+from cove.plan.ops import KEEP, Execve, Op, Plan
 
 _WHY_COLUMN = 76
 _INSTRUCTION = 8  # bytes of one struct sock_filter
@@ -65,6 +65,8 @@ def _shown(op: Op) -> list[str]:
             shown.append(f"<{count} instructions, sha256:{hashlib.sha256(value).hexdigest()[:12]}>")
         elif isinstance(value, (IntFlag, IntEnum)):
             shown.append(_symbols(value))
+        elif value == KEEP:
+            shown.append("-")
         elif letter == "o":
             shown.append(f"{value:04o}")
         else:

@@ -48,6 +48,8 @@ from cove.planner.mounts import (
     set_attributes,
 )
 from cove.planner.overlay import (
+    as_root_inside,
+    as_root_outside,
     attach_views,
     clone_views,
     mount_root,
@@ -81,10 +83,12 @@ def plan_machine(spec: MachineSpec, image: ImageConfig, facts: Facts, place: Pla
             *oom_score(spec),
             *say_mapped(),
             *open_store(walls, place),
+            *as_root_inside(walls, place),
             *mount_root(walls, place),
             *mount_views(walls, place),
             *own_dev(place.base, tty=spec.tty),
-            *asked_devices(place.base, place.devices, _devices_why(walls)),
+            *asked_devices(place.devices, _devices_why(walls)),
+            *as_root_outside(walls),
             *set_attributes(spec, place, userns=walls.userns),
             *hand_over(walls, place),
         ),
@@ -151,6 +155,7 @@ def _plan_rootless(
             *rootless.make_dev(tty=spec.tty),
             *attach_root(facts),
             *rootless.attach_nodes(),
+            *wait_go(),
             *inside(spec, image, facts, place, walls),
         ),
     )
@@ -185,19 +190,14 @@ def begin_machine(walls: Walls, place: Place) -> tuple[Op, ...]:
     return _begin(walls, "cgroup" if place.cgroup_into else NONE)
 
 
-@lru_cache(maxsize=8192)
-def _map(base: int) -> tuple[Op, ...]:
-    text = f"0 {base} {RANGE}"
-    why = default(f"root inside is uid {base} outside, which owns nothing there")
-    return (IdMap(text, text, why=why),)
-
-
 def map_ids(walls: Walls, place: Place) -> tuple[Op, ...]:
     if not walls.userns:
         return ()
     if place.base < RANGE:
         raise UsageError(f"cannot plan a machine with ids from {place.base}: they are the host's")
-    return _map(place.base)
+    text = f"0 {place.base} {RANGE}"
+    why = default(f"root inside is uid {place.base} outside, which owns nothing there")
+    return (IdMap(text, text, why=why),)
 
 
 @lru_cache(maxsize=64)
@@ -223,15 +223,15 @@ def say_mapped() -> tuple[Op, ...]:
 def _hand_over(userns: bool, own_network: bool, views: int | None) -> tuple[Op, ...]:
     """``views`` is None where the child mounts its root itself."""
     kinds = ["pid", *(["user"] if userns else []), *(["net"] if own_network else []), "mnt"]
-    sent: tuple[Op, ...] = ()
+    send = Send(why=default("the child may go on"))
     if views is not None:
         registers = (ROOT, DEV, *(f"up{i}" for i in range(views)))
-        sent = (Send(registers, why=default("root and /dev are ready")),)
+        send = Send(registers, why=default("root and /dev are ready"))
     # Last of all the word to go on: a child that has run and gone has no namespaces to open.
     return (
         Recv(why=default("the child's namespaces are complete")),
         Barrier(0, tuple(kinds), why=default("the daemon holds the namespaces by descriptor")),
-        *sent,
+        send,
     )
 
 
@@ -245,6 +245,11 @@ def hand_over(walls: Walls, place: Place) -> tuple[Op, ...]:
 @lru_cache(maxsize=1)
 def wait_mapped() -> tuple[Op, ...]:
     return (Recv(why=default("wait until the ids are mapped")),)
+
+
+@lru_cache(maxsize=1)
+def wait_go() -> tuple[Op, ...]:
+    return (Recv(why=default("wait until the daemon holds the namespaces")),)
 
 
 @lru_cache(maxsize=8)

@@ -11,7 +11,7 @@ from typing import Final
 
 from cove.errors import Unsupported, UsageError
 from cove.plan.flags import MountAttr
-from cove.plan.ops import Fsmount, Mkdirat, Mknodat, Op, Symlinkat
+from cove.plan.ops import KEEP, Fsmount, Mkdirat, Mknodat, Op, Symlinkat
 from cove.planner.why import default
 
 DEV = "dev"
@@ -21,15 +21,18 @@ TTY_GROUP: Final = 5
 """Group ``tty`` in every distribution."""
 
 _S_IFCHR, _S_IFBLK = 0o020000, 0o060000
+_ATTRIBUTES = MountAttr.MOUNT_ATTR_NOSUID | MountAttr.MOUNT_ATTR_NOEXEC
+CHARACTER = _S_IFCHR | 0o666
 
 NODES: Final = (
-    ("null", 1, 3, 0, "programs throw output away"),
-    ("zero", 1, 5, 0, "programs map zeroed memory"),
-    ("full", 1, 7, 0, "tests of a full disk"),
-    ("random", 1, 8, 0, "the kernel's random numbers"),
-    ("urandom", 1, 9, 0, "the kernel's random numbers"),
-    ("tty", 5, 0, TTY_GROUP, "a process's own terminal"),
+    ("null", 1, 3, "programs throw output away"),
+    ("zero", 1, 5, "programs map zeroed memory"),
+    ("full", 1, 7, "tests of a full disk"),
+    ("random", 1, 8, "the kernel's random numbers"),
+    ("urandom", 1, 9, "the kernel's random numbers"),
 )
+TTY: Final = ("tty", 5, 0, "a process's own terminal")
+"""Alone in belonging to a group: ``tty``."""
 DIRECTORIES: Final = (
     ("pts", "terminals are mounted here"),
     ("shm", "shared memory is mounted here"),
@@ -45,37 +48,51 @@ LINKS: Final = (
 )
 
 
-@lru_cache(maxsize=8192)
 def own_dev(base: int, *, tty: bool) -> tuple[Op, ...]:
-    """The tmpfs and what is always in it, owned by the machine's root."""
-    attributes = MountAttr.MOUNT_ATTR_NOSUID | MountAttr.MOUNT_ATTR_NOEXEC
+    """The tmpfs and what is always in it; made with the file system ids of the machine's root."""
     options = ("source=tmpfs", "mode=0755", "size=65536k", f"uid={base}", f"gid={base}")
+    name, major, minor, reason = TTY
+    return (
+        Fsmount(
+            DEV,
+            "tmpfs",
+            _ATTRIBUTES,
+            options,
+            why=default("/dev of its own, nothing of the host's"),
+        ),
+        Mknodat(DEV, name, CHARACTER, major, minor, base, base + TTY_GROUP, why=default(reason)),
+        *_contents(tty),
+    )
+
+
+@lru_cache(maxsize=2)
+def _contents(tty: bool) -> tuple[Op, ...]:
+    """What needs no id: the same for every machine."""
     links: tuple[tuple[str, str, str], ...] = LINKS
     if tty:
         links = (*LINKS, ("pts/0", "console", "-t: the machine's terminal is its console"))
     return (
-        Fsmount(
-            DEV, "tmpfs", attributes, options, why=default("/dev of its own, nothing of the host's")
-        ),
         *(
-            Mknodat(
-                DEV, name, _S_IFCHR | 0o666, major, minor, base, base + group, why=default(reason)
-            )
-            for name, major, minor, group, reason in NODES
+            Mknodat(DEV, name, CHARACTER, major, minor, KEEP, KEEP, why=default(reason))
+            for name, major, minor, reason in NODES
         ),
-        *(Mkdirat(DEV, name, 0o755, base, base, why=default(why)) for name, why in DIRECTORIES),
+        *(Mkdirat(DEV, name, 0o755, KEEP, KEEP, why=default(why)) for name, why in DIRECTORIES),
         *(
-            Symlinkat(target, DEV, name, base, base, why=why if why[0] == "-" else default(why))
+            Symlinkat(target, DEV, name, KEEP, KEEP, why=why if why[0] == "-" else default(why))
             for target, name, why in links
         ),
     )
 
 
-def asked_devices(
-    base: int, devices: tuple[tuple[str, str, int, int, int], ...], why: str
-) -> tuple[Op, ...]:
+def asked_devices(devices: tuple[tuple[str, str, int, int, int], ...], why: str) -> tuple[Op, ...]:
     """Nodes of the host's devices, from --device or --privileged."""
+    return _asked(devices, why) if devices else ()
+
+
+@lru_cache(maxsize=64)
+def _asked(devices: tuple[tuple[str, str, int, int, int], ...], why: str) -> tuple[Op, ...]:
     ops: list[Op] = []
+    taken = {"ptmx", "console", TTY[0], *(node[0] for node in NODES)}
     for path, kind, major, minor, mode in devices:
         if kind not in ("c", "b"):
             raise UsageError(f"cannot give {path}: it is no device", origin=why)
@@ -87,7 +104,6 @@ def asked_devices(
             )
         node = (_S_IFCHR if kind == "c" else _S_IFBLK) | (mode & 0o777)
         name = path.removeprefix("/dev/")
-        if any(name == known[0] for known in NODES):
-            continue
-        ops.append(Mknodat(DEV, name, node, major, minor, base, base, why=f"{why} {path}"))
+        if name not in taken:
+            ops.append(Mknodat(DEV, name, node, major, minor, KEEP, KEEP, why=f"{why} {path}"))
     return tuple(ops)

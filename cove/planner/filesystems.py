@@ -63,16 +63,13 @@ def own_file_systems(spec: MachineSpec, walls: Walls, facts: Facts) -> tuple[Op,
     shm_why = default(defaults.SHM_WHY)
     if spec.limits.shm:
         shm_why = option("shm-size", size(spec.limits.shm))
-    return (
-        *_kernel_file_systems(walls, facts.cgroup == "v2"),
-        Fsmount(
-            "shm",
-            "tmpfs",
-            NOSUID | NODEV | NOEXEC,
-            ("source=shm", "mode=1777", f"size={shm}"),
-            why=shm_why,
-        ),
-    )
+    return (*_kernel_file_systems(walls, facts.cgroup == "v2"), *_shared_memory(shm, shm_why))
+
+
+@lru_cache(maxsize=64)
+def _shared_memory(count: int, why: str) -> tuple[Op, ...]:
+    options = ("source=shm", "mode=1777", f"size={count}")
+    return (Fsmount("shm", "tmpfs", NOSUID | NODEV | NOEXEC, options, why=why),)
 
 
 @lru_cache(maxsize=16)

@@ -8,6 +8,7 @@ one); the machine attaches the clone below its own root, so that no symlink of a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from cove.errors import Unsupported, UsageError
 from cove.plan.flags import AtFlags, MountAttr, MountFlags, OpenTreeFlags, Resolve
@@ -85,9 +86,15 @@ def clone_sources(spec: MachineSpec, place: Place) -> tuple[Op, ...]:
         if mount.recursive:
             flags |= OpenTreeFlags.AT_RECURSIVE
         ops.append(OpenTree(f"mount{i}", source.register, "", flags, why=mount.origin))
-    for i, (target, register) in enumerate(place.files.items()):
-        ops.append(OpenTree(f"file{i}", register, "", _CLONE, why=_generated(target)))
-    return tuple(ops)
+    return (*ops, *_clone_files(tuple(place.files.items())))
+
+
+@lru_cache(maxsize=64)
+def _clone_files(files: tuple[tuple[str, str], ...]) -> tuple[Op, ...]:
+    return tuple(
+        OpenTree(f"file{i}", register, "", _CLONE, why=_generated(target))
+        for i, (target, register) in enumerate(files)
+    )
 
 
 def set_attributes(spec: MachineSpec, place: Place, *, userns: bool) -> tuple[Op, ...]:
@@ -108,19 +115,22 @@ def set_attributes(spec: MachineSpec, place: Place, *, userns: bool) -> tuple[Op
         )
         if userns and source.idmap != "none":
             ops.append(_idmap(f"mount{i}", mount, source))
-    if userns:
-        for i, target in enumerate(place.files):
-            ops.append(
-                MountSetattr(
-                    f"file{i}",
-                    "",
-                    _EMPTY,
-                    MountAttr.MOUNT_ATTR_IDMAP,
-                    userns="userns",
-                    why=_generated(target),
-                )
-            )
-    return tuple(ops)
+    return (*ops, *_idmap_files(tuple(place.files))) if userns else tuple(ops)
+
+
+@lru_cache(maxsize=64)
+def _idmap_files(targets: tuple[str, ...]) -> tuple[Op, ...]:
+    return tuple(
+        MountSetattr(
+            f"file{i}",
+            "",
+            _EMPTY,
+            MountAttr.MOUNT_ATTR_IDMAP,
+            userns="userns",
+            why=_generated(target),
+        )
+        for i, target in enumerate(targets)
+    )
 
 
 def _idmap(register: str, mount: Mount, source: BindSource) -> Op:
@@ -151,9 +161,14 @@ def attach(spec: MachineSpec, place: Place) -> tuple[Op, ...]:
 
 def attach_files(spec: MachineSpec, place: Place) -> tuple[Op, ...]:
     """Machine: generated files over the image's own; they are no part of its file system."""
-    taken = {mount.target for mount in spec.mounts}
+    taken = frozenset(mount.target for mount in spec.mounts if mount.target in place.files)
+    return _attach_files(tuple(place.files), taken)
+
+
+@lru_cache(maxsize=64)
+def _attach_files(targets: tuple[str, ...], taken: frozenset[str]) -> tuple[Op, ...]:
     ops: list[Op] = []
-    for i, target in enumerate(place.files):
+    for i, target in enumerate(targets):
         if target in taken:
             continue
         ops += _point(target, _generated(target), is_dir=False)

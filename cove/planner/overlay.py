@@ -102,21 +102,29 @@ def _overlay(
         )
     flags = MountFlags(0) if walls.privileged else MountFlags.MS_NODEV
     mount = Mount("overlay", "m", "overlay", flags, data, why=why)
-    take = OpenTree(register, NONE, "m", _CLONE, why=default("a copy to hand over"))
+    return (mount, *_take(register))
+
+
+@lru_cache(maxsize=16)
+def _take(register: str) -> tuple[Op, ...]:
+    return (OpenTree(register, NONE, "m", _CLONE, why=default("a copy to hand over")),)
+
+
+def as_root_inside(walls: Walls, place: Place) -> tuple[Op, ...]:
+    """What is mounted and made from here on belongs to the machine's root."""
     if not walls.userns:
-        return (mount, take)
-    return (*_as_root_inside(place.base), mount, *_as_root_outside(), take)
-
-
-@lru_cache(maxsize=8192)
-def _as_root_inside(base: int) -> tuple[Op, ...]:
+        return ()
     why = default("overlayfs writes with the ids of who mounts it: the machine's root")
-    return (Setfsuid(base, base, why=why),)
+    return (Setfsuid(place.base, place.base, why=why),)
 
 
 @lru_cache(maxsize=1)
-def _as_root_outside() -> tuple[Op, ...]:
+def _outside() -> tuple[Op, ...]:
     return (Setfsuid(0, 0, why=default("back to the launcher's own ids")),)
+
+
+def as_root_outside(walls: Walls) -> tuple[Op, ...]:
+    return _outside() if walls.userns else ()
 
 
 def attach_views(place: Place) -> tuple[Op, ...]:

@@ -128,14 +128,11 @@ def die_with_monitor() -> tuple[Op, ...]:
     return (Prctl(PrctlOption.PR_SET_PDEATHSIG, _SIGKILL, why=why),)
 
 
-@lru_cache(maxsize=4096)
-def _enter(files: tuple[str, ...]) -> tuple[Op, ...]:
-    why = default("limits hold from the first instruction; on v1 a process moves itself fastest")
-    return (CgroupAttach(files, why=why),)
-
-
 def enter_cgroup(place: Place) -> tuple[Op, ...]:
-    return _enter(place.cgroup_files) if place.cgroup_files else ()
+    if not place.cgroup_files:
+        return ()
+    why = default("limits hold from the first instruction; on v1 a process moves itself fastest")
+    return (CgroupAttach(place.cgroup_files, why=why),)
 
 
 @lru_cache(maxsize=2)
@@ -234,20 +231,33 @@ def privileges(
 
     A filter needs CAP_SYS_ADMIN or no_new_privs: without the latter it goes first.
     """
-    name, name_why = user_of(spec, image)
+    name, why = user_of(spec, image)
     if user:
-        name, name_why = user, option("user", user)
-    groups_why = "".join(f" --group-add {group}" for group in spec.groups)
-    filter_ops = system_calls(spec, facts, walls)
-    ops: list[Op] = [Capbset(walls.mask, why=walls.capabilities_why)]
-    if not walls.no_new_privileges:
-        ops += filter_ops
-    ops.append(Setuser(name, spec.groups, why=name_why + groups_why))
-    ops.append(Capset(walls.mask, why=walls.capabilities_why))
+        name, why = user, option("user", user)
+    profile = spec.security.seccomp if walls.filtered else None
+    return _privileges(walls, name, why, spec.groups, profile, facts.arch, facts.kernel)
+
+
+@lru_cache(maxsize=256)
+def _privileges(
+    walls: Walls,
+    user: str,
+    why: str,
+    groups: tuple[str, ...],
+    profile: str | None,
+    arch: str,
+    kernel: tuple[int, int],
+) -> tuple[Op, ...]:
+    why += "".join(f" --group-add {group}" for group in groups)
+    filters: tuple[Op, ...] = ()
+    if profile is not None:
+        filters = _filter(profile, arch, walls.capabilities, kernel)
+    capbset = Capbset(walls.mask, why=walls.capabilities_why)
+    setuser = Setuser(user, groups, why=why)
+    capset = Capset(walls.mask, why=walls.capabilities_why)
     if walls.no_new_privileges:
-        ops += _NO_NEW_PRIVILEGES
-        ops += filter_ops
-    return tuple(ops)
+        return (capbset, setuser, capset, *_NO_NEW_PRIVILEGES, *filters)
+    return (capbset, *filters, setuser, capset)
 
 
 _NO_NEW_PRIVILEGES = (

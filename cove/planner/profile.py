@@ -159,7 +159,6 @@ def _leaves(
     known = numbers(arch)
     branches: dict[int, list[Branch]] = {}
     always: dict[int, int] = {}
-    newest = 0
     for rule in rules:
         verdict = _verdict(
             rule.action, rule.errno_ret if rule.errno_ret is not None else profile.default_errno_ret
@@ -168,13 +167,14 @@ def _leaves(
             number = known.get(name)
             if number is None:
                 continue
-            newest = max(newest, number)
             if rule.args:
                 branches.setdefault(number, []).extend(
                     Branch(args, verdict) for args in _alternatives(rule.args)
                 )
             else:
                 always.setdefault(number, verdict)
+    named = {n for rule in profile.syscalls or () for n in (rule.name, *(rule.names or ()))}
+    newest = max((known.get(name, 0) for name in named), default=0)
     leaves: dict[int, Leaf] = {}
     for number in known.values():
         if number in always or number in branches:

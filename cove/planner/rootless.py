@@ -23,7 +23,7 @@ from cove.plan.ops import (
     OpenTree,
     Symlinkat,
 )
-from cove.planner.devices import DEV, DIRECTORIES, LINKS, NODES
+from cove.planner.devices import DEV, DIRECTORIES, LINKS, NODES, TTY
 from cove.planner.mounts import NO_SYMLINKS, ROOT
 from cove.planner.place import Place
 from cove.planner.walls import Walls
@@ -96,7 +96,7 @@ def make_dev(*, tty: bool) -> tuple[Op, ...]:
             why=default("/dev of its own, nothing of the host's but six nodes"),
         )
     ]
-    for name, _, _, _, reason in NODES:
+    for name, _, _, reason in (*NODES, TTY):
         clone = OpenTreeFlags.OPEN_TREE_CLONE
         ops.append(OpenTree(f"node_{name}", NONE, f"/dev/{name}", clone, why=default(reason)))
         ops.append(Mknodat(DEV, name, _S_IFREG | 0o666, 0, 0, 0, 0, why=default(reason)))
@@ -111,5 +111,5 @@ def attach_nodes() -> tuple[Op, ...]:
     """Machine: the host's nodes, once /dev is in its place."""
     return tuple(
         MoveMount(f"node_{name}", ROOT, f"dev/{name}", NO_SYMLINKS, why=default(reason))
-        for name, _, _, _, reason in NODES
+        for name, _, _, reason in (*NODES, TTY)
     )

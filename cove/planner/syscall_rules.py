@@ -45,8 +45,8 @@ ALLOWED: Final = (
         "read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 open openat "
         "openat2 creat close close_range dup dup2 dup3 lseek _llseek fcntl fcntl64 flock "
         "sendfile sendfile64 splice tee vmsplice copy_file_range fsync fdatasync sync syncfs "
-        "sync_file_range sync_file_range2 arm_sync_file_range readahead fadvise64 fadvise64_64 "
-        "arm_fadvise64_64 fallocate truncate truncate64 ftruncate ftruncate64 getdents getdents64 "
+        "sync_file_range readahead fadvise64 fadvise64_64 "
+        "fallocate truncate truncate64 ftruncate ftruncate64 getdents getdents64 "
         "readdir",
         "reading and writing files, below the machine's own root",
     ),
@@ -126,8 +126,8 @@ ALLOWED: Final = (
         "what a process may ask about itself, and the walls it may build within these",
     ),
     _allow(
-        "bind connect listen accept accept4 getsockname getpeername getsockopt setsockopt send "
-        "sendto sendmsg sendmmsg recv recvfrom recvmsg recvmmsg recvmmsg_time64 shutdown",
+        "bind connect listen accept accept4 getsockname getpeername getsockopt setsockopt "
+        "sendto sendmsg sendmmsg recvfrom recvmsg recvmmsg recvmmsg_time64 shutdown",
         "sockets of the families below; which network they reach is the namespace's",
     ),
     _allow(
@@ -145,7 +145,6 @@ ALLOWED: Final = (
         "debuggers and sanitizers, on the caller's own processes (safe with filters since 4.8)",
     ),
     _allow("arch_prctl modify_ldt uretprobe", "thread pointers of x86, and Wine"),
-    _allow("cacheflush set_tls breakpoint", "code written at run time, on 32-bit ARM"),
 )
 """For everybody."""
 

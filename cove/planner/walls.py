@@ -13,10 +13,13 @@ from cove.spec.machine import MachineSpec, Security
 
 OLDEST_KERNEL = (6, 1)
 
+_EARLY = CloneFlags.CLONE_NEWNS | CloneFlags.CLONE_NEWPID | CloneFlags.CLONE_NEWUTS
+_LATE = CloneFlags.CLONE_NEWIPC | CloneFlags.CLONE_NEWCGROUP
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Walls:
-    """What separates a machine from the host."""
+    """What separates a machine from the host. One object for equal specs, so it is a quick key."""
 
     userns: bool
     """Root inside is nobody outside."""
@@ -33,16 +36,10 @@ class Walls:
     host_why: str
     """Why there is no user namespace, where there is none."""
 
-    @property
-    def namespaces(self) -> CloneFlags:
-        """Of the clone itself; the rest is unshared by the child after its ids are mapped."""
-        flags = CloneFlags.CLONE_NEWNS | CloneFlags.CLONE_NEWPID | CloneFlags.CLONE_NEWUTS
-        return flags | CloneFlags.CLONE_NEWUSER if self.userns else flags
-
-    @property
-    def late_namespaces(self) -> CloneFlags:
-        flags = CloneFlags.CLONE_NEWIPC | CloneFlags.CLONE_NEWCGROUP
-        return flags | CloneFlags.CLONE_NEWNET if self.own_network else flags
+    namespaces: CloneFlags
+    """Of the clone itself."""
+    late_namespaces: CloneFlags
+    """Unshared by the child after its ids are mapped, so that its root owns them."""
 
 
 def walls_of(spec: MachineSpec, facts: Facts) -> Walls:
@@ -76,6 +73,8 @@ def _walls(security: Security, network: str, last_cap: int, root: bool) -> Walls
         filtered=security.seccomp != "unconfined" and not privileged,
         privileged=privileged,
         host_why="--privileged" if privileged else "--userns=host",
+        namespaces=_EARLY | CloneFlags.CLONE_NEWUSER if userns else _EARLY,
+        late_namespaces=_LATE if network == "host" else _LATE | CloneFlags.CLONE_NEWNET,
     )
 
 
