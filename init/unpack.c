@@ -343,7 +343,7 @@ static int make_dir(struct unpack *u, int dir, const char *name)
 		name = ".";
 	if ((err || e->uid || e->gid || u->setgid) && fchownat(dir, name, (uid_t)e->uid, (gid_t)e->gid, AT_SYMLINK_NOFOLLOW))
 		return fail_errno(u, "chown");
-	if ((err || e->mode & 06000) && fchmodat(dir, name, e->mode, 0))
+	if ((err || u->setgid || e->mode & 06000) && fchmodat(dir, name, e->mode, 0))
 		return fail_errno(u, "chmod");
 	if (e->xattrs) {
 		int fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -500,6 +500,7 @@ static int close_kernel(void)
 	*c++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
 	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog);
 #else
+	(void)allowed;
 	return 0;
 #endif
 }
