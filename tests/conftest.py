@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.driver import ROOT, Cove, busybox_tar, front_path, new_cove
+from tests.leaks import no_leaks
+
+__all__ = ["no_leaks"]
 
 
 @pytest.hookimpl(wrapper=True)
