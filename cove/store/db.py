@@ -12,7 +12,7 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -21,11 +21,14 @@ import msgspec
 from cove.errors import Conflict, CoveError, HostError, NotFound
 from cove.store import names
 from cove.store.layout import FORMAT, Layout
-from cove.store.lock import open_layout, take_lock
+from cove.store.lock import ROOM, StateFull, open_layout, take_lock
 from cove.store.records import ImageRecord, LayerRecord, MachineRecord
 
 RANGES = 4096
 """Id ranges of 64 Ki, from host uid 1879048192 on."""
+
+RESERVE = 512 << 10
+"""Bytes kept for the day the disk is full: what ends or removes something must still be written."""
 
 KEY_BLOCK = 64
 """Keys set aside by one write; those of a killed daemon's block are never used."""
@@ -69,6 +72,7 @@ class Store:
         with self._translated():
             self._db = _connect(layout.database)
             self._load()
+        self._make_reserve()
         for record in self._machines.values():
             if record.id_range >= 0:
                 self._ranges[record.id_range] = record.key
@@ -138,6 +142,36 @@ class Store:
         with self._lock:
             if not self._depth:
                 self._execute("PRAGMA wal_checkpoint(PASSIVE)")
+                self._make_reserve()
+
+    def needed(self, write: Callable[[], None]) -> None:
+        """A write that ends or removes something: where the disk is full, the reserve is for it."""
+        with self._lock:
+            try:
+                write()
+            except StateFull:
+                if self._depth or not self._free_reserve():
+                    raise
+                write()
+
+    def _make_reserve(self) -> None:
+        try:
+            if free_bytes(self.layout.root) < 4 * RESERVE or os.path.exists(self.layout.reserve):
+                return
+            fd = os.open(self.layout.reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, RESERVE)
+            finally:
+                os.close(fd)
+        except OSError:  # a file system that cannot set bytes aside: then there is no reserve
+            pass
+
+    def _free_reserve(self) -> bool:
+        try:
+            os.unlink(self.layout.reserve)
+        except OSError:
+            return False
+        return True
 
     # ---- keys and id ranges ----
 
@@ -192,9 +226,11 @@ class Store:
             held = self._names.get(record.name)
             if held is not None and held != record.key and names.holds_name(record):
                 raise names.name_taken(record.name, self._machines[held])
-            self._execute(
-                PUT_MACHINE, (record.key, record.id, record.name, record.state, _encode(record))
-            )
+            row = (record.key, record.id, record.name, record.state, _encode(record))
+            if record.key in self._machines:
+                self.needed(lambda: self._write(PUT_MACHINE, *row))
+            else:
+                self._write(PUT_MACHINE, *row)
             self._forget_name(record.key)
             self._machines[record.key] = record
             if names.holds_name(record):
@@ -203,7 +239,7 @@ class Store:
     def remove_machine(self, key: int) -> None:
         """Forget a machine and give its id range back; one that is gone already is no error."""
         with self._lock:
-            self._execute("DELETE FROM machine WHERE key = ?", (key,))
+            self.needed(lambda: self._write("DELETE FROM machine WHERE key = ?", key))
             self._forget_name(key)
             self._machines.pop(key, None)
             self.free_range(key)
@@ -254,7 +290,7 @@ class Store:
 
     def remove_layer(self, diff_id: str) -> None:
         with self._lock:
-            self._execute("DELETE FROM layer WHERE diff_id = ?", (diff_id,))
+            self.needed(lambda: self._write("DELETE FROM layer WHERE diff_id = ?", diff_id))
             self._layers.pop(diff_id, None)
 
     @contextlib.contextmanager
@@ -295,16 +331,20 @@ class Store:
             return list(self._images.values())
 
     def remove_image(self, image_id: str) -> None:
-        """Forget an image and its tags; refused while a machine is made of it, whose layers
-        would go.
+        """Forget an image and its tags; refused while a machine is made of it, whose layers would
+        go.
         """
+        self.needed(lambda: self._remove_image(image_id))
+
+    def _remove_image(self, image_id: str) -> None:
         with self.transaction():
             for machine in self._machines.values():
                 if machine.image == image_id:
+                    name = machine.name or machine.id[:12]
                     raise Conflict(
                         f"cannot remove image {image_id.removeprefix('sha256:')[:12]}: "
-                        f"machine {machine.name or machine.id[:12]} uses it",
-                        hint=f"remove the machine first: cove rm {machine.name or machine.id[:12]}",
+                        f"machine {name} uses it",
+                        hint=f"remove the machine first: cove rm {name}",
                     )
             self._execute("DELETE FROM tag WHERE image = ?", (image_id,))
             self._execute("DELETE FROM image WHERE id = ?", (image_id,))
@@ -321,7 +361,7 @@ class Store:
 
     def untag(self, reference: str) -> None:
         with self._lock:
-            self._execute("DELETE FROM tag WHERE reference = ?", (reference,))
+            self.needed(lambda: self._write("DELETE FROM tag WHERE reference = ?", reference))
             self._tags.pop(reference, None)
 
     def tags(self) -> dict[str, str]:
@@ -333,6 +373,9 @@ class Store:
         return self._tags.get(reference)
 
     # ---- SQLite ----
+
+    def _write(self, sql: str, *values: object) -> None:
+        self._execute(sql, values)
 
     def _execute(self, sql: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
         try:
@@ -363,6 +406,11 @@ class Store:
         self._next_key = self._last_key = 0
 
 
+def free_bytes(path: str) -> int:
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
 def _connect(path: str) -> sqlite3.Connection:
     db = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, timeout=0, cached_statements=64
@@ -388,7 +436,7 @@ def _database_error(layout: Layout, error: Exception) -> CoveError:
     what = f"cannot use the state directory {layout.root}"
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
-        return HostError(f"{what}: no space left on device", hint="make room: cove system prune")
+        return StateFull(f"{what}: no space left on device", hint=ROOM)
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
         return HostError(
             f"{what}: {layout.database} cannot be written", hint="choose another one: --root DIR"

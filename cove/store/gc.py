@@ -31,12 +31,18 @@ class Collected:
 
 def collect(store: Store) -> Collected:
     """Forget the layers and blobs that no image refers to and no import has pinned."""
-    with store.transaction():
-        images, pins = store.images(), store.pins()
-        used = {diff_id for image in images for diff_id in image.layers} | pins
-        layers = tuple(layer for layer in store.layers() if layer.diff_id not in used)
-        for layer in layers:
-            store.remove_layer(layer.diff_id)
+    layers: tuple[LayerRecord, ...] = ()
+
+    def forget() -> None:
+        nonlocal layers
+        with store.transaction():
+            used = {diff_id for image in store.images() for diff_id in image.layers} | store.pins()
+            layers = tuple(layer for layer in store.layers() if layer.diff_id not in used)
+            for layer in layers:
+                store.remove_layer(layer.diff_id)
+
+    store.needed(forget)
+    images, pins = store.images(), store.pins()
     blobs = Blobs(store.layout)
     wanted = {digest for image in images for digest in _blobs_of(image)} | pins
     lost = tuple(digest for digest in blobs.digests() if digest not in wanted)

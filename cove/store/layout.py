@@ -29,6 +29,10 @@ class Layout:
         return f"{self.root}/cove.db"
 
     @property
+    def reserve(self) -> str:
+        return f"{self.root}/reserve"
+
+    @property
     def blobs(self) -> str:
         return f"{self.root}/blobs/sha256"
 

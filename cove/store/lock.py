@@ -14,6 +14,12 @@ import stat
 from cove.errors import Conflict, CoveError, HostError
 from cove.store.layout import FORMAT, Layout
 
+ROOM = "make room: remove machines and images that are not needed, or enlarge the file system"
+
+
+class StateFull(HostError):
+    """No space is left where the state directory is."""
+
 
 def open_layout(root: str | os.PathLike[str]) -> Layout:
     """The layout of ``root``, made where it is missing; refuses a directory that cannot be
@@ -62,7 +68,7 @@ def state_error(root: str, error: OSError) -> CoveError:
     if error.errno == errno.EROFS:
         return HostError(f"{what}: read-only file system", hint="choose a writable one: --root DIR")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return HostError(f"{what}: no space left on device", hint="make room: cove system prune")
+        return StateFull(f"{what}: no space left on device", hint=ROOM)
     if error.errno in (errno.EACCES, errno.EPERM):
         hint = "run as root" if os.geteuid() else "choose another one: --root DIR"
         return HostError(f"{what}: permission denied", host=f"uid {os.geteuid()}", hint=hint)
