@@ -85,4 +85,8 @@ class Bug(CoveError):
 
 def printable(text: str) -> str:
     """``text`` with control characters escaped, so that no name can drive a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )

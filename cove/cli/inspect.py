@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from cove.cli import functions, units
+from cove.cli import functions, table, units
 from cove.cli.command import Command, Typed
 from cove.cli.filters import image_labels
 from cove.cli.template import Record, compile_template
@@ -302,14 +302,8 @@ def _text(documents: list[Record], form: str, *, escape: bool) -> str:
         text = json.dumps(functions.plain(documents), indent=4, ensure_ascii=False) + "\n"
         return printable(text) if escape else text
     template = compile_template(form.removeprefix("table ") if form.startswith("table ") else form)
-    lines = []
-    for document in documents:
-        try:
-            lines.append(template.render(document) + "\n")
-        except CoveError as error:
-            error.origin = error.origin or f"--format {form}"
-            raise
-    return printable("".join(lines)) if escape else "".join(lines)
+    text = "".join(template.render(document) + "\n" for document in documents)
+    return table.safe(text) if escape else text
 
 
 def parse_type(text: str) -> str:

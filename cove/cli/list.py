@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import tzinfo
+from typing import Any
 
 from cove.cli import filters, table, units
 from cove.cli.command import Command, Typed
-from cove.cli.template import Record
+from cove.cli.template import LazyRecord, Record
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
@@ -66,39 +69,64 @@ def image_text(typed: str, *, full: bool) -> str:
     return bare[:12] if is_id and not full else typed
 
 
-class Row(Record):
-    """A machine's fields, worked out only when a template asks: most ask for few of them."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A machine as one listing shows it."""
+
+    record: MachineRecord
+    sizes: calls.Sizes | None
+    now: float
+    full: bool
+    zone: tzinfo | None
+
+
+def _command(seen: Seen) -> str:
+    spec = seen.record.spec
+    command = " ".join(seen.record.argv or ((spec.entrypoint or ()) + spec.command))
+    return quoted(command if seen.full else shorten(command, 20))
+
+
+def _size(seen: Seen) -> str:
+    if not seen.sizes:
+        return "0B"
+    writable, whole = units.human_size(seen.sizes.writable), units.human_size(seen.sizes.root)
+    return f"{writable} (virtual {whole})"
+
+
+def _mounts(seen: Seen) -> str:
+    names = [m.source or m.target for m in seen.record.spec.mounts if m.type != "tmpfs"]
+    return ",".join(name if seen.full else shorten(name, 15) for name in names)
+
+
+def _labels(seen: Seen) -> str:
+    return ",".join(f"{k}={v}" for k, v in sorted(seen.record.spec.labels.items()))
+
+
+FIELDS: dict[str, Callable[[Seen], Any]] = {
+    "ID": lambda s: s.record.id if s.full else s.record.id[:12],
+    "Names": lambda s: s.record.name,
+    "Image": lambda s: image_text(s.record.spec.image, full=s.full),
+    "Command": _command,
+    "CreatedAt": lambda s: units.clock_text(s.record.created, s.zone),
+    "RunningFor": lambda s: units.human_duration(s.now - s.record.created) + " ago",
+    "Ports": lambda s: "",
+    "State": lambda s: s.record.state,
+    "Status": lambda s: status(s.record, s.now),
+    "Size": _size,
+    "Labels": _labels,
+    "Label": lambda s: lambda name: s.record.spec.labels.get(name, ""),
+    "Mounts": _mounts,
+    "LocalVolumes": lambda s: "0",
+    "Networks": lambda s: s.record.spec.network,
+    "Isolation": lambda s: s.record.spec.isolation,
+    "Cause": lambda s: s.record.cause.text,
+}
 
 
 def row(
     record: MachineRecord, sizes: calls.Sizes | None, *, now: float, full: bool, zone: tzinfo | None
 ) -> Record:
-    spec = record.spec
-    command = " ".join(record.argv or ((spec.entrypoint or ()) + spec.command))
-    mounts = [m.source or m.target for m in spec.mounts if m.type != "tmpfs"]
-    size = ""
-    if sizes:
-        whole = units.human_size(sizes.root)
-        size = f"{units.human_size(sizes.writable)} (virtual {whole})"
-    return Row(
-        ID=record.id if full else record.id[:12],
-        Names=record.name,
-        Image=image_text(spec.image, full=full),
-        Command=quoted(command if full else shorten(command, 20)),
-        CreatedAt=units.clock_text(record.created, zone),
-        RunningFor=units.human_duration(now - record.created) + " ago",
-        Ports="",
-        State=record.state,
-        Status=status(record, now),
-        Size=size or "0B",
-        Labels=",".join(f"{k}={v}" for k, v in sorted(spec.labels.items())),
-        Label=lambda name: spec.labels.get(name, ""),
-        Mounts=",".join(m if full else shorten(m, 15) for m in mounts),
-        LocalVolumes="0",
-        Networks=spec.network,
-        Isolation=spec.isolation,
-        Cause=record.cause.text,
-    )
+    return LazyRecord(FIELDS, Seen(record, sizes, now, full, zone))
 
 
 def ps(typed: Typed, terminal: Terminal, client: Client) -> int:

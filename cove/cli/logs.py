@@ -10,7 +10,7 @@ from cove.cli.terminal import Terminal
 from cove.cli.units import stamp_ns
 from cove.client.api import Client
 from cove.engine import calls
-from cove.errors import UsageError
+from cove.errors import UsageError, printable
 from cove.spec.flags import Flag
 from cove.spec.values import parse_time
 
@@ -66,7 +66,7 @@ def logs(typed: Typed, terminal: Terminal, client: Client) -> int:
         for entry in entries:
             fd = 2 if entry.stream == 2 else 1
             if entry.stream not in (1, 2):
-                terminal.error(f"cove: note: {entry.data.decode(errors='replace')}\n")
+                terminal.error(f"cove: note: {printable(entry.data.decode(errors='replace'))}\n")
                 continue
             data = stamped.lines(entry) if stamped else entry.data
             if terminal.is_terminal(fd) and not typed.on("raw"):

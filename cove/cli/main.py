@@ -14,7 +14,7 @@ from cove.cli.command import Command, Group, help_text
 from cove.cli.parse import HelpWanted, scan
 from cove.cli.terminal import Gone, Terminal
 from cove.client.api import Client
-from cove.errors import CoveError, Unsupported, UsageError
+from cove.errors import CoveError, Unsupported, UsageError, printable
 from cove.spec.flags import Flag
 from cove.spec.suggest import did_you_mean
 
@@ -176,7 +176,7 @@ def _bug(error: Exception) -> str:
     if last is not None:
         code = last.tb_frame.f_code
         where = f" at {code.co_filename.rpartition('/cove/')[2]}:{last.tb_lineno}"
-    return f"cove: bug: {type(error).__name__}: {error}{where}; please report\n"
+    return f"cove: bug: {type(error).__name__}: {printable(str(error))}{where}; please report\n"
 
 
 def _trace(terminal: Terminal, error: BaseException) -> str:

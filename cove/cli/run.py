@@ -14,7 +14,7 @@ from cove.cli.parse import read_values
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
-from cove.errors import CoveError, NotFound, UsageError
+from cove.errors import CoveError, NotFound, UsageError, printable
 from cove.spec import values
 from cove.spec.assemble import Caller, assemble_exec, assemble_machine, needs_caller, with_command
 from cove.spec.check import check_exec, check_machine
@@ -138,7 +138,7 @@ def _with_cidfile(
 
 def _warn(terminal: Terminal, created: calls.Created) -> None:
     for warning in created.warnings:
-        terminal.error(f"cove: note: {warning}\n")
+        terminal.error(f"cove: note: {printable(warning)}\n")
 
 
 # ---- verbs on machines that exist ----

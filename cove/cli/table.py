@@ -67,7 +67,7 @@ def render(rows: Sequence[Record], listing: Listing, typed: str, *, quiet: bool 
         return "".join(f"{row[listing.identity]}\n" for row in rows)
     table, template = template_of(typed, listing)
     if template is None:
-        return "".join(to_json(dict(sorted(row.items()))) + "\n" for row in rows)
+        return "".join(to_json(dict(sorted(row.whole().items()))) + "\n" for row in rows)
     if not table:
         return "".join(safe(template.render(row)) + "\n" for row in rows)
     return align([[printable(cell) for cell in cells] for cells in _lines(rows, listing, template)])

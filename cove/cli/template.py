@@ -9,7 +9,7 @@ stands in one.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -21,6 +21,27 @@ from cove.spec.suggest import did_you_mean
 
 class Record(dict[str, Any]):
     """A dict whose keys are all known: a missing one is a mistake, not ``<no value>``."""
+
+    def whole(self) -> Record:
+        return self
+
+
+class LazyRecord(Record):
+    """A record whose fields are worked out when a template asks: most ask for few of many."""
+
+    def __init__(self, fields: Mapping[str, Callable[[Any], Any]], about: Any) -> None:
+        super().__init__()
+        self.fields, self.about = fields, about
+
+    def __missing__(self, name: str) -> Any:
+        value = self[name] = self.fields[name](self.about)
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.fields
+
+    def whole(self) -> Record:
+        return Record({name: self[name] for name in self.fields})
 
 
 NO_VALUE = object()
@@ -114,11 +135,13 @@ class _Continue(Exception):
 
 
 def _field_of(value: Any, name: str, arguments: list[Any]) -> Any:
-    if isinstance(value, Record) and name not in value:
-        hint = did_you_mean(name, value) or f"the fields are {', '.join(sorted(value))}"
-        raise wrong(f'there is no field "{name}"', hint=hint)
     if isinstance(value, dict):
-        found = value.get(name, NO_VALUE)
+        if isinstance(value, Record):
+            if name not in value:
+                raise _no_field(name, value.whole())
+            found = value[name]
+        else:
+            found = value.get(name, NO_VALUE)
         if callable(found):
             return found(*arguments)
         if arguments:
@@ -127,6 +150,11 @@ def _field_of(value: Any, name: str, arguments: list[Any]) -> Any:
     if value is None or value is NO_VALUE:
         raise wrong(f'".{name}" is asked of a value that is not there')
     raise wrong(f'there is no field "{name}" in {show(value)[:40]}')
+
+
+def _no_field(name: str, record: Record) -> UsageError:
+    hint = did_you_mean(name, record) or f"the fields are {', '.join(sorted(record))}"
+    return wrong(f'there is no field "{name}"', hint=hint)
 
 
 class _Reader:
@@ -486,21 +514,31 @@ def _jump(kind: str) -> Callable[[Scope, list[str]], None]:
 class Template:
     text: str
     body: Block
+    whole: bool
+    """It may use the dot by itself: all fields are wanted, as in ``{{json .}}``."""
 
     def render(self, data: Any) -> str:
         out: list[str] = []
+        if self.whole and isinstance(data, Record):
+            data = data.whole()
         try:
             self.body(Scope(data, {"$": data}), out)
         except (_Break, _Continue):
             raise wrong("break and continue belong into a range") from None
+        except UsageError as error:
+            error.origin = error.origin or f"--format {self.text}"
+            raise
         return "".join(out)
+
+
+_BARE_DOT = re.compile(r"[.$](?![\w])")
 
 
 @lru_cache(maxsize=64)
 def compile_template(text: str) -> Template:
     """The template; raises UsageError that names what is wrong with it."""
     try:
-        return Template(text, _Parser(text).block()[0])
+        return Template(text, _Parser(text).block()[0], _BARE_DOT.search(text) is not None)
     except UsageError as error:
         error.origin = error.origin or f"--format {text}"
         raise

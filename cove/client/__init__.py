@@ -1,2 +1,1 @@
-"""The client of the engine: verbs over a transport, in the daemon or outside it. It prints nothing.
-"""
+"""The client of the engine: verbs over a transport, in the daemon or outside. It prints nothing."""

@@ -129,7 +129,7 @@ def test_json_of_a_listing() -> None:
 
 
 def test_names_from_machines_are_escaped() -> None:
-    row = ps_row() | {"Command": "\x1b]0;title\x07", "Names": "a\nb"}
+    row = ps_row().whole() | {"Command": "\x1b]0;title\x07", "Names": "a\nb"}
     text = table.render([Record(row)], list.LISTING, "{{.Command}}")
     assert "\x1b" not in text and "\x07" not in text
 
@@ -175,7 +175,8 @@ INSPECT = [
     ("{{range .NetworkSettings.Networks}}{{.MacAddress}}{{end}}", ""),
     ("{{range $k, $v := .NetworkSettings.Networks}}{{$k}} {{end}}", "host "),
     (
-        "{{range $p, $conf := .NetworkSettings.Ports}} {{$p}} -> {{(index $conf 0).HostPort}} {{end}}",
+        "{{range $p, $conf := .NetworkSettings.Ports}} {{$p}} -> "
+        "{{(index $conf 0).HostPort}} {{end}}",
         "",
     ),
     ('{{join .Args " , "}}', "-c , sleep 1000000"),
