@@ -185,6 +185,8 @@ int go_python(char **argv, const char *why)
 	const char *text = "cove: cannot find cove-python, which belongs beside this program\n"
 			   "  hint: install cove again: pip install --force-reinstall cove\n";
 
+	if (!strcmp(why, "denied")) /* root's installation may be out of reach as well */
+		text = "cove: cannot reach the daemon: permission denied\n  hint: run it with sudo\n";
 	self[n < 0 ? 0 : n] = '\0';
 	setenv("COVE_FRONT", self, 1);
 	setenv("COVE_WHY", why, 1);

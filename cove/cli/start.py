@@ -30,9 +30,14 @@ def main() -> int:
     front = os.environ.pop("COVE_FRONT", "")
     guarded = os.environ.pop("COVE_NO_START", "")
     root = os.path.abspath(os.environ.get("COVE_ROOT") or DEFAULT_ROOT)
-    if why in ("host", "refused", "version") or os.environ.get("COVE_HOST") or _is_local(sys.argv):
+    if why in ("host", "refused") or os.environ.get("COVE_HOST") or _is_local(sys.argv):
         return _run_here(root)
     try:
+        if why == "version":
+            raise _error(
+                "cannot hand the command to the daemon: it is of another version of cove",
+                hint="cove daemon stop: machines go on, and the next command starts the new one",
+            )
         if why == "denied":
             raise _denied(root)
         if guarded:

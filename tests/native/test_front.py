@@ -380,6 +380,23 @@ def test_python_on_the_path_is_the_last_resort(
     assert ran.stdout == said(daemon, "absent")
 
 
+@pytest.mark.parametrize("with_python", [True, False])
+def test_socket_out_of_reach(daemon: Daemon, script: Path, with_python: bool) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: uid is not 0")
+    daemon.front.parent.parent.chmod(0o755)
+    (daemon.root / "run").chmod(0o700)
+    if not with_python:
+        script.unlink()
+    front = daemon.start("ps", "-a", user=65534)
+    if with_python:
+        assert front.communicate() == (said(daemon, "denied"), b"")
+    else:
+        text = b"cove: cannot reach the daemon: permission denied\n  hint: run it with sudo\n"
+        assert front.communicate() == (b"", text)
+        assert front.returncode == 125
+
+
 def test_without_python_the_error_has_a_hint(daemon: Daemon) -> None:
     daemon.listener.close()
     ran = subprocess.run(

@@ -198,6 +198,15 @@ def test_second_failure_is_not_tried_again(start: Start) -> None:
     )
 
 
+def test_daemon_of_another_version(start: Start) -> None:
+    assert start.run("ps", env={"COVE_WHY": "version"}).end() == (
+        125,
+        "",
+        "cove: cannot hand the command to the daemon: it is of another version of cove\n"
+        "  hint: cove daemon stop: machines go on, and the next command starts the new one\n",
+    )
+
+
 def test_not_root(start: Start) -> None:
     code, _, err = start.run("ps", uid=65534).end()
     assert code == 125
