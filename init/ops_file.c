@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -18,7 +19,30 @@ struct node {
 	mode_t mode;
 	dev_t dev;
 	uint32_t uid, gid;
+	int links; /* to nowhere, followed so far */
 };
+
+static int make_path(const struct node *node);
+
+/* A link to nowhere (/etc/resolv.conf of many images): what it points to is made instead, inside the root all the same.
+ */
+static int make_behind(const struct node *node, int dir, const char *where, const char *name, mode_t mode)
+{
+	char target[PATH_MAX], path[PATH_MAX];
+	ssize_t n = readlinkat(dir, name, target, sizeof(target) - 1);
+	struct node behind = *node;
+
+	if (n < 0)
+		return errno == EINVAL ? -EEXIST : -errno;
+	if (behind.links++ == 8)
+		return -ELOOP;
+	target[n] = 0;
+	if (snprintf(path, sizeof(path), "%s/%s", *target == '/' ? "" : where, target) >= (int)sizeof(path))
+		return -ENAMETOOLONG;
+	behind.path = path;
+	behind.mode = mode;
+	return make_path(&behind);
+}
 
 /* A parent that is missing: made in the directory before it, then opened as itself, for nobody may have replaced it. */
 static int make_parent(const struct node *node, int dir, const char *name)
@@ -26,11 +50,28 @@ static int make_parent(const struct node *node, int dir, const char *name)
 	int fd;
 
 	if (mkdirat(dir, name, 0755))
-		return errno == EEXIST ? -ENOENT : -errno; /* a symlink to nowhere */
+		return -errno;
 	if (fchownat(dir, name, node->uid, node->gid, AT_SYMLINK_NOFOLLOW))
 		return -errno;
 	fd = openat(dir, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	return fd < 0 ? -errno : fd;
+}
+
+/* The next directory on the way, walk, whose last component is at. */
+static int open_or_make(const struct node *node, int dir, char *walk, char *at)
+{
+	int fd = open_in(node->root, walk, O_PATH | O_DIRECTORY, 0);
+
+	if (fd == -ENOENT)
+		fd = make_parent(node, dir, at);
+	if (fd != -EEXIST)
+		return fd;
+	if (at > walk)
+		at[-1] = 0;
+	fd = make_behind(node, dir, at > walk ? walk : ".", at, S_IFDIR | 0755);
+	if (at > walk)
+		at[-1] = '/';
+	return fd ? fd : open_in(node->root, walk, O_PATH | O_DIRECTORY, 0);
 }
 
 /*
@@ -61,9 +102,7 @@ static int open_parent(const struct node *node, char *walk, const char **last)
 		end = at + strcspn(at, "/");
 		char cut = *end;
 		*end = 0;
-		int next = open_in(node->root, walk, O_PATH | O_DIRECTORY, 0);
-		if (next == -ENOENT)
-			next = make_parent(node, dir, at);
+		int next = open_or_make(node, dir, walk, at);
 		*end = cut;
 		close(dir);
 		dir = next;
@@ -83,28 +122,35 @@ static int make_in(const struct node *node, int dir, const char *name)
 }
 
 /* What is there already is kept, also through a link, as long as that ends inside and in the right kind. */
-static int make_node(struct run *run, const struct node *node)
+static int make_path(const struct node *node)
 {
 	char walk[PATH_MAX];
 	const char *last;
-	int fd = -ENOENT, err;
+	int dir, err;
 
-	if (!node->link)
-		fd = open_in(node->root, node->path, O_PATH | (S_ISDIR(node->mode) ? O_DIRECTORY : 0), 0);
-	if (fd >= 0) {
-		close(fd);
-		return 0;
+	if (!node->link) {
+		int fd = open_in(node->root, node->path, O_PATH | (S_ISDIR(node->mode) ? O_DIRECTORY : 0), 0);
+		if (fd >= 0)
+			close(fd);
+		if (fd != -ENOENT)
+			return fd < 0 ? fd : 0;
 	}
-	if (fd != -ENOENT)
-		return fault(run, fd, node->path);
+	if ((dir = open_parent(node, walk, &last)) < 0)
+		return dir;
+	err = make_in(node, dir, last);
+	if (err == -EEXIST && !node->link)
+		err = make_behind(node, dir, last == walk ? "." : *walk ? walk : "/", last, node->mode);
+	close(dir);
+	return err;
+}
+
+static int make_node(struct run *run, const struct node *node)
+{
 	mode_t mask = umask(0); /* modes are the plan's, whole */
-	err = fd = open_parent(node, walk, &last);
-	if (fd >= 0) {
-		err = make_in(node, fd, last);
-		close(fd);
-	}
+	int err = make_path(node);
+
 	umask(mask);
-	return err < 0 ? fault(run, err, node->path) : 0;
+	return err ? fault(run, err, node->path) : 0;
 }
 
 int op_mkdirat(struct run *run, const struct op *op)
