@@ -115,7 +115,11 @@ class Cove:
         listed = self("ps", "-aq", code=None).out.split()
         if listed:
             self("rm", "-f", *listed, code=None)
-        self("daemon", "stop", code=None)
+        with contextlib.suppress(OSError, ValueError):
+            fd = os.pidfd_open(self.daemon_pid())
+            self("daemon", "stop", code=None)
+            select.select([fd], [], [], 10)
+            os.close(fd)
         shutil.rmtree(self.root)
 
 

@@ -121,6 +121,7 @@ def finish(home: Home, live: Live, end: ExitRecord) -> None:
         started=end.started_ns / 1e9 or record.started,
         finished=end.finished_ns / 1e9 or time.time(),
     )
+    live.over = True
     home.publish("die", record, {"exitCode": str(end.code)})
 
 
@@ -176,6 +177,7 @@ def start_failed(home: Home, live: Live, error: CoveError) -> None:
         deadline=0.0,
         finished=time.time(),
     )
+    live.over = True
     home.publish("die", record, {"exitCode": str(error.exit_code)})
 
 

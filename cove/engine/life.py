@@ -195,7 +195,7 @@ def running(home: Home, record: MachineRecord) -> Live | None:
 
 
 def has_ended(home: Home, live: Live) -> bool:
-    return live.ended is not None or live.failure is not None or live.key not in home.lives
+    return live.over or live.key not in home.lives
 
 
 def wait_end(home: Home, record: MachineRecord, live: Live) -> None:

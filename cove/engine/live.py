@@ -38,6 +38,8 @@ class Live:
     started: bool = False
     failure: CoveError | None = None
     ended: ExitRecord | None = None
+    over: bool = False
+    """Its end, or why it could not start, is in its record."""
     cause: Cause = field(default_factory=partial(Cause, ""))
     """Once it ended."""
     asked: str = ""

@@ -119,6 +119,7 @@ def _finish_lost(home: Home, live: Live, record: MachineRecord) -> None:
         home.update(
             record.key, state="exited", exit_code=255, cause=live.cause, finished=time.time(), pid=0
         )
+        live.over = True
         return
     ending.finish(home, live, live.ended)
 

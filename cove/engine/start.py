@@ -8,7 +8,6 @@ directories) is opened here, just before, and only descriptors go on.
 from __future__ import annotations
 
 import os
-import socket
 import stat
 from dataclasses import dataclass
 

@@ -1,0 +1,87 @@
+"""One daemon for this folder, with a state directory of its own; nothing of it may be left at the
+end: no process, control group, mount or file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need_root
+from tests.driver import Cove, Done, front_path, new_cove
+
+PATIENCE = 10.0
+
+
+def left_of(root: Path) -> list[str]:
+    """What exists of a state directory's machines and daemon, the directory itself excepted."""
+    found = []
+    group = f"cove-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        words = line.split()
+        if words[4].startswith(f"{root}/"):
+            found.append(f"mount {words[4]}")
+        if " - cgroup" in line and (Path(words[4]) / group).exists():
+            found.append(f"group {words[4]}/{group}")
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            line = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if f"--root {root} " in line or line.endswith(f"--root {root}"):
+                found.append(f"process {entry} {line}")
+    return found
+
+
+def check_nothing_left(root: Path) -> None:
+    """Kernel work that ends a moment later is waited for."""
+    late = time.monotonic() + PATIENCE
+    while (found := left_of(root)) and time.monotonic() < late:
+        select.select([], [], [], 0.02)
+    assert not found, "left behind:\n  " + "\n  ".join(found)
+
+
+@contextlib.contextmanager
+def closed_cove(bb_tar: Path) -> Iterator[Cove]:
+    need_root()
+    front_path()
+    driver = new_cove()
+    try:
+        driver("image", "import", str(bb_tar), "bb")
+        yield driver
+    finally:
+        driver.close()
+        check_nothing_left(driver.root)
+
+
+@pytest.fixture(scope="session")
+def cove(bb_tar: Path) -> Iterator[Cove]:
+    """Shared by the tests of this folder that do not harm the daemon."""
+    with closed_cove(bb_tar) as driver:
+        yield driver
+
+
+@pytest.fixture
+def fresh_cove(bb_tar: Path) -> Iterator[Cove]:
+    """A test's own, to be killed and crashed."""
+    with closed_cove(bb_tar) as driver:
+        yield driver
+
+
+Machine = Callable[..., Done]
+
+
+@pytest.fixture(params=["container"])
+def machine(request: pytest.FixtureRequest, cove: Cove) -> Machine:
+    """``machine("id", flags=("-u", "ada"))``: a command in an ephemeral machine of each isolation."""
+
+    def run(*words: str, flags: tuple[str, ...] = (), image: str = "bb", **options: object) -> Done:
+        kind = ("--isolation", request.param)
+        return cove("run", "--rm", *kind, *flags, image, *words, **options)  # type: ignore[arg-type]
+
+    return run
