@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "monitor.h"
@@ -36,6 +37,7 @@ int forker_main(int argc, char **argv)
 	setsid();
 	null_stdio();
 	fcntl(DAEMON_FD, F_SETFD, FD_CLOEXEC);
+	syscall(SYS_close_range, DAEMON_FD + 1, ~0u, 0); /* whatever the daemon was started with ends with it */
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL); /* the daemon takes its signals by signalfd */
 	signal(SIGCHLD, SIG_IGN);	       /* monitors leave no zombies */

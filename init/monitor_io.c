@@ -252,8 +252,7 @@ static size_t takers(const struct monitor *m, size_t i, struct session **one)
 	return count;
 }
 
-/* The caller's own reader has gone, or its disk is full. As a program on the host, one that nobody hears gets SIGPIPE.
- */
+/* The caller's own reader has gone, or its disk is full. As on the host, a program that nobody hears gets SIGPIPE. */
 static void sink_broken(struct monitor *m, struct session *s, size_t i, int err)
 {
 	bool front = s->sink[i].kind == SINK_RELAY;

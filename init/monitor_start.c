@@ -98,8 +98,7 @@ static int order_parse(struct monitor *m, struct run *run, struct order *order, 
 	return err || order->mem[1] != MAP_FAILED ? err : -ENOMEM;
 }
 
-/* The machine's end of a pipe becomes a register and belongs to the machine's root, who may then open /dev/stdout anew.
- */
+/* The machine's end of a pipe becomes a register and belongs to the machine's root, who may then open it anew. */
 static int pipe_make(const struct start *start, struct run *run, const char *name, bool input, int *ours)
 {
 	int p[2], theirs, err;

@@ -164,6 +164,17 @@ def test_monitor_survives_signals_and_cannot_be_traced(monitors: Monitors) -> No
     assert machine.session.until(EXIT)[0] == b"still here"
 
 
+def test_nothing_of_the_daemons_is_open_in_a_monitor(init_binary: Path, tmp_path: Path) -> None:
+    stray = os.open("/etc/passwd", os.O_RDONLY)
+    os.set_inheritable(stray, True)
+    with closing(Monitors(init_binary, tmp_path)) as monitors:
+        os.close(stray)
+        machine = monitors.start("cat", flags=STDIN).started()
+        fds = [os.readlink(entry) for entry in Path(f"/proc/{machine.monitor}/fd").iterdir()]
+        assert "/etc/passwd" not in fds
+        assert fds.count("/dev/null") == 3
+
+
 def test_killed_monitor_takes_the_machine_along(monitors: Monitors) -> None:
     machine = monitors.start("cat", flags=STDIN).started()
     os.kill(machine.monitor, signal.SIGKILL)
