@@ -517,7 +517,15 @@ class Template:
     whole: bool
     """It may use the dot by itself: all fields are wanted, as in ``{{json .}}``."""
 
+    plain: tuple[tuple[str, str], ...] | None
+    """(text, field) after each other, when that is all: the way of listings of thousands."""
+
     def render(self, data: Any) -> str:
+        if self.plain is not None and isinstance(data, Record):
+            try:
+                return "".join([text + data[name] for text, name in self.plain])
+            except (KeyError, TypeError):
+                pass  # no such field, or not a string: the long way says it right
         out: list[str] = []
         if self.whole and isinstance(data, Record):
             data = data.whole()
@@ -531,6 +539,16 @@ class Template:
         return "".join(out)
 
 
+_PLAIN = re.compile(r"(?:[^{}]*\{\{\s*\.[A-Za-z]\w*\s*\}\})+")
+
+
+def _plain_parts(text: str) -> tuple[tuple[str, str], ...] | None:
+    if not _PLAIN.fullmatch(text):
+        return None
+    found = re.findall(r"([^{}]*)\{\{\s*\.([A-Za-z]\w*)\s*\}\}", text)
+    return tuple((before, name) for before, name in found)
+
+
 _BARE_DOT = re.compile(r"[.$](?![\w])")
 
 
@@ -538,7 +556,8 @@ _BARE_DOT = re.compile(r"[.$](?![\w])")
 def compile_template(text: str) -> Template:
     """The template; raises UsageError that names what is wrong with it."""
     try:
-        return Template(text, _Parser(text).block()[0], _BARE_DOT.search(text) is not None)
+        body = _Parser(text).block()[0]
+        return Template(text, body, _BARE_DOT.search(text) is not None, _plain_parts(text))
     except UsageError as error:
         error.origin = error.origin or f"--format {text}"
         raise
