@@ -74,10 +74,14 @@ def _page(command: object, path: str) -> str:
         typed = ", ".join(f"`{s}`" for s in flag.spellings)
         metavar = f" `{flag.metavar}`" if flag.metavar else ""
         more = " (may be repeated)" if flag.repeat else ""
-        default = "" if flag.default is None else f"`{flag.default}`".lower()
+        default = "" if flag.default is None else f"`{_shown(flag.default)}`"
         row = f"| {typed}{metavar} | {flag.help}{more} | {default} |"
         lines.append(row.replace("|FILE", "\\|FILE"))
     return "\n".join(lines) + "\n"
+
+
+def _shown(default: object) -> str:
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 if __name__ == "__main__":
