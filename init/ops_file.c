@@ -44,6 +44,14 @@ static int make_behind(const struct node *node, int dir, const char *where, cons
 	return make_path(&behind);
 }
 
+/* -1 and -1, as in chown(2): it stays the maker's. */
+static int own(const struct node *node, int dir, const char *name)
+{
+	if (node->uid == UINT32_MAX && node->gid == UINT32_MAX)
+		return 0;
+	return fchownat(dir, name, node->uid, node->gid, AT_SYMLINK_NOFOLLOW) ? -errno : 0;
+}
+
 /* A parent that is missing: made in the directory before it, then opened as itself, for nobody may have replaced it. */
 static int make_parent(const struct node *node, int dir, const char *name)
 {
@@ -51,8 +59,8 @@ static int make_parent(const struct node *node, int dir, const char *name)
 
 	if (mkdirat(dir, name, 0755))
 		return -errno;
-	if (fchownat(dir, name, node->uid, node->gid, AT_SYMLINK_NOFOLLOW))
-		return -errno;
+	if ((fd = own(node, dir, name)))
+		return fd;
 	fd = openat(dir, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	return fd < 0 ? -errno : fd;
 }
@@ -118,7 +126,7 @@ static int make_in(const struct node *node, int dir, const char *name)
 
 	if (r)
 		return node->link && errno == EEXIST ? 0 : -errno;
-	return fchownat(dir, name, node->uid, node->gid, AT_SYMLINK_NOFOLLOW) ? -errno : 0;
+	return own(node, dir, name);
 }
 
 /* What is there already is kept, also through a link, as long as that ends inside and in the right kind. */

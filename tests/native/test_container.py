@@ -138,6 +138,23 @@ def test_nothing_of_the_start_stays(launcher: Launcher, store: Path) -> None:
     assert Path("/proc/self/mounts").read_text() == mounts
 
 
+def test_a_failure_anywhere_is_named_and_leaves_nothing(launcher: Launcher, store: Path) -> None:
+    """Fault walk: an op that fails before each op of both parts in turn."""
+    parts = [host_part(store), machine_part(execve("sleep", "1000"))]
+    mounts = Path("/proc/self/mounts").read_text()
+    fails: Op = ("chdir", "/no/such/place")
+    for side, part in enumerate(parts):
+        for i in range(len(part)):
+            new_upper(store)
+            walk = list(parts)
+            walk[side] = [*part[:i], fails, *part[i:]]
+            # Its pipes are read to their end: no process is left that holds them.
+            report = launcher.run(walk[0], walk[1]).report
+            name = ("host", "machine")[side]
+            assert report == (name, i, "chdir", errno.ENOENT, "/no/such/place")
+    assert Path("/proc/self/mounts").read_text() == mounts
+
+
 # ---- users ----
 
 

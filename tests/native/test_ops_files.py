@@ -41,7 +41,10 @@ def test_mkdirat(launcher: Launcher, root: Path) -> None:
     assert make(launcher, root, ("mkdirat", "root", "a/b/c/", "700", 0, 0)) is None
     assert (root / "a/b/c").stat().st_mode & 0o7777 == 0o1770, "an existing directory is kept"
     assert make(launcher, root, ("mkdirat", "root", "/", "700", 0, 0)) is None
-    assert make(launcher, root, ("mkdirat", "root", "//a//d/.//e//", "700", 0, 0)) is None
+    keep = 0xFFFFFFFF
+    slashes: Op = ("mkdirat", "root", "//a//d/.//e//", "700", keep, keep)
+    assert make(launcher, root, ("setfsuid", 8, 9), slashes, ("setfsuid", 0, 0)) is None
+    assert ((root / "a/d/e").stat().st_uid, (root / "a/d/e").stat().st_gid) == (8, 9)
     assert (root / "a/d/e").is_dir()
 
 
