@@ -38,6 +38,7 @@ PLAN_NAME = "plan"
 
 F_SEAL_ALL = 0x0001 | 0x0002 | 0x0004 | 0x0008
 F_ADD_SEALS = 1033
+MSG_CMSG_CLOEXEC = 0x40000000
 
 
 class Kind(IntEnum):
@@ -194,7 +195,10 @@ def receive(sock: socket.socket, *, flags: int = 0) -> Message | None:
     if buffer is None:
         buffer = _local.buffer = bytearray(HEADER.size + MSG_MAX)
     room = socket.CMSG_SPACE(FDS_MAX * 4)
-    size, ancillary, got, _ = sock.recvmsg_into((buffer,), room, flags | socket.MSG_CMSG_CLOEXEC)
+    try:
+        size, ancillary, got, _ = sock.recvmsg_into((buffer,), room, flags | MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:  # it closed with messages of ours unread: that is an end as well
+        return None
     fds = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

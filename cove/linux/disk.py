@@ -1,4 +1,4 @@
-"""Space on disks: of trees, of file systems, and limits on trees (project quotas).
+"""Space on disks: of trees and of file systems.
 
 Measuring a tree follows no link and crosses no mount.
 """
@@ -6,14 +6,10 @@ Measuring a tree follows no link and crosses no mount.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
-import struct
 from collections.abc import Iterable
 from typing import NamedTuple
-
-from cove.linux.syscalls import quotactl_fd
 
 BLOCK = 512
 """Unit of st_blocks, whatever the file system's own."""
@@ -102,19 +98,6 @@ def mounted(path: str) -> Mounted:
     return Mounted("", frozenset())
 
 
-# ---- project quotas ----
-
-_GET_XATTR = 0x801C581F  # FS_IOC_FSGETXATTR
-_SET_XATTR = 0x401C5820  # FS_IOC_FSSETXATTR
-_XATTR = struct.Struct("=IIIII8x")
-_PROJECT_INHERIT = 0x200
-_SET_QUOTA = 0x800008
-_PROJECT = 2
-_QUOTA = struct.Struct("=8QI4x")
-_BLOCK_LIMITS = 1
-_QUOTA_BLOCK = 1024
-
-
 def project_quota(path: str, *, overrides: bool) -> bool:
     """Whether limits on trees are enforced where ``path`` is.
 
@@ -124,25 +107,6 @@ def project_quota(path: str, *, overrides: bool) -> bool:
     found = mounted(path)
     enforced = bool(found.options & {"prjquota", "pquota"})
     return enforced and (found.type == "xfs" or (found.type in ("ext4", "f2fs") and not overrides))
-
-
-def limit_tree(path: str, project: int, *, size: int) -> None:
-    """Give an empty directory a project of its own, of at most ``size`` bytes; 0: no limit.
-
-    Everything made below inherits it, and only the initial user namespace may change it.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        attributes = bytearray(_XATTR.size)
-        fcntl.ioctl(fd, _GET_XATTR, attributes)
-        flags, extsize, extents, _, cow = _XATTR.unpack(attributes)
-        flags |= _PROJECT_INHERIT
-        fcntl.ioctl(fd, _SET_XATTR, _XATTR.pack(flags, extsize, extents, project, cow))
-        blocks = -(-size // _QUOTA_BLOCK)
-        data = _QUOTA.pack(blocks, blocks, 0, 0, 0, 0, 0, 0, _BLOCK_LIMITS)
-        quotactl_fd(fd, _SET_QUOTA << 8 | _PROJECT, project, data)
-    finally:
-        os.close(fd)
 
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -14,7 +14,6 @@ OPEN_TREE = 428
 MOVE_MOUNT = 429
 OPENAT2 = 437
 MOUNT_SETATTR = 442
-QUOTACTL_FD = 443
 
 AT_FDCWD = -100
 RESOLVE_NO_XDEV = 1
@@ -56,8 +55,3 @@ def openat2(
         return syscall(OPENAT2, dirfd, os.fsencode(path) + b"\0", how, len(how))
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from None
-
-
-def quotactl_fd(fd: int, command: int, identity: int, data: bytes) -> None:
-    """quotactl_fd(2) with the kind of quota in ``command``."""
-    syscall(QUOTACTL_FD, fd, command, identity, data)

@@ -75,7 +75,9 @@ def test_the_largest_message(pair: tuple[socket.socket, socket.socket]) -> None:
 
 def test_the_end(pair: tuple[socket.socket, socket.socket]) -> None:
     one, two = pair
-    one.close()
+    m.send(two, m.Kind.QUERY)
+    one.close()  # with a message unread: ECONNRESET
+    assert m.receive(two) is None
     assert m.receive(two) is None
 
 
