@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE_LINES = 600
 FUNCTION_LINES = 60
 C_ROLES = {
-    "launcher and ops": (1500, ("plan.c", "launch.c", "ops_", "io.c", "main.c", "pid1.c")),
-    "monitor": (700, ("monitor", "forker.c", "log.c", "restart.c")),
-    "unpacker": (700, ("unpack",)),
+    "launcher and ops": (2200, ("plan.c", "launch.c", "ops_", "io.c", "main.c", "pid1.c")),
+    "monitor": (1350, ("monitor", "forker.c", "log.c", "restart.c")),
+    "unpacker": (1200, ("unpack",)),
     "front": (700, ("front", "request.c", "terminal.c")),
 }
 DATA = {"cove/planner/syscalls.py"}
