@@ -49,6 +49,7 @@ static void forget_dirs(struct unpack *u)
 			close(u->dirs[i].fd);
 		u->dirs[i].fd = -1;
 	}
+	u->stale = false;
 }
 
 static int set_opaque(struct unpack *u, int dir, const char *name)
@@ -77,7 +78,7 @@ static int clear_name(struct unpack *u, int dir, const char *name)
 		return fail_errno(u, "unlink");
 	}
 	if (S_ISDIR(st.st_mode) || S_ISLNK(st.st_mode))
-		forget_dirs(u);
+		u->stale = true; /* not now: `dir` may be one of them */
 	return S_ISCHR(st.st_mode) && st.st_rdev == 0;
 }
 
@@ -125,12 +126,15 @@ static int open_parents(struct unpack *u, char *path)
 			*slash = 0;
 		fd = open_dir(u, path, O_PATH);
 		if (fd < 0 && (errno == ENOENT || errno == ENOTDIR) &&
-		    (fstatat(parent, at, &st, AT_SYMLINK_NOFOLLOW) || (S_ISCHR(st.st_mode) && st.st_rdev == 0))) {
+		    (fstatat(parent, at, &st, AT_SYMLINK_NOFOLLOW) ||
+		     (S_ISCHR(st.st_mode) && st.st_rdev == 0 && !u->whiteout))) {
 			made = count_made(u) ? -EINVAL : make_one_dir(u, parent, at, 0755);
 			fd = made < 0 ? -1 : open_dir(u, path, O_PATH);
 		}
 		if (parent != u->root)
 			close(parent);
+		if (fd < 0 && u->whiteout && errno == ENOTDIR)
+			return -ENOTDIR; /* what it would hide is hidden already */
 		if (fd < 0 && (errno == ENOTDIR || errno == ENOENT))
 			return fail(u, REFUSED, "the directory it is in is no directory");
 		if (fd < 0)
@@ -152,6 +156,8 @@ static int parent_of(struct unpack *u, char *path, char **base)
 	uint32_t hash = 2166136261u;
 	struct dir *d;
 
+	if (u->stale)
+		forget_dirs(u);
 	*base = slash ? slash + 1 : path;
 	if (!slash)
 		return u->root;
@@ -166,11 +172,11 @@ static int parent_of(struct unpack *u, char *path, char **base)
 	d->path[len] = 0;
 	d->fd = open_dir(u, d->path, O_PATH);
 	if (d->fd < 0) {
-		int fd = open_parents(u, d->path); /* may empty the cache */
+		int fd = open_parents(u, d->path);
 
-		d->fd = fd < 0 ? -1 : fd;
 		if (fd < 0)
 			return fd;
+		d->fd = fd;
 	}
 	d->hash = hash;
 	d->len = len;
@@ -441,15 +447,15 @@ static int check_entry(struct unpack *u)
 static int make_entry(struct unpack *u)
 {
 	struct entry *e = &u->entry;
-	char *base;
-	bool whiteout;
-	int dir = parent_of(u, e->name, &base), err;
+	char *slash = strrchr(e->name, '/'), *base = slash ? slash + 1 : e->name;
+	int dir, err;
 
-	if (dir < 0)
-		return dir;
-	whiteout = !strncmp(base, ".wh.", 4);
-	if (whiteout)
-		err = make_whiteout(u, dir, base + 4);
+	u->whiteout = !strncmp(base, ".wh.", 4);
+	dir = parent_of(u, e->name, &base);
+	if (u->whiteout)
+		err = dir == -ENOTDIR ? 0 : dir < 0 ? dir : make_whiteout(u, dir, base + 4);
+	else if (dir < 0)
+		err = dir;
 	else if (e->type == '5')
 		err = make_dir(u, dir, base);
 	else if (!*base)
@@ -458,7 +464,7 @@ static int make_entry(struct unpack *u)
 		err = make_file(u, dir, base);
 	else
 		err = e->type == '1' ? make_link(u, dir, base) : make_special(u, dir, base);
-	if (!err && (whiteout || e->type != '0'))
+	if (!err && u->whiteout)
 		err = pass(u, -1, (uint64_t)e->size);
 	u->bytes += (uint64_t)e->size;
 	u->entries++;

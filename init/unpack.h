@@ -72,7 +72,9 @@ struct unpack {
 	size_t times_len, times_room;
 	int root, gone;
 	unsigned gone_count;
-	bool setgid; /* a directory has the bit: what is made below would inherit its group */
+	bool stale;    /* a directory or link went: what `dirs` holds may be elsewhere now */
+	bool whiteout; /* the entry is one */
+	bool setgid;   /* a directory has the bit: what is made below would inherit its group */
 	uint64_t max_bytes, max_entries;
 	uint64_t bytes, entries, made, devices, xattrs_dropped, skipped;
 	/* the first failure */

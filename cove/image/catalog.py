@@ -15,7 +15,7 @@ from cove.oci.config import ImageConfig, config_from_json
 from cove.oci.reference import familiar, parse_reference
 from cove.store.blobs import Blobs
 from cove.store.db import Store
-from cove.store.records import ImageRecord, LayerRecord, MachineRecord
+from cove.store.records import ImageRecord, MachineRecord
 
 __all__ = [
     "Listed",
@@ -166,25 +166,16 @@ def _check_unused(users: list[MachineRecord], text: str, *, force: bool) -> None
 
 def _delete(store: Store, record: ImageRecord) -> tuple[str, ...]:
     """The record with its names first, then layers and blobs that nothing else needs."""
-    from cove.image.layers import remove_layer
+    from cove.image.layers import drop_unused
 
-    doomed: list[LayerRecord] = []
-    with store.transaction():
-        store.remove_image(record.id)
-        used = {diff_id for image in store.images() for diff_id in image.layers} | store.pins()
-        for diff_id in reversed(dict.fromkeys(record.layers)):
-            layer = store.layer(diff_id)
-            if layer is not None and diff_id not in used:
-                store.remove_layer(diff_id)
-                doomed.append(layer)
+    store.remove_image(record.id)
     blobs = Blobs(store.layout)
+    pins = store.pins()
     for digest in (record.id, record.manifest):
-        if digest and digest not in store.pins():
+        if digest and digest not in pins:
             blobs.remove(digest)
-    for layer in doomed:
-        remove_layer(store, layer)
     _configs.pop(record.id, None)
-    return (record.id, *(layer.diff_id for layer in doomed))
+    return (record.id, *drop_unused(store, reversed(record.layers)))
 
 
 # ---- finding ----

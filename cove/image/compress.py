@@ -74,11 +74,16 @@ def _zstd(source: Reader) -> Iterator[bytes]:
     reader = decoder.stream_reader(
         cast("IO[bytes]", source), read_size=CHUNK, read_across_frames=True
     )
+    some = False
     try:
         while data := reader.read(CHUNK):
+            some = True
             yield data
     except zstandard.ZstdError as error:
         raise Damaged(f"its zstd stream is damaged: {error}") from None
+    # The reader takes a cut frame for its end: the tar's end mark and the digest tell in the end.
+    if not some:
+        raise Damaged("truncated: its zstd stream has no end")
 
 
 def _members(name: str, source: Reader) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from cove.errors import BadArchive, CoveError
@@ -119,13 +119,22 @@ def install_layer(store: Store, directory: str, diff_id: str, size: int) -> Laye
         return record
 
 
-def remove_layer(store: Store, record: LayerRecord) -> None:
-    """Forget a layer, then remove it: the caller knows that nothing uses it."""
-    store.remove_layer(record.diff_id)
-    discard(store, store.layout.layer(record.key))
+def drop_unused(store: Store, diff_ids: Iterable[str]) -> tuple[str, ...]:
+    """Forget and remove those of the layers that no image has and no other verb has pinned."""
+    doomed = []
+    with store.transaction():
+        used = {diff_id for image in store.images() for diff_id in image.layers} | store.pins()
+        for diff_id in dict.fromkeys(diff_ids):
+            record = store.layer(diff_id)
+            if record is not None and diff_id not in used:
+                store.remove_layer(diff_id)
+                doomed.append(record)
+    for record in doomed:
+        _discard(store, store.layout.layer(record.key))
+    return tuple(record.diff_id for record in doomed)
 
 
-def discard(store: Store, directory: str) -> None:
+def _discard(store: Store, directory: str) -> None:
     """Remove a layer directory that no record names."""
     with staging(store) as doomed, contextlib.suppress(FileNotFoundError):
         os.rename(directory, f"{doomed}/layer")

@@ -15,7 +15,7 @@ from datetime import datetime
 from cove.errors import BadArchive, CoveError, HostError
 from cove.image import compress, pipeline
 from cove.image.importing import RESERVED
-from cove.image.layers import Blob, Progress, Step, add_layer, short
+from cove.image.layers import Blob, Progress, Step, add_layer, drop_unused, short
 from cove.oci.archive import ArchivedImage, Span, open_files, read_images
 from cove.oci.config import ParsedConfig, parse_config
 from cove.oci.digest import digest_of
@@ -63,23 +63,36 @@ def load_archive(
         if not isinstance(source, int):
             stem = os.path.basename(os.path.abspath(source)).partition(".")[0].lower()
         images = read_images(files, host_platform_of(), stem)
-        return tuple(_load_all(store, images, what, progress))
+        return _load_all(store, images, what, progress)
 
 
 def _load_all(
     store: Store, images: tuple[ArchivedImage, ...], what: str, progress: Progress | None
-) -> Iterator[Loaded]:
+) -> tuple[Loaded, ...]:
     """Layers first, of all images, then the records in one transaction."""
     parsed = [(image, _parse(image, what)) for image in images]
-    with store.pinned(*(d for _, config in parsed for d in config.diff_ids)):
-        layers = _add_layers(store, _blobs(parsed, what), progress)
-        blobs = Blobs(store.layout)
-        kept = [data for image in images for data in (image.config, image.manifest) if data]
-        with store.pinned(*(digest_of(data) for data in kept)):
-            for data in kept:
-                blobs.put(data)
-            with store.transaction():
-                return iter([_put(store, image, config, layers) for image, config in parsed])
+    diff_ids = [diff_id for _, config in parsed for diff_id in config.diff_ids]
+    try:
+        with store.pinned(*diff_ids):
+            layers = _add_layers(store, _blobs(parsed, what), progress)
+            return _record_all(store, parsed, layers)
+    except BaseException:
+        drop_unused(store, diff_ids)
+        raise
+
+
+def _record_all(
+    store: Store,
+    parsed: list[tuple[ArchivedImage, ParsedConfig]],
+    layers: dict[str, LayerRecord],
+) -> tuple[Loaded, ...]:
+    blobs = Blobs(store.layout)
+    kept = [data for image, _ in parsed for data in (image.config, image.manifest) if data]
+    with store.pinned(*(digest_of(data) for data in kept)):
+        for data in kept:
+            blobs.put(data)
+        with store.transaction():
+            return tuple(_put(store, image, config, layers) for image, config in parsed)
 
 
 def _put(
