@@ -4,11 +4,13 @@ view. What the machine wrote stays from one start to the next; the work director
 
 from __future__ import annotations
 
+import errno
 import os
 
 from cove.errors import HostError
 from cove.linux.disk import tree_usage
 from cove.roots.remove import remove_tree
+from cove.store.lock import ROOM
 
 
 def prepare_root(store_root: str, key: int, *, views: int = 0) -> None:
@@ -34,7 +36,7 @@ def prepare_root(store_root: str, key: int, *, views: int = 0) -> None:
         raise HostError(
             f"cannot make the root of machine {key}: {(error.strerror or '').lower()}",
             host=upper,
-            hint="make room: cove system prune" if error.errno == 28 else "",
+            hint=ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else "",
         ) from error
 
 
