@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import cove.planner.process as process
+import cove.planner.rootless as rootless
 from cove.errors import UsageError
 from cove.oci.config import ImageConfig
 from cove.plan.facts import Facts
@@ -31,7 +33,6 @@ from cove.plan.ops import (
     Sethostname,
     Unshare,
 )
-from cove.planner import process, rootless
 from cove.planner.devices import DEV, asked_devices, own_dev
 from cove.planner.filesystems import (
     attach_root,

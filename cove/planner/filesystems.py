@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import cove.planner.defaults as defaults
+import cove.planner.paths as paths
 from cove.errors import UsageError
 from cove.plan.facts import Facts
 from cove.plan.flags import AtFlags, MountAttr, MountFlags, OpenTreeFlags
@@ -23,7 +25,6 @@ from cove.plan.ops import (
     Readonly,
     Sysctl,
 )
-from cove.planner import defaults, paths
 from cove.planner.devices import DEV
 from cove.planner.mounts import NO_SYMLINKS, ROOT
 from cove.planner.walls import Walls

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+import cove.planner.defaults as defaults
+import cove.planner.seccomp as seccomp
 from cove.errors import UsageError
 from cove.oci.config import ImageConfig
 from cove.plan.facts import Facts
@@ -38,7 +40,6 @@ from cove.plan.ops import (
     Stdio,
     Umask,
 )
-from cove.planner import defaults, seccomp
 from cove.planner.capabilities import mask_of
 from cove.planner.place import Place
 from cove.planner.profile import compile_profile

@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 import msgspec
 
+import cove.planner.bpf as bpf
 from cove.errors import Unsupported, UsageError
-from cove.planner import bpf
 from cove.planner.bpf import Arg, Branch, Comparison, Leaf
 from cove.planner.seccomp import ENOSYS, EPERM, arches_of
 from cove.planner.syscalls import AUDIT_ARCH, numbers

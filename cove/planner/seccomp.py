@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Final
 
+import cove.planner.capabilities as capabilities
+import cove.planner.syscall_rules as syscall_rules
 from cove.errors import Unsupported
-from cove.planner import capabilities, syscall_rules
 from cove.planner.bpf import ALLOW, Arg, Branch, Leaf, assemble, errno
 from cove.planner.syscall_rules import Rule
 from cove.planner.syscalls import AUDIT_ARCH, numbers

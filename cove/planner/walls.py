@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import cove.planner.capabilities as capabilities
 from cove.errors import HostError, Unsupported
 from cove.plan.facts import Facts
 from cove.plan.flags import Capability, CloneFlags
-from cove.planner import capabilities
 from cove.spec.machine import MachineSpec, Security
 
 OLDEST_KERNEL = (6, 1)
