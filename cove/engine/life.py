@@ -21,6 +21,7 @@ from cove.engine.names import choose_name
 from cove.engine.slots import Slot
 from cove.engine.start import Foreground, launch
 from cove.errors import Conflict, HostError, UsageError
+from cove.linux.pidfd import wait_exit
 from cove.planner import argv_of
 from cove.planner.defaults import STOP_SIGNAL
 from cove.spec.machine import MachineSpec
@@ -147,6 +148,9 @@ def stop(home: Home, record: MachineRecord, timeout: int | None, signal_name: st
     """The stop signal, then SIGKILL when the machine has not ended in time (-1: never)."""
     live = running(home, record)
     if live is None:
+        ending_live = home.lives.get(record.key)
+        if ending_live is not None:
+            home.events.wait_until(partial(has_ended, home, ending_live))
         return
     seconds = record.spec.stop_timeout if timeout is None else timeout
     image = home.base_of_machine(record).config.stop_signal
@@ -190,8 +194,13 @@ def send_signal(home: Home, live: Live, number: int) -> None:
 
 
 def running(home: Home, record: MachineRecord) -> Live | None:
+    """The live machine, unless its first process has ended: a caller may know of that before its
+    monitor has told this daemon.
+    """
     live = home.lives.get(record.key)
-    return live if live is not None and live.ended is None and live.failure is None else None
+    if live is None or live.ended is not None or live.failure is not None:
+        return None
+    return None if live.pidfd >= 0 and wait_exit(live.pidfd, 0) else live
 
 
 def has_ended(home: Home, live: Live) -> bool:

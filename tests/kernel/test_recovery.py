@@ -1,0 +1,172 @@
+"""kill -9 of daemon, monitor, forker and launcher: machines, records and logs are there afterwards."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.driver import Cove
+from tests.kernel.conftest import left_of
+
+
+def wait_until(true: Callable[[], bool], what: str) -> None:
+    for _ in range(1000):
+        if true():
+            return
+        select.select([], [], [], 0.01)
+    raise AssertionError(f"waited in vain: {what}")
+
+
+def end(pid: int) -> None:
+    """kill -9, and wait until it is gone."""
+    fd = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    select.select([fd], [], [], 10)
+    os.close(fd)
+
+
+def monitor_of(cove: Cove, name: str) -> int:
+    """The parent of the machine's first process."""
+    pid = cove.inspect(name)["State"]["Pid"]
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_machines_outlive_the_daemon(fresh_cove: Cove) -> None:
+    cove = fresh_cove
+    script = "echo before; read x; echo after $x; exit 6"
+    cove("run", "-d", "-i", "--name", "lives", "bb", "sh", "-c", script)
+    before = cove.inspect("lives")["State"]
+    cove.kill_daemon()
+    after = cove.inspect("lives")["State"]
+    assert {k: after[k] for k in ("Status", "Pid")} == {k: before[k] for k in ("Status", "Pid")}
+    assert cove("exec", "lives", "cat", "/proc/1/comm").out == "sh\n"
+    process = cove.spawn("attach", "lives", stdin=-1)
+    out, _ = process.communicate(b"kill\n", timeout=10)
+    assert (out, process.returncode) == (b"after kill\n", 6)
+    assert cove("logs", "lives").out == "before\nafter kill\n"
+    assert cove.inspect("lives")["State"]["ExitCode"] == 6
+
+
+def test_a_foreground_session_outlives_the_daemon(fresh_cove: Cove) -> None:
+    cove = fresh_cove
+    process = cove.spawn("run", "--rm", "-i", "bb", "sh", "-c", "echo up; read x; exit $x", stdin=-1)
+    assert process.stdout is not None and process.stdout.readline() == b"up\n"
+    cove.kill_daemon()
+    process.communicate(b"9\n", timeout=10)
+    assert process.returncode == 9
+    wait_until(lambda: cove("ps", "-aq").out == "", "the ephemeral machine to be removed")
+
+
+def test_a_monitor_brings_the_daemon_back(fresh_cove: Cove) -> None:
+    cove = fresh_cove
+    cove("run", "-d", "--name", "watcher", "bb", "sleep", "1000")
+    old = cove.daemon_pid()
+    cove.kill_daemon()
+    pid_file = cove.root / "run/daemon.pid"
+    wait_until(lambda: int(pid_file.read_text() or 0) != old, "another daemon")
+    assert cove("ps", "--format", "{{.Names}}").out == "watcher\n"
+
+
+def test_a_machine_that_ended_without_a_daemon(fresh_cove: Cove) -> None:
+    cove = fresh_cove
+    cove("run", "-d", "-i", "--name", "quiet", "bb", "sh", "-c", "sleep 0.2; exit 8")
+    os.kill(cove.daemon_pid(), signal.SIGSTOP)
+    fd = os.pidfd_open(cove.daemon_pid())
+    wait_until(lambda: bool(list(cove.root.glob("machines/*/exit"))), "an exit record")
+    os.kill(cove.daemon_pid(), signal.SIGKILL)
+    select.select([fd], [], [], 10)
+    os.close(fd)
+    state = cove.inspect("quiet")["State"]
+    assert (state["Status"], state["ExitCode"]) == ("exited", 8)
+
+
+def test_a_daemon_that_is_stopped_leaves_machines_running(fresh_cove: Cove) -> None:
+    cove = fresh_cove
+    cove("run", "-d", "--name", "stays", "bb", "sleep", "1000")
+    pid = cove.inspect("stays")["State"]["Pid"]
+    fd = os.pidfd_open(cove.daemon_pid())
+    cove("daemon", "stop")
+    select.select([fd], [], [], 10)
+    os.close(fd)
+    assert cove.inspect("stays")["State"]["Pid"] == pid
+    cove("stop", "-t", "0", "stays")
+
+
+def test_a_killed_monitor_ends_its_machine_with_that_reason(fresh_cove: Cove) -> None:
+    cove = fresh_cove
+    cove("run", "-d", "--name", "orphan", "bb", "sleep", "1000")
+    fd = os.pidfd_open(cove.inspect("orphan")["State"]["Pid"])
+    end(monitor_of(cove, "orphan"))
+    assert cove("wait", "orphan").out == "137\n"
+    select.select([fd], [], [], 10)
+    os.close(fd)
+    assert "its monitor ended" in str(cove.inspect("orphan")["State"]["Cause"])
+    cove("start", "orphan")
+    cove("rm", "-f", "orphan")
+
+
+def test_monitor_and_daemon_killed_together(fresh_cove: Cove) -> None:
+    cove = fresh_cove
+    cove("run", "-d", "--name", "both", "bb", "sleep", "1000")
+    monitor = monitor_of(cove, "both")
+    os.kill(cove.daemon_pid(), signal.SIGSTOP)
+    fd = os.pidfd_open(cove.daemon_pid())
+    end(monitor)
+    os.kill(cove.daemon_pid(), signal.SIGKILL)
+    select.select([fd], [], [], 10)
+    os.close(fd)
+    state = cove.inspect("both")["State"]
+    assert (state["Status"], state["ExitCode"]) == ("exited", 137)
+
+
+def test_a_killed_forker_is_replaced(fresh_cove: Cove) -> None:
+    cove = fresh_cove
+    daemon = cove.daemon_pid()
+    children = Path(f"/proc/{daemon}/task/{daemon}/children").read_text().split()
+    assert children
+    for child in children:
+        end(int(child))
+    for _ in range(6):  # more than the monitors that were forked ahead
+        cove("run", "--rm", "bb", "true")
+
+
+def test_a_killed_front_leaves_nothing(fresh_cove: Cove) -> None:
+    cove = fresh_cove
+    process = cove.spawn("run", "--rm", "-i", "bb", "cat", stdin=-1)
+    wait_until(lambda: cove("ps", "-q").out != "", "the machine")
+    process.kill()
+    process.communicate()
+    wait_until(lambda: cove("ps", "-aq").out == "", "its end")
+
+
+def test_what_nobody_records_is_swept(fresh_cove: Cove) -> None:
+    cove = fresh_cove
+    cove.kill_daemon()
+    strays = [cove.root / "roots/u999999", cove.root / "machines/999998", cove.root / "tmp/x"]
+    for stray in strays:
+        (stray / "fs").mkdir(parents=True)
+    cove("ps")
+    wait_until(lambda: not any(stray.exists() for stray in strays), "the sweep")
+
+
+def test_the_daemon_gives_everything_back(fresh_cove: Cove) -> None:
+    cove = fresh_cove
+    cove("run", "--rm", "bb", "true")
+    fd = os.pidfd_open(cove.daemon_pid())
+    cove("daemon", "stop")
+    select.select([fd], [], [], 10)
+    os.close(fd)
+    wait_until(lambda: left_of(cove.root) == [], "groups and processes to go")
+    assert [p.name for p in (cove.root / "machines").iterdir()] == []
+    assert not list(cove.root.glob("roots/u*")) and not list(cove.root.glob("run/*.sock"))
+
+
+def test_timeout_goes_on_after_the_daemon_died(fresh_cove: Cove) -> None:
+    cove = fresh_cove
+    cove("run", "-d", "--name", "due", "--timeout", "600ms", "bb", "sleep", "1000")
+    cove.kill_daemon()
+    assert cove("wait", "due").out == "137\n"
+    assert "timeout" in str(cove.inspect("due")["State"]["Cause"])
