@@ -20,11 +20,12 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
 
 class Said(NamedTuple):
-    """What an explanation of one op has to say. Empty parts are filled in by ``explain``."""
+    """What an explanation of one op has to say."""
 
     message: str
     hint: str = ""
-    host: str = ""
+    host: str | None = None
+    """None: the op itself."""
     exit_code: int = 0
     kind: type[CoveError] = OpError
 
@@ -45,7 +46,7 @@ def explain(plan: Plan, report: Report) -> CoveError:
     return said.kind(
         said.message,
         origin="" if op.why.startswith("default:") else op.why,
-        host=said.host or _where(op, report),
+        host=_where(op, report) if said.host is None else said.host,
         hint=said.hint or _general_hint(report.errno),
         exit_code=said.exit_code,
     )
@@ -90,7 +91,7 @@ def _execve(op: Op, report: Report) -> Said:
         return Said(
             f'cannot run "{program}": no such file or directory',
             hint="if it is there, its interpreter (its first line, or its dynamic loader) is not",
-            host=" ",
+            host="",
             exit_code=NOT_FOUND,
             kind=NotFound,
         )
@@ -106,7 +107,7 @@ def _execve(op: Op, report: Report) -> Said:
     return Said(
         f'cannot run "{program}": {words.get(report.errno) or _reason(report.errno)}',
         hint=hints.get(report.errno, ""),
-        host=" ",
+        host="",
         exit_code=NOT_EXECUTABLE,
         kind=UsageError,
     )
@@ -130,7 +131,7 @@ def _setuser(op: Op, report: Report) -> Said:
         return Said(
             f'cannot run as {kind} "{name}": no such {kind} in the machine\'s /etc/{file}',
             hint=f"use a number, or a {kind} the image knows",
-            host=" ",
+            host="",
             kind=NotFound,
             exit_code=125,
         )

@@ -41,6 +41,7 @@ def run(program: str) -> Op:
 def test_programs(program: str, number: int, code: int, message: str, hint: str) -> None:
     error = say(run(program), number)
     assert (error.message, error.exit_code) == (message, code)
+    assert "host:  \n" not in error.render()
     assert hint in error.hint
 
 
