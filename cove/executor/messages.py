@@ -18,7 +18,7 @@ from typing import NamedTuple
 from cove.errors import Bug
 
 MSG_MAX = 192 << 10
-FDS_MAX = 32
+FDS_MAX = 96
 NAME_MAX = 23
 
 HEADER = struct.Struct("<IiII")

@@ -53,6 +53,14 @@ def test_kinds_are_those_of_the_header() -> None:
     assert found == {kind.name: kind.value for kind in m.Kind}
 
 
+def test_limits_are_those_of_the_header() -> None:
+    header = (INIT / "cove.h").read_text()
+    found = dict(re.findall(r"#define (MSG_MAX|FDS_MAX|REG_NAME) (.*?)(?: /\*.*)?\n", header))
+    assert found["MSG_MAX"].strip() == f"({m.MSG_MAX >> 10}u << 10)"
+    assert int(found["FDS_MAX"]) == m.FDS_MAX
+    assert int(found["REG_NAME"]) == m.NAME_MAX + 1
+
+
 def test_a_message_with_descriptors(pair: tuple[socket.socket, socket.socket]) -> None:
     one, two = pair
     m.send(one, m.Kind.STARTED, value=-7, payload=b"text", fds=(0, 1))
