@@ -31,8 +31,10 @@ from cove.planner.walls import Walls
 from cove.planner.why import default, option, size
 from cove.spec.machine import MachineSpec
 
-ATTACH_AT = "/mnt"
-"""Where the machine's root is attached before it becomes /: every host has it."""
+ATTACH_AT = "/tmp"
+"""Where the machine's root is attached before it becomes /: every host has it, and the mapped root
+may look it up. Only the child's mount namespace ever sees it there.
+"""
 
 NOSUID, NODEV = MountAttr.MOUNT_ATTR_NOSUID, MountAttr.MOUNT_ATTR_NODEV
 NOEXEC, RDONLY = MountAttr.MOUNT_ATTR_NOEXEC, MountAttr.MOUNT_ATTR_RDONLY

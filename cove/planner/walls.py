@@ -70,11 +70,18 @@ def _walls(security: Security, network: str, last_cap: int, root: bool) -> Walls
         ),
         no_new_privileges=security.no_new_privileges and not privileged,
         masked=security.masked and not privileged,
-        filtered=security.seccomp != "unconfined" and not privileged,
+        filtered=_filtered(security),
         privileged=privileged,
         host_why="--privileged" if privileged else "--userns=host",
         namespaces=_EARLY | CloneFlags.CLONE_NEWUSER if userns else _EARLY,
         late_namespaces=_LATE if network == "host" else _LATE | CloneFlags.CLONE_NEWNET,
+    )
+
+
+def _filtered(security: Security) -> bool:
+    """A profile of the user's own holds even with ``--privileged``, as in Docker."""
+    return security.seccomp not in (
+        ("unconfined", "default") if security.privileged else ("unconfined",)
     )
 
 
@@ -85,19 +92,20 @@ def _refuse(spec: MachineSpec, facts: Facts) -> None:
             "cannot run a container: this kernel is too old",
             host=f"Linux {have}; cove needs 6.1 or newer",
         )
-    if not facts.idmapped_mounts and facts.root:
+    userns = spec.security.userns == "machine" and not spec.security.privileged
+    if not facts.idmapped_mounts and facts.root and userns:
         raise HostError(
             "cannot run a container: the state directory's file system takes no idmapped mount",
             host="mount_setattr(2) with MOUNT_ATTR_IDMAP is refused there",
             hint="keep the state directory on ext4, xfs or btrfs: --root DIR",
         )
-    if not facts.userns_max and spec.security.userns == "machine" and not spec.security.privileged:
+    if not facts.userns_max and userns:
         raise HostError(
             "cannot run a container: user namespaces are switched off",
             host="user.max_user_namespaces is 0",
             hint="sysctl user.max_user_namespaces=65536",
         )
-    if not facts.seccomp and spec.security.seccomp != "unconfined":
+    if not facts.seccomp and _filtered(spec.security):
         raise HostError(
             "cannot run a container: this kernel has no seccomp filter",
             host="CONFIG_SECCOMP_FILTER is off",

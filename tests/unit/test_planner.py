@@ -89,6 +89,20 @@ def test_privileged_has_no_masks_no_filter_and_every_capability() -> None:
     assert [op.option for op in every(made.machine, ops.Prctl)] == [PrctlOption.PR_SET_PDEATHSIG]
 
 
+def test_privileged_with_a_profile_of_its_own_is_filtered_before_the_user() -> None:
+    profile = '{"defaultAction": "SCMP_ACT_ALLOW"}'
+    place = dataclasses.replace(PLACE, base=0)
+    made = plan(place=place, security=Security(privileged=True, seccomp=profile)).machine
+    kinds = [op.NAME for op in made]
+    assert kinds.index("seccomp") < kinds.index("setuser")
+
+
+def test_a_store_without_idmapped_mounts_still_serves_machines_that_need_none() -> None:
+    facts = msgspec.structs.replace(HYBRID, idmapped_mounts=False, userns_max=0)
+    spec = MachineSpec(image="bb", security=Security(privileged=True))
+    plan_machine(spec, IMAGE, facts, dataclasses.replace(PLACE, base=0))
+
+
 def test_filters_come_last_under_no_new_privileges_and_before_the_user_without() -> None:
     def order(part: tuple[Op, ...]) -> list[str]:
         wanted = {"capbset", "setuser", "capset", "seccomp", "execve"}
