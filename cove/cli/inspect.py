@@ -36,7 +36,7 @@ def machine_document(seen: calls.Inspected) -> Record:
         Args=list(argv[1:]),
         State=_state(record),
         Image=record.image,
-        ResolvConfPath=f"{seen.directory}/resolv.conf" if seen.directory else "",
+        ResolvConfPath=f"{seen.directory}/resolv" if seen.directory else "",
         HostnamePath=f"{seen.directory}/hostname" if seen.directory else "",
         HostsPath=f"{seen.directory}/hosts" if seen.directory else "",
         LogPath=seen.log_path,
@@ -286,7 +286,7 @@ def find(name: str, client: Client, kind: str, *, sizes: bool) -> Record:
                 raise
     try:
         return image_document(client.image(calls.ImageInspect(name)))
-    except NotFound as absent:
+    except (NotFound, UsageError) as absent:  # a machine's name may be no image's
         if kind:
             raise
         raise NotFound(

@@ -258,11 +258,12 @@ def kill(typed: Typed, terminal: Terminal, client: Client) -> int:
 
 
 def wait(typed: Typed, terminal: Terminal, client: Client) -> int:
-    return each(
-        typed.words,
-        terminal,
-        lambda name: str(client.wait(calls.Wait(name), terminal.cancelled).exit_code),
-    )
+    def one(name: str) -> str:
+        ended = client.wait(calls.Wait(name), terminal.cancelled)
+        return "" if terminal.cancelled.is_set() else str(ended.exit_code)
+
+    code = each(typed.words, terminal, one)
+    return 130 if terminal.cancelled.is_set() else code
 
 
 def remove(typed: Typed, terminal: Terminal, client: Client) -> int:

@@ -151,11 +151,11 @@ class Answer:
     def pieces(self) -> Iterator[bytes]:
         """The body, decoded, as it arrives."""
         if self.headers.get("transfer-encoding", "").lower() == "chunked":
-            while size := int(self._line().split(b";")[0], 16):
+            while size := _size(self._line().split(b";")[0], 16):
                 yield self._take(size)
                 self._take(2)
         elif "content-length" in self.headers:
-            left = int(self.headers["content-length"])
+            left = _size(self.headers["content-length"].encode(), 10)
             while left > 0:
                 if not self.rest and not self.fill():
                     raise HostError("cannot read the daemon's answer: it ended in the middle")
@@ -173,6 +173,16 @@ class Answer:
             yield from (line for line in whole if line)
         if pending:
             yield pending
+
+
+def _size(text: bytes, base: int) -> int:
+    try:
+        if not text.strip().isalnum():
+            raise ValueError
+        return int(text, base)
+    except ValueError:
+        shown = text[:20].decode("latin-1")
+        raise HostError(f'cannot read the daemon\'s answer: "{shown}" is not a size') from None
 
 
 class Http:
