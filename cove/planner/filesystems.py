@@ -31,9 +31,9 @@ from cove.planner.walls import Walls
 from cove.planner.why import default, option, size
 from cove.spec.machine import MachineSpec
 
-ATTACH_AT = "/tmp"
-"""Where the machine's root is attached before it becomes /: every host has it, and the mapped root
-may look it up. Only the child's mount namespace ever sees it there.
+ATTACH_AT = "/"
+"""Where the machine's root is attached before it becomes /: over the host's, in the child's mount
+namespace. No other path is on every host and open to the mapped root.
 """
 
 NOSUID, NODEV = MountAttr.MOUNT_ATTR_NOSUID, MountAttr.MOUNT_ATTR_NODEV

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cove.linux.pidfd import open_pidfd
+from cove.linux.pidfd import open_pidfd, wait_exit
 from cove.linux.probe import probe_facts
 from cove.oci.config import ImageConfig
 from cove.plan import ops, wire
@@ -439,6 +439,7 @@ def test_exec_joins_the_machine(store: Store) -> None:
     made = plan_machine(machine, ImageConfig(), store.facts, place)
     with _running(store, made) as pid, ExitStack() as stack:
         target = open_pidfd(pid)
+        assert target is not None
         stack.callback(os.close, target)
         script = (
             f"for n in {' '.join(KINDS)}; do readlink /proc/self/ns/$n; done; "
@@ -451,6 +452,31 @@ def test_exec_joins_the_machine(store: Store) -> None:
         words = done.stdout.split()
         assert words[:7] == [os.readlink(f"/proc/{pid}/ns/{kind}") for kind in KINDS]
         assert words[-7:] == ["1000", "1", "2", "CapEff:", "0" * 16, "Seccomp:", "2"]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {},
+        {"user": "1000"},
+        {"init": True},
+        {"security": Security(no_new_privileges=False, cap_add=("ALL",))},
+    ],
+)
+def test_a_machine_dies_with_its_launcher(store: Store, parts: dict[str, Any]) -> None:
+    """The kernel forgets the parent-death signal when ids change."""
+    plan = store.plan("sh", "-c", "echo ready; sleep 1000", **parts)
+    command = store.command(plan, {})
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None and run.stdout.readline() == b"ready\n"
+        (child,) = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        machine = open_pidfd(int(child))
+        assert machine is not None
+        run.kill()
+        try:
+            assert wait_exit(machine, 10)
+        finally:
+            os.close(machine)
 
 
 # ---- refusals name their op ----
