@@ -98,7 +98,8 @@ class Command(click.Command):
         if self.about:
             formatter.write_paragraph()
             formatter.write_text(self.about)
-        for group in dict.fromkeys(flag.group for flag in self.flags):
+        groups = dict.fromkeys(flag.group for flag in self.flags)
+        for group in sorted(groups, key=lambda name: name != "General"):
             rows = [(_left(f), _right(f)) for f in self.flags if f.group == group]
             with formatter.section("Options" if group == "General" else group):
                 formatter.write_dl(rows, col_max=34)

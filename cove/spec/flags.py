@@ -61,6 +61,23 @@ def parse_isolation(text: str) -> str:
     return word
 
 
+_ARCHITECTURES = {
+    "x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armhf": "arm", "i386": "386",
+}  # fmt: skip
+
+
+def parse_platform(text: str) -> str:
+    """``linux/amd64``, ``linux/arm/v7``, or an architecture alone."""
+    words = text.lower().split("/")
+    if words[0] != "linux":
+        words.insert(0, "linux")
+    if len(words) > 3 or not all(word.isalnum() or word in _ARCHITECTURES for word in words):
+        raise values.bad("platform", text, "not linux/ARCHITECTURE", hint="write linux/amd64")
+    if len(words) > 1:
+        words[1] = _ARCHITECTURES.get(words[1], words[1])
+    return "/".join(words)
+
+
 PROCESS = (
     Flag("env", ".env", "Set a variable; a name alone takes your own value", "e", "NAME=VALUE",
          environment.parse_env, repeat=True, group="Process"),
@@ -104,7 +121,7 @@ MACHINE = (
          repeat=True),
     Flag("isolation", "isolation", "container or vm", "", "KIND", parse_isolation,
          default="container"),
-    Flag("platform", "platform", "Of the image: linux/amd64", "", "PLATFORM"),
+    Flag("platform", "platform", "Of the image: linux/amd64", "", "PLATFORM", parse_platform),
     Flag("quiet", ".quiet", "Print no progress", "q"),
     Flag("pull", "", "When to fetch the image; only never and missing so far", "", "WHEN",
          grants.only("missing", "never", why="cove does not pull images yet")),

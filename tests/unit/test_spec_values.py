@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cove.errors import CoveError, Unsupported, UsageError
-from cove.spec import environment, grants, mounts, suggest, values
+from cove.spec import environment, flags, grants, mounts, suggest, values
 from cove.spec.machine import Device, Ulimit
 
 GOOD: list[tuple[Callable[[str], Any], str, Any]] = [
@@ -84,6 +84,10 @@ GOOD: list[tuple[Callable[[str], Any], str, Any]] = [
     (grants.parse_security_opt, "label=disable", ()),
     (grants.parse_security_opt, "label:type:svirt_t", ()),
     (grants.parse_security_opt, "apparmor=unconfined", ()),
+    (flags.parse_platform, "linux/amd64", "linux/amd64"),
+    (flags.parse_platform, "Linux/x86_64", "linux/amd64"),
+    (flags.parse_platform, "arm64", "linux/arm64"),
+    (flags.parse_platform, "linux/arm/v7", "linux/arm/v7"),
     (grants.parse_userns, "host", "host"),
     (grants.parse_userns, "", "machine"),
     (grants.parse_log_opt, "max-size=1m", (("log_max", 1 << 20),)),
@@ -172,6 +176,8 @@ BAD: list[tuple[Callable[[str], Any], str, str, str]] = [
     (grants.parse_storage_opt, "sise=1g", 'no option is called "sise"', "size=10g"),
     (grants.parse_userns, "keep-id", "it is host or nothing", "--userns host"),
     (grants.parse_log_driver, "syslog", "cannot use the log driver syslog", ""),
+    (flags.parse_platform, "windows/amd64/a", "not linux/ARCHITECTURE", "linux/amd64"),
+    (flags.parse_platform, "linux//", "not linux/ARCHITECTURE", ""),
     (environment.parse_env, "=x", 'cannot read variable "=x": it has no name', "NAME=value"),
 ]
 
