@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the commands themselves; ``make docs``."""
+"""Write the generated documents: docs/cli.md from the commands, docs/plan.md; ``make docs``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ belongs to the machine. A mistake exits with 125 and names what was typed.
 
 
 def main() -> int:
+    import plan_doc
+
     TARGET.write_text(text())
+    plan_doc.main()
     return 0
 
 
