@@ -21,6 +21,8 @@ from cove.plan import text
 from cove.store.records import Cause, MachineRecord
 
 REASON_MAX = 2000
+IDLE = 5.0
+"""Seconds without an end of a machine after which the store's log is written home."""
 SETTLE = 0.002
 """Seconds that audit records of a machine's last system calls may take to arrive."""
 
@@ -214,6 +216,15 @@ def put_away(home: Home, live: Live) -> None:
         home.store.free_range(key)
     home.lives.pop(key, None)
     home.events.nudge()
+    _checkpoint_when_idle(home)
+
+
+def _checkpoint_when_idle(home: Home) -> None:
+    """Bring the store's log home once nothing has ended for a while; that waits for the disk."""
+    if home.idle_timer is not None:
+        home.idle_timer.cancel()
+    if not home.closing:
+        home.idle_timer = home.reactor.after(IDLE, partial(home.worker.do, home.store.checkpoint))
 
 
 def forget(home: Home, record: MachineRecord) -> None:

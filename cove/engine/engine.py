@@ -55,6 +55,7 @@ class Engine:
             recover.recover(home)
             home.forker.start()
             home.slots.refill()
+            plan.warm_up(home)
             return cls(home, stack.pop_all())
 
     def __enter__(self) -> Self:

@@ -16,7 +16,7 @@ import msgspec
 
 from cove.engine.events import Events
 from cove.engine.live import Live
-from cove.engine.reactor import Reactor, Worker
+from cove.engine.reactor import Reactor, Timer, Worker
 from cove.engine.slots import Slots
 from cove.engine.storage import StorageGuard
 from cove.errors import CoveError, NotFound
@@ -74,6 +74,7 @@ class Home:
     """Processes added by exec, by id."""
     started: float = field(default_factory=time.time)
     closing: bool = False
+    idle_timer: Timer | None = None
     bases: dict[str, Base] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 

@@ -7,8 +7,10 @@ import stat
 
 from cove.engine import files
 from cove.engine.home import Home, range_base
+from cove.oci.config import ImageConfig
 from cove.plan.ops import Plan
 from cove.plan.text import render, to_json
+from cove.plan.wire import encode
 from cove.planner import BindSource, Place, plan_machine
 from cove.spec.machine import MachineSpec
 
@@ -38,6 +40,24 @@ def plan_only(home: Home, spec: MachineSpec) -> Plan:
         hostname=files.hostname_of(spec, EXAMPLE_ID),
     )
     return plan_machine(spec, base.config, home.facts, place)
+
+
+def warm_up(home: Home) -> None:
+    """Compile the default filters and all else that plans share, before the first caller waits."""
+    spec = MachineSpec(image="none", command=("true",))
+    example = home.groups.example()
+    place = Place(
+        key=0,
+        root=home.root,
+        base=range_base(0),
+        cgroup_files=example.tasks,
+        cgroup_into=bool(example.directory),
+        files=files.TARGETS,
+        hostname="none",
+    )
+    plan = plan_machine(spec, ImageConfig(), home.facts, place)
+    encode(plan.host)
+    encode(plan.machine)
 
 
 def plan_text(home: Home, spec: MachineSpec, *, json: bool) -> str:

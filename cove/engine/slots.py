@@ -71,13 +71,16 @@ class Slots:
     def refill(self) -> None:
         """For a worker: whoever starts machines does not wait for it."""
         self._groups.fill(READY)
-        while not self._closed and len(self._ready) < READY:
+        while self._wanted():
             slot = self._make()
             with self._lock:
                 if not self._closed:
                     self._ready.append(slot)
                     continue
             self.give_up(slot)
+
+    def _wanted(self) -> bool:
+        return not self._closed and len(self._ready) < READY
 
     def close(self) -> None:
         with self._lock:

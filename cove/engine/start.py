@@ -7,6 +7,7 @@ directories) is opened here, just before, and only descriptors go on.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from cove.planner import BindSource, Place, plan_machine
 from cove.roots import prepare_root
 from cove.spec.machine import Device, MachineSpec
 from cove.spec.values import parse_detach_keys
+from cove.store.lock import ROOM
 from cove.store.records import MachineRecord
 
 DeviceNode = tuple[str, str, int, int, int]
@@ -255,5 +257,5 @@ def _translated(record: MachineRecord, error: BaseException) -> CoveError:
     where = f" ({error.filename})" if error.filename else ""
     return HostError(
         f"cannot start {record.name}: {reason}{where}",
-        hint="make room: cove system prune" if error.errno == 28 else "",
+        hint=ROOM if error.errno == errno.ENOSPC else "",
     )

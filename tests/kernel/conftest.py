@@ -78,7 +78,7 @@ Machine = Callable[..., Done]
 
 @pytest.fixture(params=["container"])
 def machine(request: pytest.FixtureRequest, cove: Cove) -> Machine:
-    """``machine("id", flags=("-u", "ada"))``: a command in an ephemeral machine of each isolation."""
+    """``machine("id", flags=("-u", "ada"))``: a command in an ephemeral machine of its own."""
 
     def run(*words: str, flags: tuple[str, ...] = (), image: str = "bb", **options: object) -> Done:
         kind = ("--isolation", request.param)

@@ -16,10 +16,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-EFFECTS = frozenset(
-    "mkdir rmdir unlink rename open write pwrite posix_spawn bind listen sendmsg send connect "
-    "execute pidfd_send_signal kill close".split()
-)
+NAMES = """
+mkdir rmdir unlink rename open write pwrite posix_spawn bind listen sendmsg send connect execute
+pidfd_send_signal kill close
+"""
+EFFECTS = frozenset(NAMES.split())
 
 
 class Countdown:

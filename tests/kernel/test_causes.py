@@ -1,4 +1,4 @@
-"""Why a machine ended, each from a real event: in the last line of a foreground run and in inspect."""
+"""Why a machine ended, each from a real event: the last line of a foreground run, and inspect."""
 
 from __future__ import annotations
 

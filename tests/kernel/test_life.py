@@ -13,7 +13,10 @@ import pytest
 
 from tests.driver import Cove
 
-SERVE = "trap 'echo got term; exit 5' TERM; trap 'echo got usr1' USR1; echo up; while :; do sleep 0.02; done"
+SERVE = (
+    "trap 'echo got term; exit 5' TERM; trap 'echo got usr1' USR1; echo up; "
+    "while :; do sleep 0.02; done"
+)
 
 
 @contextmanager
@@ -123,7 +126,9 @@ def test_nothing_of_a_removed_machine_is_left(cove: Cove) -> None:
 def test_ps(cove: Cove) -> None:
     with detached(cove, "shown", "sleep", "1000"):
         cove("create", "--name", "hidden", "bb", "true")
-        line = cove("ps", "--filter", "name=shown", "--format", "{{.Names}} {{.Image}} {{.Command}}")
+        line = cove(
+            "ps", "--filter", "name=shown", "--format", "{{.Names}} {{.Image}} {{.Command}}"
+        )
         assert line.out == 'shown bb "sleep 1000"\n'
         assert "hidden" not in cove("ps").out
         assert "hidden" in cove("ps", "-a").out
@@ -136,7 +141,9 @@ def test_ps(cove: Cove) -> None:
 def test_exec(cove: Cove) -> None:
     with detached(cove, "host1", "sleep", "1000", flags=("-e", "A=machine")):
         assert cove("exec", "host1", "cat", "/proc/1/comm").out == "sleep\n"
-        assert cove("exec", "-e", "B=exec", "host1", "sh", "-c", "echo $A $B").out == "machine exec\n"
+        assert (
+            cove("exec", "-e", "B=exec", "host1", "sh", "-c", "echo $A $B").out == "machine exec\n"
+        )
         assert cove("exec", "-i", "host1", "cat", stdin="in").out == "in"
         assert cove("exec", "-u", "ada", "-w", "/tmp", "host1", "sh", "-c", "id -un; pwd").out == (
             "ada\n/tmp\n"

@@ -1,4 +1,4 @@
-"""kill -9 of daemon, monitor, forker and launcher: machines, records and logs are there afterwards."""
+"""kill -9 of daemon, monitor, forker and front: machines, records and logs are there afterwards."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def test_machines_outlive_the_daemon(fresh_cove: Cove) -> None:
 
 def test_a_foreground_session_outlives_the_daemon(fresh_cove: Cove) -> None:
     cove = fresh_cove
-    process = cove.spawn("run", "--rm", "-i", "bb", "sh", "-c", "echo up; read x; exit $x", stdin=-1)
+    process = cove.spawn(
+        "run", "--rm", "-i", "bb", "sh", "-c", "echo up; read x; exit $x", stdin=-1
+    )
     assert process.stdout is not None and process.stdout.readline() == b"up\n"
     cove.kill_daemon()
     process.communicate(b"9\n", timeout=10)
