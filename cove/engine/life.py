@@ -79,8 +79,6 @@ def run(home: Home, spec: MachineSpec, foreground: Foreground | None) -> Machine
         if live.group is None:
             home.slots.put_back(slot)
         raise
-    finally:
-        home.worker.do(home.slots.refill)
 
 
 def start(home: Home, record: MachineRecord, foreground: Foreground | None) -> MachineRecord:

@@ -97,6 +97,8 @@ def _started(home: Home, live: Live, message: Message) -> bool:
     record = home.update(live.key, pid=message.value, started=time.time())
     home.publish("start", record)
     ending.watch_limits(home, live, record)
+    # Not before: launcher and child keep two processors busy, and a caller waits for them.
+    home.worker.do(home.slots.refill)
     return True
 
 
