@@ -3,11 +3,12 @@
  *
  *	cove-init unpack DIR MAX_BYTES MAX_ENTRIES
  *
- * DIR/fs gets the files; DIR/gone takes directories that a later entry of the same name replaces (the caller deletes it). The
- * stream is hostile: before its first byte is read the process has pivoted into DIR, keeps seven capabilities and may make only
- * the system calls of `allowed`. Every parent directory is opened with RESOLVE_IN_ROOT below fs; no last component is ever
- * followed. Whiteouts become what overlayfs understands. One line of JSON on stdout says what was done; an error is one line on
- * stderr and an exit code of enum verdict.
+ * DIR/fs gets the files; DIR/gone takes directories that a later entry of the same name replaces (the caller deletes
+ *it); DIR/implied names directories that have no entry of their own. The stream is hostile: before its first byte is
+ *read the process has pivoted into DIR, keeps seven capabilities and may make only the system calls of `allowed`. Every
+ *parent directory is opened with RESOLVE_IN_ROOT below fs; no last component is ever followed. Whiteouts become what
+ *overlayfs understands. One line of JSON on stdout says what was done; an error is one line on stderr and an exit code
+ *of enum verdict.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -30,14 +31,17 @@
 #include "unpack.h"
 
 #define TIMES_MAX (512u << 20) /* memory for the directories' times */
-#define IDS 65536              /* the idmapped mount of the store would show this id as root */
+#define IDS	  65536	       /* the idmapped mount of the store would show this id as root */
+
+/* The time of a directory that has no entry of its own. */
+static const struct timespec IMPLIED = {.tv_sec = 0, .tv_nsec = 1000};
 
 /* ---- names and directories ---- */
 
 static int open_dir(const struct unpack *u, const char *path, uint64_t flags)
 {
-	struct open_how how = { .flags = O_DIRECTORY | O_CLOEXEC | flags,
-				.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV };
+	struct open_how how = {.flags = O_DIRECTORY | O_CLOEXEC | flags,
+			       .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV};
 
 	return (int)syscall(SYS_openat2, u->root, *path ? path : ".", &how, sizeof(how));
 }
@@ -92,6 +96,26 @@ static int count_made(struct unpack *u)
 	return fail(u, LIMIT, text);
 }
 
+/* A directory's time changes with every entry in it: note it for the end. */
+static int note_time(struct unpack *u, const char *path, const struct timespec *mtime)
+{
+	size_t len = strlen(path) + 1, need = sizeof(struct timespec) + len;
+
+	if (u->times_len + need > u->times_room) {
+		size_t room = u->times_room ? 2 * u->times_room : 1u << 20;
+		char *more = room <= TIMES_MAX ? realloc(u->times, room) : NULL;
+
+		if (!more)
+			return fail(u, LIMIT, "the names of its directories take more than 512 MiB");
+		u->times = more;
+		u->times_room = room;
+	}
+	memcpy(u->times + u->times_len, mtime, sizeof(struct timespec));
+	memcpy(u->times + u->times_len + sizeof(struct timespec), path, len);
+	u->times_len += need;
+	return 0;
+}
+
 /* mkdir(2) over whatever has the name; a directory that is there stays (1). */
 static int make_one_dir(struct unpack *u, int dir, const char *name, unsigned mode)
 {
@@ -129,6 +153,7 @@ static int open_parents(struct unpack *u, char *path)
 		    (fstatat(parent, at, &st, AT_SYMLINK_NOFOLLOW) ||
 		     (S_ISCHR(st.st_mode) && st.st_rdev == 0 && !u->whiteout))) {
 			made = count_made(u) ? -EINVAL : make_one_dir(u, parent, at, 0755);
+			made = made ? made : note_time(u, path, &IMPLIED);
 			fd = made < 0 ? -1 : open_dir(u, path, O_PATH);
 		}
 		if (parent != u->root)
@@ -138,8 +163,8 @@ static int open_parents(struct unpack *u, char *path)
 		if (fd < 0 && (errno == ENOTDIR || errno == ENOENT))
 			return fail(u, REFUSED, "the directory it is in is no directory");
 		if (fd < 0)
-			return errno == ELOOP ? fail(u, REFUSED, "the directory it is in is a loop of links") :
-						fail_errno(u, "open");
+			return errno == ELOOP ? fail(u, REFUSED, "the directory it is in is a loop of links")
+					      : fail_errno(u, "open");
 		if (!slash)
 			return fd;
 		*slash = '/';
@@ -225,8 +250,8 @@ static int set_xattrs(struct unpack *u, int fd)
 		}
 		memcpy(text, name.s, name.n);
 		text[name.n] = 0;
-		err = !strcmp(text, "security.capability") ? set_capability(fd, value) :
-							fsetxattr(fd, text, value.s, value.n, 0);
+		err = !strcmp(text, "security.capability") ? set_capability(fd, value)
+							   : fsetxattr(fd, text, value.s, value.n, 0);
 		if (err && (errno == EDQUOT || (errno == ENOSPC && text[0] == 's')))
 			return fail_errno(u, "setxattr");
 		u->xattrs_dropped += !!err;
@@ -238,55 +263,53 @@ static int set_xattrs(struct unpack *u, int fd)
 static int set_attributes(struct unpack *u, int dir, const char *name)
 {
 	const struct entry *e = &u->entry;
-	struct timespec times[2] = { e->mtime, e->mtime };
+	struct timespec times[2] = {e->mtime, e->mtime};
 
-	if ((e->uid || e->gid || u->setgid) &&
-	    fchownat(dir, name, (uid_t)e->uid, (gid_t)e->gid, AT_SYMLINK_NOFOLLOW))
+	if ((e->uid || e->gid || u->setgid) && fchownat(dir, name, (uid_t)e->uid, (gid_t)e->gid, AT_SYMLINK_NOFOLLOW))
 		return fail_errno(u, "chown");
 	if (utimensat(dir, name, times, AT_SYMLINK_NOFOLLOW))
 		return fail_errno(u, "utimensat");
 	return 0;
 }
 
-/* A directory's time changes with every entry in it: note it for the end. */
-static int note_time(struct unpack *u)
-{
-	size_t len = strlen(u->entry.name) + 1, need = sizeof(struct timespec) + len;
-
-	if (u->times_len + need > u->times_room) {
-		size_t room = u->times_room ? 2 * u->times_room : 1u << 20;
-		char *more = room <= TIMES_MAX ? realloc(u->times, room) : NULL;
-
-		if (!more)
-			return fail(u, LIMIT, "the names of its directories take more than 512 MiB");
-		u->times = more;
-		u->times_room = room;
-	}
-	memcpy(u->times + u->times_len, &u->entry.mtime, sizeof(struct timespec));
-	memcpy(u->times + u->times_len + sizeof(struct timespec), u->entry.name, len);
-	u->times_len += need;
-	return 0;
-}
-
-static int set_times(struct unpack *u)
+static int each_time(struct unpack *u, int (*call)(struct unpack *, int, const char *, const struct timespec *))
 {
 	for (size_t at = 0; at < u->times_len;) {
 		const char *path = u->times + at + sizeof(struct timespec);
-		struct timespec times[2];
-		int fd = open_dir(u, path, O_RDONLY | O_NOFOLLOW); /* replaced meanwhile by something else: no matter */
+		struct timespec time;
+		int fd = open_dir(u, path, O_RDONLY | O_NOFOLLOW), err; /* may be something else meanwhile */
 
-		memcpy(&times[0], u->times + at, sizeof(struct timespec));
-		times[1] = times[0];
+		memcpy(&time, u->times + at, sizeof(time));
 		if (fd >= 0) {
-			int err = futimens(fd, times);
-
+			err = call(u, fd, path, &time);
 			close(fd);
 			if (err)
-				return fail_errno(u, "utimensat");
+				return err;
 		}
 		at += sizeof(struct timespec) + strlen(path) + 1;
 	}
 	return 0;
+}
+
+static int set_time(struct unpack *u, int fd, const char *path, const struct timespec *time)
+{
+	(void)path;
+	return futimens(fd, (struct timespec[2]){*time, *time}) ? fail_errno(u, "utimensat") : 0;
+}
+
+/* Directories without an entry take their attributes from the layers below: tell the caller which. */
+static int tell_implied(struct unpack *u, int fd, const char *path, const struct timespec *time)
+{
+	struct stat st;
+	int err;
+
+	if (time->tv_nsec != IMPLIED.tv_nsec || time->tv_sec != IMPLIED.tv_sec || fstat(fd, &st) ||
+	    st.st_mtim.tv_nsec != IMPLIED.tv_nsec || st.st_mtim.tv_sec != IMPLIED.tv_sec)
+		return 0;
+	err = write_all(u->implied, path, strlen(path) + 1);
+	if (err)
+		errno = -err;
+	return err ? fail_errno(u, "write") : 0;
 }
 
 /* ---- entries ---- */
@@ -305,7 +328,7 @@ static int write_pieces(struct unpack *u, int fd)
 static int fill_file(struct unpack *u, int fd)
 {
 	const struct entry *e = &u->entry;
-	struct timespec times[2] = { e->mtime, e->mtime };
+	struct timespec times[2] = {e->mtime, e->mtime};
 
 	if (e->real >= 0 ? write_pieces(u, fd) : pass(u, fd, (uint64_t)e->size))
 		return -EINVAL;
@@ -347,7 +370,8 @@ static int make_dir(struct unpack *u, int dir, const char *name)
 	u->setgid |= !!(e->mode & S_ISGID);
 	if (!*name)
 		name = ".";
-	if ((err || e->uid || e->gid || u->setgid) && fchownat(dir, name, (uid_t)e->uid, (gid_t)e->gid, AT_SYMLINK_NOFOLLOW))
+	if ((err || e->uid || e->gid || u->setgid) &&
+	    fchownat(dir, name, (uid_t)e->uid, (gid_t)e->gid, AT_SYMLINK_NOFOLLOW))
 		return fail_errno(u, "chown");
 	if ((err || u->setgid || e->mode & 06000) && fchmodat(dir, name, e->mode, 0))
 		return fail_errno(u, "chmod");
@@ -360,7 +384,7 @@ static int make_dir(struct unpack *u, int dir, const char *name)
 		if (err)
 			return err;
 	}
-	return note_time(u);
+	return note_time(u, e->name, &e->mtime);
 }
 
 static int make_link(struct unpack *u, int dir, const char *name)
@@ -373,7 +397,8 @@ static int make_link(struct unpack *u, int dir, const char *name)
 
 	if (err)
 		return err;
-	/* Not parent_of(): a wrong link must not make directories, nor push the entry's own directory out of the cache. */
+	/* Not parent_of(): a wrong link must not make directories, nor push the entry's own directory out of the cache.
+	 */
 	if (last)
 		*last = 0;
 	base = last ? last + 1 : u->entry.link;
@@ -434,7 +459,8 @@ static int check_entry(struct unpack *u)
 	char text[96];
 
 	if (e->uid < 0 || e->gid < 0 || e->uid >= IDS || e->gid >= IDS) {
-		snprintf(text, sizeof(text), "owner %lld:%lld, and ids end at 65535", (long long)e->uid, (long long)e->gid);
+		snprintf(text, sizeof(text), "owner %lld:%lld, and ids end at 65535", (long long)e->uid,
+			 (long long)e->gid);
 		return fail(u, REFUSED, text);
 	}
 	if (e->size < 0 || (uint64_t)e->size > u->max_bytes - u->bytes) {
@@ -480,11 +506,11 @@ static int make_entry(struct unpack *u)
 #endif
 
 static const int allowed[] = {
-	SYS_read,     SYS_write,    SYS_close,	   SYS_lseek,	   SYS_openat,	   SYS_openat2,	  SYS_newfstatat,
-	SYS_fstat,    SYS_statx,    SYS_mkdirat,   SYS_mknodat,	   SYS_symlinkat,  SYS_linkat,	  SYS_unlinkat,
-	SYS_renameat, SYS_fchown,   SYS_fchownat,  SYS_fchmod,	   SYS_fchmodat,   SYS_utimensat, SYS_fsetxattr,
-	SYS_ftruncate, SYS_brk,	    SYS_mmap,	   SYS_munmap,	   SYS_mremap,	   SYS_mprotect,  SYS_madvise, SYS_getrandom,
-	SYS_writev,   SYS_rt_sigprocmask, SYS_exit_group,
+	SYS_read,      SYS_write,  SYS_close,	       SYS_lseek,      SYS_openat,    SYS_openat2,   SYS_newfstatat,
+	SYS_fstat,     SYS_statx,  SYS_mkdirat,	       SYS_mknodat,    SYS_symlinkat, SYS_linkat,    SYS_unlinkat,
+	SYS_renameat,  SYS_fchown, SYS_fchownat,       SYS_fchmod,     SYS_fchmodat,  SYS_utimensat, SYS_fsetxattr,
+	SYS_ftruncate, SYS_brk,	   SYS_mmap,	       SYS_munmap,     SYS_mremap,    SYS_mprotect,  SYS_madvise,
+	SYS_getrandom, SYS_writev, SYS_rt_sigprocmask, SYS_exit_group,
 };
 
 /* A mistake in the parser above must not become a way to call the rest of the kernel. */
@@ -493,7 +519,7 @@ static int close_kernel(void)
 #if defined(ARCH) && !defined(__SANITIZE_ADDRESS__)
 	enum { COUNT = sizeof(allowed) / sizeof(allowed[0]) };
 	struct sock_filter code[COUNT + 6], *c = code;
-	struct sock_fprog prog = { .len = COUNT + 6, .filter = code };
+	struct sock_fprog prog = {.len = COUNT + 6, .filter = code};
 
 	*c++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
 	*c++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCH, 1, 0);
@@ -513,12 +539,12 @@ static int close_kernel(void)
 
 static int drop_capabilities(void)
 {
-	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
 	const uint64_t keep = 1ull << CAP_CHOWN | 1ull << CAP_DAC_OVERRIDE | 1ull << CAP_FOWNER | 1ull << CAP_FSETID |
 			      1ull << CAP_MKNOD | 1ull << CAP_SETFCAP | 1ull << CAP_SYS_ADMIN; /* trusted.overlay.* */
 	struct __user_cap_data_struct caps[2] = {
-		{ .effective = (uint32_t)keep, .permitted = (uint32_t)keep },
-		{ .effective = keep >> 32, .permitted = keep >> 32 },
+		{.effective = (uint32_t)keep, .permitted = (uint32_t)keep},
+		{.effective = keep >> 32, .permitted = keep >> 32},
 	};
 
 	return (int)syscall(SYS_capset, &head, caps);
@@ -537,7 +563,8 @@ static int confine(struct unpack *u, const char *dir)
 		return fail_errno(u, "mkdir");
 	u->root = open("fs", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	u->gone = open("gone", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (u->root < 0 || u->gone < 0)
+	u->implied = open("implied", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (u->root < 0 || u->gone < 0 || u->implied < 0)
 		return fail_errno(u, "open");
 	if (drop_capabilities() || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || close_kernel())
 		return fail_errno(u, "seccomp");
@@ -578,13 +605,14 @@ static int unpack_all(struct unpack *u)
 	if (drain(u))
 		return -EINVAL;
 	forget_dirs(u);
-	if (set_times(u))
+	if (each_time(u, set_time) || each_time(u, tell_implied))
 		return -EINVAL;
-	n = snprintf(text, sizeof(text),
-		     "{\"bytes\":%llu,\"entries\":%llu,\"devices\":%llu,\"xattrs\":%llu,\"skipped\":%llu,\"ended\":%s}\n",
-		     (unsigned long long)u->bytes, (unsigned long long)u->entries, (unsigned long long)u->devices,
-		     (unsigned long long)u->xattrs_dropped, (unsigned long long)u->skipped,
-		     u->terminated ? "true" : "false");
+	n = snprintf(
+		text, sizeof(text),
+		"{\"bytes\":%llu,\"entries\":%llu,\"devices\":%llu,\"xattrs\":%llu,\"skipped\":%llu,\"ended\":%s}\n",
+		(unsigned long long)u->bytes, (unsigned long long)u->entries, (unsigned long long)u->devices,
+		(unsigned long long)u->xattrs_dropped, (unsigned long long)u->skipped,
+		u->terminated ? "true" : "false");
 	return write_all(1, text, (size_t)n);
 }
 

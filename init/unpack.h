@@ -11,15 +11,25 @@
 #include "cove.h"
 
 /* Exit codes: what cove/image/pipeline.py tells apart. */
-enum verdict { DONE = 0, USAGE = 2, DAMAGED = 3, TRUNCATED = 4, REFUSED = 5, LIMIT = 6, FULL = 7, SYSTEM = 8, BYTES = 9 };
+enum verdict {
+	DONE = 0,
+	USAGE = 2,
+	DAMAGED = 3,
+	TRUNCATED = 4,
+	REFUSED = 5,
+	LIMIT = 6,
+	FULL = 7,
+	SYSTEM = 8,
+	BYTES = 9
+};
 
-#define BLOCK 512
-#define BUFFER (1u << 20)
-#define HEADER_MAX (1u << 20)    /* bytes of one pax or long-name header */
+#define BLOCK	     512
+#define BUFFER	     (1u << 20)
+#define HEADER_MAX   (1u << 20)	 /* bytes of one pax or long-name header */
 #define TRAILING_MAX (64u << 20) /* bytes after the end-of-archive mark */
-#define PIECES 65536             /* of one sparse file */
-#define XATTRS 64
-#define DIRS 32
+#define PIECES	     65536	 /* of one sparse file */
+#define XATTRS	     64
+#define DIRS	     32
 
 struct word {
 	const char *s;
@@ -70,7 +80,7 @@ struct unpack {
 	struct dir dirs[DIRS];
 	char *times; /* of directories: struct timespec, path; set at the end */
 	size_t times_len, times_room;
-	int root, gone;
+	int root, gone, implied;
 	unsigned gone_count;
 	bool stale;    /* a directory or link went: what `dirs` holds may be elsewhere now */
 	bool whiteout; /* the entry is one */

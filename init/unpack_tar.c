@@ -1,4 +1,5 @@
-/* The tar stream: ustar, GNU long names and sparse files, pax. Everything in it is hostile; nothing here touches a file. */
+/* The tar stream: ustar, GNU long names and sparse files, pax. Everything in it is hostile; nothing here touches a
+ * file. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,8 +58,8 @@ static const unsigned char *next_block(struct unpack *u, int *err)
 		return NULL;
 	if (u->len - u->pos < BLOCK) {
 		if (u->len != u->pos)
-			*err = u->base + u->pos ? fail(u, TRUNCATED, "the archive ends in the middle of a header") :
-						  fail(u, DAMAGED, "it is not a tar archive");
+			*err = u->base + u->pos ? fail(u, TRUNCATED, "the archive ends in the middle of a header")
+						: fail(u, DAMAGED, "it is not a tar archive");
 		return NULL;
 	}
 	u->pos += BLOCK;
@@ -227,7 +228,7 @@ static struct timespec seconds(struct word w)
 		whole++;
 		nano = 1000000000 - nano;
 	}
-	return (struct timespec){ .tv_sec = negative ? -whole : whole, .tv_nsec = nano };
+	return (struct timespec){.tv_sec = negative ? -whole : whole, .tv_nsec = nano};
 }
 
 /* ---- sparse files ---- */
@@ -242,7 +243,7 @@ static int add_piece(struct unpack *u, int64_t at, int64_t len)
 		end = u->piece[u->entry.pieces - 1].at + u->piece[u->entry.pieces - 1].len;
 	if (at < 0 || len < 0 || (uint64_t)at < end || len > INT64_MAX - at)
 		return fail(u, DAMAGED, "its sparse map is damaged");
-	u->piece[u->entry.pieces++] = (struct piece){ (uint64_t)at, (uint64_t)len };
+	u->piece[u->entry.pieces++] = (struct piece){(uint64_t)at, (uint64_t)len};
 	return 0;
 }
 
@@ -378,15 +379,15 @@ static int apply_pax(struct unpack *u)
 		const char *space = memchr(at, ' ', (size_t)(end - at)), *equals;
 		int64_t len;
 
-		if (!space || decimal(u, (struct word){ at, (size_t)(space - at) }, &len) || len > end - at ||
+		if (!space || decimal(u, (struct word){at, (size_t)(space - at)}, &len) || len > end - at ||
 		    len <= space - at + 1 || at[len - 1] != '\n')
 			return fail(u, DAMAGED, "its extended header is damaged");
 		space++;
 		equals = memchr(space, '=', (size_t)(at + len - space));
 		if (!equals)
 			return fail(u, DAMAGED, "its extended header is damaged");
-		if (apply_record(u, (struct word){ space, (size_t)(equals - space) },
-				 (struct word){ equals + 1, (size_t)(at + len - 1 - equals - 1) }))
+		if (apply_record(u, (struct word){space, (size_t)(equals - space)},
+				 (struct word){equals + 1, (size_t)(at + len - 1 - equals - 1)}))
 			return -EINVAL;
 		at += len;
 	}
@@ -420,7 +421,7 @@ static int read_text(struct unpack *u, int64_t size, char *name)
 	}
 	data[size] = 0;
 	u->pax.len = name ? 0 : (size_t)size;
-	if (name && copy_word(u, name, (struct word){ data, strlen(data) }))
+	if (name && copy_word(u, name, (struct word){data, strlen(data)}))
 		return -EINVAL;
 	return pass(u, -1, (uint64_t)(BLOCK - size % BLOCK) % BLOCK);
 }
@@ -466,7 +467,7 @@ static int read_numbers(struct unpack *u, const unsigned char *h)
 		major = minor = -1;
 	e->device = major | minor;
 	e->mode = (unsigned)mode & 07777;
-	e->mtime = (struct timespec){ .tv_sec = mtime };
+	e->mtime = (struct timespec){.tv_sec = mtime};
 	return 0;
 }
 

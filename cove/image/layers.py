@@ -27,6 +27,9 @@ RESERVE = 64 << 20
 RESERVE_PART = 50
 """... or this part of the file system, if that is less."""
 
+IMPLIED_MAX = 20_000
+"""Directories without an entry of their own that are remembered for one layer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -104,13 +107,15 @@ def staging(store: Store) -> Iterator[str]:
         pipeline.remove_tree(directory)
 
 
-def install_layer(store: Store, directory: str, diff_id: str, size: int) -> LayerRecord:
+def install_layer(
+    store: Store, directory: str, diff_id: str, size: int, *, implied: tuple[str, ...] = ()
+) -> LayerRecord:
     """Make a finished directory tree the layer ``diff_id``; of two that race the first one wins."""
     with _alone(store, f"record {diff_id}"):
         known = store.layer(diff_id)
         if known is not None and os.path.isdir(store.layout.layer(known.key)):
             return known
-        record = LayerRecord(store.new_key(), diff_id, size, time.time())
+        record = LayerRecord(store.new_key(), diff_id, size, time.time(), implied)
         try:
             os.rename(directory, store.layout.layer(record.key))
         except OSError as error:
@@ -160,9 +165,22 @@ def _unpack_layer(
             raise BadArchive(f"cannot unpack {blob.what}: it holds no files")
         if pins is not None:
             pins.enter_context(store.pinned(poured.diff))
-        record = install_layer(store, f"{directory}/fs", poured.diff, unpacked.bytes)
+        record = install_layer(
+            store, f"{directory}/fs", poured.diff, unpacked.bytes, implied=_implied(directory, blob)
+        )
     tell(Step("unpacked", short(record.diff_id), poured.read, total))
     return record
+
+
+def _implied(directory: str, blob: Blob) -> tuple[str, ...]:
+    """What the unpacker says of directories without an entry."""
+    with open(f"{directory}/implied", "rb") as file:
+        names = file.read(IMPLIED_MAX * 256).decode("latin-1").split("\0")[:-1]
+    if len(names) > IMPLIED_MAX:
+        raise BadArchive(
+            f"cannot unpack {blob.what}: more than {IMPLIED_MAX} directories have no entry"
+        )
+    return tuple(dict.fromkeys(names))
 
 
 def _limits(store: Store, limits: Limits) -> Limits:

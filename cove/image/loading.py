@@ -14,6 +14,7 @@ from datetime import datetime
 
 from cove.errors import BadArchive, CoveError, HostError
 from cove.image import compress, pipeline
+from cove.image.implied import fit_chain
 from cove.image.importing import RESERVED
 from cove.image.layers import Blob, Progress, Step, add_layer, drop_unused, short
 from cove.oci.archive import ArchivedImage, Span, open_files, read_images
@@ -75,7 +76,10 @@ def _load_all(
     try:
         with store.pinned(*diff_ids):
             layers = _add_layers(store, _blobs(parsed, what), progress)
-            return _record_all(store, parsed, layers)
+            with ExitStack() as pins:
+                chains = [fit_chain(store, c.diff_ids, layers, pins=pins) for _, c in parsed]
+                diff_ids += [record.diff_id for chain in chains for record in chain]
+                return _record_all(store, parsed, chains)
     except BaseException:
         drop_unused(store, diff_ids)
         raise
@@ -84,7 +88,7 @@ def _load_all(
 def _record_all(
     store: Store,
     parsed: list[tuple[ArchivedImage, ParsedConfig]],
-    layers: dict[str, LayerRecord],
+    chains: list[tuple[LayerRecord, ...]],
 ) -> tuple[Loaded, ...]:
     blobs = Blobs(store.layout)
     kept = [data for image, _ in parsed for data in (image.config, image.manifest) if data]
@@ -92,17 +96,20 @@ def _record_all(
         for data in kept:
             blobs.put(data)
         with store.transaction():
-            return tuple(_put(store, image, config, layers) for image, config in parsed)
+            return tuple(
+                _put(store, image, config, chain)
+                for (image, config), chain in zip(parsed, chains, strict=True)
+            )
 
 
 def _put(
-    store: Store, image: ArchivedImage, parsed: ParsedConfig, layers: dict[str, LayerRecord]
+    store: Store, image: ArchivedImage, parsed: ParsedConfig, chain: tuple[LayerRecord, ...]
 ) -> Loaded:
     record = ImageRecord(
         digest_of(image.config),
         parsed.raw,
-        parsed.diff_ids,
-        sum(layers[diff_id].size for diff_id in parsed.diff_ids),
+        tuple(layer.diff_id for layer in chain),
+        sum(layer.size for layer in chain),
         _created(parsed.raw),
         digest_of(image.manifest) if image.manifest else "",
     )

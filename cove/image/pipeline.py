@@ -120,13 +120,22 @@ def spool(source: Span, out: int, *, what: str, limit: int, tell: Tell | None = 
     return _checked(poured, what, True, streamer)
 
 
+def link_tree(source: str, target: str) -> None:
+    """A copy of a layer whose files are links: only its directories are its own."""
+    _run(["cp", "-al", "--", source, target], f"cannot copy {source}")
+
+
 def remove_tree(path: str) -> None:
     """rm(1), because a layer may have a million entries and the daemon has better things to do."""
-    with _child(["rm", "-rf", "--one-file-system", "--", path], stdin=None) as child:
+    _run(["rm", "-rf", "--one-file-system", "--", path], f"cannot remove {path}")
+
+
+def _run(argv: list[str], failed: str) -> None:
+    with _child(argv, stdin=None) as child:
         _, complaint = child.communicate()
     if child.returncode:
         reason = complaint.decode("utf-8", "backslashreplace").strip()
-        raise HostError(f"cannot remove {path}: {reason}")
+        raise HostError(f"{failed}: {reason}")
 
 
 def _stream(

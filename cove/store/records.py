@@ -66,6 +66,10 @@ class LayerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     size: int
     """Bytes unpacked."""
     created: float
+    implied: tuple[str, ...] = ()
+    """Directories that have no entry of their own in the layer, as latin-1: in an image they are
+    what the layers below say.
+    """
 
 
 class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True):

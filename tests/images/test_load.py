@@ -240,3 +240,66 @@ def test_a_missing_file_is_named(store: Store, tmp_path: Path) -> None:
     with pytest.raises(HostError, match="no such file or directory") as caught:
         load_archive(store, tmp_path / "missing")
     assert caught.value.exit_code == 1
+
+
+def archive(*layers: Tar) -> bytes:
+    """A docker-archive of these layers."""
+    import hashlib
+
+    data = [layer.data() for layer in layers]
+    ids = [f"sha256:{hashlib.sha256(part).hexdigest()}" for part in data]
+    tar = Tar()
+    for i, part in enumerate(data):
+        tar.file(f"{i}.tar", part)
+    tar.file("c.json", json.dumps({"rootfs": {"type": "layers", "diff_ids": ids}}).encode())
+    item = {"Config": "c.json", "Layers": [f"{i}.tar" for i in range(len(data))]}
+    return tar.file("manifest.json", json.dumps([item]).encode()).data()
+
+
+def loaded_layers(store: Store, data: bytes) -> list[Path]:
+    from tests.images.tars import memory_file
+
+    with memory_file(data) as fd:
+        record = store.image(only(load_archive(store, fd)).id)
+    assert record is not None
+    return [Path(store.layout.layer(key)) for key in catalog.layer_keys(store, record)]
+
+
+def base(mode: int) -> Tar:
+    return Tar().dir("tmp", mode=mode, uid=3, mtime=5).dir("a").dir("a/b", mode=mode)
+
+
+def upper() -> Tar:
+    return Tar().file("tmp/x", b"x").file("a/b/x").file("c/x")
+
+
+def mode(path: Path) -> tuple[str, int]:
+    status = path.stat()
+    return oct(status.st_mode), status.st_uid
+
+
+def test_a_directory_without_an_entry_is_as_below(store: Store) -> None:
+    """Or /tmp would lose its sticky bit to the first layer that has a file in it."""
+    _, top = loaded_layers(store, archive(base(0o1777), upper()))
+    assert mode(top / "tmp") == ("0o41777", 3) and (top / "tmp").stat().st_mtime == 5
+    assert mode(top / "a/b") == ("0o41777", 0) and mode(top / "c") == ("0o40755", 0)
+
+
+def test_another_image_cannot_change_the_directories_of_a_shared_layer(store: Store) -> None:
+    _, honest = loaded_layers(store, archive(base(0o755), upper()))
+    _, evil = loaded_layers(store, archive(base(0o777), upper()))
+    assert mode(honest / "tmp") == ("0o40755", 3) and mode(evil / "tmp") == ("0o40777", 3)
+    assert (honest / "tmp/x").stat().st_ino == (evil / "tmp/x").stat().st_ino
+    _, again = loaded_layers(store, archive(base(0o777), upper(), Tar().file("z")))[:2]
+    assert again == evil, "the copy is shared too"
+
+
+def test_what_is_hidden_below_says_nothing(store: Store) -> None:
+    gone = Tar().file(".wh.tmp").file("a/.wh..wh..opq")
+    top = loaded_layers(store, archive(base(0o777), gone, upper()))[-1]
+    assert mode(top / "tmp") == ("0o40755", 0) and mode(top / "a/b") == ("0o40755", 0)
+
+
+def test_a_link_below_is_not_followed(store: Store) -> None:
+    top = loaded_layers(store, archive(Tar().symlink("tmp", "/root"), upper()))[-1]
+    assert mode(top / "tmp") == ("0o40755", 0)
