@@ -12,18 +12,11 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/audit.h>
 #include <linux/capability.h>
-#include <linux/filter.h>
 #include <linux/openat2.h>
-#include <linux/seccomp.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -210,15 +203,9 @@ static int parent_of(struct unpack *u, char *path, char **base)
 
 /* ---- attributes ---- */
 
-static bool begins(struct word w, const char *text)
+static bool is_user(const char *name)
 {
-	return w.n >= strlen(text) && !memcmp(w.s, text, strlen(text));
-}
-
-static bool xattr_kept(struct word name)
-{
-	return (begins(name, "security.capability") && name.n == strlen("security.capability")) ||
-	       (begins(name, "user.") && name.n > 5 && !begins(name, "user.overlay."));
+	return !strncmp(name, "user.", 5) && name[5] && strncmp(name, "user.overlay.", 13);
 }
 
 /* A capability that names the root of a namespace is made to mean the layer's own root, which is id 0 on disk. */
@@ -241,17 +228,15 @@ static int set_xattrs(struct unpack *u, int fd)
 {
 	for (size_t i = 0; i < u->entry.xattrs; i++) {
 		struct word name = u->entry.xattr[i].name, value = u->entry.xattr[i].value;
-		char text[256];
-		int err;
+		char text[256] = ""; /* with a NUL in it, it is another name, or none */
+		int err = -1;
 
-		if (!xattr_kept(name) || memchr(name.s, 0, name.n)) {
-			u->xattrs_dropped++;
-			continue;
-		}
 		memcpy(text, name.s, name.n);
-		text[name.n] = 0;
-		err = !strcmp(text, "security.capability") ? set_capability(fd, value)
-							   : fsetxattr(fd, text, value.s, value.n, 0);
+		errno = 0;
+		if (!strcmp(text, "security.capability"))
+			err = set_capability(fd, value);
+		else if (is_user(text))
+			err = fsetxattr(fd, text, value.s, value.n, 0);
 		if (err && (errno == EDQUOT || (errno == ENOSPC && text[0] == 's')))
 			return fail_errno(u, "setxattr");
 		u->xattrs_dropped += !!err;
@@ -495,80 +480,6 @@ static int make_entry(struct unpack *u)
 	u->bytes += (uint64_t)e->size;
 	u->entries++;
 	return err ? err : pass(u, -1, (uint64_t)(BLOCK - e->size % BLOCK) % BLOCK);
-}
-
-/* ---- the walls ---- */
-
-#if defined(__x86_64__)
-#define ARCH AUDIT_ARCH_X86_64
-#elif defined(__aarch64__)
-#define ARCH AUDIT_ARCH_AARCH64
-#endif
-
-static const int allowed[] = {
-	SYS_read,      SYS_write,  SYS_close,	       SYS_lseek,      SYS_openat,    SYS_openat2,   SYS_newfstatat,
-	SYS_fstat,     SYS_statx,  SYS_mkdirat,	       SYS_mknodat,    SYS_symlinkat, SYS_linkat,    SYS_unlinkat,
-	SYS_renameat,  SYS_fchown, SYS_fchownat,       SYS_fchmod,     SYS_fchmodat,  SYS_utimensat, SYS_fsetxattr,
-	SYS_ftruncate, SYS_brk,	   SYS_mmap,	       SYS_munmap,     SYS_mremap,    SYS_mprotect,  SYS_madvise,
-	SYS_getrandom, SYS_writev, SYS_rt_sigprocmask, SYS_exit_group,
-};
-
-/* A mistake in the parser above must not become a way to call the rest of the kernel. */
-static int close_kernel(void)
-{
-#if defined(ARCH) && !defined(__SANITIZE_ADDRESS__)
-	enum { COUNT = sizeof(allowed) / sizeof(allowed[0]) };
-	struct sock_filter code[COUNT + 6], *c = code;
-	struct sock_fprog prog = {.len = COUNT + 6, .filter = code};
-
-	*c++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
-	*c++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCH, 1, 0);
-	*c++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-	*c++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
-	for (unsigned i = 0; i < COUNT; i++)
-		*c++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)allowed[i],
-						    (unsigned char)(COUNT - i), 0);
-	*c++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-	*c++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog);
-#else
-	(void)allowed;
-	return 0;
-#endif
-}
-
-static int drop_capabilities(void)
-{
-	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
-	const uint64_t keep = 1ull << CAP_CHOWN | 1ull << CAP_DAC_OVERRIDE | 1ull << CAP_FOWNER | 1ull << CAP_FSETID |
-			      1ull << CAP_MKNOD | 1ull << CAP_SETFCAP | 1ull << CAP_SYS_ADMIN; /* trusted.overlay.* */
-	struct __user_cap_data_struct caps[2] = {
-		{.effective = (uint32_t)keep, .permitted = (uint32_t)keep},
-		{.effective = keep >> 32, .permitted = keep >> 32},
-	};
-
-	return (int)syscall(SYS_capset, &head, caps);
-}
-
-static int confine(struct unpack *u, const char *dir)
-{
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	syscall(SYS_close_range, 3, ~0u, 0);
-	umask(0);
-	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
-	    mount(dir, dir, NULL, MS_BIND, NULL) || chdir(dir) || syscall(SYS_pivot_root, ".", ".") ||
-	    umount2(".", MNT_DETACH) || chdir("/"))
-		return fail_errno(u, "pivot_root");
-	if ((mkdir("fs", 0755) && errno != EEXIST) || (mkdir("gone", 0700) && errno != EEXIST))
-		return fail_errno(u, "mkdir");
-	u->root = open("fs", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	u->gone = open("gone", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	u->implied = open("implied", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (u->root < 0 || u->gone < 0 || u->implied < 0)
-		return fail_errno(u, "open");
-	if (drop_capabilities() || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || close_kernel())
-		return fail_errno(u, "seccomp");
-	return 0;
 }
 
 /* Control characters never reach a terminal; bytes above ASCII are left for the reader to decode. */

@@ -1,4 +1,4 @@
-/* The unpacker's two halves: unpack_tar.c reads the stream, unpack.c makes the files. */
+/* The unpacker's parts: unpack_tar.c reads the stream, unpack.c makes the files, unpack_walls.c shuts it in. */
 #pragma once
 
 #include <limits.h>
@@ -103,3 +103,5 @@ int pass(struct unpack *u, int fd, uint64_t n);
 int drain(struct unpack *u);
 /* `in` without ".", "/" at its ends and doubled slashes; *slash tells of a trailing one. */
 int clean(struct unpack *u, char *out, const char *in, bool *slash);
+/* Leave everything but `dir`, then open what is in it. */
+int confine(struct unpack *u, const char *dir);

@@ -428,7 +428,7 @@ static int read_text(struct unpack *u, int64_t size, char *name)
 
 /* ---- entries ---- */
 
-static int read_names(struct unpack *u, const unsigned char *h)
+static void read_names(struct unpack *u, const unsigned char *h)
 {
 	struct entry *e = &u->entry;
 	bool posix = !memcmp(h + 257, "ustar", 6);
@@ -451,7 +451,6 @@ static int read_names(struct unpack *u, const unsigned char *h)
 		e->link[link_len] = 0;
 	}
 	*u->long_name = *u->long_link = 0;
-	return 0;
 }
 
 static int read_numbers(struct unpack *u, const unsigned char *h)
@@ -480,7 +479,8 @@ static int read_entry(struct unpack *u, const unsigned char *h)
 	e->real = -1;
 	e->map_in_data = false;
 	e->type = h[156] == 0 || h[156] == '7' || h[156] == 'S' ? '0' : (char)h[156];
-	if (read_names(u, h) || read_numbers(u, h))
+	read_names(u, h);
+	if (read_numbers(u, h))
 		return -EINVAL;
 	if (h[156] == 'S' && old_sparse(u, h)) /* h is gone */
 		return -EINVAL;
