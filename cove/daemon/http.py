@@ -42,7 +42,7 @@ def error_answer(error: CoveError) -> web.Response:
 
 def bug_answer(error: BaseException) -> web.Response:
     complain("an HTTP request")
-    text = f"cove: bug: {type(error).__name__}: {error}; please report"
+    text = f"bug: {type(error).__name__}: {error}; please report"
     return web.json_response(error_to_json(CoveError(text)), status=500)
 
 

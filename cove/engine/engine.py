@@ -54,7 +54,7 @@ class Engine:
             home.remover.sweep()
             recover.recover(home)
             home.forker.start()
-            home.slots.refill()
+            home.slots.open()
             plan.warm_up(home)
             return cls(home, stack.pop_all())
 

@@ -20,8 +20,9 @@ from cove.engine.live import Live
 from cove.engine.names import choose_name
 from cove.engine.slots import Slot
 from cove.engine.start import Foreground, launch
-from cove.errors import Conflict, HostError, UsageError
+from cove.errors import Conflict, HostError, Unsupported, UsageError
 from cove.linux.pidfd import wait_exit
+from cove.oci.config import ImageConfig
 from cove.planner import argv_of
 from cove.planner.defaults import STOP_SIGNAL
 from cove.spec.machine import MachineSpec
@@ -41,6 +42,7 @@ def new_record(
             f"cannot create machine: isolation {spec.isolation} is not there yet",
             origin=f"--isolation {spec.isolation}",
         )
+    _check_platform(spec, base.config)
     machine_id = slot.id if slot else secrets.token_hex(32)
     name = spec.name or choose_name(machine_id, lambda n: not home.store.name_free(n))
     return MachineRecord(
@@ -53,6 +55,20 @@ def new_record(
         created=time.time(),
         argv=argv_of(spec, base.config),
     )
+
+
+def _check_platform(spec: MachineSpec, image: ImageConfig) -> None:
+    """An image of another kind of machine than was asked for is not run in its place."""
+    if not spec.platform or not image.architecture:
+        return
+    wanted = spec.platform.split("/")
+    has = [image.os or "linux", image.architecture, image.variant]
+    if wanted != has[: len(wanted)]:
+        raise Unsupported(
+            f"cannot run {spec.image} as {spec.platform}: it is an image for "
+            f"{'/'.join(filter(None, has))}",
+            origin=f"--platform {spec.platform}",
+        )
 
 
 def create(home: Home, spec: MachineSpec) -> MachineRecord:

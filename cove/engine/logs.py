@@ -159,14 +159,15 @@ def last_lines(entries: Iterator[LogEntry], count: int) -> Iterator[LogEntry]:
     if not kept or count == 0:
         return
     open_end = not kept[-1][0].data.endswith(b"\n")
-    surplus = lines + open_end - count
+    surplus = max(0, lines + open_end - count)
     for entry, breaks in kept:
         data = entry.data
-        if surplus > 0:
-            cut = min(surplus, breaks)
-            for _ in range(cut):
-                data = data[data.index(b"\n") + 1 :]
-            surplus -= cut
+        if breaks < surplus:
+            surplus -= breaks
+            continue
+        for _ in range(surplus):
+            data = data[data.index(b"\n") + 1 :]
+        surplus = 0
         if data:
             yield LogEntry(entry.time_ns, entry.stream, data)
 

@@ -51,7 +51,13 @@ class Slots:
         self._remover, self._run_fd = remover, run_fd
         self._ready: list[Slot] = []
         self._lock = threading.Lock()
+        # Until the daemon has swept what nobody records, a slot would be swept with it.
+        self._closed = True
+
+    def open(self) -> None:
+        """After recovery: make the first slots."""
         self._closed = False
+        self.refill()
 
     def take(self) -> Slot:
         """A slot for a new machine; made now when none is ready."""
@@ -70,7 +76,8 @@ class Slots:
 
     def refill(self) -> None:
         """For a worker: whoever starts machines does not wait for it."""
-        self._groups.fill(READY)
+        if not self._closed:
+            self._groups.fill(READY)
         while self._wanted():
             slot = self._make()
             with self._lock:

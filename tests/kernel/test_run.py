@@ -38,6 +38,11 @@ def test_an_unknown_image_is_125(machine: Machine) -> None:
     assert "host" in done.err and "import" in done.err
 
 
+def test_an_image_for_another_machine_is_refused(machine: Machine) -> None:
+    done = machine("true", flags=("--platform", "linux/s390x"), code=125)
+    assert "cannot run bb as linux/s390x: it is an image for linux/" in done.err
+
+
 def test_output_and_errors_stay_apart(machine: Machine) -> None:
     done = machine("sh", "-c", "echo out; echo err >&2")
     assert (done.out, done.err) == ("out\n", "err\n")

@@ -1,0 +1,289 @@
+"""The parts of the engine that need no machine: logs, causes, names, events, timers, ends."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cove.engine import causes
+from cove.engine.calls import LogEntry, Logs
+from cove.engine.events import Cancel, Cancelled, Events
+from cove.engine.logs import Log, last_lines, read_logs
+from cove.engine.names import ADJECTIVES, NOUNS, choose_name
+from cove.engine.reactor import Reactor, Worker
+from cove.executor.messages import LOG_RECORD, ExitRecord
+from cove.spec.machine import Limits
+
+# ---- logs ----
+
+
+def record(data: bytes, *, time_ns: int = 1, stream: int = 1) -> bytes:
+    return LOG_RECORD.pack(time_ns, len(data), stream) + data
+
+
+def text(entries: Iterator[LogEntry]) -> bytes:
+    return b"".join(entry.data for entry in entries)
+
+
+def test_both_files_are_read_in_order(tmp_path: Path) -> None:
+    (tmp_path / "log.1").write_bytes(record(b"first\n"))
+    (tmp_path / "log").write_bytes(record(b"second\n"))
+    assert text(read_logs(str(tmp_path), Logs("m"))) == b"first\nsecond\n"
+
+
+def test_a_machine_without_a_log_said_nothing(tmp_path: Path) -> None:
+    assert text(read_logs(str(tmp_path), Logs("m"))) == b""
+
+
+def test_a_record_that_is_still_being_written_is_waited_for(tmp_path: Path) -> None:
+    whole = record(b"later\n")
+    (tmp_path / "log").write_bytes(record(b"now\n") + whole[:10])
+    log = Log(str(tmp_path))
+    assert text(log.entries()) == b"now\n"
+    with open(tmp_path / "log", "ab") as file:
+        file.write(whole[10:])
+    assert text(log.entries()) == b"later\n"
+    log.close()
+
+
+@pytest.mark.parametrize("rotations", [1, 2])
+def test_a_rotation_between_two_reads_loses_nothing_that_is_there(
+    tmp_path: Path, rotations: int
+) -> None:
+    log_file = tmp_path / "log"
+    log_file.write_bytes(record(b"0\n"))
+    log = Log(str(tmp_path))
+    assert text(log.entries()) == b"0\n"
+    with open(log_file, "ab") as file:
+        file.write(record(b"0b\n"))
+    for number in range(1, rotations + 1):
+        log_file.rename(tmp_path / "log.1")
+        log_file.write_bytes(record(f"{number}\n".encode()))
+    expected = "0b\n" + "".join(f"{n}\n" for n in range(1, rotations + 1))
+    assert text(log.entries()) == expected.encode()
+    log.close()
+
+
+def test_streams_times_and_notes(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(
+        record(b"a", time_ns=10**9)
+        + record(b"b", time_ns=2 * 10**9, stream=2)
+        + record(b"lost bytes", time_ns=2 * 10**9, stream=0)
+        + record(b"c", time_ns=3 * 10**9)
+    )
+    at = str(tmp_path)
+    assert text(read_logs(at, Logs("m", streams=("stderr",)))) == b"b"
+    assert text(read_logs(at, Logs("m", since=2.0))) == b"bc"
+    assert text(read_logs(at, Logs("m", until=2.0))) == b"ab"
+
+
+def test_a_torn_record_of_a_dead_host_ends_the_log(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(record(b"good\n") + LOG_RECORD.pack(1, 1 << 31, 1) + b"xx")
+    assert text(read_logs(str(tmp_path), Logs("m"))) == b"good\n"
+
+
+@given(st.lists(st.binary(max_size=12), max_size=8), st.integers(0, 6))
+def test_tail_gives_the_last_lines(pieces: list[bytes], count: int) -> None:
+    pieces = [p.replace(b"\r", b"").replace(b"\x0b", b"").replace(b"\x0c", b"") for p in pieces]
+    whole = b"".join(pieces)
+    lines = whole.split(b"\n")
+    if lines and lines[-1] == b"":
+        lines.pop()
+    wanted = lines[max(0, len(lines) - count) :] if count else []
+    entries = iter([LogEntry(1, 1, piece) for piece in pieces])
+    found = b"".join(entry.data for entry in last_lines(entries, count))
+    expected = b"\n".join(wanted) + (b"\n" if wanted and whole.endswith(b"\n") else b"")
+    assert found == expected
+
+
+# ---- causes ----
+
+
+def ended(code: int = 0, signal: int = 0) -> ExitRecord:
+    return ExitRecord(code, signal, False, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "kind", "line"),
+    [
+        (causes.Evidence(ended(0)), "exit", ""),
+        (causes.Evidence(ended(3)), "exit", ""),
+        (causes.Evidence(ended(0), oom_kills=1), "exit", ""),
+        (causes.Evidence(ended(0), refused=("mount",)), "exit", ""),
+        (
+            causes.Evidence(ended(1), refused=("mount", "ptrace")),
+            "seccomp",
+            "cove: seccomp refused: mount, ptrace\n",
+        ),
+        (
+            causes.Evidence(
+                ended(137, 9), oom_kills=1, oom=causes.OutOfMemory("python3", 17, 67318579)
+            ),
+            "oom",
+            "cove: out of memory: python3 (pid 17) used 64.2 MiB of 64 MiB\n",
+        ),
+        (
+            causes.Evidence(ended(137, 9), oom_kills=1),
+            "oom",
+            "cove: out of memory: a process hit the limit of 64 MiB\n",
+        ),
+        (
+            causes.Evidence(ended(137, 9), asked="timeout", timeout=2.0, oom_kills=1),
+            "timeout",
+            "cove: timeout: it ran longer than 2 s\n",
+        ),
+        (
+            causes.Evidence(ended(137, 9), asked="storage", storage=10 << 30),
+            "storage",
+            "cove: storage limit: it wrote more than 10 GiB\n",
+        ),
+        (
+            causes.Evidence(ended(2), forks_refused=1, pids=20),
+            "pids",
+            "cove: pids limit: fork was refused 1 time at 20 processes\n",
+        ),
+        (
+            causes.Evidence(ended(139, 11)),
+            "signal",
+            "cove: killed by SIGSEGV\n",
+        ),
+        (causes.Evidence(ended(130, 2)), "signal", ""),
+        (causes.Evidence(ended(143, 15), asked="stop"), "signal", ""),
+        (
+            causes.Evidence(ended(137, 9), asked="monitor"),
+            "monitor",
+            "cove: its monitor ended, and the machine with it\n",
+        ),
+    ],
+)
+def test_causes(evidence: causes.Evidence, kind: str, line: str) -> None:
+    cause = causes.cause_of(evidence, Limits(memory=64 << 20))
+    assert (cause.kind, causes.last_line(cause)) == (kind, line)
+
+
+# ---- names ----
+
+
+def test_a_name_is_an_adjective_and_a_noun() -> None:
+    adjective, noun = choose_name("ab" * 32, lambda name: False).split("_")
+    assert adjective in ADJECTIVES and noun in NOUNS
+
+
+def test_a_taken_name_is_not_chosen() -> None:
+    first = choose_name("ab" * 32, lambda name: False)
+    assert choose_name("ab" * 32, lambda name: name == first) != first
+
+
+def test_names_never_run_out() -> None:
+    assert choose_name("ab" * 32, lambda name: "_" in name) == "ab" * 6
+
+
+def test_names_can_be_typed() -> None:
+    assert all(word.isascii() and word.islower() for word in (*ADJECTIVES, *NOUNS))
+    assert len(set(ADJECTIVES)) == len(ADJECTIVES) and len(set(NOUNS)) == len(NOUNS)
+
+
+# ---- events and cancelling ----
+
+
+def test_waiting_for_what_already_holds_needs_no_event() -> None:
+    assert Events().wait_until(lambda: True)
+
+
+def test_waiting_ends_with_an_event() -> None:
+    events, state = Events(), []
+    thread = threading.Thread(target=lambda: (state.append(1), events.publish("die", ("", "", ""))))
+    with events.subscribe():
+        thread.start()
+        assert events.wait_until(lambda: bool(state))
+    thread.join()
+
+
+def test_waiting_too_long() -> None:
+    assert not Events().wait_until(lambda: False, timeout=0.01)
+
+
+@pytest.mark.parametrize("kind", [Cancel, threading.Event])
+def test_waiting_is_cancelled(kind: type[threading.Event]) -> None:
+    cancel = kind()
+    timer = threading.Timer(0.02, cancel.set)
+    timer.start()
+    with pytest.raises(Cancelled):
+        Events().wait_until(lambda: False, cancelled=cancel)
+    timer.join()
+
+
+def test_a_cancel_that_came_before_is_heard() -> None:
+    cancel, called = Cancel(), []
+    cancel.set()
+    with cancel.then(lambda: called.append(1)):
+        assert called == [1]
+
+
+def test_the_past_is_kept_in_order_and_bounded() -> None:
+    events = Events()
+    for number in range(5000):
+        events.publish("start", (str(number), "", ""))
+    assert len(events.past) == 1024 and events.past[-1].id == "4999"
+
+
+# ---- reactor ----
+
+
+@pytest.fixture
+def reactor() -> Iterator[Reactor]:
+    made = Reactor()
+    made.start()
+    yield made
+    made.close()
+
+
+def test_timers_ring_in_order_and_cancelled_ones_do_not(reactor: Reactor) -> None:
+    rung: list[int] = []
+    done = threading.Event()
+    reactor.after(0.03, done.set)
+    reactor.after(0.02, lambda: rung.append(2))
+    reactor.after(0.01, lambda: rung.append(1))
+    reactor.after(0.015, lambda: rung.append(9)).cancel()
+    assert done.wait(5) and rung == [1, 2]
+
+
+def test_a_watched_descriptor_and_one_that_is_forgotten(reactor: Reactor) -> None:
+    reader, writer = os.pipe()
+    seen = threading.Event()
+
+    def ready(events: int) -> None:
+        os.read(reader, 10)
+        seen.set()
+
+    reactor.watch(reader, ready)
+    os.write(writer, b"x")
+    assert seen.wait(5)
+    reactor.forget(reader)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_callback_that_fails_does_not_end_the_reactor(
+    reactor: Reactor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = threading.Event()
+    reactor.post(lambda: print(1 // 0))
+    reactor.post(done.set)
+    assert done.wait(5)
+    assert "cove: bug: in the reactor" in capsys.readouterr().err
+
+
+def test_a_worker_does_all_before_it_closes() -> None:
+    worker, done = Worker("test"), []
+    worker.start()
+    for number in range(10):
+        worker.do(lambda n=number: done.append(n))  # type: ignore[misc]
+    worker.close()
+    assert done == list(range(10))
