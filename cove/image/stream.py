@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import queue
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -69,6 +71,28 @@ class Blob:
             say({"read": self.count})
 
 
+class Digest:
+    """A hash in a thread of its own: hashlib lets go of the interpreter, so does the decoder."""
+
+    def __init__(self, name: str) -> None:
+        self._hash = hashlib.new(name)
+        self._queue: queue.Queue[bytes] = queue.Queue(4)
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def update(self, data: bytes) -> None:
+        self._queue.put(data)
+
+    def hexdigest(self) -> str:
+        self._queue.put(b"")
+        self._thread.join()
+        return self._hash.hexdigest()
+
+    def _work(self) -> None:
+        while data := self._queue.get():
+            self._hash.update(data)
+
+
 def say(line: dict[str, object]) -> None:
     os.write(1, json.dumps(line).encode() + b"\n")
 
@@ -84,11 +108,8 @@ def pour(options: dict[str, object]) -> dict[str, object]:
 
     blob = Blob(options)
     kind = compress.detect(blob.peek(compress.MAGIC_LENGTH))
-    if kind == "none" and options["blob_hash"] == options["diff_hash"]:
-        diff = blob.hash
-        hash_out = False
-    else:
-        diff, hash_out = hashlib.new(str(options["diff_hash"])), True
+    same = kind == "none" and options["blob_hash"] == options["diff_hash"]
+    diff = None if same else Digest(str(options["diff_hash"]))
     out, wrote = _number(options["out"]), 0
     for data in _decoded(kind, blob):
         wrote += len(data)
@@ -96,12 +117,12 @@ def pour(options: dict[str, object]) -> dict[str, object]:
             raise Failure("limit", f"{wrote >> 20} MiB come out of {blob.count >> 10} KiB")
         if wrote > _number(options["limit"]):
             raise Failure("limit", f"it is larger than {_number(options['limit']) >> 20} MiB")
-        if hash_out:
+        if diff is not None:
             diff.update(data)
         write_all(out, data)
     return {
         "blob": f"{options['blob_hash']}:{blob.hash.hexdigest()}",
-        "diff": f"{options['diff_hash']}:{diff.hexdigest()}",
+        "diff": f"{options['diff_hash']}:{(diff or blob.hash).hexdigest()}",
         "read": blob.count,
         "wrote": wrote,
         "compression": kind,

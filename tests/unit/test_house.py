@@ -108,7 +108,7 @@ def test_children_are_started_in_one_way(path: Path) -> None:
             assert (node.value.id, node.attr) not in NEVER, f"{path.name}:{node.lineno}"
         if isinstance(node, ast.keyword):
             assert node.arg != "preexec_fn", f"{path.name}:{node.value.lineno}"
-            shell = node.arg == "shell" and ast.unparse(node.value) != "False"
+            shell = node.arg == "shell" and ast.unparse(node.value) == "True"
             assert not shell, f"{path.name}:{node.value.lineno}: shell=True"
 
 
