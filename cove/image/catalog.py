@@ -5,6 +5,7 @@ imports nothing heavy.
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ __all__ = [
 
 ID_PREFIX = re.compile(r"(?:sha256:)?([a-f0-9]{1,64})")
 ACTIVE = ("running", "paused")
+LEAVING = 5.0
+"""Seconds that a machine of ``--rm`` may take to go."""
 
 _configs: dict[str, ImageConfig] = {}
 
@@ -136,7 +139,7 @@ def remove(store: Store, text: str, *, force: bool = False) -> Removed:
             origin=text,
             hint="remove it by name, or with --force",
         )
-    users = [machine for machine in store.machines() if machine.image == record.id]
+    users = _users(store, record)
     _check_unused(users, text, force=force)
     untagged = tuple(familiar(tag) for tag in names)
     if users:
@@ -145,6 +148,17 @@ def remove(store: Store, text: str, *, force: bool = False) -> Removed:
                 store.untag(tag)
         return Removed(untagged, ())
     return Removed(untagged, _delete(store, record))
+
+
+def _users(store: Store, record: ImageRecord) -> list[MachineRecord]:
+    """Machines made of the image. One of ``--rm`` that has exited is on its way out: waited for."""
+    until = time.monotonic() + LEAVING
+    while True:
+        users = [machine for machine in store.machines() if machine.image == record.id]
+        leaving = [m for m in users if m.spec.remove and m.state in ("exited", "dead")]
+        if not leaving or len(leaving) < len(users) or time.monotonic() > until:
+            return users
+        time.sleep(0.005)
 
 
 def _check_unused(users: list[MachineRecord], text: str, *, force: bool) -> None:

@@ -24,9 +24,10 @@ def imported(store: Store, name: str, content: bytes = b"1", **options: object) 
         return import_rootfs(store, fd, name, **options)  # type: ignore[arg-type]
 
 
-def machine(store: Store, image: str, *, state: str) -> MachineRecord:
+def machine(store: Store, image: str, *, state: str, remove: bool = False) -> MachineRecord:
     key = store.new_key()
-    record = MachineRecord(key, f"{key:064x}", f"m{key}", MachineSpec(image), image, state, 0.0)
+    spec = MachineSpec(image, remove=remove)
+    record = MachineRecord(key, f"{key:064x}", f"m{key}", spec, image, state, 0.0)
     store.put_machine(record)
     return record
 
@@ -119,6 +120,15 @@ def test_an_image_of_a_stopped_machine_needs_force_and_stays(store: Store, state
     removed = catalog.remove(store, "web", force=True)
     assert (removed.untagged, removed.deleted) == (("web:latest",), ())
     assert store.image(record.id) == record and store.tags() == {}
+
+
+def test_a_machine_on_its_way_out_is_waited_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = imported(store, "web")
+    user = machine(store, record.id, state="exited", remove=True)
+    monkeypatch.setattr(catalog.time, "sleep", lambda _: store.remove_machine(user.key))
+    assert record.id in catalog.remove(store, "web").deleted
 
 
 @pytest.mark.parametrize("force", [False, True])
