@@ -9,8 +9,8 @@ from __future__ import annotations
 class CoveError(Exception):
     """An error that names what the user asked for.
 
-    ``message`` is ``cannot <verb> <object>: <reason>``: lower case, no full stop. ``origin`` is what
-    the user typed, ``host`` the fact that decided, ``hint`` one thing to do.
+    ``message`` is ``cannot <verb> <object>: <reason>``: lower case, no full stop. ``origin`` is
+    what the user typed, ``host`` the fact that decided, ``hint`` one thing to do.
     """
 
     exit_code = 125

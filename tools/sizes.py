@@ -41,7 +41,7 @@ def python_functions(path: Path) -> list[Size]:
 
 
 def c_functions(path: Path) -> list[Size]:
-    """Functions in kernel layout: a line that starts with a name, a brace alone, a closing brace."""
+    """Functions in kernel layout: a name at the line's start, a brace alone, a closing brace."""
     found, name, start = [], "", 0
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if match := re.match(r"[a-z_].*?\b(\w+)\(", line):
@@ -84,7 +84,7 @@ def role_lines(prefixes: tuple[str, ...]) -> int:
 
 
 def main() -> int:
-    python = [p for p in (ROOT / "cove").rglob("*.py")]
+    python = list((ROOT / "cove").rglob("*.py"))
     lengths = sorted(f.lines for p in python for f in python_functions(p))
     if lengths:
         p90 = lengths[len(lengths) * 9 // 10]
