@@ -1,19 +1,19 @@
 /*
- * What daemon, monitor and front say to each other: the payloads behind struct msg (cove.h), and the files a monitor writes.
- * Everything is packed and little endian; cove/executor encodes and decodes the same bytes.
+ * What daemon, monitor and front say to each other: the payloads behind struct msg (cove.h), and the files a monitor
+ * writes. Everything is packed and little endian; cove/executor encodes and decodes the same bytes.
  */
 #pragma once
 
 #include <stdint.h>
 
 #define START_VERSION 1
-#define RECORD_MAGIC 0x65766f63u /* "cove" */
-#define CHUNK_MAX 65536          /* payload of one MSG_INPUT or MSG_OUTPUT */
-#define REASON_MAX 2048
+#define RECORD_MAGIC  0x65766f63u /* "cove" */
+#define CHUNK_MAX     65536	  /* payload of one MSG_INPUT or MSG_OUTPUT */
+#define REASON_MAX    2048
 
 enum {
 	START_TTY = 1,
-	START_STDIN = 2,   /* the machine gets a stdin pipe */
+	START_STDIN = 2, /* the machine gets a stdin pipe */
 	START_LOG = 4,
 	START_SESSION = 8, /* fds front, in, out, err are there */
 	START_EXEC = 16,   /* a second process: no exit record, no listener, not brought back */

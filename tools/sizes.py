@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE_LINES = 600
 FUNCTION_LINES = 60
 C_ROLES = {
-    "launcher and ops": (2200, ("plan.c", "launch.c", "ops_", "io.c", "main.c", "pid1.c")),
+    "launcher and ops": (2200, ("plan.c", "launch.c", "ops_", "pid1.c")),
+    "messages and roles": (300, ("io.c", "main.c")),
     "monitor": (1350, ("monitor", "forker.c", "log.c", "restart.c")),
     "unpacker": (1200, ("unpack",)),
     "front": (700, ("front", "request.c", "terminal.c")),
