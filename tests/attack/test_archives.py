@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -507,6 +508,9 @@ def test_the_unpacker_is_killed_with_its_caller(
     os.close(reader)
     assert parent.stdout is not None
     pidfd = os.pidfd_open(int(parent.stdout.readline()))
+    deadline = time.monotonic() + 10
+    while not (place / "gone").exists():  # made after it asked to die with its parent
+        assert time.monotonic() < deadline
     parent.kill()
     parent.communicate()
     assert select.select([pidfd], [], [], 10)[0]
