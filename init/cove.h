@@ -131,6 +131,6 @@ int front_main(int argc, char **argv);
 int forker_main(int argc, char **argv);
 int monitor_main(int ctl, int restart_argc, char **restart_argv);
 int unpack_main(int argc, char **argv);
-extern char *start_words; /* what /proc shows of this process: its arguments, and the environment behind them */
+extern char *start_words; /* what /proc/self/cmdline shows */
 extern size_t start_words_len;
 void pid1(pid_t child) __attribute__((noreturn)); /* reap, forward signals, exit with the child's status */

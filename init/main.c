@@ -147,18 +147,6 @@ static int run_main(int argc, char **argv)
 char *start_words;
 size_t start_words_len;
 
-/* The kernel lays arguments and environment out one behind the other. */
-static void remember_words(int argc, char **argv)
-{
-	char *end = argv[argc - 1] + strlen(argv[argc - 1]) + 1;
-
-	for (char **word = environ; word && *word; word++)
-		if (*word == end)
-			end += strlen(end) + 1;
-	start_words = argv[0];
-	start_words_len = (size_t)(end - argv[0]);
-}
-
 int main(int argc, char **argv)
 {
 	const char *slash = argc ? strrchr(argv[0], '/') : NULL, *name = slash ? slash + 1 : argc ? argv[0] : "";
@@ -167,7 +155,8 @@ int main(int argc, char **argv)
 		return front_main(argc, argv);
 	if (argc < 2)
 		return usage();
-	remember_words(argc, argv);
+	start_words = argv[0];
+	start_words_len = (size_t)(argv[argc - 1] + strlen(argv[argc - 1]) - argv[0]);
 	if (!strcmp(argv[1], "forker"))
 		return forker_main(argc, argv);
 	if (!strcmp(argv[1], "unpack"))

@@ -36,10 +36,7 @@ void pid1(pid_t child)
 
 	prctl(PR_SET_NAME, "cove-init");
 	/* Where the daemon is on the host is not for a machine's /proc/1/cmdline. */
-	if (start_words_len > sizeof("cove-init")) {
-		memset(start_words, 0, start_words_len);
-		strcpy(start_words, "cove-init");
-	}
+	memset(start_words, 0, start_words_len);
 	/* Neither the machine's streams nor the plan's descriptors are PID 1's to keep open. */
 	syscall(SYS_close_range, 0u, ~0u, 0u);
 	sigfillset(&set);

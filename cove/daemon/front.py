@@ -39,6 +39,9 @@ FIRST_THREADS, IDLE_THREADS, MOST_THREADS = 4, 2, 512
 NULL_DEVICE = os.makedev(1, 3)
 ROLES = ("standard input", "standard output", "standard error")
 
+PATIENCE = struct.pack("ll", 10, 0)
+"""Seconds in which a front must say what it wants."""
+
 Main = Callable[[list[str], Terminal], int | None]
 
 
@@ -157,7 +160,10 @@ def parse_request(payload: bytes) -> Request:
 def receive(conn: socket.socket, buffer: bytearray, fds: list[int]) -> bytes:
     """The payload of the request; its fds are appended to ``fds``, which the caller closes."""
     space = socket.CMSG_SPACE(4 * 4)
-    count, ancillary, flags, _ = conn.recvmsg_into([buffer], space, socket.MSG_CMSG_CLOEXEC)
+    try:
+        count, ancillary, flags, _ = conn.recvmsg_into([buffer], space, socket.MSG_CMSG_CLOEXEC)
+    except (BlockingIOError, ConnectionError) as error:
+        raise Refused(OTHER_PROTOCOL, "the front said nothing\n") from error
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             received = array.array("i")
@@ -256,6 +262,8 @@ class Door:
         code: int | None = 125
         text = ""
         try:
+            # Not settimeout(): the monitor's copy of the socket would become non-blocking too.
+            conn.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, PATIENCE)
             payload = receive(conn, buffer, fds)
             if not peer_is_of(conn, self._world):
                 raise Refused(NOT_HERE)

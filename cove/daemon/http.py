@@ -34,6 +34,8 @@ BODY_MAX = 16 << 20
 CHUNK = 256 << 10
 
 encode = msgspec.json.Encoder().encode
+# Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
+DECODERS = {verb.name: msgspec.json.Decoder(verb.params).decode for verb in VERBS.values()}
 
 
 def error_answer(error: CoveError) -> web.Response:
@@ -173,7 +175,7 @@ class Server:
 def parse_params(verb: Verb, data: bytes) -> Any:
     """What the command line would have checked is checked here for everybody else."""
     try:
-        params = msgspec.json.decode(data or b"{}", type=verb.params)
+        params = DECODERS[verb.name](data or b"{}")
     except msgspec.MsgspecError as error:
         raise UsageError(f"cannot read the parameters of {verb.name}: {error}") from error
     spec = getattr(params, "spec", None)

@@ -6,6 +6,7 @@ their own.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import signal
@@ -131,6 +132,7 @@ def main(argv: list[str]) -> int:
     environment = seal(options)
     if not options.foreground:
         _redirect(options.root)
+    faulthandler.enable()
     try:
         return serve(options, environment)
     except CoveError as error:

@@ -48,9 +48,8 @@ def kill(home: Home, live: Live, asked: str) -> None:
 
 
 def set_deadline(home: Home, live: Live, deadline: float) -> None:
-    live.timers.append(
-        home.reactor.after(deadline - time.time(), partial(kill, home, live, "timeout"))
-    )
+    end = partial(home.worker.do, partial(kill, home, live, "timeout"))
+    live.timers.append(home.reactor.after(deadline - time.time(), end))
 
 
 def watch_limits(home: Home, live: Live, record: MachineRecord) -> None:

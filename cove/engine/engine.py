@@ -11,13 +11,23 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from cove.engine import calls, ending, images, info, life, logs, machines, plan, recover
+from cove.engine import (
+    calls,
+    ending,
+    images,
+    info,
+    life,
+    logs,
+    machines,
+    plan,
+    recover,
+    refusals,
+)
 from cove.engine.attach import attach
 from cove.engine.events import Events
 from cove.engine.exec import exec_in
 from cove.engine.home import Home, boot_id
 from cove.engine.reactor import Reactor, Worker
-from cove.engine.refusals import drain
 from cove.engine.slots import Slots
 from cove.engine.start import Foreground
 from cove.engine.storage import StorageGuard
@@ -238,8 +248,7 @@ def _open_home(
     reactor.start()
     stack.callback(reactor.close)
     reactor.watch(groups.events_fd, partial(ending.limits_hit, home))
-    if audit is not None:
-        reactor.watch(audit.fileno(), lambda events: drain(home))
+    refusals.listen(home)
     home.storage = StorageGuard(store.layout.roots, partial(ending.storage_full, home))
     home.storage.start()
     stack.callback(home.storage.close)

@@ -20,7 +20,7 @@ from cove.engine.live import Live
 from cove.engine.names import choose_name
 from cove.engine.slots import Slot
 from cove.engine.start import Foreground, launch
-from cove.errors import Conflict, HostError, Unsupported, UsageError
+from cove.errors import Conflict, HostError, Unsupported
 from cove.linux.pidfd import wait_exit
 from cove.oci.config import ImageConfig
 from cove.planner import argv_of
@@ -38,13 +38,15 @@ def new_record(
 ) -> MachineRecord:
     """A machine that is not written yet; of a slot, if it is to run at once."""
     if spec.isolation != "container":
-        raise UsageError(
-            f"cannot create machine: isolation {spec.isolation} is not there yet",
+        raise Unsupported(
+            f"cannot create machine: this cove has no isolation {spec.isolation} yet",
             origin=f"--isolation {spec.isolation}",
         )
     _check_platform(spec, base.config)
+    if spec.name and not home.store.name_free(spec.name):
+        _wait_for_name(home, spec.name)
     machine_id = slot.id if slot else secrets.token_hex(32)
-    name = spec.name or choose_name(machine_id, lambda n: not home.store.name_free(n))
+    name = spec.name or _free_name(home, machine_id)
     return MachineRecord(
         key=slot.key if slot else home.store.new_key(),
         id=machine_id,
@@ -55,6 +57,16 @@ def new_record(
         created=time.time(),
         argv=argv_of(spec, base.config),
     )
+
+
+def _wait_for_name(home: Home, name: str) -> None:
+    """An ephemeral machine that has ended gives its name up: its caller may know of the end a
+    moment before this daemon does.
+    """
+    holder = home.store.find_machine(name)
+    live = home.lives.get(holder.key)
+    if live is not None and holder.spec.remove and running(home, holder) is None:
+        home.events.wait_until(partial(has_ended, home, live), timeout=KILL_WAIT)
 
 
 def _check_platform(spec: MachineSpec, image: ImageConfig) -> None:
@@ -72,25 +84,36 @@ def _check_platform(spec: MachineSpec, image: ImageConfig) -> None:
 
 
 def create(home: Home, spec: MachineSpec) -> MachineRecord:
-    record = new_record(home, spec, home.base(spec.image))
-    home.store.add_machine(record)
-    home.publish("create", record)
-    return record
+    return _add(home, new_record(home, spec, home.base(spec.image)))
+
+
+def _add(home: Home, record: MachineRecord) -> MachineRecord:
+    """Write a new machine. A chosen name that somebody else took meanwhile is chosen anew."""
+    while True:
+        try:
+            home.store.add_machine(record)
+        except Conflict:
+            if record.spec.name:
+                raise
+            other = _free_name(home, secrets.token_hex(32))
+            record = msgspec.structs.replace(record, name=other)
+            continue
+        home.publish("create", record)
+        return record
+
+
+def _free_name(home: Home, machine_id: str) -> str:
+    return choose_name(machine_id, lambda name: not home.store.name_free(name))
 
 
 def run(home: Home, spec: MachineSpec, foreground: Foreground | None) -> MachineRecord:
     """Create and start with one write: a crash in between leaves a machine that is cleared away."""
     base = home.base(spec.image)
     slot = home.slots.take()
-
-    def add(whole: MachineRecord) -> None:
-        home.store.add_machine(whole)
-        home.publish("create", whole)
-
     live = Live(slot.key, slot=slot, ctl=slot.ctl)
     try:
         record = new_record(home, spec, base, slot=slot)
-        return _begin(home, record, base, live, foreground, add)
+        return _begin(home, record, base, live, foreground, partial(_add, home))
     except BaseException:
         if live.group is None:
             home.slots.put_back(slot)
@@ -114,7 +137,12 @@ def start(home: Home, record: MachineRecord, foreground: Foreground | None) -> M
         finished=0.0,
         argv=argv_of(record.spec, base.config),
     )
-    return _begin(home, record, base, Live(record.key), foreground, home.store.put_machine)
+
+    def write(whole: MachineRecord) -> MachineRecord:
+        home.store.put_machine(whole)
+        return whole
+
+    return _begin(home, record, base, Live(record.key), foreground, write)
 
 
 def _begin(
@@ -123,7 +151,7 @@ def _begin(
     base: Base,
     live: Live,
     foreground: Foreground | None,
-    write: Callable[[MachineRecord], None],
+    write: Callable[[MachineRecord], MachineRecord],
 ) -> MachineRecord:
     """Group and id range are set aside, the record says so, and only then are they used."""
     spec = record.spec
@@ -143,7 +171,7 @@ def _begin(
             if record.key in home.lives:
                 raise Conflict(f"cannot start {record.name}: it is being started")
             home.lives[record.key] = live
-        write(record)
+        record = write(record)
     except BaseException:
         if home.lives.get(record.key) is live:
             del home.lives[record.key]
@@ -175,8 +203,8 @@ def stop(home: Home, record: MachineRecord, timeout: int | None, signal_name: st
     send_signal(home, live, number)
     ended = partial(has_ended, home, live)
     if seconds >= 0 and number != signal.SIGKILL:
-        timer = home.reactor.after(seconds, partial(ending.kill, home, live, "stop"))
-        live.timers.append(timer)
+        end = partial(home.worker.do, partial(ending.kill, home, live, "stop"))
+        live.timers.append(home.reactor.after(seconds, end))
     home.events.wait_until(ended)
     home.publish("stop", record)
 

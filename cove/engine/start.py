@@ -20,7 +20,7 @@ from cove.engine.slots import listen, open_directory
 from cove.errors import CoveError, HostError, NotFound, Unsupported, UsageError
 from cove.executor.messages import Start, StartFlag, send_start
 from cove.linux.cgroup import Group
-from cove.linux.mounts import idmap_of, open_source
+from cove.linux.mounts import clone_mount, idmap_of, open_source
 from cove.linux.probe import host_devices
 from cove.plan import wire
 from cove.plan.facts import Facts
@@ -121,8 +121,6 @@ def _hand_over(
         devices = tuple(_device(device) for device in spec.devices)
         if spec.security.privileged:
             devices += tuple(host_devices())
-        for index, path in enumerate(base.views):
-            fds.mine(f"view{index}", os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         ready = live.slot is not None
         if live.slot is not None:
             _take_slot(fds, live)
@@ -210,7 +208,7 @@ def _message(record: MachineRecord, live: Live, foreground: Foreground | None) -
 
 
 def _open_binds(fds: Descriptors, spec: MachineSpec, facts: Facts) -> tuple[BindSource, ...]:
-    """Bind sources by descriptor: what is put in their place from here on is not mounted."""
+    """Bind sources as detached mounts: what is put in their place from here on is not mounted."""
     found = []
     for index, mount in enumerate(spec.mounts):
         if mount.type == "tmpfs":
@@ -225,8 +223,16 @@ def _open_binds(fds: Descriptors, spec: MachineSpec, facts: Facts) -> tuple[Bind
         source = open_source(
             mount.source, mount.target, origin=mount.origin, create=mount.create_source
         )
-        fds.mine(name, source.fd)
-        idmap = idmap_of(f"/proc/self/fd/{source.fd}", facts.kernel)
+        try:
+            idmap = idmap_of(f"/proc/self/fd/{source.fd}", facts.kernel)
+            what = f"cannot mount {mount.source} on {mount.target}"
+            if facts.root:
+                clone = clone_mount(
+                    source.fd, recursive=mount.recursive, what=what, origin=mount.origin
+                )
+                fds.mine(name, clone)
+        finally:
+            os.close(source.fd)
         found.append(BindSource(name, source.is_dir, idmap))
     return tuple(found)
 

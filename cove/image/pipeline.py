@@ -110,7 +110,7 @@ def unpack(
     if unpacker.returncode != 0:
         raise _unpack_error(unpacker.returncode, complaint, what, limits)
     _check_digests(poured, what, digest, diff_id)
-    return poured, msgspec.json.decode(text, type=Unpacked)
+    return poured, _unpacked(text)
 
 
 def spool(source: Span, out: int, *, what: str, limit: int, tell: Tell | None = None) -> Poured:
@@ -183,12 +183,17 @@ def _child(
                 child.kill()
 
 
+# Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
+_poured = msgspec.json.Decoder(Poured).decode
+_unpacked = msgspec.json.Decoder(Unpacked).decode
+
+
 def _listen(streamer: subprocess.Popen[bytes], tell: Tell | None) -> Poured:
     """The last line is the result."""
     poured = Poured()
     assert streamer.stdout is not None
     for line in streamer.stdout:
-        poured = msgspec.json.decode(line, type=Poured)
+        poured = _poured(line)
         if tell is not None:
             tell(poured.read)
     streamer.wait()

@@ -155,10 +155,14 @@ class _Item(msgspec.Struct, frozen=True, rename="pascal"):
     repo_tags: list[str] | None = None
 
 
+# Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
+_decode_items = msgspec.json.Decoder(list[_Item]).decode
+
+
 def _docker_images(files: Files) -> tuple[ArchivedImage, ...]:
     data = _read(files, "manifest.json", MANIFEST_MAX)
     try:
-        items = msgspec.json.decode(data, type=list[_Item])
+        items = _decode_items(data)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadArchive(f"cannot read manifest.json of {files.what}: {error}") from None
     if not items:

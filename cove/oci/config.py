@@ -74,10 +74,14 @@ class ParsedConfig:
     raw: dict[str, object]
 
 
+# Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
+_decode = msgspec.json.Decoder(_Config).decode
+
+
 def parse_config(data: bytes, what: str = "image config") -> ParsedConfig:
     """Decode a config blob; its diff IDs are checked for form."""
     try:
-        parsed = msgspec.json.decode(data, type=_Config)
+        parsed = _decode(data)
         raw = msgspec.json.decode(data, type=dict[str, object])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadArchive(f"cannot read {what}: {_reason(error)}") from None

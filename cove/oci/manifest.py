@@ -106,12 +106,16 @@ def parse_platform(text: str) -> Platform:
     return Platform(architecture, os, variant or implied)
 
 
+# Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
+_decode = msgspec.json.Decoder(_Document).decode
+
+
 def parse_document(data: bytes, what: str) -> Manifest | Index:
     """A manifest or index, told apart by what it holds."""
     if len(data) > MANIFEST_MAX:
         raise BadArchive(f"cannot read {what}: a manifest of more than {MANIFEST_MAX >> 20} MiB")
     try:
-        document = msgspec.json.decode(data, type=_Document)
+        document = _decode(data)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadArchive(f"cannot read {what}: {str(error)[:1].lower()}{str(error)[1:]}") from None
     if document.schema_version != 2:

@@ -85,13 +85,17 @@ class Profile(msgspec.Struct, frozen=True, rename="camel"):
     flags: tuple[str, ...] | None = None
 
 
+# Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
+_decode = msgspec.json.Decoder(Profile).decode
+
+
 @lru_cache(maxsize=32)
 def compile_profile(
     text: str, machine: str, caps: frozenset[str], kernel: tuple[int, int]
 ) -> bytes:
     """The filter of a profile for a machine with these capabilities on this kernel."""
     try:
-        profile = msgspec.json.decode(text, type=Profile)
+        profile = _decode(text)
     except msgspec.DecodeError as error:
         raise UsageError(f"cannot read the seccomp profile: {error}", origin=ORIGIN) from None
     default = Leaf(_verdict(profile.default_action, profile.default_errno_ret))

@@ -114,7 +114,10 @@ def test_only_the_owner_may_connect(cove: Cove) -> None:
 def test_many_callers_at_once(cove: Cove) -> None:
     processes = [cove.spawn("run", "--rm", "bb", "echo", str(n)) for n in range(40)]
     outputs = [process.communicate(timeout=60) for process in processes]
-    assert [out for out, _ in outputs] == [f"{n}\n".encode() for n in range(40)], outputs
+    found = [
+        (*output, process.returncode) for output, process in zip(outputs, processes, strict=True)
+    ]
+    assert found == [(f"{n}\n".encode(), b"", 0) for n in range(40)]
 
 
 # ---- HTTP ----

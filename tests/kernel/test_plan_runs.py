@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from cove.linux.mounts import clone_mount
 from cove.linux.pidfd import open_pidfd, wait_exit
 from cove.linux.probe import probe_facts
 from cove.oci.config import ImageConfig
@@ -82,6 +83,12 @@ class Store:
 
     def source(self, path: Path) -> int:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        self.fds.callback(os.close, fd)
+        return fd
+
+    def mount(self, path: Path) -> int:
+        """A bind's source, as the engine makes it."""
+        fd = clone_mount(self.source(path), recursive=True)
         self.fds.callback(os.close, fd)
         return fd
 
@@ -267,7 +274,7 @@ def test_binds_keep_ids_and_read_only_holds(store: Store, tmp_path: Path) -> Non
         "stat -c %u /data; echo hi >/data/file; chown 7:8 /data/file; touch /ro/x || echo refused",
         place=place,
         mounts=mounts,
-        fds={"bind0": store.source(shared), "bind1": store.source(shared)},
+        fds={"bind0": store.mount(shared), "bind1": store.mount(shared)},
     )
     assert out.split() == ["1000", "refused"]
     found = (shared / "file").stat()
@@ -283,7 +290,7 @@ def test_a_mount_target_that_is_a_link_stays_inside(store: Store, tmp_path: Path
         "cat /etc/passwd",
         place=place,
         mounts=(Mount("bind", "/evil", source="x", origin="-v x:/evil"),),
-        fds={"bind0": store.source(tmp_path / "mine")},
+        fds={"bind0": store.mount(tmp_path / "mine")},
     )
     assert out == "mine\n"
 
@@ -316,13 +323,13 @@ def test_a_view_of_the_host_is_copy_on_write(store: Store, tmp_path: Path) -> No
     view = tmp_path / "view"
     view.mkdir()
     (view / "file").write_text("host\n")
-    place = store.place(views=("/usr",))
-    (store.root / f"roots/u{place.key}/fs/usr").mkdir()
-    out = store.sh(
-        "cat /usr/file; echo changed >/usr/file; rm -rf /usr/*; ls /usr | wc -l",
-        place=place,
-        fds={"view0": store.source(view)},
-    )
+    place = store.place(views=(str(view),))
+    below = store.root / f"roots/u{place.key}/fs{view}"
+    below.mkdir(parents=True)
+    for path in (below, *below.parents):
+        if path.is_relative_to(store.root / f"roots/u{place.key}/fs"):
+            path.chmod(0o755)
+    out = store.sh(f"cd {view}; cat file; echo changed >file; rm -rf ./*; ls | wc -l", place=place)
     assert out == "host\n0\n"
     assert (view / "file").read_text() == "host\n"
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cove.engine import causes
+from cove.client.verbs import PROTOCOL
+from cove.engine import causes, info
 from cove.engine.calls import LogEntry, Logs
 from cove.engine.events import Cancel, Cancelled, Events
 from cove.engine.logs import Log, last_lines, read_logs
@@ -19,6 +20,11 @@ from cove.engine.names import ADJECTIVES, NOUNS, choose_name
 from cove.engine.reactor import Reactor, Worker
 from cove.executor.messages import LOG_RECORD, ExitRecord
 from cove.spec.machine import Limits
+
+
+def test_engine_and_client_speak_of_the_same_protocol() -> None:
+    assert info.PROTOCOL == PROTOCOL
+
 
 # ---- logs ----
 
