@@ -4,12 +4,16 @@ was checked is what gets mounted, whatever is put in its place meanwhile.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import Literal, NamedTuple
 
 from cove.errors import CoveError, HostError, NotFound, UsageError
-from cove.linux.syscalls import AT_FDCWD, RESOLVE_NO_MAGICLINKS, openat2
+from cove.linux.syscalls import AT_FDCWD, OPEN_TREE, RESOLVE_NO_MAGICLINKS, openat2, syscall
+
+OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
+AT_EMPTY_PATH, AT_RECURSIVE = 0x1000, 0x8000
 
 
 class Source(NamedTuple):
@@ -41,6 +45,19 @@ def open_source(path: str, target: str, *, origin: str = "", create: bool = Fals
         os.close(fd)
         raise
     return Source(fd, stat.S_ISDIR(found.st_mode), found.st_uid, found.st_gid)
+
+
+def clone_mount(fd: int, *, recursive: bool, what: str = "", origin: str = "") -> int:
+    """A detached copy of the mount that ``fd`` lies in, from there on: what is mounted in its place
+    later is not in it. Close-on-exec; the receiver's to close.
+    """
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH
+    try:
+        return syscall(OPEN_TREE, fd, b"\0", flags | (AT_RECURSIVE if recursive else 0))
+    except OSError as error:
+        hint = "mount the parts one by one" if error.errno == errno.EINVAL else ""
+        reason = (error.strerror or "").lower()
+        raise HostError(f"{what}: {reason}", origin=origin, hint=hint) from error
 
 
 def idmap_of(path: str, kernel: tuple[int, int]) -> Literal["recursive", "top", "none"]:

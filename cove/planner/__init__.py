@@ -4,8 +4,8 @@ Pure: no I/O, no clock, no environment. What a host can do is an argument (``Fac
 machine's files are is another (``Place``).
 """
 
-from cove.planner.container import plan_machine
+from cove.planner.container import plan_ahead, plan_machine
 from cove.planner.place import BindSource, Place
 from cove.planner.process import argv_of, plan_exec
 
-__all__ = ["BindSource", "Place", "argv_of", "plan_exec", "plan_machine"]
+__all__ = ["BindSource", "Place", "argv_of", "plan_ahead", "plan_exec", "plan_machine"]

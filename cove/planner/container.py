@@ -1,7 +1,8 @@
 """The plan of a container: read it from top to bottom, and you know what isolates a machine.
 
 The order is the one that works from Linux 6.1 on. Both parts run at the same time: the launcher
-mounts the root while the child makes its namespaces and its own file systems.
+mounts the root while the child makes its namespaces and its own file systems. First comes what no
+spec changes, so that it can be run ahead, for machines that nobody has asked for yet.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from cove.plan.ops import (
     Sethostname,
     Unshare,
 )
-from cove.planner.devices import DEV, asked_devices, own_dev
+from cove.planner.devices import DEV, asked_devices, console, own_dev
 from cove.planner.filesystems import (
+    attach_kernel,
     attach_root,
     clone_host_sysfs,
     hide,
@@ -45,7 +47,8 @@ from cove.planner.mounts import (
     ROOT,
     attach,
     attach_files,
-    clone_sources,
+    clone_files,
+    idmap_files,
     set_attributes,
 )
 from cove.planner.overlay import (
@@ -69,44 +72,93 @@ _EMPTY = AtFlags.AT_EMPTY_PATH
 
 
 def plan_machine(spec: MachineSpec, image: ImageConfig, facts: Facts, place: Place) -> Plan:
-    """What ``cove run`` does in the kernel, in order."""
+    """What ``cove run`` does in the kernel, in order. It begins with what ``plan_ahead`` says."""
     walls = walls_of(spec, facts)
     if not facts.root:
         return _plan_rootless(spec, image, facts, place, walls)
+    ahead = plan_ahead(spec, facts, place)
     return Plan(
         host=(
-            *clone_sources(spec, place),
-            *clone_views(place),
-            *clone_host_sysfs(walls),
-            *leave_host_mounts(),
-            *begin_machine(walls, place),
-            *map_ids(walls, place),
+            *ahead.host,
             *oom_score(spec),
-            *say_mapped(),
-            *open_store(walls, place),
-            *as_root_inside(walls, place),
+            *clone_views(place),
+            *as_root_inside(walls, place.base),
             *mount_root(walls, place),
             *mount_views(walls, place),
-            *own_dev(place.base, tty=spec.tty),
+            *console(tty=spec.tty),
             *asked_devices(place.devices, _devices_why(walls)),
             *as_root_outside(walls),
             *set_attributes(spec, place, userns=walls.userns),
-            *hand_over(walls, place),
+            *hand_over(place),
+        ),
+        machine=(
+            *ahead.machine,
+            *names(spec, place),
+            *receive_root(place),
+            *inside(spec, image, facts, place, walls),
+        ),
+    )
+
+
+def plan_ahead(spec: MachineSpec, facts: Facts, place: Place) -> Plan:
+    """The beginning of a machine's plan, which hangs on few words of the spec: an engine may run it
+    before there is a machine, for a spec that says nothing special. Equal for equal machines.
+    """
+    return _ahead(
+        walls_of(spec, facts),
+        facts.cgroup == "v2",
+        spec.limits.shm,
+        spec.sysctls,
+        place.root,
+        place.base,
+        place.cgroup_files,
+        place.cgroup_into,
+        tuple(place.files.items()),
+    )
+
+
+@lru_cache(maxsize=32)
+def _ahead(
+    walls: Walls,
+    cgroup2: bool,
+    shm: int,
+    asked: tuple[tuple[str, str], ...],
+    root: str,
+    base: int,
+    cgroup_files: tuple[str, ...],
+    cgroup_into: bool,
+    generated: tuple[tuple[str, str], ...],
+) -> Plan:
+    return Plan(
+        host=(
+            *clone_files(generated),
+            *clone_host_sysfs(walls),
+            *leave_host_mounts(),
+            *begin_machine(walls, cgroup_into=cgroup_into),
+            *map_ids(walls, base),
+            *default_oom_score(),
+            *say_mapped(),
+            *open_store(walls, root),
+            *as_root_inside(walls, base),
+            *own_dev(base),
+            *as_root_outside(walls),
+            *(idmap_files(tuple(target for target, _ in generated)) if walls.userns else ()),
+            *hold_namespaces(walls),
+            *hand_over_dev(),
         ),
         machine=(
             *process.die_with_monitor(),
-            *process.enter_cgroup(place),
+            *process.enter_cgroup(cgroup_files),
             *wait_mapped(),
             *process.become_root(walls),
             *late_namespaces(walls),
-            *names(spec, place),
-            *own_file_systems(spec, walls, facts),
-            *sysctls(spec, walls),
+            *own_file_systems(walls, shm=shm, cgroup2=cgroup2),
+            *sysctls(asked, walls),
             *loopback(walls),
-            *receive_root(place),
-            *attach_root(facts),
-            *attach_views(place),
-            *inside(spec, image, facts, place, walls),
+            *receive_dev(),
+            *attach_kernel(cgroup2),
+            *hide(walls),
+            *process.own_session(),
         ),
     )
 
@@ -114,16 +166,15 @@ def plan_machine(spec: MachineSpec, image: ImageConfig, facts: Facts, place: Pla
 def inside(
     spec: MachineSpec, image: ImageConfig, facts: Facts, place: Place, walls: Walls
 ) -> tuple[Op, ...]:
-    """Machine: from the attached root to the command."""
+    """Machine: from the root's mount to the command."""
     return (
-        *hide(walls),
+        *attach_root(),
+        *attach_views(place),
         *attach(spec, place),
         *attach_files(spec, place),
         *make_workdir(spec, image),
         *enter_root(spec, place),
-        *process.keyring(),
         *process.limits(spec, facts),
-        *process.new_files(),
         *enter_workdir(spec, image),
         *process.terminal(place, tty=spec.tty),
         *process.privileges(spec, image, facts, walls),
@@ -135,28 +186,33 @@ def _plan_rootless(
     spec: MachineSpec, image: ImageConfig, facts: Facts, place: Place, walls: Walls
 ) -> Plan:
     rootless.refuse(spec, place)
+    cgroup2 = facts.cgroup == "v2"
     return Plan(
         host=(
             *rootless.begin(walls, place),
+            *default_oom_score(),
             *oom_score(spec),
             *say_mapped(),
-            *_hand_over(walls.userns, walls.own_network, None),
+            *hold_namespaces(walls),
+            *say_held(),
         ),
         machine=(
             *process.die_with_monitor(),
-            *process.enter_cgroup(place),
+            *process.enter_cgroup(place.cgroup_files),
             *wait_mapped(),
             *process.become_root(walls),
             *late_namespaces(walls),
-            *names(spec, place),
-            *own_file_systems(spec, walls, facts),
-            *sysctls(spec, walls),
+            *own_file_systems(walls, shm=spec.limits.shm, cgroup2=cgroup2),
+            *sysctls(spec.sysctls, walls),
             *loopback(walls),
-            *rootless.mount_root(place),
             *rootless.make_dev(tty=spec.tty),
-            *attach_root(facts),
+            *attach_kernel(cgroup2),
             *rootless.attach_nodes(),
-            *wait_go(),
+            *hide(walls),
+            *process.own_session(),
+            *names(spec, place),
+            *rootless.mount_root(place),
+            *wait_held(),
             *inside(spec, image, facts, place, walls),
         ),
     )
@@ -187,28 +243,28 @@ def _begin(walls: Walls, cgroup: str) -> tuple[Op, ...]:
     return (Clone3(walls.namespaces, cgroup, why=why),)
 
 
-def begin_machine(walls: Walls, place: Place) -> tuple[Op, ...]:
-    return _begin(walls, "cgroup" if place.cgroup_into else NONE)
+def begin_machine(walls: Walls, *, cgroup_into: bool) -> tuple[Op, ...]:
+    return _begin(walls, "cgroup" if cgroup_into else NONE)
 
 
-def map_ids(walls: Walls, place: Place) -> tuple[Op, ...]:
+def map_ids(walls: Walls, base: int) -> tuple[Op, ...]:
     if not walls.userns:
         return ()
-    if place.base < RANGE:
-        raise UsageError(f"cannot plan a machine with ids from {place.base}: they are the host's")
-    text = f"0 {place.base} {RANGE}"
-    why = default(f"root inside is uid {place.base} outside, which owns nothing there")
+    if base < RANGE:
+        raise UsageError(f"cannot plan a machine with ids from {base}: they are the host's")
+    text = f"0 {base} {RANGE}"
+    why = default(f"root inside is uid {base} outside, which owns nothing there")
     return (IdMap(text, text, why=why),)
 
 
-@lru_cache(maxsize=64)
-def _oom_score(value: int) -> tuple[Op, ...]:
-    why = default("the daemon's own protection is not inherited")
-    return (OomScoreAdj(str(value), why=option("oom-score-adj", value) if value else why),)
+@lru_cache(maxsize=1)
+def default_oom_score() -> tuple[Op, ...]:
+    return (OomScoreAdj("0", why=default("the daemon's own protection is not inherited")),)
 
 
 def oom_score(spec: MachineSpec) -> tuple[Op, ...]:
-    return _oom_score(spec.limits.oom_score_adj)
+    asked = spec.limits.oom_score_adj
+    return (OomScoreAdj(str(asked), why=option("oom-score-adj", asked)),) if asked else ()
 
 
 def _devices_why(walls: Walls) -> str:
@@ -220,24 +276,37 @@ def say_mapped() -> tuple[Op, ...]:
     return (Send(why=default("the child may take its mapped ids now")),)
 
 
-@lru_cache(maxsize=64)
-def _hand_over(userns: bool, own_network: bool, views: int | None) -> tuple[Op, ...]:
-    """``views`` is None where the child mounts its root itself."""
+@lru_cache(maxsize=4)
+def _hold(userns: bool, own_network: bool) -> tuple[Op, ...]:
     kinds = ["pid", *(["user"] if userns else []), *(["net"] if own_network else []), "mnt"]
-    send = Send(why=default("the child may go on"))
-    if views is not None:
-        registers = (ROOT, DEV, *(f"up{i}" for i in range(views)))
-        send = Send(registers, why=default("root and /dev are ready"))
-    # Last of all the word to go on: a child that has run and gone has no namespaces to open.
     return (
         Recv(why=default("the child's namespaces are complete")),
         Barrier(0, tuple(kinds), why=default("the daemon holds the namespaces by descriptor")),
-        send,
     )
 
 
-def hand_over(walls: Walls, place: Place) -> tuple[Op, ...]:
-    return _hand_over(walls.userns, walls.own_network, len(place.views))
+def hold_namespaces(walls: Walls) -> tuple[Op, ...]:
+    """Before the child's last wait: one that has run and gone has no namespaces to open."""
+    return _hold(walls.userns, walls.own_network)
+
+
+@lru_cache(maxsize=1)
+def hand_over_dev() -> tuple[Op, ...]:
+    return (Send((DEV,), why=default("/dev is ready")),)
+
+
+@lru_cache(maxsize=1)
+def say_held() -> tuple[Op, ...]:
+    return (Send(why=default("the child may go on")),)
+
+
+@lru_cache(maxsize=16)
+def _hand_over(views: int) -> tuple[Op, ...]:
+    return (Send((ROOT, *(f"up{i}" for i in range(views))), why=default("the root is ready")),)
+
+
+def hand_over(place: Place) -> tuple[Op, ...]:
+    return _hand_over(len(place.views))
 
 
 # ---- machine part ----
@@ -249,7 +318,7 @@ def wait_mapped() -> tuple[Op, ...]:
 
 
 @lru_cache(maxsize=1)
-def wait_go() -> tuple[Op, ...]:
+def wait_held() -> tuple[Op, ...]:
     return (Recv(why=default("wait until the daemon holds the namespaces")),)
 
 
@@ -263,13 +332,6 @@ def _late(flags: CloneFlags, userns: bool, own_network: bool) -> tuple[Op, ...]:
     return (
         Unshare(flags, why=why),
         Send(why=default("the namespaces are complete")),
-        MountSetattr(
-            NONE,
-            "/",
-            AtFlags.AT_RECURSIVE,
-            propagation=MountFlags.MS_PRIVATE,
-            why=default("nothing the host mounts later appears inside"),
-        ),
     )
 
 
@@ -296,10 +358,15 @@ def loopback(walls: Walls) -> tuple[Op, ...]:
     return _loopback(walls.own_network)
 
 
+@lru_cache(maxsize=1)
+def receive_dev() -> tuple[Op, ...]:
+    return (Recv((DEV,), why=default("wait until /dev is ready")),)
+
+
 @lru_cache(maxsize=16)
 def _receive(views: int) -> tuple[Op, ...]:
-    registers = (ROOT, DEV, *(f"up{i}" for i in range(views)))
-    return (Recv(registers, why=default("wait until root and /dev are ready")),)
+    registers = (ROOT, *(f"up{i}" for i in range(views)))
+    return (Recv(registers, why=default("wait until the root is ready")),)
 
 
 def receive_root(place: Place) -> tuple[Op, ...]:

@@ -48,7 +48,7 @@ LINKS: Final = (
 )
 
 
-def own_dev(base: int, *, tty: bool) -> tuple[Op, ...]:
+def own_dev(base: int) -> tuple[Op, ...]:
     """The tmpfs and what is always in it; made with the file system ids of the machine's root."""
     options = ("source=tmpfs", "mode=0755", "size=65536k", f"uid={base}", f"gid={base}")
     name, major, minor, reason = TTY
@@ -61,16 +61,21 @@ def own_dev(base: int, *, tty: bool) -> tuple[Op, ...]:
             why=default("/dev of its own, nothing of the host's"),
         ),
         Mknodat(DEV, name, CHARACTER, major, minor, base, base + TTY_GROUP, why=default(reason)),
-        *_contents(tty),
+        *_contents(),
     )
 
 
 @lru_cache(maxsize=2)
-def _contents(tty: bool) -> tuple[Op, ...]:
+def console(*, tty: bool) -> tuple[Op, ...]:
+    if not tty:
+        return ()
+    why = "-t: the machine's terminal is its console"
+    return (Symlinkat("pts/0", DEV, "console", KEEP, KEEP, why=why),)
+
+
+@lru_cache(maxsize=1)
+def _contents() -> tuple[Op, ...]:
     """What needs no id: the same for every machine."""
-    links: tuple[tuple[str, str, str], ...] = LINKS
-    if tty:
-        links = (*LINKS, ("pts/0", "console", "-t: the machine's terminal is its console"))
     return (
         *(
             Mknodat(DEV, name, CHARACTER, major, minor, KEEP, KEEP, why=default(reason))
@@ -78,8 +83,8 @@ def _contents(tty: bool) -> tuple[Op, ...]:
         ),
         *(Mkdirat(DEV, name, 0o755, KEEP, KEEP, why=default(why)) for name, why in DIRECTORIES),
         *(
-            Symlinkat(target, DEV, name, KEEP, KEEP, why=why if why[0] == "-" else default(why))
-            for target, name, why in links
+            Symlinkat(target, DEV, name, KEEP, KEEP, why=default(why))
+            for target, name, why in LINKS
         ),
     )
 

@@ -11,8 +11,7 @@ from functools import lru_cache
 import cove.planner.defaults as defaults
 import cove.planner.paths as paths
 from cove.errors import UsageError
-from cove.plan.facts import Facts
-from cove.plan.flags import AtFlags, MountAttr, MountFlags, OpenTreeFlags
+from cove.plan.flags import AtFlags, MountAttr, MountFlags, OpenTreeFlags, Resolve
 from cove.plan.ops import (
     NONE,
     Fsmount,
@@ -29,7 +28,6 @@ from cove.planner.devices import DEV
 from cove.planner.mounts import NO_SYMLINKS, ROOT
 from cove.planner.walls import Walls
 from cove.planner.why import default, option, size
-from cove.spec.machine import MachineSpec
 
 ATTACH_AT = "/"
 """Where the machine's root is attached before it becomes /: over the host's, in the child's mount
@@ -60,13 +58,10 @@ def clone_host_sysfs(walls: Walls) -> tuple[Op, ...]:
     )
 
 
-def own_file_systems(spec: MachineSpec, walls: Walls, facts: Facts) -> tuple[Op, ...]:
+def own_file_systems(walls: Walls, *, shm: int, cgroup2: bool) -> tuple[Op, ...]:
     """Fresh file systems of the kernel, which show this machine's namespaces only."""
-    shm = spec.limits.shm or defaults.SHM
-    shm_why = default(defaults.SHM_WHY)
-    if spec.limits.shm:
-        shm_why = option("shm-size", size(spec.limits.shm))
-    return (*_kernel_file_systems(walls, facts.cgroup == "v2"), *_shared_memory(shm, shm_why))
+    shm_why = option("shm-size", size(shm)) if shm else default(defaults.SHM_WHY)
+    return (*_kernel_file_systems(walls, cgroup2), *_shared_memory(shm or defaults.SHM, shm_why))
 
 
 @lru_cache(maxsize=64)
@@ -135,11 +130,11 @@ def _kernel_file_systems(walls: Walls, cgroup2: bool) -> tuple[Op, ...]:
     return tuple(ops)
 
 
-def sysctls(spec: MachineSpec, walls: Walls) -> tuple[Op, ...]:
+def sysctls(wanted: tuple[tuple[str, str], ...], walls: Walls) -> tuple[Op, ...]:
     """Settings of the machine's own namespaces; any other sysctl is the host's."""
-    if not spec.sysctls:
+    if not wanted:
         return _default_sysctls(walls.own_network)
-    asked = {name.replace("/", "."): value for name, value in spec.sysctls}
+    asked = {name.replace("/", "."): value for name, value in wanted}
     ops = [
         op
         for op in _default_sysctls(walls.own_network)
@@ -178,31 +173,51 @@ def _refuse_sysctl(name: str, value: str, walls: Walls) -> None:
         )
 
 
-@lru_cache(maxsize=16)
-def _attach_root(cgroup2: bool) -> tuple[Op, ...]:
-    ops: list[Op] = [
-        MoveMount(ROOT, NONE, ATTACH_AT, why=default("the root is mounted before it becomes /"))
-    ]
-    mounts = (
-        ("proc", "proc", 0o555),
-        ("sys", "sys", 0o555),
-        (DEV, "dev", 0o755),
-        ("pts", "dev/pts", 0),
-        ("shm", "dev/shm", 0),
-        ("mqueue", "dev/mqueue", 0),
+@lru_cache(maxsize=2)
+def attach_kernel(cgroup2: bool) -> tuple[Op, ...]:
+    """Machine: over the host's own, which this mount namespace has a copy of. There nothing of an
+    image can be in the way, and Linux 6.1 mounts nothing onto a mount that is not attached.
+    """
+    why = default("the machine's own, over the host's, until there is a root")
+    places = (
+        ("proc", NONE, "/proc"),
+        ("sys", NONE, "/sys"),
+        (DEV, NONE, "/dev"),
+        ("pts", DEV, "pts"),
+        ("shm", DEV, "shm"),
+        ("mqueue", DEV, "mqueue"),
+        *((("cgroups", "sys", "fs/cgroup"),) if cgroup2 else ()),
     )
+    return tuple(
+        MoveMount(
+            register,
+            root,
+            path,
+            Resolve.RESOLVE_NO_SYMLINKS if root == NONE else NO_SYMLINKS,
+            why=why,
+        )
+        for register, root, path in places
+    )
+
+
+@lru_cache(maxsize=1)
+def attach_root() -> tuple[Op, ...]:
+    """Machine: the root, and in it the kernel's file systems with all that covers their paths."""
+    ops: list[Op] = [
+        MountSetattr(
+            NONE,
+            "/",
+            AtFlags.AT_RECURSIVE,
+            propagation=MountFlags.MS_PRIVATE,
+            why=default("nothing the host mounts later appears inside"),
+        ),
+        MoveMount(ROOT, NONE, ATTACH_AT, why=default("the root is mounted before it becomes /")),
+    ]
     why = default("the machine's own; an image with a symlink here is refused")
-    for register, path, mode in mounts:
-        if mode:
-            ops.append(Mkdirat(ROOT, path, mode, 0, 0, why=default("images may lack it")))
+    for register, path, mode in (("proc", "proc", 0o555), ("sys", "sys", 0o555), (DEV, DEV, 0o755)):
+        ops.append(Mkdirat(ROOT, path, mode, 0, 0, why=default("images may lack it")))
         ops.append(MoveMount(register, ROOT, path, NO_SYMLINKS, why=why))
-    if cgroup2:
-        ops.append(MoveMount("cgroups", ROOT, "sys/fs/cgroup", NO_SYMLINKS, why=why))
     return tuple(ops)
-
-
-def attach_root(facts: Facts) -> tuple[Op, ...]:
-    return _attach_root(facts.cgroup == "v2")
 
 
 @lru_cache(maxsize=2)
@@ -212,20 +227,21 @@ def _hide(masked: bool) -> tuple[Op, ...]:
     return (
         OpenTree(
             "null",
-            ROOT,
-            "dev/null",
+            DEV,
+            "null",
             OpenTreeFlags(0),
             why=default("a file that is empty, to lay over what must not be seen"),
         ),
+        OpenTree("top", NONE, "/", OpenTreeFlags(0), why=default("where proc and sys are by now")),
         Mask(
-            ROOT,
+            "top",
             "null",
             "empty",
             tuple(paths.MASKED),
             why=default("the host's memory, hardware, keys and processes do not show"),
         ),
         Readonly(
-            ROOT,
+            "top",
             tuple(paths.READONLY),
             why=default("settings of the kernel are the host's"),
         ),

@@ -1,8 +1,8 @@
 """What is mounted into a machine besides its root: binds, volumes, tmpfs, generated files.
 
-A source is a descriptor the engine opened and checked, never a path looked up again. The launcher
-clones it while it is still in the host's mount namespace (Linux 6.1 clones no mount of another
-one); the machine attaches the clone below its own root, so that no symlink of an image leads out.
+A source is a detached copy of what the engine opened and checked, never a path looked up again. The
+engine makes the copy: it is in the host's mount namespace, and Linux 6.1 clones no mount of another
+one. The machine attaches it below its own root, so that no symlink of an image leads out.
 """
 
 from __future__ import annotations
@@ -78,19 +78,9 @@ def sources(spec: MachineSpec, place: Place) -> Iterator[tuple[int, Mount, BindS
         yield i, mount, source
 
 
-def clone_sources(spec: MachineSpec, place: Place) -> tuple[Op, ...]:
-    """Host: a detached copy of each source, taken while the host's mounts can still be cloned."""
-    ops: list[Op] = []
-    for i, mount, source in sources(spec, place):
-        flags = _CLONE
-        if mount.recursive:
-            flags |= OpenTreeFlags.AT_RECURSIVE
-        ops.append(OpenTree(f"mount{i}", source.register, "", flags, why=mount.origin))
-    return (*ops, *_clone_files(tuple(place.files.items())))
-
-
 @lru_cache(maxsize=64)
-def _clone_files(files: tuple[tuple[str, str], ...]) -> tuple[Op, ...]:
+def clone_files(files: tuple[tuple[str, str], ...]) -> tuple[Op, ...]:
+    """Host: generated files, target and register, while the host's mounts can still be cloned."""
     return tuple(
         OpenTree(f"file{i}", register, "", _CLONE, why=_generated(target))
         for i, (target, register) in enumerate(files)
@@ -100,12 +90,12 @@ def _clone_files(files: tuple[tuple[str, str], ...]) -> tuple[Op, ...]:
 def set_attributes(spec: MachineSpec, place: Place, *, userns: bool) -> tuple[Op, ...]:
     """Host: propagation, read-only, and ids (inside equal to on disk), before anybody sees them."""
     ops: list[Op] = []
-    for i, mount, source in sources(spec, place):
+    for _, mount, source in sources(spec, place):
         tree = _EMPTY_TREE if mount.recursive else _EMPTY
         attributes = MountAttr.MOUNT_ATTR_RDONLY if mount.read_only else MountAttr(0)
         ops.append(
             MountSetattr(
-                f"mount{i}",
+                source.register,
                 "",
                 tree,
                 attributes,
@@ -114,12 +104,13 @@ def set_attributes(spec: MachineSpec, place: Place, *, userns: bool) -> tuple[Op
             )
         )
         if userns and source.idmap != "none":
-            ops.append(_idmap(f"mount{i}", mount, source))
-    return (*ops, *_idmap_files(tuple(place.files))) if userns else tuple(ops)
+            ops.append(_idmap(mount, source))
+    return tuple(ops)
 
 
 @lru_cache(maxsize=64)
-def _idmap_files(targets: tuple[str, ...]) -> tuple[Op, ...]:
+def idmap_files(targets: tuple[str, ...]) -> tuple[Op, ...]:
+    """Host: root inside owns the generated files."""
     return tuple(
         MountSetattr(
             f"file{i}",
@@ -133,7 +124,7 @@ def _idmap_files(targets: tuple[str, ...]) -> tuple[Op, ...]:
     )
 
 
-def _idmap(register: str, mount: Mount, source: BindSource) -> Op:
+def _idmap(mount: Mount, source: BindSource) -> Op:
     userns = "userns"
     why = f"{mount.origin}: ids inside equal ids on disk"
     if mount.idmap == "caller":
@@ -141,7 +132,9 @@ def _idmap(register: str, mount: Mount, source: BindSource) -> Op:
             raise Unsupported("cannot mount with idmap=caller here", origin=mount.origin)
         userns, why = source.userns, f"{mount.origin}: root inside is the caller on disk"
     tree = _EMPTY_TREE if source.idmap == "recursive" and mount.recursive else _EMPTY
-    return MountSetattr(register, "", tree, MountAttr.MOUNT_ATTR_IDMAP, userns=userns, why=why)
+    return MountSetattr(
+        source.register, "", tree, MountAttr.MOUNT_ATTR_IDMAP, userns=userns, why=why
+    )
 
 
 def attach(spec: MachineSpec, place: Place) -> tuple[Op, ...]:
@@ -155,7 +148,8 @@ def attach(spec: MachineSpec, place: Place) -> tuple[Op, ...]:
             ops += _tmpfs(i, mount)
         else:
             ops += _point(mount.target, mount.origin, is_dir=by_index[i].is_dir)
-            ops.append(MoveMount(f"mount{i}", ROOT, mount.target, IN_ROOT, why=mount.origin))
+            register = by_index[i].register
+            ops.append(MoveMount(register, ROOT, mount.target, IN_ROOT, why=mount.origin))
     return tuple(ops)
 
 

@@ -32,13 +32,13 @@ _CLONE = OpenTreeFlags.OPEN_TREE_CLONE
 
 
 def clone_views(place: Place) -> tuple[Op, ...]:
-    """The host's own directories that the ``host`` image shows, before its mounts are left."""
+    """The host's own directories that the ``host`` image shows."""
     return tuple(
         OpenTree(
             f"low{i}",
-            f"view{i}",
-            "",
-            _CLONE | OpenTreeFlags.AT_EMPTY_PATH,
+            NONE,
+            target,
+            _CLONE,
             why=f"image host: the host's {target} is its lower layer",
         )
         for i, target in enumerate(place.views)
@@ -60,8 +60,8 @@ def _open_store(userns: bool, path: str) -> tuple[Op, ...]:
     )
 
 
-def open_store(walls: Walls, place: Place) -> tuple[Op, ...]:
-    return _open_store(walls.userns, f"{place.root}/roots")
+def open_store(walls: Walls, root: str) -> tuple[Op, ...]:
+    return _open_store(walls.userns, f"{root}/roots")
 
 
 def mount_root(walls: Walls, place: Place) -> tuple[Op, ...]:
@@ -110,12 +110,15 @@ def _take(register: str) -> tuple[Op, ...]:
     return (OpenTree(register, NONE, "m", _CLONE, why=default("a copy to hand over")),)
 
 
-def as_root_inside(walls: Walls, place: Place) -> tuple[Op, ...]:
+def as_root_inside(walls: Walls, base: int) -> tuple[Op, ...]:
     """What is mounted and made from here on belongs to the machine's root."""
-    if not walls.userns:
-        return ()
-    why = default("overlayfs writes with the ids of who mounts it: the machine's root")
-    return (Setfsuid(place.base, place.base, why=why),)
+    return _inside(base) if walls.userns else ()
+
+
+@lru_cache(maxsize=64)
+def _inside(base: int) -> tuple[Op, ...]:
+    why = default("overlayfs writes with the ids of who mounts it, devices belong to their maker")
+    return (Setfsuid(base, base, why=why),)
 
 
 @lru_cache(maxsize=1)

@@ -8,10 +8,10 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class BindSource:
-    """The opened source of one mount of the spec."""
+    """The source of one mount of the spec."""
 
     register: str
-    """Of the O_PATH descriptor the engine opened and checked."""
+    """Of the detached mount the engine made of what it opened and checked."""
     is_dir: bool = True
     idmap: Literal["recursive", "top", "none"] = "recursive"
     """What of it may be idmapped: with its submounts, alone, or not (its file system cannot)."""
@@ -31,7 +31,7 @@ class Place:
     layers: tuple[int, ...] = ()
     """Layer keys, lowest first."""
     views: tuple[str, ...] = ()
-    """Host directories of the ``host`` image, by target; register ``view<i>`` each."""
+    """Host directories of the ``host`` image, by target."""
     cgroup_files: tuple[str, ...] = ()
     """tasks (v1) or cgroup.procs (v2) files the machine writes itself into."""
     cgroup_into: bool = False

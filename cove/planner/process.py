@@ -1,6 +1,6 @@
 """The process of a machine: command, environment, user, limits, privileges; and ``exec`` plans.
 
-The last part of every machine plan, from the keyring to execve(2), is here, because a second
+The last part of every machine plan, from the limits to execve(2), is here, because a second
 process of a machine (``exec``) gets exactly the same.
 """
 
@@ -69,13 +69,12 @@ def plan_exec(
         ),
         machine=(
             *die_with_monitor(),
-            *enter_cgroup(place),
+            *enter_cgroup(place.cgroup_files),
             Recv(why="default: the child waits until the launcher knows it"),
             Setns("target", _joined(walls), why="exec: the machine's other namespaces"),
             *become_root(walls),
-            *keyring(),
+            *own_session(),
             *limits(machine, facts),
-            *new_files(),
             *_exec_workdir(spec, machine, image),
             *terminal(place, tty=spec.tty),
             *_exec_privileges(spec, machine, image, facts, walls),
@@ -129,11 +128,11 @@ def die_with_monitor() -> tuple[Op, ...]:
     return (Prctl(PrctlOption.PR_SET_PDEATHSIG, _SIGKILL, why=why),)
 
 
-def enter_cgroup(place: Place) -> tuple[Op, ...]:
-    if not place.cgroup_files:
+def enter_cgroup(files: tuple[str, ...]) -> tuple[Op, ...]:
+    if not files:
         return ()
     why = default("limits hold from the first instruction; on v1 a process moves itself fastest")
-    return (CgroupAttach(place.cgroup_files, why=why),)
+    return (CgroupAttach(files, why=why),)
 
 
 @lru_cache(maxsize=2)
@@ -148,13 +147,13 @@ def become_root(walls: Walls) -> tuple[Op, ...]:
 
 
 @lru_cache(maxsize=1)
-def keyring() -> tuple[Op, ...]:
-    return (Keyctl(why=default("keys of the daemon's session are not for machines")),)
-
-
-@lru_cache(maxsize=1)
-def new_files() -> tuple[Op, ...]:
-    return (Umask(defaults.UMASK, why=default(defaults.UMASK_WHY)),)
+def own_session() -> tuple[Op, ...]:
+    """What a process inherits and a machine must not share."""
+    return (
+        Keyctl(why=default("keys of the daemon's session are not for machines")),
+        Setsid(why=default("signals of a terminal reach this machine only")),
+        Umask(defaults.UMASK, why=default(defaults.UMASK_WHY)),
+    )
 
 
 def limits(spec: MachineSpec, facts: Facts) -> tuple[Op, ...]:
@@ -213,16 +212,15 @@ def _text(value: int) -> str:
 
 
 def terminal(place: Place, *, tty: bool) -> tuple[Op, ...]:
-    """A session of its own, and standard input and output: a new terminal, or pipes."""
+    """Standard input and output: a new terminal, or pipes."""
     return _terminal(tty, place.rows, place.columns)
 
 
 @lru_cache(maxsize=64)
 def _terminal(tty: bool, rows: int, columns: int) -> tuple[Op, ...]:
-    session = Setsid(why=default("signals of a terminal reach this machine only"))
     if tty:
-        return (session, Openpty("/dev/pts", rows, columns, why="-t: a terminal of its own"))
-    return (session, Stdio(why=default("the monitor's pipes; no descriptor of the caller")))
+        return (Openpty("/dev/pts", rows, columns, why="-t: a terminal of its own"),)
+    return (Stdio(why=default("the monitor's pipes; no descriptor of the caller")),)
 
 
 def privileges(

@@ -110,6 +110,6 @@ def make_dev(*, tty: bool) -> tuple[Op, ...]:
 def attach_nodes() -> tuple[Op, ...]:
     """Machine: the host's nodes, once /dev is in its place."""
     return tuple(
-        MoveMount(f"node_{name}", ROOT, f"dev/{name}", NO_SYMLINKS, why=default(reason))
+        MoveMount(f"node_{name}", DEV, name, NO_SYMLINKS, why=default(reason))
         for name, _, _, reason in (*NODES, TTY)
     )

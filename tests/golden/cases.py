@@ -19,7 +19,7 @@ from cove.oci.config import ImageConfig
 from cove.plan.facts import Facts
 from cove.plan.ops import Plan
 from cove.plan.text import render
-from cove.planner import BindSource, Place, plan_exec, plan_machine
+from cove.planner import BindSource, Place, plan_ahead, plan_exec, plan_machine
 from cove.spec.machine import ExecSpec, MachineSpec
 
 HERE = Path(__file__).resolve().parent
@@ -42,8 +42,27 @@ class Case:
         """What the planner says today."""
         return render(self.plan())
 
+    @property
+    def is_machine(self) -> bool:
+        """A whole machine, on a host where the daemon is root."""
+        return "exec" not in self._data() and load_facts(self.host).root
+
+    def ahead(self) -> Plan:
+        facts, data = load_facts(self.host), self._data()
+        spec = msgspec.convert(data["spec"], MachineSpec)
+        return plan_ahead(spec, facts, make_place(facts, data.get("place", {})))
+
+    def plain_ahead(self) -> Plan:
+        """The beginning of a machine for which nothing is asked."""
+        facts = load_facts(self.host)
+        return plan_ahead(MachineSpec(image="plain"), facts, make_place(facts, {}))
+
+    def _data(self) -> dict[str, Any]:
+        data: dict[str, Any] = json.loads((HERE / self.name / "spec.json").read_text())
+        return data
+
     def plan(self) -> Plan:
-        data = json.loads((HERE / self.name / "spec.json").read_text())
+        data = self._data()
         facts = load_facts(self.host)
         spec = msgspec.convert(data["spec"], MachineSpec)
         image = ImageConfig(**_tuples(data.get("image", {})))
