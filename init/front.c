@@ -226,7 +226,8 @@ static void on_message(struct front *front)
 	struct msghdr m = {.msg_iov = part, .msg_iovlen = 2};
 	ssize_t n = recvmsg(front->sock, &m, MSG_DONTWAIT);
 
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+	/* ECONNRESET comes first, and then what a peer said that closed with something of ours unread. */
+	if (n < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNRESET))
 		return;
 	if (n < (ssize_t)sizeof(head) || head.len != (size_t)n - sizeof(head)) {
 		lost_peer(front);

@@ -72,11 +72,12 @@ ssize_t msg_recv(int sock, struct msg *head, void *data, size_t max, int *fds, s
 			     .msg_controllen = sizeof(control.bytes)};
 	ssize_t n;
 
+	/* A peer that closed with something of ours unread gives ECONNRESET first, and only then what it had said. */
 	do
 		n = recvmsg(sock, &msg, flags | MSG_CMSG_CLOEXEC);
-	while (n < 0 && errno == EINTR);
+	while (n < 0 && (errno == EINTR || errno == ECONNRESET));
 	if (n < 0)
-		return errno == ECONNRESET ? -EPIPE : -errno;
+		return -errno;
 	take_fds(&msg, fds, nfds);
 	int err = 0;
 	if (n == 0)

@@ -75,6 +75,8 @@ class StartFlag(IntFlag):
     KEEP_STDIN = 32
     SIG_PROXY = 64
     STDIN_ONCE = 128
+    AHEAD = 256
+    """The first half of a plan, to be run now; a second message brings the rest."""
 
 
 class Stream(IntFlag):
@@ -195,10 +197,14 @@ def receive(sock: socket.socket, *, flags: int = 0) -> Message | None:
     if buffer is None:
         buffer = _local.buffer = bytearray(HEADER.size + MSG_MAX)
     room = socket.CMSG_SPACE(FDS_MAX * 4)
-    try:
-        size, ancillary, got, _ = sock.recvmsg_into((buffer,), room, flags | MSG_CMSG_CLOEXEC)
-    except ConnectionResetError:  # it closed with messages of ours unread: that is an end as well
-        return None
+    while True:
+        try:
+            size, ancillary, got, _ = sock.recvmsg_into((buffer,), room, flags | MSG_CMSG_CLOEXEC)
+            break
+        except ConnectionResetError:
+            # A peer that closed with something of ours unread gives this first, and only then what
+            # it had said: the exit code of a machine, say.
+            continue
     fds = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
