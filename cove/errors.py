@@ -15,6 +15,8 @@ class CoveError(Exception):
 
     exit_code = 125
     status = 500
+    several = False
+    """Whether the message has lines of its own."""
 
     def __init__(
         self, message: str, *, origin: str = "", host: str = "", hint: str = "", exit_code: int = 0
@@ -26,10 +28,10 @@ class CoveError(Exception):
 
     def render(self) -> str:
         """The error as shown: one line, then ``from:``, ``host:``, ``hint:`` where known."""
-        lines = [f"cove: {printable(self.message)}"]
+        lines = [f"cove: {printable(self.message) if self.several else one_line(self.message)}"]
         for label, text in (("from", self.origin), ("host", self.host), ("hint", self.hint)):
             if text:
-                lines.append(f"  {label}: {printable(text)}")
+                lines.append(f"  {label}: {one_line(text)}")
         return "\n".join(lines) + "\n"
 
 
@@ -38,6 +40,12 @@ class UsageError(CoveError):
 
     exit_code = 125
     status = 400
+
+
+class Problems(UsageError):
+    """Several usage errors, one below the other."""
+
+    several = True
 
 
 class NotFound(CoveError):
@@ -87,6 +95,16 @@ def printable(text: str) -> str:
     """``text`` with control characters escaped, so that no name can drive a terminal."""
     if text.isprintable():
         return text
-    return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
-    )
+    return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+
+
+def one_line(text: str) -> str:
+    """``printable``, and no name can pretend to be another line of an error."""
+    return printable(text).replace("\n", "\\n")
+
+
+def _escaped(char: str) -> str:
+    """Bytes that were no UTF-8 are shown as bytes."""
+    if "\udc80" <= char <= "\udcff":
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,6 +123,11 @@ def opened(terminal: Terminal, name: str, verb: str) -> Iterator[int]:
         )
     try:
         with terminal.open_input(name) as fd:
+            if verb == "import" and stat.S_ISDIR(os.fstat(fd).st_mode):
+                raise UsageError(
+                    f"cannot import {name}: it is a directory",
+                    hint=f"send a tar of it: tar -C {name} -c . | cove image import - NAME",
+                )
             yield fd
     except OSError as error:
         if error.filename is None:

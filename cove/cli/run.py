@@ -17,7 +17,7 @@ from cove.engine import calls
 from cove.errors import CoveError, NotFound, UsageError, printable
 from cove.spec import values
 from cove.spec.assemble import Caller, assemble_exec, assemble_machine, needs_caller, with_command
-from cove.spec.check import check_exec, check_machine
+from cove.spec.check import check_command, check_exec, check_machine
 from cove.spec.flags import CREATE, EXEC, REFUSED, RUN, SHORT_REFUSED, Flag
 from cove.spec.machine import MachineSpec
 
@@ -50,6 +50,7 @@ def machine_spec(typed: Typed, terminal: Terminal) -> MachineSpec:
         spec = assemble_machine(typed.values, caller(terminal), image=image, command=command)
         check_machine(spec)
         return spec
+    check_command(command)
     return with_command(_same_everywhere(typed.flags), image, command)
 
 

@@ -42,7 +42,8 @@ def explain(plan: Plan, report: Report) -> CoveError:
     op = part[report.op]
     if report.errno in (errno.EBADMSG, errno.ENOSYS) and report.detail == "plan":
         return Bug(f"bug: the launcher refused the plan at op {report.op} ({op.NAME})")
-    said = _EXPLAIN.get(op.NAME, _plain)(op, report)
+    user = _user_of(part, report.op)
+    said = _prepared(op, user, report) if user else _EXPLAIN.get(op.NAME, _plain)(op, report)
     return said.kind(
         said.message,
         origin="" if op.why.startswith("default:") else op.why,
@@ -50,6 +51,25 @@ def explain(plan: Plan, report: Report) -> CoveError:
         hint=said.hint or _general_hint(report.errno),
         exit_code=said.exit_code,
     )
+
+
+def _user_of(part: tuple[Op, ...], index: int) -> Op | None:
+    """The op that uses what the one at ``index`` makes: a mount point, a working directory."""
+    made = part[index]
+    if isinstance(made, (ops.Mkdirat, ops.Mknodat)):
+        for op in part[index + 1 :]:
+            if isinstance(op, (ops.Chdir, ops.MoveMount)) and op.path == made.path:
+                return op
+    return None
+
+
+def _prepared(op: Op, user: Op, report: Report) -> Said:
+    """What was typed failed before its own op: it is told in that op's words."""
+    if isinstance(user, ops.Chdir):
+        return _chdir(user, report)
+    assert isinstance(user, ops.MoveMount)
+    reason = _BELOW.get(report.errno) or _reason(report.errno)
+    return Said(f"cannot mount {_source(user)} on {user.path}: {reason}")
 
 
 def _where(op: Op, report: Report) -> str:
@@ -167,7 +187,7 @@ def _move_mount(op: Op, report: Report) -> Said:
         )
     if report.errno == errno.ENOENT:
         return Said(f"{what}: no such file or directory in the machine")
-    if report.errno == errno.ENOTDIR:
+    if report.errno == errno.ENOTDIR or (report.errno == errno.EINVAL and op.root != ops.NONE):
         return Said(
             f"{what}: one is a directory and the other is not",
             hint="mount a file on a file, a directory on a directory",
@@ -255,19 +275,21 @@ def _fsmount(op: Op, report: Report) -> Said:
     return Said(f"{what}: {_reason(report.errno)}")
 
 
+_BELOW = {
+    errno.ENOTDIR: "a part of the path is no directory in the image",
+    errno.ELOOP: "the image has a symbolic link in its place",
+    errno.EXDEV: "a symbolic link in the image leads out of it",
+    errno.EEXIST: "the image has something else in its place",
+    errno.EROFS: "the file system is read-only",
+    errno.EISDIR: "the image has a directory in its place",
+}
+
+
 def _below(op: Op, report: Report) -> Said:
     """mkdirat, mknodat: making what something is to be mounted on."""
     assert isinstance(op, (ops.Mkdirat, ops.Mknodat))
     path = "/" + op.path.lstrip("/")
-    reasons = {
-        errno.ENOTDIR: "a part of the path is no directory in the image",
-        errno.ELOOP: "the image has a symbolic link in its place",
-        errno.EXDEV: "a symbolic link in the image leads out of it",
-        errno.EEXIST: "the image has something else in its place",
-        errno.EROFS: "the file system is read-only",
-        errno.EISDIR: "the image has a directory in its place",
-    }
-    return Said(f"cannot make {path}: {reasons.get(report.errno) or _reason(report.errno)}")
+    return Said(f"cannot make {path}: {_BELOW.get(report.errno) or _reason(report.errno)}")
 
 
 # ---- namespaces, ids, limits ----

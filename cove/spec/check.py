@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cove.errors import CoveError, Unsupported, UsageError
+from cove.errors import CoveError, Problems, Unsupported, UsageError, one_line
 from cove.spec.grants import CAPABILITIES, ULIMITS
 from cove.spec.machine import ExecSpec, Limits, MachineSpec
 from cove.spec.suggest import did_you_mean
@@ -24,6 +24,7 @@ from cove.spec.values import (
 
 MEMORY_MINIMUM = 6 << 20
 """As Docker's: less does not start anything."""
+NOT_TEXT = "machines are recorded as text: put the bytes into a file, and give that to the machine"
 
 
 def combine(errors: list[CoveError]) -> CoveError:
@@ -32,9 +33,10 @@ def combine(errors: list[CoveError]) -> CoveError:
         return errors[0]
     lines = []
     for error in errors:
-        lines.append(f"  {error.message}")
-        lines += [f"    {k}: {v}" for k, v in (("from", error.origin), ("hint", error.hint)) if v]
-    return UsageError(f"cannot use these options: {len(errors)} problems\n" + "\n".join(lines))
+        lines.append(f"  {one_line(error.message)}")
+        more = (("from", error.origin), ("hint", error.hint))
+        lines += [f"    {k}: {one_line(v)}" for k, v in more if v]
+    return Problems(f"cannot use these options: {len(errors)} problems\n" + "\n".join(lines))
 
 
 def check_machine(spec: MachineSpec) -> None:
@@ -42,6 +44,12 @@ def check_machine(spec: MachineSpec) -> None:
     errors = list(_problems(spec))
     if errors:
         raise combine(errors)
+
+
+def check_command(words: tuple[str, ...]) -> None:
+    """The words after the image, where all the rest of a spec is known to be good."""
+    for error in _strings(words, "the command"):
+        raise error
 
 
 def check_exec(spec: ExecSpec) -> None:
@@ -108,6 +116,9 @@ def _strings(words: tuple[str, ...], where: str) -> Iterator[CoveError]:
     for word in words:
         if "\0" in word:
             yield UsageError(f"cannot use {where}: it contains a NUL character")
+            return
+        if not word.isascii() and any("\ud800" <= char <= "\udfff" for char in word):
+            yield Unsupported(f'cannot use {where}: "{word}" is not UTF-8', hint=NOT_TEXT)
             return
 
 

@@ -32,6 +32,10 @@ def parse_env_file(text: str, name: str) -> tuple[str, ...]:
         if not line or line.startswith("#"):
             continue
         place = f"{name}:{number}"
+        if "\0" in line:
+            raise UsageError(
+                f"cannot read {place}: it contains a NUL character", origin=f"--env-file {name}"
+            )
         if any("\udc80" <= char <= "\udcff" for char in line):
             raise UsageError(f"cannot read {place}: it is not UTF-8", origin=f"--env-file {name}")
         key, _, _ = line.partition("=")

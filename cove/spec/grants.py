@@ -143,6 +143,11 @@ def parse_device(text: str) -> Device:
         )
     if not _is_access(access):
         raise bad("device", text, f'the access "{access}" is not made of r, w and m')
+    if not {"r", "w"} <= set(access):
+        raise Unsupported(
+            f'cannot give the device {source} with the access "{access}": it is rw or rwm',
+            hint="what may be done with a device is decided by the mode of its node on the host",
+        )
     return Device(source, target, access, f"--device {text}")
 
 

@@ -56,8 +56,8 @@ GOOD: list[tuple[Callable[[str], Any], str, Any]] = [
     ),
     (
         grants.parse_device,
-        "/dev/a:/dev/b:r",
-        Device("/dev/a", "/dev/b", "r", "--device /dev/a:/dev/b:r"),
+        "/dev/a:/dev/b:rw",
+        Device("/dev/a", "/dev/b", "rw", "--device /dev/a:/dev/b:rw"),
     ),
     (grants.parse_device, "/dev/a:rw", Device("/dev/a", "/dev/a", "rw", "--device /dev/a:rw")),
     (grants.parse_ulimit, "nofile=1024:2048", Ulimit("nofile", 1024, 2048)),
