@@ -54,6 +54,9 @@ int sync_take(struct run *run, uint32_t want, int *fds, size_t *nfds);
  */
 int exec_ready(struct run *run);
 
+/* The same, with every descriptor of ours closed but 0, 1, 2 and the socket to the launcher. ops_process.c */
+int exec_alone(struct run *run);
+
 /* Set by stdio and openpty: 0, 1 and 2 are the machine's own, and setuser gives them to the user. */
 extern int own_stdio;
 

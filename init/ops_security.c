@@ -94,7 +94,7 @@ int op_seccomp(struct run *run, const struct op *op)
 	struct sock_fprog prog = {.len = (unsigned short)(len / sizeof(struct sock_filter)),
 				  .filter = (struct sock_filter *)(void *)bytes};
 	/* The filter may refuse what making ready needs, unless the payload's own ids are still to be set. */
-	if (prctl(PR_GET_NO_NEW_PRIVS, 0UL, 0UL, 0UL, 0UL) == 1 && (err = exec_ready(run)))
+	if (prctl(PR_GET_NO_NEW_PRIVS, 0UL, 0UL, 0UL, 0UL) == 1 && (err = exec_alone(run)))
 		return err;
 	return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, (unsigned)word_u(op->argv[0]), &prog) < 0 ? -errno : 0;
 }

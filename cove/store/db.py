@@ -412,6 +412,11 @@ def free_bytes(path: str) -> int:
 
 
 def _connect(path: str) -> sqlite3.Connection:
+    # Made here, for SQLite gives its log the mode of the file: both hold the machines' environment.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    for name in (path, f"{path}-wal"):
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(name, 0o600)
     db = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, timeout=0, cached_statements=64
     )
@@ -427,7 +432,6 @@ def _connect(path: str) -> sqlite3.Connection:
     except BaseException:
         db.close()
         raise
-    os.chmod(path, 0o600)
     return db
 
 
