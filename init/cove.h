@@ -44,10 +44,16 @@ struct regs {
 	struct { char name[REG_NAME]; int fd; } reg[REGS_MAX];
 };
 
+/* A plan may come in two halves: the first is run ahead, before anybody has asked for the machine, and its child waits. */
+enum half { WHOLE, AHEAD, REST };
+
 /* A whole run: both parts, validated; what the launcher and the child know while they run. */
 struct run {
+	enum half half;      /* which is in `part`; after the first has run: REST */
 	struct part part[2];
+	uint32_t first[2];   /* index in the whole plan of each part's first op */
 	struct regs regs;
+	size_t told;         /* registers that the child of a half run ahead may have; later ones are handed to it */
 	int sync[2];         /* socketpair launcher <-> child; [0] is the launcher's; -1 before clone3 */
 	int ctl;             /* the daemon's socket, for barrier; -1: none */
 	pid_t child;         /* as the launcher sees it */
@@ -72,8 +78,17 @@ int plan_decode(struct run *run, const char *host, size_t host_len, const char *
 /* Run the host part; the clone3 op forks the child, which runs the machine part and never returns.
    Returns 0 once the host part is done (the child may still be before its execve), else -errno with run->report filled; then
    the child, if any, is killed and reaped, run->child is 0 and run->pidfd -1. In both cases every register's fd is closed and
-   regs is empty: the launcher needs none of them any more. */
+   regs is empty: the launcher needs none of them any more. But after the first of two halves the registers stay. */
 int plan_run(struct run *run);
+
+/* Between the halves. plan_idle: waits until the daemon says something or goes (0), or the child ends (-errno, run->report
+   filled). Then the caller adds registers and decodes the rest. plan_hand: gives its machine part to the child, with those
+   registers: the bytes, or a memfd (else -1) that has them at an offset. Then plan_run. */
+int plan_idle(struct run *run);
+int plan_hand(struct run *run, const char *machine, size_t len, int memory, size_t offset);
+
+/* The start is given up: the child is killed and reaped. */
+void plan_abandon(struct run *run);
 
 /* After plan_run: the child's end of the start. Waits for the sync socket's end of file (execve happened: 0), a report (its
    -errno, run->report filled) or the child's death (-ECHILD). On an error the child is killed and reaped as above. Blocks; a

@@ -7,8 +7,10 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -36,7 +38,7 @@ static int run_part(struct run *run, enum side side)
 
 	for (size_t i = 0; i < part->count; i++) {
 		const struct op *op = &part->ops[i];
-		run->report = (struct report){.side = side, .op = (uint32_t)i};
+		run->report = (struct report){.side = side, .op = run->first[side] + (uint32_t)i};
 		int err = OPS[op->code].run(run, op);
 		if (err) {
 			if (!run->report.err)
@@ -47,7 +49,69 @@ static int run_part(struct run *run, enum side side)
 	return 0;
 }
 
+/* Its first half has run: what comes is counted on from there, and nothing needs its bytes any more. */
+static void half_done(struct run *run)
+{
+	for (int side = HOST; side <= MACHINE; side++)
+		run->first[side] += (uint32_t)run->part[side].count;
+	plan_unmap(run);
+	run->told = run->regs.count;
+	run->half = REST;
+}
+
 /* ---- the child ---- */
+
+/* Registers by their names, as plan_hand() sent them. */
+static int take_regs(struct run *run, char *names)
+{
+	int fds[FDS_MAX], err = 0;
+	size_t count = FDS_MAX;
+	struct msg head;
+	ssize_t n = msg_recv(run->sync[1], &head, names, MSG_MAX - 1, fds, &count, 0);
+
+	if (n < 0 || head.kind != SYNC_REGS)
+		return n < 0 ? (int)n : -EPROTO;
+	names[n] = 0;
+	for (size_t i = 0; i < count; i++) {
+		if (err || (err = reg_set(&run->regs, names, fds[i])))
+			close(fds[i]);
+		names += strlen(names) + 1;
+	}
+	return err;
+}
+
+/* Waits for the second half of this part. */
+static int take_rest(struct run *run)
+{
+	char *data = mmap(NULL, MSG_MAX, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int fd = -1, err;
+	size_t count = 1, len;
+	struct stat st;
+	struct msg head;
+
+	if (data == MAP_FAILED)
+		return -ENOMEM;
+	if ((err = take_regs(run, data)))
+		return err;
+	ssize_t n = msg_recv(run->sync[1], &head, data, MSG_MAX, &fd, &count, 0);
+	if (n < 0 || head.kind != SYNC_PLAN)
+		return n < 0 ? (int)n : -EPROTO;
+	len = (size_t)n;
+	if (count) {
+		munmap(data, MSG_MAX);
+		if (fstat(fd, &st) || st.st_size < head.value)
+			return -EPROTO;
+		len = (size_t)st.st_size;
+		data = mmap(NULL, len, PROT_READ, MAP_PRIVATE, fd, 0);
+		close(fd);
+		if (data == MAP_FAILED)
+			return -ENOMEM;
+	}
+	half_done(run);
+	err = plan_decode(run, NULL, 0, data + head.value, len - (size_t)head.value);
+	munmap(data, count ? len : MSG_MAX);
+	return err;
+}
 
 static void child_main(struct run *run) __attribute__((noreturn));
 static void child_main(struct run *run)
@@ -56,9 +120,10 @@ static void child_main(struct run *run)
 
 	close_fd(&run->sync[0]);
 	err = run_part(run, MACHINE);
-	/* The launcher went away, or told of its own failure: nobody to tell. */
-	if (err != -EPIPE || strcmp(OPS[run->part[MACHINE].ops[run->report.op].code].name, "recv"))
-		msg_send(run->sync[1], SYNC_REPORT, err, &run->report, sizeof(run->report), NULL, 0);
+	if (!err && run->half == AHEAD && !(err = take_rest(run)))
+		err = run_part(run, MACHINE);
+	/* Without a launcher, or after its own failure, nobody hears this. */
+	msg_send(run->sync[1], SYNC_REPORT, err, &run->report, sizeof(run->report), NULL, 0);
 	_exit(err == -ENOENT ? 127 : 126);
 }
 
@@ -157,7 +222,7 @@ static int readable(int fd)
 }
 
 /* After a failure nothing of the start may stay: neither the child nor fsuid and securebits of a half-done part. */
-static void abandon(struct run *run)
+void plan_abandon(struct run *run)
 {
 	siginfo_t info;
 
@@ -190,12 +255,64 @@ int plan_run(struct run *run)
 		else
 			run->report = own;
 	}
-	close_regs(run);
-	if (err)
-		abandon(run);
-	else
-		run->report = (struct report){0};
+	if (err || run->half != AHEAD)
+		close_regs(run);
+	if (err) {
+		plan_abandon(run);
+		return err;
+	}
+	if (run->half == AHEAD)
+		half_done(run);
+	run->report = (struct report){0};
+	return 0;
+}
+
+/* What went wrong in the child, when it had no word for it. */
+static int child_failed(struct run *run, int err)
+{
+	if (!run->report.err) {
+		run->report.side = MACHINE;
+		run->report.op = run->first[MACHINE] + (uint32_t)run->part[MACHINE].count;
+		run->report.err = -err;
+	}
+	plan_abandon(run);
 	return err;
+}
+
+int plan_idle(struct run *run)
+{
+	struct pollfd wait[2] = {{.fd = run->ctl, .events = POLLIN}, {.fd = run->sync[0], .events = POLLIN}};
+	int err = -EAGAIN;
+
+	while (err == -EAGAIN) {
+		if (poll(wait, 2, -1) < 0)
+			continue;
+		if (!wait[1].revents)
+			return 0;
+		err = sync_take(run, SYNC_EXEC, NULL, NULL);
+	}
+	return child_failed(run, err ? err : -EPROTO);
+}
+
+int plan_hand(struct run *run, const char *machine, size_t len, int memory, size_t offset)
+{
+	size_t count = run->regs.count - run->told, used = 0;
+	char names[FDS_MAX * REG_NAME];
+	int fds[FDS_MAX], err;
+
+	if (count > FDS_MAX)
+		return -E2BIG;
+	for (size_t i = 0; i < count; i++) {
+		fds[i] = run->regs.reg[run->told + i].fd;
+		strcpy(names + used, run->regs.reg[run->told + i].name);
+		used += strlen(names + used) + 1;
+	}
+	err = msg_send(run->sync[0], SYNC_REGS, 0, names, used, fds, count);
+	if (!err && memory < 0)
+		err = msg_send(run->sync[0], SYNC_PLAN, 0, machine, len, NULL, 0);
+	else if (!err)
+		err = msg_send(run->sync[0], SYNC_PLAN, (int32_t)offset, NULL, 0, &memory, 1);
+	return err == -EPIPE ? child_failed(run, -ECHILD) : err;
 }
 
 int plan_wait_exec(struct run *run)
@@ -204,16 +321,10 @@ int plan_wait_exec(struct run *run)
 
 	if (err == -EAGAIN)
 		return err;
-	if (err && !run->report.err) {
-		run->report.side = MACHINE;
-		run->report.op = (uint32_t)run->part[MACHINE].count;
-		run->report.err = -err;
-	}
 	if (err)
-		abandon(run);
-	else
-		close_fd(&run->sync[0]);
-	return err;
+		return child_failed(run, err);
+	close_fd(&run->sync[0]);
+	return 0;
 }
 
 void plan_free(struct run *run)

@@ -21,12 +21,13 @@ struct order {
 	struct start start;
 	int front[4];
 	const char *keys, *host, *machine;
+	int memory; /* the memfd, or -1 */
 	void *mem[2];
 	size_t mem_len[2];
 };
 
 /* Each descriptor to where its name says; what has no meaning here is a register of the plan. */
-static int order_names(struct monitor *m, struct run *run, struct order *order, int *plan, const int *fds, size_t len)
+static int order_names(struct monitor *m, struct run *run, struct order *order, const int *fds, size_t len)
 {
 	const char *at = (const char *)order->mem[0] + sizeof(order->start), *end = (const char *)order->mem[0] + len;
 	const size_t nfds = order->start.nnames;
@@ -36,7 +37,7 @@ static int order_names(struct monitor *m, struct run *run, struct order *order, 
 	} own[] = {
 		{"front", &order->front[0]},  {"in", &order->front[1]}, {"out", &order->front[2]},
 		{"err", &order->front[3]},    {"dir", &m->dir},		{"listen", &m->listen},
-		{"state", &m->restart.state}, {"plan", plan},
+		{"state", &m->restart.state}, {"plan", &order->memory},
 	};
 	const size_t owns = sizeof(own) / sizeof(own[0]);
 
@@ -66,8 +67,8 @@ static int order_names(struct monitor *m, struct run *run, struct order *order, 
 static int order_parse(struct monitor *m, struct run *run, struct order *order, size_t len, const int *fds, size_t nfds)
 {
 	const char *end = (const char *)order->mem[0] + len;
-	int err, plan = -1;
 	struct stat st;
+	int err;
 
 	if (len >= sizeof(order->start))
 		memcpy(&order->start, order->mem[0], sizeof(order->start));
@@ -76,20 +77,18 @@ static int order_parse(struct monitor *m, struct run *run, struct order *order, 
 		return -EPROTO;
 	}
 	m->flags = order->start.flags;
-	err = order_names(m, run, order, &plan, fds, len);
+	err = order_names(m, run, order, fds, len);
 	if (!err && (order->start.host_len > PLAN_MAX || order->start.machine_len > PLAN_MAX ||
 		     order->start.keys_len > (size_t)(end - order->keys)))
 		err = -EMSGSIZE;
-	if (err) {
-		close_fd(&plan);
+	if (err)
 		return err;
-	}
 	order->host = order->keys + order->start.keys_len;
 	len = (size_t)order->start.host_len + order->start.machine_len;
-	if (plan >= 0) {
-		err = fstat(plan, &st) || (size_t)st.st_size != len || !len ? -EPROTO : 0;
-		order->mem[1] = err ? NULL : mmap(NULL, order->mem_len[1] = len, PROT_READ, MAP_PRIVATE, plan, 0);
-		close_fd(&plan);
+	if (order->memory >= 0) {
+		err = fstat(order->memory, &st) || (size_t)st.st_size != len || !len ? -EPROTO : 0;
+		order->mem_len[1] = len;
+		order->mem[1] = err ? NULL : mmap(NULL, len, PROT_READ, MAP_PRIVATE, order->memory, 0);
 		order->host = order->mem[1];
 	} else if ((size_t)(end - order->host) != len) {
 		err = -EPROTO;
@@ -137,6 +136,8 @@ static int plan_start(struct monitor *m, struct run *run, const struct order *or
 		unlinkat(m->dir, "exit", 0); /* of the run before */
 	run->ctl = m->ctl;
 	err = plan_decode(run, order->host, order->start.host_len, order->machine, order->start.machine_len);
+	if (!err && run->half == REST)
+		err = plan_hand(run, order->machine, order->start.machine_len, order->memory, order->start.host_len);
 	if (!err)
 		err = plan_run(run);
 	if (!err && !run->child)
@@ -210,22 +211,66 @@ static void failed(struct monitor *m, const struct run *run, int front)
 	msg_send(m->ctl, MSG_GONE, 0, NULL, 0, NULL, 0);
 }
 
-int monitor_start(struct monitor *m, struct run *run)
+static int order_take(struct monitor *m, struct run *run, struct order *order)
 {
-	struct order order = {.front = {-1, -1, -1, -1}, .mem_len = {MSG_MAX}};
-	int err = 0, fds[FDS_MAX];
+	int fds[FDS_MAX];
 	size_t nfds = FDS_MAX;
 	struct msg head;
 	ssize_t n;
 
-	order.mem[0] = mmap(NULL, MSG_MAX, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (order.mem[0] == MAP_FAILED)
+	*order = (struct order){.front = {-1, -1, -1, -1}, .memory = -1, .mem_len = {MSG_MAX}};
+	order->mem[0] = mmap(NULL, MSG_MAX, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (order->mem[0] == MAP_FAILED)
 		return -ENOMEM;
-	n = msg_recv(m->ctl, &head, order.mem[0], MSG_MAX, fds, &nfds, 0);
-	if (n < 0 || head.kind != MSG_START)
-		return -EPIPE; /* a spare whose daemon went away */
-	run->report.op = UINT32_MAX;
-	err = order_parse(m, run, &order, (size_t)n, fds, nfds);
+	run->report = (struct report){.op = UINT32_MAX};
+	n = msg_recv(m->ctl, &head, order->mem[0], MSG_MAX, fds, &nfds, 0);
+	if (n < 0 || head.kind != MSG_START) {
+		if (n >= 0)
+			fds_close(fds, nfds);
+		return -EPIPE;
+	}
+	return order_parse(m, run, order, (size_t)n, fds, nfds);
+}
+
+static void order_free(struct order *order)
+{
+	close_fd(&order->memory);
+	for (size_t i = 0; i < 2; i++)
+		if (order->mem[i] && order->mem[i] != MAP_FAILED)
+			munmap(order->mem[i], order->mem_len[i]);
+}
+
+/* What is the same for every machine, before there is one. */
+static int ahead(struct monitor *m, struct run *run, const struct order *order)
+{
+	int err;
+
+	run->half = AHEAD;
+	run->ctl = m->ctl;
+	err = plan_decode(run, order->host, order->start.host_len, order->machine, order->start.machine_len);
+	if (!err)
+		err = plan_run(run);
+	return err ? err : plan_idle(run);
+}
+
+int monitor_start(struct monitor *m, struct run *run)
+{
+	struct order order;
+	int err = order_take(m, run, &order);
+
+	if (!err && m->flags & START_AHEAD) {
+		err = ahead(m, run, &order);
+		if (!err) {
+			order_free(&order);
+			err = order_take(m, run, &order);
+		}
+		if (!err && m->flags & START_AHEAD)
+			err = -EPROTO;
+	}
+	if (err == -EPIPE) { /* its daemon went away before there was a machine */
+		plan_abandon(run);
+		return err;
+	}
 	if (!err)
 		err = machine_pipes(m, run, &order.start);
 	if (!err)
@@ -236,11 +281,10 @@ int monitor_start(struct monitor *m, struct run *run)
 		plan_unmap(run);
 	} else {
 		run->report.err = run->report.err ? run->report.err : -err;
+		plan_abandon(run);
 		plan_free(run);
 		failed(m, run, order.front[0]);
 	}
-	for (size_t i = 0; i < 2; i++)
-		if (order.mem[i] && order.mem[i] != MAP_FAILED)
-			munmap(order.mem[i], order.mem_len[i]);
+	order_free(&order);
 	return err;
 }

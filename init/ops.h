@@ -10,7 +10,7 @@
 #include "cove.h"
 
 /* The socket between launcher and child. */
-enum { SYNC_GO = 128, SYNC_PTY = 129, SYNC_EXEC = 130, SYNC_REPORT = 131 };
+enum { SYNC_GO = 128, SYNC_PTY = 129, SYNC_EXEC = 130, SYNC_REPORT = 131, SYNC_REGS = 132, SYNC_PLAN = 133 };
 
 /* ops.def's third column is an explanation; the second and the first make these. */
 #define X(name, sides, signature, doc) int op_##name(struct run *run, const struct op *op);

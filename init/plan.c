@@ -299,14 +299,14 @@ static int decode_part(struct run *run, enum side side, struct cursor c, char **
 	struct part *part = &run->part[side];
 	const char *magic = next_word(&c);
 	struct regs child = {0};
-	int err, cloned = 0;
+	int err, cloned = side == HOST && run->half == REST;
 
 	run->report = (struct report){.side = side};
 	if (!magic || strcmp(magic, MAGIC))
 		return -EPROTO;
 	for (; c.at < c.end; part->count++) {
 		struct op *op = &part->ops[part->count];
-		run->report.op = (uint32_t)part->count;
+		run->report.op = run->first[side] + (uint32_t)part->count;
 		if (part->count == OPS_MAX)
 			return -E2BIG;
 		if ((err = next_op(run, &c, slots, side, op)))
@@ -321,13 +321,13 @@ static int decode_part(struct run *run, enum side side, struct cursor c, char **
 			return err;
 		if (op->code == OP_clone3) /* what the child inherits */
 			child = *known;
-		if (op->code == OP_execve && c.at < c.end)
+		if (op->code == OP_execve && (c.at < c.end || run->half == AHEAD))
 			return fault(run, -EINVAL, "execve");
 	}
 	if (side == HOST)
 		*known = child;
 	if (side == HOST ? cloned != (run->part[MACHINE].ops != NULL)
-			 : !part->count || part->ops[part->count - 1].code != OP_execve)
+			 : run->half != AHEAD && (!part->count || part->ops[part->count - 1].code != OP_execve))
 		return fault(run, -EINVAL, side == HOST ? "clone3" : "execve");
 	return 0;
 }
@@ -350,49 +350,74 @@ static int match(struct run *run, enum side from)
 	}
 	int sent = i < a->count;
 	run->report.side = sent ? from : !from;
-	run->report.op = (uint32_t)(sent ? i : k);
+	run->report.op = run->first[run->report.side] + (uint32_t)(sent ? i : k);
 	return fault(run, -EPROTO, sent ? "send" : "recv");
 }
 
-static int decode(struct run *run, const char *host, size_t host_len, const char *machine, size_t machine_len)
+/* Memory for both parts: words, ops, text; and how many words there are. Neither part may end within a word. */
+static int reserve(struct run *run, const char *const bytes[2], const size_t len[2], size_t *words)
 {
-	const char *bytes[2] = {host, machine};
-	size_t len[2] = {host_len, machine_len}, words = 0;
-	static struct regs known; /* large; the decoder is not reentrant */
-	int err;
-
 	for (int side = HOST; side <= MACHINE; side++) {
-		run->report = (struct report){.side = (uint32_t)side};
+		run->report = (struct report){.side = (uint32_t)side, .op = run->first[side]};
 		if (len[side] > PLAN_MAX)
 			return -E2BIG;
-		if (side == HOST ? !len[side] || bytes[side][len[side] - 1] : len[side] && bytes[side][len[side] - 1])
+		if (bytes[side] && (len[side] ? bytes[side][len[side] - 1] != 0 : side == HOST))
 			return -EBADMSG;
 		for (size_t i = 0; i < len[side]; i++)
-			words += !bytes[side][i];
+			*words += !bytes[side][i];
 	}
-	run->memory_len = words * (sizeof(char *) + sizeof(struct op)) + len[HOST] + len[MACHINE];
+	run->memory_len = *words * (sizeof(char *) + sizeof(struct op)) + len[HOST] + len[MACHINE];
 	run->memory = mmap(NULL, run->memory_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (run->memory == MAP_FAILED) {
-		run->memory = NULL;
-		return -ENOMEM;
-	}
+	if (run->memory != MAP_FAILED)
+		return 0;
+	run->memory = NULL;
+	return -ENOMEM;
+}
+
+/* The child of a half run ahead has its own registers, and those that plan_hand() gives it. */
+static int know_inside(const struct run *run, struct regs *known, const struct regs *inside)
+{
+	int err = 0;
+
+	*known = *inside;
+	for (size_t i = run->told; !err && i < run->regs.count; i++)
+		err = reg_set(known, run->regs.reg[i].name, -1);
+	return err;
+}
+
+/* Without a host part: the child decodes its rest, which the launcher has decoded before. */
+static int decode(struct run *run, const char *host, size_t host_len, const char *machine, size_t machine_len)
+{
+	static struct regs known, inside; /* large; the decoder is not reentrant */
+	size_t words = 0;
+	int err = reserve(run, (const char *[]){host, machine}, (size_t[]){host_len, machine_len}, &words);
+
+	if (err)
+		return err;
 	char **slots = run->memory;
 	struct op *ops = (struct op *)(slots + words);
 	char *text = (char *)(ops + words);
 	known = run->regs;
-	memcpy(text, host, host_len);
+	if (host)
+		memcpy(text, host, host_len);
 	if (machine_len)
 		memcpy(text + host_len, machine, machine_len);
 	run->part[HOST].ops = ops;
 	run->part[MACHINE].ops = machine_len ? ops + words / 2 : NULL;
-	if ((err = decode_part(run, HOST, (struct cursor){text, text + host_len}, &slots, &known)))
+	if (host && (err = decode_part(run, HOST, (struct cursor){text, text + host_len}, &slots, &known)))
 		return err;
 	if (!machine_len)
-		return 0;
+		return run->half == AHEAD ? fault(run, -EINVAL, "clone3") : 0;
+	if (host && run->half == REST && (err = know_inside(run, &known, &inside)))
+		return err;
 	run->part[MACHINE].ops = ops + run->part[HOST].count;
 	text += host_len;
 	if ((err = decode_part(run, MACHINE, (struct cursor){text, text + machine_len}, &slots, &known)))
 		return err;
+	if (run->half == AHEAD)
+		inside = known;
+	if (!host)
+		return 0;
 	return (err = match(run, HOST)) ? err : match(run, MACHINE);
 }
 

@@ -20,6 +20,7 @@ enum {
 	START_KEEP_STDIN = 32,
 	START_SIG_PROXY = 64,
 	START_STDIN_ONCE = 128,
+	START_AHEAD = 256, /* the first half of a plan, to be run now; a second MSG_START brings the rest */
 };
 
 /* MSG_START; then nnames names with their NULs (one a file descriptor), detach keys, host part, machine part. */

@@ -22,6 +22,7 @@ INPUT, INPUT_EOF, DETACH, SIGNAL, RESIZE = 33, 34, 35, 48, 49
 SESSION, OUTPUT, EXIT, FORK = 64, 65, 66, 80
 
 TTY, STDIN, LOG, SESSION_FDS, EXEC, KEEP_STDIN, SIG_PROXY, STDIN_ONCE = (1 << i for i in range(8))
+AHEAD = 256
 RELAY_STDIN, RAW, FORWARD_SIGNALS, RELAY_STDOUT, RELAY_STDERR = (1 << i for i in range(5))
 
 HEAD = struct.Struct("<IiII")
@@ -264,14 +265,19 @@ class Monitors:
         keys: bytes = b"",
         by_memfd: bool = False,
         directory: Path | None = None,
+        ahead: tuple[list[Op], list[Op]] | None = None,
     ) -> Machine:
-        """``stdio`` (even empty): with a session; its in, out and err are the caller's."""
+        """``stdio`` (even empty): with a session; its in, out and err are the caller's. ``ahead``:
+        the first half of both parts, sent alone before the rest.
+        """
         if directory is None:
             directory = self.directory / f"m{len(self.made)}"
             directory.mkdir()
         (directory / "sock").unlink(missing_ok=True)
         made = Machine(self.fork(), directory)
         self.made.append(made)
+        if ahead is not None:
+            self.ahead(made.ctl, *ahead)
         if isinstance(machine, str):
             machine = [("prctl", PDEATHSIG, SIGKILL), ("stdio",), sh(machine)]
         given = dict(fds or {})
@@ -292,13 +298,17 @@ class Monitors:
                 "dir": directories[0],
                 "state": directories[1],
             }
-        self._send(made.ctl, encode(host or FORK_ONLY), encode(machine), given, keys, by_memfd,
+        part = FORK_ONLY if host is None else host
+        self._send(made.ctl, encode(part), encode(machine), given, keys, by_memfd,
                    (flags, owner, owner, *size, log_max))  # fmt: skip
         for sock in owned:
             sock.close()
         for fd in directories:
             os.close(fd)
         return made
+
+    def ahead(self, ctl: Peer, host: list[Op], machine: list[Op]) -> None:
+        self._send(ctl, encode(host), encode(machine), {}, b"", False, (AHEAD, 0, 0, 0, 0, 0))
 
     def _send(
         self,
