@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Literal
 
 from cove.cli.command import Command, Typed
+from cove.cli.notes import note_low_ports
 from cove.cli.parse import Typed as Flags
 from cove.cli.parse import read_values
 from cove.cli.terminal import Terminal
@@ -78,6 +79,7 @@ def want_terminal(terminal: Terminal, wanted: object, attach: calls.Streams) -> 
 
 def run(typed: Typed, terminal: Terminal, client: Client) -> int | None:
     spec = machine_spec(typed, terminal)
+    note_low_ports(spec, terminal, client)
     cidfile = typed.text(".cidfile")
     if typed.on(".detach"):
         if ".attach" in typed.values:
@@ -102,6 +104,7 @@ def run(typed: Typed, terminal: Terminal, client: Client) -> int | None:
 
 def create(typed: Typed, terminal: Terminal, client: Client) -> int:
     spec = machine_spec(typed, terminal)
+    note_low_ports(spec, terminal, client)
     cidfile = typed.text(".cidfile")
     if cidfile:
         created = _with_cidfile(client, terminal, spec, cidfile)

@@ -247,7 +247,9 @@ def _privileges(
     arch: str,
     kernel: tuple[int, int],
 ) -> tuple[Op, ...]:
-    why += "".join(f" --group-add {group}" for group in groups)
+    if groups:
+        asked = " ".join(f"--group-add {group}" for group in groups)
+        why = asked if why.startswith("default:") else f"{why} {asked}"
     filters: tuple[Op, ...] = ()
     if profile is not None:
         filters = _filter(profile, arch, walls.capabilities, kernel)

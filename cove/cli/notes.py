@@ -1,0 +1,42 @@
+"""What a machine will not be able to do although nothing is wrong with its spec: said before it
+runs.
+"""
+
+from __future__ import annotations
+
+from cove.cli.terminal import Terminal
+from cove.client.api import Client
+from cove.engine import calls
+from cove.errors import NotFound, printable
+from cove.oci.config import config_from_json
+from cove.spec.machine import MachineSpec
+
+PORT_START = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
+
+
+def low_ports(exposed: tuple[str, ...], first: int) -> list[int]:
+    """The ports below ``first`` among an image's own: ``80/tcp``, ``8000-8010/tcp``."""
+    starts = (word.partition("/")[0].partition("-")[0] for word in exposed)
+    return sorted({int(start) for start in starts if start.isdecimal() and int(start) < first})
+
+
+def note_low_ports(spec: MachineSpec, terminal: Terminal, client: Client) -> None:
+    """On the host's network the kernel asks for a capability in the host's user namespace, and a
+    machine has one of its own.
+    """
+    if spec.network != "host" or spec.security.userns == "host":
+        return
+    try:
+        config = client.image(calls.ImageInspect(spec.image)).record.config
+        with open(PORT_START, encoding="ascii") as file:
+            first = int(file.read())
+    except (NotFound, OSError):
+        return  # whoever makes the machine says what is missing
+    ports = low_ports(config_from_json(config).exposed_ports, first)
+    if ports:
+        listed = " and ".join(map(str, ports))
+        terminal.error(
+            f"cove: note: {printable(spec.image)} exposes port {listed}, which no machine with a "
+            f"user namespace of its own may open on the host's network (below {first}): "
+            "--userns=host, or sysctl net.ipv4.ip_unprivileged_port_start\n"
+        )
