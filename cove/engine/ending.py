@@ -109,9 +109,6 @@ def finish(home: Home, live: Live, end: ExitRecord) -> None:
     record = home.record(live.key)
     cause = causes.cause_of(_evidence(home, live, record, end), record.spec.limits)
     live.cause = cause
-    if live.session and end.code and live.ctl is not None:
-        reason = causes.last_line(cause).encode("utf-8", "replace")[:REASON_MAX]
-        tell(live.ctl, Kind.REASON, payload=reason)
     record = home.update(
         live.key,
         state="exited",
@@ -122,6 +119,9 @@ def finish(home: Home, live: Live, end: ExitRecord) -> None:
         started=end.started_ns / 1e9 or record.started,
         finished=end.finished_ns / 1e9 or time.time(),
     )
+    if live.session and end.code and live.ctl is not None:
+        reason = causes.last_line(cause).encode("utf-8", "replace")[:REASON_MAX]
+        tell(live.ctl, Kind.REASON, payload=reason)
     live.over = True
     home.publish("die", record, {"exitCode": str(end.code)})
 

@@ -88,7 +88,13 @@ class Engine:
         self._stack.close()
 
     def _find(self, text: str) -> MachineRecord:
-        return self.home.store.find_machine(text)
+        record = self.home.store.find_machine(text)
+        if record.key in self.home.lives:
+            life.settle(self.home, (record.key,))
+            # An ephemeral machine may be gone by now: what was found is what is told of it.
+            if self.home.store.has_machine(record.key):
+                record = self.home.record(record.key)
+        return record
 
     # ---- machines ----
 
@@ -144,6 +150,7 @@ class Engine:
         return calls.Named(record.id, record.name)
 
     def list(self, params: calls.List, call: calls.Call) -> calls.Listed:
+        life.settle(self.home, tuple(self.home.lives))
         return machines.list_machines(self.home, everything=params.all, sizes=params.sizes)
 
     def inspect(self, params: calls.Inspect, call: calls.Call) -> calls.Inspected:

@@ -6,10 +6,11 @@ Each checks what the machine's state allows, writes the record, and only then ca
 from __future__ import annotations
 
 import secrets
+import select
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import msgspec
@@ -28,6 +29,9 @@ from cove.planner.defaults import STOP_SIGNAL
 from cove.spec.machine import MachineSpec
 from cove.spec.values import parse_signal
 from cove.store.records import Cause, MachineRecord
+
+SETTLED = 1.0
+"""Seconds that the record of an ended machine may take to say so."""
 
 KILL_WAIT = 10.0
 """Seconds that a killed machine may take to end before that is an error."""
@@ -247,6 +251,18 @@ def running(home: Home, record: MachineRecord) -> Live | None:
 
 def has_ended(home: Home, live: Live) -> bool:
     return live.over or live.key not in home.lives
+
+
+def settle(home: Home, keys: Iterable[int]) -> None:
+    """Wait for the records of machines whose program has ended: the caller saw a command end, and
+    what it asks next must know of it.
+    """
+    poll = select.poll()
+    by_fd = {live.pidfd: live for key in keys if (live := home.lives.get(key)) and live.pidfd >= 0}
+    for fd in by_fd:
+        poll.register(fd, select.POLLIN)
+    for fd, _ in poll.poll(0) if by_fd else ():
+        home.events.wait_until(partial(has_ended, home, by_fd[fd]), timeout=SETTLED)
 
 
 def wait_end(home: Home, record: MachineRecord, live: Live) -> None:
