@@ -12,7 +12,7 @@ import socket
 import time
 from functools import partial
 
-from cove.engine import causes, refusals
+from cove.engine import causes, files, refusals
 from cove.engine.home import Home, effective, range_base
 from cove.engine.live import Live
 from cove.errors import CoveError
@@ -57,8 +57,9 @@ def watch_limits(home: Home, live: Live, record: MachineRecord) -> None:
     if home.storage is not None:
         limit = effective(record.spec.limits).storage
         pids = partial(_pids, home, live)
-        path = home.store.layout.upper(live.key)
-        home.storage.watch(live.key, path, limit=limit, pids=pids)
+        path, beside = home.store.layout.upper(live.key), home.store.layout.machine(live.key)
+        generated = tuple(f"{beside}/{name}" for name in files.TARGETS.values())
+        home.storage.watch(live.key, path, limit=limit, pids=pids, beside=generated)
         live.closers.append(partial(home.storage.forget, live.key))
 
 

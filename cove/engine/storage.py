@@ -32,9 +32,17 @@ class StorageGuard:
         if self._thread.is_alive():
             self._thread.join()
 
-    def watch(self, key: int, path: str, *, limit: int, pids: Callable[[], Iterable[int]]) -> None:
+    def watch(
+        self,
+        key: int,
+        path: str,
+        *,
+        limit: int,
+        pids: Callable[[], Iterable[int]],
+        beside: tuple[str, ...] = (),
+    ) -> None:
         """From now on; the thread is woken only when it would otherwise look too late."""
-        self._watch.watch(key, path, limit=limit, pids=pids)
+        self._watch.watch(key, path, limit=limit, pids=pids, beside=beside)
         if time.monotonic() + min(max(limit / SPEED, SOONEST), LATEST) < self._until:
             self._wake.set()
 

@@ -50,6 +50,14 @@ def tree_usage(path: str) -> int:
         os.close(fd)
 
 
+def file_usage(path: str) -> int:
+    """Bytes on disk of one file; a missing one is 0."""
+    try:
+        return os.lstat(path).st_blocks * BLOCK
+    except FileNotFoundError:
+        return 0
+
+
 def deleted_usage(pids: Iterable[int], devices: frozenset[int]) -> int:
     """Bytes of files on ``devices`` that have no name any more and that ``pids`` hold open.
 

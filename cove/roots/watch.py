@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from cove.linux.disk import deleted_usage, free_space, overlay_devices, tree_usage
+from cove.linux.disk import deleted_usage, file_usage, free_space, overlay_devices, tree_usage
 
 RESCAN = 60.0
 SPEED = 2 << 30
@@ -37,6 +37,7 @@ class _Root:
     path: str
     limit: int
     pids: Callable[[], Iterable[int]]
+    beside: tuple[str, ...]
     used: int = 0
     free: int = 0
     measured: float = 0.0
@@ -59,12 +60,18 @@ class StorageWatch:
         self._roots: dict[int, _Root] = {}
 
     def watch(
-        self, key: int, path: str, *, limit: int, pids: Callable[[], Iterable[int]] = tuple
+        self,
+        key: int,
+        path: str,
+        *,
+        limit: int,
+        pids: Callable[[], Iterable[int]] = tuple,
+        beside: tuple[str, ...] = (),
     ) -> None:
         """From now on. ``pids`` are the machine's processes: what they hold open and unlinked
-        counts too.
+        counts too, and so do files ``beside`` the root that the machine may write.
         """
-        root = _Root(key, path, limit, pids, free=self._free(self._directory))
+        root = _Root(key, path, limit, pids, beside, free=self._free(self._directory))
         with self._lock:
             self._roots[key] = root
 
@@ -110,4 +117,4 @@ def _measure(root: _Root) -> int:
     if pids:
         devices = overlay_devices(pids[0])
         hidden = deleted_usage(pids, devices) if devices else 0
-    return tree_usage(os.fspath(root.path)) + hidden
+    return tree_usage(os.fspath(root.path)) + sum(map(file_usage, root.beside)) + hidden

@@ -11,7 +11,7 @@ import pytest
 
 from tests.driver import Cove, busybox_tar
 
-# CVE-2024-21626 by argv[0]: the kernel opens program, script and interpreter before it closes what is close-on-exec
+# CVE-2024-21626 by argv[0]: program, script and interpreter are opened before close-on-exec closes
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def climbs(host_only: Path) -> list[str]:
 def test_a_command_through_a_descriptor_of_the_launcher_is_no_program_of_the_host(
     cove: Cove, host_only: Path, tmp_path: Path
 ) -> None:
-    """One script tries every number in turn as PID 1's child could not: so one start a number."""
+    """One start for each number."""
     try:
         for path in climbs(host_only)[:28]:
             done = cove("run", "--rm", "-v", f"{tmp_path}:/data", "bb", path, "fds", code=None)
@@ -90,3 +90,14 @@ def test_no_other_user_of_the_host_can_read_the_records(cove: Cove) -> None:
         assert all(os.lstat(f"{directory}/{d}").st_mode & 0o077 == 0 for d in below)
         break
     assert open_to_all == []
+
+
+# /etc/hosts is a file of the host's disk, outside of the writable layer
+
+
+@pytest.mark.parametrize("name", ["hosts", "hostname", "resolv.conf"])
+def test_a_generated_file_counts_as_written_by_the_machine(cove: Cove, name: str) -> None:
+    script = f"dd if=/dev/zero of=/etc/{name} bs=1M count=8; sleep 30; echo survived"
+    done = cove("run", "--rm", "--storage-opt", "size=2m", "bb", "sh", "-c", script, code=None)
+    assert done.returncode == 137 and "storage limit" in done.err, done.err
+    assert "survived" not in done.out
