@@ -13,8 +13,9 @@ import time
 from functools import partial
 
 from cove.engine import causes, files, refusals
-from cove.engine.home import Home, effective, range_base
+from cove.engine.home import Home, effective
 from cove.engine.live import Live
+from cove.engine.ranges import range_base
 from cove.errors import CoveError
 from cove.executor.messages import ExitRecord, Kind, Report, send
 from cove.plan import text

@@ -230,9 +230,18 @@ def _open_home(
     for listener in (kernel_log, audit):
         if listener is not None:
             stack.callback(listener.close)
-    slots = Slots(store, forker, groups, remover, run_fd)
-    stack.callback(slots.close)
     worker, reactor = Worker("worker"), Reactor()
+    slots = Slots(
+        store,
+        forker,
+        groups,
+        remover,
+        facts,
+        state_fd=state_fd,
+        run_fd=run_fd,
+        later=worker.do,
+    )
+    stack.callback(slots.close)
     home = Home(
         root=root,
         store=store,

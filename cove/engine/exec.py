@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from cove.engine import ending, files
-from cove.engine.home import Home, close_quietly, range_base
+from cove.engine.home import Home, close_quietly
 from cove.engine.life import running
+from cove.engine.ranges import range_base
 from cove.engine.start import Descriptors, Foreground
 from cove.errors import Bug, Conflict, CoveError, HostError
 from cove.executor.explain import explain

@@ -33,9 +33,6 @@ from cove.spec.machine import Limits
 from cove.store.db import Store
 from cove.store.records import ImageRecord, MachineRecord
 
-RANGE_BASE = 1879048192
-RANGE_SIZE = 65536
-
 
 @dataclass(frozen=True, slots=True)
 class Base:
@@ -125,10 +122,6 @@ def effective(limits: Limits) -> Limits:
     return msgspec.structs.replace(
         limits, pids=limits.pids or PIDS, storage=limits.storage or STORAGE
     )
-
-
-def range_base(index: int) -> int:
-    return RANGE_BASE + RANGE_SIZE * index if index >= 0 else 0
 
 
 def boot_id() -> str:

@@ -22,11 +22,12 @@ from cove.engine.names import choose_name
 from cove.engine.slots import Slot
 from cove.engine.start import Foreground, launch
 from cove.errors import Conflict, HostError, Unsupported
+from cove.linux.cgroup import Group
 from cove.linux.pidfd import wait_exit
 from cove.oci.config import ImageConfig
 from cove.planner import argv_of
-from cove.planner.defaults import STOP_SIGNAL
-from cove.spec.machine import MachineSpec
+from cove.planner.defaults import PIDS, STOP_SIGNAL
+from cove.spec.machine import Limits, MachineSpec
 from cove.spec.values import parse_signal
 from cove.store.records import Cause, MachineRecord
 
@@ -114,14 +115,13 @@ def run(home: Home, spec: MachineSpec, foreground: Foreground | None) -> Machine
     """Create and start with one write: a crash in between leaves a machine that is cleared away."""
     base = home.base(spec.image)
     slot = home.slots.take()
-    live = Live(slot.key, slot=slot, ctl=slot.ctl)
     try:
         record = new_record(home, spec, base, slot=slot)
-        return _begin(home, record, base, live, foreground, partial(_add, home))
     except BaseException:
-        if live.group is None:
-            home.slots.put_back(slot)
+        home.slots.put_back(slot)
         raise
+    live = Live(slot.key, slot=slot)
+    return _begin(home, record, base, live, foreground, partial(_add, home))
 
 
 def start(home: Home, record: MachineRecord, foreground: Foreground | None) -> MachineRecord:
@@ -158,19 +158,18 @@ def _begin(
     write: Callable[[MachineRecord], MachineRecord],
 ) -> MachineRecord:
     """Group and id range are set aside, the record says so, and only then are they used."""
-    spec = record.spec
-    group = live.group = home.groups.make(effective(spec.limits))
+    spec, slot = record.spec, live.slot
     live.session = foreground is not None
-    own_ids = not (spec.security.privileged or spec.security.userns == "host")
     try:
+        live.group = _group(home, spec.limits, slot)
+        live.id_range = _id_range(home, spec, record.key, slot)
         record = msgspec.structs.replace(
             record,
-            group=group.name,
+            group=live.group.name,
             boot=home.boot,
             deadline=time.time() + spec.timeout if spec.timeout else 0.0,
-            id_range=home.store.take_range(record.key) if own_ids else -1,
+            id_range=live.id_range,
         )
-        live.id_range = record.id_range
         with home.lock:
             if record.key in home.lives:
                 raise Conflict(f"cannot start {record.name}: it is being started")
@@ -180,11 +179,32 @@ def _begin(
         if home.lives.get(record.key) is live:
             del home.lives[record.key]
             home.store.free_range(record.key)
-        home.groups.remove(group)
-        live.group = None
+        if slot is not None:
+            home.slots.give_up_later(slot)
+        elif live.group is not None:
+            home.groups.remove(live.group)
+        live.slot = live.group = None
         raise
     launch(home, record, base, live, foreground)
     return record
+
+
+def _group(home: Home, limits: Limits, slot: Slot | None) -> Group:
+    """Its group, under its limits. A slot's has the default ones, and may be waited in already."""
+    limits = effective(limits)
+    if slot is None:
+        return home.groups.make(limits)
+    if limits.pids == PIDS:
+        limits = msgspec.structs.replace(limits, pids=0)
+    return home.groups.set_limits(slot.group, limits)
+
+
+def _id_range(home: Home, spec: MachineSpec, key: int, slot: Slot | None) -> int:
+    if spec.security.privileged or spec.security.userns == "host":
+        if slot is not None:
+            home.store.free_range(key)
+        return -1
+    return home.store.take_range(key) if slot is None else slot.id_range
 
 
 # ---- ending ----

@@ -56,6 +56,11 @@ class Live:
     closers: list[Callable[[], None]] = field(default_factory=list)
     """Watches that end with the machine."""
 
+    def close_monitor(self) -> None:
+        if self.ctl is not None:
+            self.ctl.close()
+            self.ctl = None
+
     def close(self) -> None:
         """Let go of every descriptor; the machine itself is not touched."""
         for timer in self.timers:
@@ -63,9 +68,7 @@ class Live:
         for closer in self.closers:
             closer()
         self.timers, self.closers = [], []
-        if self.ctl is not None:
-            self.ctl.close()
-            self.ctl = None
+        self.close_monitor()
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1

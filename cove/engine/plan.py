@@ -6,7 +6,8 @@ import os
 import stat
 
 from cove.engine import files
-from cove.engine.home import Home, range_base
+from cove.engine.home import Home
+from cove.engine.ranges import range_base
 from cove.oci.config import ImageConfig
 from cove.plan.ops import Plan
 from cove.plan.text import render, to_json

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from cove.engine.home import RANGE_BASE, RANGE_SIZE, Home
+from cove.engine.home import Home
+from cove.engine.ranges import RANGE_BASE, RANGE_SIZE
 from cove.planner.syscalls import name_of
 
 MOST = 16

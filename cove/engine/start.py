@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from cove.engine import ending, files, monitors
 from cove.engine.calls import Session
-from cove.engine.home import Base, Home, range_base
+from cove.engine.home import Base, Home
 from cove.engine.live import Live
-from cove.engine.slots import listen, open_directory
+from cove.engine.ranges import range_base
+from cove.engine.slots import Slot, end_monitor, listen, open_directory, open_group
 from cove.errors import CoveError, HostError, NotFound, Unsupported, UsageError
 from cove.executor.messages import Start, StartFlag, send_start
 from cove.linux.cgroup import Group
@@ -24,6 +25,7 @@ from cove.linux.mounts import clone_mount, idmap_of, open_source
 from cove.linux.probe import host_devices
 from cove.plan import wire
 from cove.plan.facts import Facts
+from cove.plan.ops import Plan
 from cove.planner import BindSource, Place, plan_machine
 from cove.roots import prepare_root
 from cove.spec.machine import Device, MachineSpec
@@ -96,6 +98,8 @@ def launch(
     except BaseException as error:
         if live.slot is not None:
             live.slot.close()
+        if live.ctl is not None:
+            end_monitor(live.ctl)
         failed = error if isinstance(error, CoveError) else _translated(record, error)
         ending.start_failed(home, live, failed)
         ending.put_away(home, live)
@@ -111,9 +115,13 @@ def launch(
 def _hand_over(
     home: Home, record: MachineRecord, base: Base, live: Live, foreground: Foreground | None
 ) -> None:
-    spec, key, layout, group = record.spec, record.key, home.store.layout, live.group
+    spec, group = record.spec, live.group
     assert group is not None
-    with Descriptors() as fds:
+    slot, live.slot = live.slot, None
+    with Descriptors() as fds, Descriptors() as ready:
+        if slot is not None:
+            _take_slot(ready, live, slot)
+        _prepare(home, record, base, ready, ready_made=slot is not None)
         if foreground is not None:
             fds["front"] = foreground.session.front
             fds.update(foreground.direct(stdin=spec.stdin_open))
@@ -121,36 +129,62 @@ def _hand_over(
         devices = tuple(_device(device) for device in spec.devices)
         if spec.security.privileged:
             devices += tuple(host_devices())
-        ready = live.slot is not None
-        if live.slot is not None:
-            _take_slot(fds, live)
-        else:
-            fds.mine("dir", open_directory(layout.machine(key)))
-            fds.mine("listen", listen(home.run_fd, key))
-        if not ready or not files.is_default(spec):
-            hostname = files.hostname_of(spec, record.id)
-            for register, fd in files.write_generated(fds["dir"], spec, hostname).items():
-                fds.mine(register, fd)
-        if not ready or base.views:
-            prepare_root(home.root, key, views=len(base.views))
-        fds["state"] = home.state_fd
-        if group.directory:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-            fds.mine("cgroup", os.open(group.directory, flags))
         place = make_place(home, record, base, group, binds, devices)
-        live.plan = plan_machine(spec, base.config, home.facts, place)
+        plan = live.plan = plan_machine(spec, base.config, home.facts, place)
+        if slot is not None and slot.ahead is not None:
+            rest = after(plan, slot.ahead)
+            if rest is not None and _sent(live, _message(record, rest, foreground), fds):
+                return
+            live.close_monitor()
+        ready["state"] = home.state_fd
+        if (cgroup := open_group(group)) >= 0:
+            ready.mine("cgroup", cgroup)
         live.ctl = live.ctl or home.forker.fork()
-        send_start(live.ctl, _message(record, live, foreground), fds)
+        send_start(live.ctl, _message(record, plan, foreground), fds | ready)
 
 
-def _take_slot(fds: Descriptors, live: Live) -> None:
+def _take_slot(ready: Descriptors, live: Live, slot: Slot) -> None:
     """What was made ahead belongs to this start from now on."""
-    slot, live.slot = live.slot, None
-    assert slot is not None
-    fds.mine("dir", slot.directory)
-    fds.mine("listen", slot.listener)
+    live.ctl = slot.ctl
+    ready.mine("dir", slot.directory)
+    ready.mine("listen", slot.listener)
     for register, fd in slot.generated.items():
-        fds.mine(register, fd)
+        ready.mine(register, fd)
+
+
+def _prepare(
+    home: Home, record: MachineRecord, base: Base, ready: Descriptors, *, ready_made: bool
+) -> None:
+    """The directories, the socket and the generated files, as far as no slot has them."""
+    spec, key, layout = record.spec, record.key, home.store.layout
+    if not ready_made:
+        ready.mine("dir", open_directory(layout.machine(key)))
+        ready.mine("listen", listen(home.run_fd, key))
+    if not ready_made or not files.is_default(spec):
+        # Written in place: what a slot's monitor has mounted already changes with it.
+        hostname = files.hostname_of(spec, record.id)
+        for register, fd in files.write_generated(ready["dir"], spec, hostname).items():
+            ready.mine(register, fd)
+    if not ready_made or base.views:
+        prepare_root(home.root, key, views=len(base.views))
+
+
+def after(plan: Plan, ahead: Plan) -> Plan | None:
+    """The rest of a plan that begins with ``ahead``; None: this one begins otherwise."""
+    host, machine = len(ahead.host), len(ahead.machine)
+    if plan.host[:host] != ahead.host or plan.machine[:machine] != ahead.machine:
+        return None
+    return Plan(plan.host[host:], plan.machine[machine:])
+
+
+def _sent(live: Live, message: Start, fds: Descriptors) -> bool:
+    """Whether the monitor that waited has its start; one that was killed meanwhile has not."""
+    assert live.ctl is not None
+    try:
+        send_start(live.ctl, message, fds)
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    return True
 
 
 def make_place(
@@ -177,9 +211,8 @@ def make_place(
     )
 
 
-def _message(record: MachineRecord, live: Live, foreground: Foreground | None) -> Start:
-    spec, plan = record.spec, live.plan
-    assert plan is not None
+def _message(record: MachineRecord, plan: Plan, foreground: Foreground | None) -> Start:
+    spec = record.spec
     flags = StartFlag.LOG
     keys, rows, columns = spec.detach_keys, 0, 0
     if spec.tty:
