@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
+from cove.errors import one_line
 from cove.executor.messages import ExitRecord
 from cove.spec.machine import Limits
 from cove.store.records import Cause
@@ -89,7 +90,7 @@ def cause_of(found: Evidence, limits: Limits) -> Cause:
 
 def _out_of_memory(found: Evidence, limits: Limits) -> Cause:
     oom = found.oom
-    who = f"{oom.process} (pid {oom.pid})" if oom.process else "a process"
+    who = f"{one_line(oom.process)} (pid {oom.pid})" if oom.process else "a process"
     limit = f" of {size_text(limits.memory)}" if limits.memory else ""
     used = f" used {size_text(oom.used)}{limit}" if oom.used else f" hit the limit{limit}"
     return Cause(

@@ -11,6 +11,8 @@ import pytest
 
 from tests.driver import Cove, busybox_tar
 
+EVIL_COMM = "\x1b]0;own\x07\nx"
+
 # CVE-2024-21626 by argv[0]: program, script and interpreter are opened before close-on-exec closes
 
 
@@ -101,3 +103,13 @@ def test_a_generated_file_counts_as_written_by_the_machine(cove: Cove, name: str
     done = cove("run", "--rm", "--storage-opt", "size=2m", "bb", "sh", "-c", script, code=None)
     assert done.returncode == 137 and "storage limit" in done.err, done.err
     assert "survived" not in done.out
+
+
+# the names a machine's processes give themselves are in the kernel's log, and from there in our words
+
+
+def test_the_name_of_a_process_that_ran_out_of_memory_is_shown_escaped(cove: Cove) -> None:
+    done = cove("run", "--rm", "-m", "16m", "bb", "probe", "hog", "64", EVIL_COMM, code=137)
+    assert "out of memory: \\x1b]0;own\\x07" in done.err, done.err
+    assert "\x1b" not in done.err
+    assert len(done.err.splitlines()) == 1

@@ -113,9 +113,11 @@ static int v_mount(char **a)
 	return say(mount(a[0], a[1], a[2], 0, NULL));
 }
 
-/* touch N MiB of memory, and stay if told */
+/* touch N MiB of memory, under a NAME if one is given */
 static int v_hog(char **a)
 {
+	if (a[1])
+		prctl(PR_SET_NAME, a[1]);
 	size_t size = (size_t)atol(a[0]) << 20;
 	char *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
