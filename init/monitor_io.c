@@ -467,13 +467,14 @@ void streams_watch(struct monitor *m)
 static void session_exit(struct monitor *m, struct session *s)
 {
 	char text[128];
-	const char *why = s->error ? text : m->reason;
+	const char *why = s->error ? text : m->reason, *reason = strerror(s->error);
 	size_t len = m->phase == RUNNING ? 0 : m->reason_len;
 
 	if (!s->ending || s->front < 0 || behind(m, s, 0) || behind(m, s, 1))
 		return;
 	if (s->error)
-		len = (size_t)snprintf(text, sizeof(text), "cove: cannot write the output: %s\n", strerror(s->error));
+		len = (size_t)snprintf(text, sizeof(text), "cove: cannot write the output: %c%s\n", *reason | 0x20,
+				       reason + 1);
 	if (front_send(s, MSG_EXIT, s->code, why, len) < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	s->has_stdin = false;
