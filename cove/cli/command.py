@@ -142,11 +142,12 @@ class Group(click.Group):
         flags: Sequence[Flag] = (),
         later: Mapping[str, str] | None = None,
         hidden: bool = False,
+        about: str = "",
     ) -> None:
         super().__init__(
             name, commands=dict(commands), help=help, add_help_option=False, hidden=hidden
         )
-        self.heading = group
+        self.heading, self.about = group, about
         self.later = later or {}
         self.flags = tuple(flags)
         self.spellings = parse.spellings(flags)
@@ -155,6 +156,9 @@ class Group(click.Group):
         formatter.write_usage(ctx.command_path, "[OPTIONS] COMMAND", prefix="Usage: ")
         formatter.write_paragraph()
         formatter.write_text(self.help or "")
+        if self.about:
+            formatter.write_paragraph()
+            formatter.write_text(self.about)
         shown = {n: c for n, c in self.commands.items() if not c.hidden}
         for group in dict.fromkeys(getattr(c, "heading", "") for c in shown.values()):
             rows = [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from cove.engine.calls import Image
 from cove.errors import Unsupported, UsageError
 from cove.spec.suggest import did_you_mean
@@ -151,8 +153,8 @@ def keep_images(images: Sequence[Image], filters: Filters, now: float) -> list[I
     for key, values in filters.items():
         for value in values if key != "reference" else ():
             kept = _image_test(kept, images, key, value, now)
-        if key == "reference":
-            kept = [i for i in kept if any(_matches(t, v) for t in i.tags for v in values)]
+    if "reference" in filters:
+        kept = [i for i in (_called(image, filters["reference"]) for image in kept) if i.tags]
     return kept
 
 
@@ -182,6 +184,12 @@ def image_labels(image: Image) -> dict[str, str]:
     inner = image.record.config.get("config")
     labels = inner.get("Labels") if isinstance(inner, dict) else None
     return {str(k): str(v) for k, v in labels.items()} if isinstance(labels, dict) else {}
+
+
+def _called(image: Image, patterns: tuple[str, ...]) -> Image:
+    """The image with those of its names that were asked for."""
+    tags = tuple(t for t in image.tags if any(_matches(t, pattern) for pattern in patterns))
+    return msgspec.structs.replace(image, tags=tags)
 
 
 def _matches(tag: str, pattern: str) -> bool:

@@ -26,15 +26,35 @@ GLOBAL = (
 )
 
 _REGISTRIES = ("pull", "push", "build", "login", "logout", "search", "tag", "history", "save")
+_MACHINES = (
+    "commit", "cp", "diff", "export", "pause", "unpause", "port", "rename", "restart", "stats",
+    "top", "update", "prune",
+)  # fmt: skip
 _LATER = (
-    "commit", "cp", "diff", "events", "export", "pause", "unpause", "port", "rename", "restart",
-    "stats", "top", "update", "prune", "network", "volume", "compose", "context", "builder",
-    "buildx", "swarm", "plugin",
+    *_MACHINES, "events", "network", "volume", "compose", "context", "builder", "buildx", "swarm",
+    "plugin",
 )  # fmt: skip
 LATER = dict.fromkeys(_REGISTRIES, "it comes with registries and builds") | dict.fromkeys(
     _LATER, "it comes with a later version"
 )
 """Commands that Docker's users will try: refused by name."""
+LATER_OF_MACHINES = {name: LATER[name] for name in _MACHINES}
+LATER_OF_IMAGES = {name: LATER[name] for name in (*_REGISTRIES, "prune")}
+LATER_OF_SYSTEM = dict.fromkeys(("df", "prune", "events"), "it comes with a later version")
+
+INSTEAD = {
+    "build": "load what another tool built: cove load -i FILE",
+    "cp": "share a directory when you make the machine: cove run -v ./data:/data",
+    "network": "choose none or host when you make the machine: cove run --network host",
+    "prune": "remove what is not needed by name: cove rm, cove rmi",
+    "pull": "fetch it with skopeo: skopeo copy docker://NAME docker-archive:FILE:NAME, then "
+    "cove load -i FILE",
+    "restart": "cove stop MACHINE, then cove start MACHINE",
+    "tag": "an image is named when it comes: cove image import FILE NAME",
+    "top": "ask inside: cove exec MACHINE ps",
+    "volume": "use a directory of the host: cove run -v ./data:/data",
+}
+"""What does the work of a command that is not here yet."""
 
 
 def _tree() -> Group:
@@ -47,22 +67,30 @@ def _tree() -> Group:
         **machines,
         "inspect": inspect.ANY,
         **plan.COMMANDS,
-        "image": Group("image", images.GROUPED, help="Images and how to get them", group="Images"),
+        "image": Group(
+            "image", images.GROUPED, help="Images and how to get them", group="Images",
+            later=LATER_OF_IMAGES,
+        ),
         **images.TOP,
         **info.COMMANDS,
         **system.TOP,
-        "system": Group("system", {**info.COMMANDS}, help="About cove and this host", group="cove"),
-        "container": Group(
-            "container", of_machine, help="The same verbs as Docker spells them", later=LATER,
-            hidden=True,
+        "system": Group(
+            "system", {**info.COMMANDS}, help="About cove and this host", group="cove",
+            later=LATER_OF_SYSTEM,
         ),
-        "machine": Group("machine", of_machine, help="The same verbs", later=LATER, hidden=True),
+        "container": Group(
+            "container", of_machine, help="The same verbs as Docker spells them",
+            later=LATER_OF_MACHINES, hidden=True,
+        ),
+        "machine": Group(
+            "machine", of_machine, help="The same verbs", later=LATER_OF_MACHINES, hidden=True
+        ),
     }  # fmt: skip
     return Group(
         "cove",
         top,
-        help="Run machines: isolated commands, services and systems on this host. "
-        "First steps: cove run --rm -it host bash",
+        help="Run machines: isolated commands, services and systems on this host",
+        about="First steps: cove run --rm -it host bash. All about a command: cove COMMAND --help.",
         flags=GLOBAL,
         later=LATER,
     )
@@ -129,7 +157,10 @@ def _described(group: Group, path: str, names: tuple[str, ...]) -> tuple[click.C
 
 def _unknown(name: str, group: Group, path: str) -> CoveError:
     if name in group.later:
-        return Unsupported(f"cannot {name}: not in this version of cove, {group.later[name]}")
+        return Unsupported(
+            f'cannot run "{name}": not in this version of cove, {group.later[name]}',
+            hint=INSTEAD.get(name, ""),
+        )
     return UsageError(
         f'cannot run "{name}": {path} has no such command',
         hint=did_you_mean(name, sorted(group.commands)) or f"{path} --help lists them",

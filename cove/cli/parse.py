@@ -110,9 +110,10 @@ def _short(
 
 def _next(args: Sequence[str], index: int, spelling: str, flag: Flag) -> str:
     if index >= len(args):
-        raise UsageError(
-            f"cannot read {spelling}: it wants a value", hint=f"{spelling} {flag.metavar}"
-        )
+        hint = f"write {spelling} {flag.metavar}"
+        if spelling == "-h":
+            hint += "; --help lists all flags"
+        raise UsageError(f"cannot read {spelling}: it wants a value", hint=hint)
     return args[index]
 
 

@@ -9,11 +9,12 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from cove.errors import Conflict, HostError, NotFound, UsageError
+from cove.errors import Conflict, HostError, NoSuchImage, UsageError
 from cove.image import host
 from cove.image.host import HOST, image_views
 from cove.oci.config import ImageConfig, config_from_json
 from cove.oci.reference import familiar, parse_reference
+from cove.spec.suggest import did_you_mean
 from cove.store.blobs import Blobs
 from cove.store.db import Store
 from cove.store.records import ImageRecord, MachineRecord
@@ -59,12 +60,19 @@ def resolve(store: Store, text: str) -> ImageRecord:
         return host.host_image(store)
     record = _by_name(store, text) or _by_id(store, text)
     if record is None:
-        raise NotFound(
+        raise NoSuchImage(
             f'cannot find image "{text}": it is not in the local store',
             origin=text,
-            hint="`host` is built in; make others: cove image import, cove image bootstrap",
+            hint=_near(store, text)
+            or "`host` is built in, cove images lists the others; add one: cove load, "
+            "cove image import",
         )
     return record
+
+
+def _near(store: Store, text: str) -> str:
+    """Did you mean, of the names as people write them."""
+    return did_you_mean(text, (familiar(name).removesuffix(":latest") for name in store.tags()))
 
 
 def image_config(record: ImageRecord) -> ImageConfig:

@@ -74,7 +74,9 @@ def parse_reference(text: str, *, default_tag: bool = True) -> Reference:
     domain, rest = _split_domain(text)
     name = re.split(r"[:@]", rest, maxsplit=1)[0]
     if name.lower() != name:
-        raise _error(text, "a repository name must be lowercase", hint=f"write {text.lower()}")
+        fits = REFERENCE.fullmatch(f"{domain}/{rest}".lower())
+        hint = f"write {text.lower()}" if fits else ""
+        raise _error(text, "a repository name must be lowercase", hint=hint)
     match = REFERENCE.fullmatch(f"{domain}/{rest}")
     if match is None:
         raise _error(text, "it is not [HOST[:PORT]/]NAME[:TAG][@DIGEST]")

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from cove.errors import UsageError
+from cove.errors import CoveError, UsageError
 from cove.spec import environment
 from cove.spec.grants import SECCOMP_FILE
 from cove.spec.machine import ExecSpec, Limits, MachineSpec, Mount, Security
@@ -71,17 +71,26 @@ def with_command(spec: MachineSpec, image: str, command: tuple[str, ...]) -> Mac
     return msgspec.structs.replace(spec, image=image, command=command)
 
 
+def _read(caller: Caller, flag: str, name: str, typed: str = "") -> str:
+    """The caller's file; an error names the flag that asked for it."""
+    try:
+        return caller.read(name)
+    except CoveError as error:
+        error.origin = f"{flag} {typed or name}"
+        raise
+
+
 def _environment(values: Values, caller: Caller) -> tuple[str, ...]:
     words: tuple[str, ...] = ()
     for name in values.get(".env_file", ()):
-        words += environment.parse_env_file(caller.read(name), name)
+        words += environment.parse_env_file(_read(caller, "--env-file", name), name)
     return environment.resolve_env(words + values.get(".env", ()), caller.environ)
 
 
 def _labels_of_files(values: Values, caller: Caller) -> tuple[tuple[str, str], ...]:
     labels: tuple[tuple[str, str], ...] = ()
     for name in values.get(".label_file", ()):
-        labels += environment.parse_label_file(caller.read(name), name)
+        labels += environment.parse_label_file(_read(caller, "--label-file", name), name)
     return labels
 
 
@@ -114,7 +123,7 @@ def _security(values: Values, caller: Caller) -> Security:
 
 
 def _profile(name: str, caller: Caller) -> str:
-    text = caller.read(name)
+    text = _read(caller, "--security-opt", name, f"seccomp={name}")
     try:
         profile = msgspec.json.decode(text.encode("utf-8", "surrogateescape"))
     except msgspec.DecodeError as error:

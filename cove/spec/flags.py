@@ -98,7 +98,7 @@ DETACH = Flag("detach", ".detach", "Leave it running and print its id", "d", gro
 
 EXEC = (
     *PROCESS,
-    DETACH,
+    Flag("detach", ".detach", "Leave it running and return at once", "d", group="Terminal"),
     Flag("privileged", "privileged", "With all capabilities", group="Security"),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from cove.errors import Conflict, NotFound
+from cove.spec.suggest import did_you_mean
 from cove.store.records import MachineRecord
 
 ENDED = ("exited", "dead")
@@ -36,16 +37,19 @@ def find(
             hint="type more of the id, or a name",
         )
     if not prefix:
-        return _leaving(text, machines.values())
+        return _leaving(text, machines.values(), names)
     return prefix[0]
 
 
-def _leaving(text: str, machines: Iterable[MachineRecord]) -> MachineRecord:
+def _leaving(text: str, machines: Iterable[MachineRecord], names: Iterable[str]) -> MachineRecord:
     """A machine that gave its name up may still be meant by it, while no other one has it."""
     for record in machines:
         if text and record.name == text:
             return record
-    raise NotFound(f'cannot find machine "{text}": no such machine')
+    raise NotFound(
+        f'cannot find machine "{text}": no such machine',
+        hint=did_you_mean(text, names) or "cove ps -a lists them",
+    )
 
 
 def name_taken(name: str, holder: MachineRecord) -> Conflict:

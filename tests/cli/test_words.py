@@ -22,11 +22,19 @@ WRONG = [
     (("run", "--rm", "bb", "/etc/passwd"), 'cove: cannot run "/etc/passwd"', "", 126),
     (("exec", "nobody", "true"), 'cove: cannot find machine "nobody"', "", 1),
     (("inspect", "nobody"), "cove: cannot inspect nobody: no machine or image", "", 1),
-    (("start", "nobody"), 'cove: cannot find machine "nobody"', "", 1),
+    (("start", "nobody"), 'cove: cannot find machine "nobody"', "hint: cove ps -a lists them", 1),
+    (("run", "--env-file", "/no/such", "bb"), "no such file", "from: --env-file /no/such", 125),
+    (
+        ("image", "import", "/dev/null", "BAD NAME"),
+        "must be lowercase\n  from: BAD NAME\n",
+        "",
+        125,
+    ),
     (("ps", "-f", "stats=x"), 'cove: cannot filter by "stats"', "did you mean status?", 125),
     (("ps", "--format", "{{.ID"), "cove: cannot read the template", "from: --format {{.ID", 125),
     (("load", "-i", "/no/such.tar"), "cove: cannot load /no/such.tar: no such file", "", 125),
-    (("pull", "debian"), "cove: cannot pull: not in this version of cove", "", 125),
+    (("pull", "debian"), 'cove: cannot run "pull": not in this version', "fetch it with", 125),
+    (("cp", "a", "b:/c"), 'cove: cannot run "cp": not in this version', "-v ./data:/data", 125),
 ]
 
 
@@ -42,6 +50,7 @@ def test_what_is_wrong_is_said(
 
 def test_help(cove: Cove) -> None:
     text = cove("--help").out
+    assert "\n\nFirst steps: cove run --rm -it host bash. All about" in text
     assert text.startswith("Usage: cove [OPTIONS] COMMAND\n")
     assert cove("run", "--help").out.startswith("Usage: cove run [OPTIONS] IMAGE [COMMAND]")
     assert cove("help", "image", "ls").out == cove("image", "ls", "--help").out

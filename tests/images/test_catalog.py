@@ -52,8 +52,12 @@ def test_names_an_image_cannot_have(store: Store, name: str) -> None:
 def test_an_unknown_image_has_a_hint(store: Store) -> None:
     with pytest.raises(NotFound, match='cannot find image "nope": it is not in the') as caught:
         catalog.resolve(store, "nope")
-    for word in ("host", "cove image import", "cove image bootstrap"):
+    for word in ("host", "cove images", "cove load", "cove image import"):
         assert word in caught.value.hint
+    imported(store, "team/webserver")
+    with pytest.raises(NotFound) as caught:
+        catalog.resolve(store, "team/websrver")
+    assert caught.value.hint == "did you mean team/webserver?"
 
 
 def test_an_image_is_found_by_name_and_id(store: Store) -> None:

@@ -318,6 +318,39 @@ def test_ps_quiet_and_whole(cove: Cove) -> None:
     assert cove("ps", answers=answers).out.splitlines()[0].startswith("MACHINE ID")
 
 
+def imaged(params: calls.ImageList) -> calls.Images:
+    one = ImageRecord("sha256:" + "1" * 64, {}, (), 5, 2.0)
+    two = ImageRecord("sha256:" + "2" * 64, {}, (), 5, 1.0)
+    return calls.Images(
+        (calls.Image(one, ("oci:1", "web:1", "web:2")), calls.Image(two, ("web:0",)))
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "shown"),
+    [
+        (("web",), "web:1 web:2 web:0"),
+        (("web:1",), "web:1"),
+        (("o*",), "oci:1"),
+        (("-f", "reference=web", "-f", "since=web:0"), "web:1 web:2"),
+        (
+            (
+                "-f",
+                "before=oci:1",
+            ),
+            "web:0",
+        ),
+    ],
+)
+def test_images_are_shown_by_the_names_asked_for(
+    cove: Cove, args: tuple[str, ...], shown: str
+) -> None:
+    ran = cove(
+        "images", *args, "--format", "{{.Repository}}:{{.Tag}}", answers={"image.list": imaged}
+    )
+    assert ran.out.split() == shown.split(), ran.err
+
+
 def entries(params: calls.Logs) -> Iterator[calls.LogEntry]:
     yield calls.LogEntry(1_700_000_000_000_000_000, 1, b"one\ntw")
     yield calls.LogEntry(1_700_000_001_000_000_000, 2, b"err\xff\n")
@@ -411,7 +444,11 @@ WRONG = [
     (("run", "-v", "data:/d", "host"), 'cannot mount the volume "data"', "-v ./data:/d"),
     (("run", "-m", "1m", "host"), "the minimum is 6m", "from: --memory 1m"),
     (("run", "--isolation", "vm", "host"), "cannot make a VM", ""),
-    (("pull", "debian"), "cannot pull: not in this version of cove", ""),
+    (("pull", "debian"), 'cannot run "pull": not in this version', "hint: fetch it with skopeo"),
+    (("volume", "ls"), 'cannot run "volume": not in this version', "-v ./data:/data"),
+    (("image", "prune"), 'cannot run "prune": not in this version', "cove rm, cove rmi"),
+    (("system", "df"), 'cannot run "df": not in this version', ""),
+    (("run", "-h"), "cannot read -h: it wants a value", "write -h NAME; --help lists all flags"),
     (("image", "lss"), 'cannot run "lss": cove image has no such command', "did you mean ls?"),
     (("kill", "-s", "TREM", "m"), "no such signal", "did you mean SIGTERM?"),
     (("help", "nothing"), 'cannot run "nothing"', ""),
