@@ -18,6 +18,9 @@ QUIET = frozenset(
 )
 """Signals that people send on purpose: nothing to explain."""
 
+PROBED = frozenset({"get_mempolicy"})
+"""Calls that libraries try when they are loaded (libnuma, in ps) and do without: no cause."""
+
 
 @dataclass(frozen=True, slots=True)
 class OutOfMemory:
@@ -77,8 +80,9 @@ def cause_of(found: Evidence, limits: Limits) -> Cause:
         times = f"{found.forks_refused} time" + "s" * (found.forks_refused > 1)
         text = f"pids limit: fork was refused {times} at {found.pids} processes"
         return Cause("pids", text, end.signal, amount=found.forks_refused, limit=found.pids)
-    if found.refused and end.code:
-        text = f"seccomp refused: {', '.join(found.refused)}"
+    missed = [name for name in found.refused if name not in PROBED]
+    if missed and end.code:
+        text = f"seccomp refused: {', '.join(missed)}"
         return Cause("seccomp", text, end.signal, syscalls=found.refused)
     if end.signal:
         who = f" (cove {found.asked})" if found.asked else ""

@@ -8,7 +8,7 @@ from collections import deque
 from typing import NamedTuple
 
 _KILLED = re.compile(
-    r"Killed process (\d+) \((.*)\) total-vm:\d+kB, anon-rss:(\d+)kB, file-rss:(\d+)kB, "
+    r"Killed process (\d+) \((.*)\) total-vm:\d+kB, anon-rss:(\d+)kB, file-rss:\d+kB, "
     r"shmem-rss:(\d+)kB, UID:(\d+)"
 )
 _CONTEXT = re.compile(r"^oom-kill:.*,task_memcg=(\S+?),task=.*,pid=(\d+),uid=\d+$")
@@ -24,7 +24,7 @@ class OomKill(NamedTuple):
     uid: int
     """Host uid: it says whose id range, and with it which machine."""
     rss: int
-    """Bytes."""
+    """Bytes of its own; pages of files, which it may share with others, do not count."""
     group: str
     """Path of its memory control group; empty when the kernel left that line out."""
     time: float
@@ -102,10 +102,10 @@ class KernelLog:
         if not killed:
             return None
         pid = int(killed[1])
-        rss = sum(int(killed[i]) for i in (3, 4, 5)) * 1024
+        rss = (int(killed[3]) + int(killed[4])) * 1024
         when = int(fields[2]) / 1e6 if fields[2].isdigit() else 0.0
         group = self._groups.pop(pid, "")
-        return OomKill(pid, _unescape(killed[2]), int(killed[6]), rss, group, when)
+        return OomKill(pid, _unescape(killed[2]), int(killed[5]), rss, group, when)
 
 
 def _unescape(text: str) -> str:

@@ -122,6 +122,7 @@ def ended(code: int = 0, signal: int = 0) -> ExitRecord:
         (causes.Evidence(ended(3)), "exit", ""),
         (causes.Evidence(ended(0), oom_kills=1), "exit", ""),
         (causes.Evidence(ended(0), refused=("mount",)), "exit", ""),
+        (causes.Evidence(ended(3), refused=("get_mempolicy",)), "exit", ""),
         (
             causes.Evidence(ended(1), refused=("mount", "ptrace")),
             "seccomp",
