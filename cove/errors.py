@@ -55,6 +55,10 @@ class NotFound(CoveError):
     status = 404
 
 
+class NoSuchImage(NotFound):
+    """An image that the store does not have; a registry may."""
+
+
 class Conflict(CoveError):
     """A name that is taken, or a state that forbids the verb."""
 
