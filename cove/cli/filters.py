@@ -66,9 +66,12 @@ def _pattern(text: str) -> re.Pattern[str]:
         return re.compile(re.escape(text))
 
 
-def _exited(record: MachineRecord, code: str) -> bool:
+def _check_exit_code(code: str) -> None:
     if not re.fullmatch(r"-?\d+", code):
         raise UsageError(f'cannot filter by "exited={code}": the value is an exit code')
+
+
+def _exited(record: MachineRecord, code: str) -> bool:
     return record.state == "exited" and record.exit_code == int(code)
 
 
@@ -83,13 +86,12 @@ def _volume(record: MachineRecord, wanted: str) -> bool:
     return any(wanted in (m.source, m.target) for m in record.spec.mounts if m.type != "tmpfs")
 
 
-def _state(record: MachineRecord, state: str) -> bool:
+def _check_state(state: str) -> None:
     if state not in STATES:
         raise UsageError(
             f'cannot filter by "status={state}": no such state',
             hint=did_you_mean(state, STATES) or f"the states are {', '.join(STATES)}",
         )
-    return record.state == state
 
 
 def _unsupported(record: MachineRecord, value: str) -> bool:
@@ -102,7 +104,7 @@ MACHINE_TESTS: dict[str, Test] = {
         _pattern(v.removeprefix("/")).search(r.name) is not None
         or _pattern(v).search("/" + r.name) is not None
     ),
-    "status": _state,
+    "status": lambda r, v: r.state == v,
     "exited": _exited,
     "ancestor": _ancestor,
     "volume": _volume,
@@ -113,6 +115,8 @@ MACHINE_TESTS: dict[str, Test] = {
     "publish": _unsupported,
     "expose": _unsupported,
 }
+CHECKS = {"status": _check_state, "exited": _check_exit_code}
+"""Values that are wrong whatever there is to list."""
 MACHINE_KEYS = (*MACHINE_TESTS, "label", "before", "since")
 
 
@@ -120,6 +124,8 @@ def keep_machines(machines: Sequence[MachineRecord], filters: Filters) -> list[M
     """Those that match one value of every key, and every label."""
     kept = list(machines)
     for key, values in filters.items():
+        for value in values if key in CHECKS else ():
+            CHECKS[key](value)
         if key == "label":
             kept = [r for r in kept if all(same_label(r.spec.labels, v) for v in values)]
         elif key in ("before", "since"):

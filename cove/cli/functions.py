@@ -8,6 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 
+class NoList(list[Any]):
+    """A list Go would have as nil: ``[]`` as text, ``null`` as JSON."""
+
+
+class NoMap(dict[str, Any]):
+    """The same for a map: ``map[]`` as text."""
+
+
 def show(value: Any) -> str:
     """As Go's fmt prints a value."""
     if isinstance(value, str):
@@ -36,6 +44,8 @@ def to_json(value: Any) -> str:
 
 def plain(value: Any) -> Any:
     """Without methods, which JSON does not show."""
+    if isinstance(value, NoList | NoMap):
+        return None
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items() if not callable(item)}
     if isinstance(value, list | tuple):
@@ -117,6 +127,14 @@ def _printf(form: str, *values: Any) -> str:
     return _VERB.sub(one, form)
 
 
+_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;"})
+_JS = str.maketrans(
+    {"\\": "\\\\", "'": "\\'", '"': '\\"', "<": "\\u003C", ">": "\\u003E",
+     "&": "\\u0026", "=": "\\u003D"}
+    | {chr(code): f"\\u{code:04X}" for code in range(32)}
+)  # fmt: skip
+
+
 def _verb(verb: str, value: Any, digits: str | None) -> str:
     if verb in "vs":
         text = show(value)
@@ -175,7 +193,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "not": lambda value: not truth(value),
     "and": lambda *values: values[-1],
     "or": lambda *values: values[-1],
-    "html": lambda value: show(value).replace("&", "&amp;").replace("<", "&lt;"),
+    "html": lambda value: show(value).translate(_HTML),
+    "js": lambda value: show(value).translate(_JS),
     "urlquery": lambda value: re.sub(
         r"[^A-Za-z0-9_.~-]", lambda m: "".join(f"%{b:02X}" for b in m[0].encode()), show(value)
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -108,7 +109,13 @@ def version(typed: Typed, terminal: Terminal, client: Client) -> int:
     form = typed.text("format")
     document: dict[str, Any] = {
         "Client": Record(
-            Version=own_version(), ApiVersion=str(PROTOCOL), Os="linux", Context="default"
+            Version=own_version(),
+            ApiVersion=str(PROTOCOL),
+            Os="linux",
+            Arch={"x86_64": "amd64", "aarch64": "arm64"}.get(
+                machine := os.uname().machine, machine
+            ),
+            Context="default",
         )
     }
     failure: CoveError | None = None

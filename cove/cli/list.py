@@ -82,7 +82,8 @@ class Seen:
 
 def _command(seen: Seen) -> str:
     spec = seen.record.spec
-    command = " ".join(seen.record.argv or ((spec.entrypoint or ()) + spec.command))
+    words = seen.record.argv or ((spec.entrypoint or ()) + spec.command)
+    command = " ".join(f"'{word}'" if " " in word else word for word in words)
     return quoted(command if seen.full else shorten(command, 20))
 
 
@@ -129,8 +130,17 @@ def row(
     return LazyRecord(FIELDS, Seen(record, sizes, now, full, zone))
 
 
+def _resolve_ancestors(wanted: dict[str, tuple[str, ...]], client: Client) -> None:
+    """An image's name also means the machines made from it under another name, or by its id."""
+    if "ancestor" in wanted:
+        names = {filters.plain_reference(name) for name in wanted["ancestor"]}
+        images = client.images(calls.ImageList()).images
+        wanted["ancestor"] += tuple(i.record.id for i in images if names & set(i.tags))
+
+
 def ps(typed: Typed, terminal: Terminal, client: Client) -> int:
     wanted = filters.gather(typed.values.get("filter", ()), filters.MACHINE_KEYS)
+    _resolve_ancestors(wanted, client)
     form = typed.text("format")
     last = 1 if typed.on("latest") else int(typed.values.get("last", -1))
     everything = typed.on("all") or last > 0 or "status" in wanted

@@ -68,6 +68,8 @@ def render(rows: Sequence[Record], listing: Listing, typed: str, *, quiet: bool 
     table, template = template_of(typed, listing)
     if template is None:
         return "".join(to_json(dict(sorted(row.whole().items()))) + "\n" for row in rows)
+    if not rows:
+        _heading(listing, template)  # a wrong template is wrong without rows too
     if not table:
         return "".join(safe(template.render(row)) + "\n" for row in rows)
     return align([[printable(cell) for cell in cells] for cells in _lines(rows, listing, template)])
@@ -78,11 +80,12 @@ def safe(text: str) -> str:
     return "\t".join(printable(part) for part in text.split("\t"))
 
 
+def _heading(listing: Listing, template: Template) -> str:
+    return template.render(Record(listing.headings | {"Label": label_heading}))
+
+
 def _lines(rows: Sequence[Record], listing: Listing, template: Template) -> Iterator[list[str]]:
-    heading = Record(listing.headings)
-    heading["Label"] = label_heading
-    for row in (heading, *rows):
-        text = template.render(row)
+    for text in (_heading(listing, template), *(template.render(row) for row in rows)):
         if "\n" in text.rstrip("\n"):
             raise wrong("a table's row has one line", hint="leave the word table out")
         yield text.rstrip("\n").split("\t")

@@ -41,7 +41,7 @@ class LazyRecord(Record):
         return name in self.fields
 
     def whole(self) -> Record:
-        return Record({name: self[name] for name in self.fields})
+        return Record({name: self[name] for name in sorted(self.fields)})
 
 
 NO_VALUE = object()
@@ -486,7 +486,7 @@ def _text(text: str) -> Callable[[Scope, list[str]], None]:
 def _print(value: Value) -> Callable[[Scope, list[str]], None]:
     def node(scope: Scope, out: list[str]) -> None:
         found = value(scope)
-        out.append("<no value>" if found is NO_VALUE or found is None else show(found))
+        out.append("<no value>" if found is NO_VALUE else show(found))
 
     return node
 

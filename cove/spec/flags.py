@@ -61,6 +61,12 @@ def parse_isolation(text: str) -> str:
     return word
 
 
+def parse_pull(text: str) -> str:
+    if text not in ("always", "missing", "never"):
+        raise values.bad("pull policy", text, "it is missing, always or never")
+    return text
+
+
 _ARCHITECTURES = {
     "x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armhf": "arm", "i386": "386",
 }  # fmt: skip
@@ -123,8 +129,8 @@ MACHINE = (
          default="container"),
     Flag("platform", "platform", "Of the image: linux/amd64", "", "PLATFORM", parse_platform),
     Flag("quiet", ".quiet", "Print no progress", "q"),
-    Flag("pull", "", "When to fetch the image; only never and missing so far", "", "WHEN",
-         grants.only("missing", "never", why="cove does not pull images yet")),
+    Flag("pull", ".pull", "When to fetch the image: missing, always or never", "", "WHEN",
+         parse_pull, default="missing"),
     # process
     Flag("entrypoint", "entrypoint", "Replace the image's entrypoint; empty: none", "", "PROGRAM",
          parse_entrypoint, group="Process"),
@@ -264,7 +270,7 @@ REFUSED: dict[str, tuple[str, bool]] = {
         False,
     ),
     "use-api-socket": ("machines never reach the daemon", False),
-    "disable-content-trust": ("cove does not pull images yet", False),
+    "disable-content-trust": ("cove checks digests, not signatures", False),
 }
 """Flags of Docker that cove knows and refuses by name: the reason, and whether a value follows."""
 

@@ -203,6 +203,11 @@ def parse_absolute(text: str) -> str:
     return clean_path(text)
 
 
+def parse_workdir(text: str) -> str:
+    """Empty: the image's own, as Docker has it."""
+    return parse_absolute(text) if text else ""
+
+
 def clean_path(path: str) -> str:
     """An absolute path without ``.``, ``..`` and double slashes, by words alone."""
     parts: list[str] = []
