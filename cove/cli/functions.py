@@ -196,6 +196,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "html": lambda value: show(value).translate(_HTML),
     "js": lambda value: show(value).translate(_JS),
     "urlquery": lambda value: re.sub(
-        r"[^A-Za-z0-9_.~-]", lambda m: "".join(f"%{b:02X}" for b in m[0].encode()), show(value)
+        r"[^A-Za-z0-9_.~-]",
+        lambda m: "+" if m[0] == " " else "".join(f"%{b:02X}" for b in m[0].encode()),
+        show(value),
     ),
 }

@@ -104,6 +104,11 @@ def _formed(document: Record, form: str) -> str:
     return printable(compile_template(form).render(document) + "\n")
 
 
+def _go_name(arch: str) -> str:
+    """As Go and Docker call a machine's kind."""
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(arch, arch)
+
+
 def version(typed: Typed, terminal: Terminal, client: Client) -> int:
     """The client's own is told even when no daemon answers."""
     form = typed.text("format")
@@ -112,9 +117,7 @@ def version(typed: Typed, terminal: Terminal, client: Client) -> int:
             Version=own_version(),
             ApiVersion=str(PROTOCOL),
             Os="linux",
-            Arch={"x86_64": "amd64", "aarch64": "arm64"}.get(
-                machine := os.uname().machine, machine
-            ),
+            Arch=_go_name(os.uname().machine),
             Context="default",
         )
     }
@@ -123,7 +126,7 @@ def version(typed: Typed, terminal: Terminal, client: Client) -> int:
         try:
             seen = client.version()
             document["Server"] = Record(
-                Version=seen.version, ApiVersion=str(seen.protocol), Os="linux", Arch=seen.arch,
+                Version=seen.version, ApiVersion=str(seen.protocol), Os="linux", Arch=_go_name(seen.arch),
                 KernelVersion=seen.kernel, PythonVersion=seen.python, Built=seen.built,
             )  # fmt: skip
         except CoveError as error:

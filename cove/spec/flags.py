@@ -93,7 +93,7 @@ PROCESS = (
     Flag("tty", "tty", "Give it a terminal", "t", group="Terminal"),
     Flag("user", "user", "Run as this user, by name or id", "u", "USER[:GROUP]", values.parse_user,
          group="Process"),
-    Flag("workdir", "workdir", "Directory to start in", "w", "DIR", values.parse_absolute,
+    Flag("workdir", "workdir", "Directory to start in", "w", "DIR", values.parse_workdir,
          group="Process"),
     Flag("detach-keys", "detach_keys", "Keys that leave it running and return to you", "", "KEYS",
          values.check_detach_keys, group="Terminal", default="ctrl-p,ctrl-q"),
