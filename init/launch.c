@@ -91,6 +91,7 @@ static int take_rest(struct run *run)
 
 	if (data == MAP_FAILED)
 		return -ENOMEM;
+	half_done(run);
 	if ((err = take_regs(run, data)))
 		return err;
 	ssize_t n = msg_recv(run->sync[1], &head, data, MSG_MAX, &fd, &count, 0);
@@ -107,7 +108,6 @@ static int take_rest(struct run *run)
 		if (data == MAP_FAILED)
 			return -ENOMEM;
 	}
-	half_done(run);
 	err = plan_decode(run, NULL, 0, data + head.value, len - (size_t)head.value);
 	munmap(data, count ? len : MSG_MAX);
 	return err;

@@ -16,17 +16,19 @@
 #define HALF_MIN 4096
 #define NOTE	 "bytes of output are missing here: the disk was full"
 
-int log_open(struct log *log, int dir, uint64_t max)
+void log_open(struct log *log, int dir)
 {
 	struct stat st;
 
 	log->dir = dir;
-	log->half = !max ? UINT64_MAX : max / 2 < HALF_MIN ? HALF_MIN : max / 2;
+	log->half = UINT64_MAX;
 	log->fd = openat(dir, "log", O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (log->fd < 0)
-		return -errno;
-	log->size = fstat(log->fd, &st) ? 0 : (uint64_t)st.st_size;
-	return 0;
+	log->size = log->fd < 0 || fstat(log->fd, &st) ? 0 : (uint64_t)st.st_size;
+}
+
+void log_cap(struct log *log, uint64_t max)
+{
+	log->half = !max ? UINT64_MAX : max / 2 < HALF_MIN ? HALF_MIN : max / 2;
 }
 
 /* On error the old file goes on: better over the cap by a little than no log. */

@@ -150,13 +150,8 @@ static void caller_accept(struct monitor *m)
 
 static void record_write(const struct monitor *m)
 {
-	int fd = m->flags & START_EXEC ? -1 : openat(m->dir, "exit", O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-
-	if (fd < 0)
-		return;
-	while (pwrite(fd, &m->record, sizeof(m->record), 0) < 0 && errno == EINTR)
+	while (m->exit >= 0 && pwrite(m->exit, &m->record, sizeof(m->record), 0) < 0 && errno == EINTR)
 		;
-	close(fd);
 }
 
 static void machine_dead(struct monitor *m)
@@ -272,8 +267,8 @@ int monitor_main(int ctl, int restart_argc, char **restart_argv)
 		signal(SURVIVED[i], SIG_IGN);
 	signal(SIGCHLD, SIG_DFL); /* the forker ignores it, and then there is nothing to wait for */
 	m->ctl = ctl;
-	m->listen = m->dir = m->stdin_fd = m->pty = m->peer = m->pidfd = m->log.fd = m->source[0].fd = m->source[1].fd =
-		-1;
+	m->listen = m->dir = m->exit = m->stdin_fd = m->pty = m->peer = m->pidfd = m->log.fd = m->source[0].fd =
+		m->source[1].fd = -1;
 	m->restart = (struct restart){.argc = restart_argc, .argv = restart_argv, .state = -1, .mount_ns = -1};
 	for (size_t i = 0; i < PEERS_MAX; i++)
 		m->caller[i].fd = -1;

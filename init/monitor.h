@@ -22,7 +22,8 @@ struct log {
 	uint64_t lost; /* bytes that found the disk full; said in the log as soon as there is room */
 };
 
-int log_open(struct log *log, int dir, uint64_t max);
+void log_open(struct log *log, int dir);
+void log_cap(struct log *log, uint64_t max);
 void log_write(struct log *log, uint8_t stream, const void *data, size_t len);
 
 /* ---- restart.c: the daemon is brought back when it vanishes ---- */
@@ -76,6 +77,7 @@ enum phase { RUNNING, DRAINING, ASKING, LEAVING };
 struct monitor {
 	uint32_t flags;
 	int ctl, listen, dir;
+	int exit; /* the file of the exit record, empty while the machine runs */
 	int stdin_fd, stdin_slot; /* the machine's pipe, or the pty's master */
 	int pty, peer;            /* peer: a slave of our own, so that the master is not hung up while nobody has it open */
 	int pidfd;

@@ -132,7 +132,7 @@ static int plan_start(struct monitor *m, struct run *run, const struct order *or
 {
 	int err;
 
-	if (m->dir >= 0)
+	if (m->exit < 0 && m->dir >= 0)
 		unlinkat(m->dir, "exit", 0); /* of the run before */
 	run->ctl = m->ctl;
 	err = plan_decode(run, order->host, order->start.host_len, order->machine, order->start.machine_len);
@@ -160,6 +160,15 @@ static void terminal_take(struct monitor *m, struct run *run, struct resize size
 	machine_resize(m, size);
 }
 
+/* New files take a disk's time, which nobody waits for here: the child has work to do, or is not asked for yet. */
+static void files_open(struct monitor *m)
+{
+	if (m->dir < 0 || m->exit >= 0 || m->flags & START_EXEC)
+		return;
+	m->exit = openat(m->dir, "exit", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	log_open(&m->log, m->dir);
+}
+
 static void started(struct monitor *m, struct run *run, const struct order *order)
 {
 	const struct start *start = &order->start;
@@ -170,7 +179,9 @@ static void started(struct monitor *m, struct run *run, const struct order *orde
 	msg_send(m->ctl, MSG_STARTED, m->pid, NULL, 0, &m->pidfd, 1); /* a lost daemon is seen by the loop */
 	if (run->pty >= 0)
 		terminal_take(m, run, (struct resize){start->rows, start->cols});
-	if (m->dir < 0 || log_open(&m->log, m->dir, start->log_max))
+	files_open(m);
+	log_cap(&m->log, start->log_max);
+	if (m->log.fd < 0)
 		m->flags &= ~(uint32_t)START_LOG;
 	if (m->flags & START_SESSION && order->front[0] >= 0)
 		session_add(m, start->flags, WHICH_STDIN | WHICH_STDOUT | WHICH_STDERR, order->front, order->keys,
@@ -238,19 +249,22 @@ static void order_free(struct order *order)
 	for (size_t i = 0; i < 2; i++)
 		if (order->mem[i] && order->mem[i] != MAP_FAILED)
 			munmap(order->mem[i], order->mem_len[i]);
+	order->mem[0] = order->mem[1] = NULL;
 }
 
 /* What is the same for every machine, before there is one. */
-static int ahead(struct monitor *m, struct run *run, const struct order *order)
+static int ahead(struct monitor *m, struct run *run, struct order *order)
 {
 	int err;
 
 	run->half = AHEAD;
 	run->ctl = m->ctl;
 	err = plan_decode(run, order->host, order->start.host_len, order->machine, order->start.machine_len);
-	if (!err)
-		err = plan_run(run);
-	return err ? err : plan_idle(run);
+	if (err || (err = plan_run(run)))
+		return err;
+	files_open(m);
+	order_free(order);
+	return plan_idle(run);
 }
 
 int monitor_start(struct monitor *m, struct run *run)
@@ -260,10 +274,8 @@ int monitor_start(struct monitor *m, struct run *run)
 
 	if (!err && m->flags & START_AHEAD) {
 		err = ahead(m, run, &order);
-		if (!err) {
-			order_free(&order);
+		if (!err)
 			err = order_take(m, run, &order);
-		}
 		if (!err && m->flags & START_AHEAD)
 			err = -EPROTO;
 	}
