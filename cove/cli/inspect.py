@@ -14,11 +14,13 @@ import msgspec
 from cove.cli import functions, table, units
 from cove.cli.command import Command, Typed
 from cove.cli.filters import image_labels
+from cove.cli.functions import NoList, NoMap
 from cove.cli.template import Record, compile_template
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
 from cove.errors import CoveError, NotFound, UsageError, printable
+from cove.oci.reference import familiar
 from cove.spec.flags import Flag
 from cove.spec.machine import MachineSpec, Mount
 from cove.store.records import MachineRecord
@@ -47,7 +49,7 @@ def machine_document(seen: calls.Inspected) -> Record:
         MountLabel="",
         ProcessLabel="",
         AppArmorProfile="",
-        ExecIDs=None,
+        ExecIDs=NoList(),
         HostConfig=_host_config(spec),
         GraphDriver=Record(
             Name="overlay",
@@ -109,14 +111,14 @@ def _config(seen: calls.Inspected) -> Record:
         Tty=spec.tty,
         OpenStdin=spec.stdin_open,
         StdinOnce=spec.stdin_open,
-        Env=list(environment.values()),
-        Cmd=command,
+        Env=list(environment.values()) or NoList(),
+        Cmd=command or NoList(),
         Healthcheck=image.get("Healthcheck"),
         Image=spec.image,
-        Volumes=image.get("Volumes"),
+        Volumes=image.get("Volumes") or NoMap(),
         WorkingDir=spec.workdir or image.get("WorkingDir") or "",
-        Entrypoint=entrypoint,
-        OnBuild=None,
+        Entrypoint=entrypoint or NoList(),
+        OnBuild=image.get("OnBuild") or NoList(),
         Labels=labels,
         StopSignal=spec.stop_signal or image.get("StopSignal") or "SIGTERM",
         StopTimeout=spec.stop_timeout,
@@ -134,17 +136,17 @@ def _host_config(spec: MachineSpec) -> Record:
     if security.seccomp != "default":
         options.append(f"seccomp={security.seccomp}")
     return Record(
-        Binds=[_bind(mount) for mount in spec.mounts if mount.type == "bind"] or None,
+        Binds=[_bind(mount) for mount in spec.mounts if mount.type == "bind"] or NoList(),
         LogConfig=Record(Type="local", Config={"max-size": str(spec.log_max)}),
         NetworkMode=spec.network,
         PortBindings={},
         RestartPolicy=Record(Name="no", MaximumRetryCount=0),
         AutoRemove=spec.remove,
-        CapAdd=list(security.cap_add) or None,
-        CapDrop=list(security.cap_drop) or None,
+        CapAdd=_capabilities(security.cap_add),
+        CapDrop=_capabilities(security.cap_drop),
         Dns=list(spec.dns),
-        ExtraHosts=list(spec.extra_hosts) or None,
-        GroupAdd=list(spec.groups) or None,
+        ExtraHosts=list(spec.extra_hosts) or NoList(),
+        GroupAdd=list(spec.groups) or NoList(),
         IpcMode="private",
         PidMode="",
         UTSMode="",
@@ -153,9 +155,9 @@ def _host_config(spec: MachineSpec) -> Record:
         OomScoreAdj=limits.oom_score_adj,
         Privileged=security.privileged,
         ReadonlyRootfs=security.read_only,
-        SecurityOpt=options or None,
-        StorageOpt={"size": str(limits.storage)} if limits.storage else None,
-        Tmpfs={m.target: ",".join(m.options) for m in spec.mounts if m.type == "tmpfs"} or None,
+        SecurityOpt=options or NoList(),
+        StorageOpt={"size": str(limits.storage)} if limits.storage else NoMap(),
+        Tmpfs={m.target: _tmpfs(m) for m in spec.mounts if m.type == "tmpfs"} or NoMap(),
         ShmSize=limits.shm or 64 << 20,
         Sysctls=dict(spec.sysctls),
         Runtime="cove",
@@ -164,7 +166,7 @@ def _host_config(spec: MachineSpec) -> Record:
         Annotations=spec.annotations,
         Memory=limits.memory,
         MemoryReservation=limits.memory_reservation,
-        MemorySwap=limits.memory_swap,
+        MemorySwap=limits.memory_swap or 2 * limits.memory,
         NanoCpus=round(limits.cpus * 1e9),
         CpuShares=limits.cpu_shares,
         CpusetCpus=limits.cpuset_cpus,
@@ -175,9 +177,29 @@ def _host_config(spec: MachineSpec) -> Record:
             Record(PathOnHost=d.source, PathInContainer=d.target, CgroupPermissions=d.access)
             for d in spec.devices
         ],
-        MaskedPaths=None if security.masked else [],
-        ReadonlyPaths=None if security.masked else [],
+        MaskedPaths=NoList() if security.masked else [],
+        ReadonlyPaths=NoList() if security.masked else [],
+        **_UNUSED,
     )
+
+
+_UNUSED: dict[str, Any] = {
+    "BlkioWeight": 0, "CgroupParent": "", "ContainerIDFile": "", "CpuPeriod": 0, "CpuQuota": 0,
+    "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0, "DnsOptions": [], "DnsSearch": [],
+    "KernelMemory": 0, "Links": NoList(), "MemorySwappiness": None, "OomKillDisable": False,
+    "PublishAllPorts": False, "VolumeDriver": "", "VolumesFrom": NoList(),
+}  # fmt: skip
+"""What Docker's templates may ask for and cove does not have."""
+
+
+def _capabilities(names: tuple[str, ...]) -> list[str]:
+    return [name if name == "ALL" else f"CAP_{name}" for name in names] or NoList()
+
+
+def _tmpfs(mount: Mount) -> str:
+    size = [f"size={mount.size}"] if mount.size else []
+    mode = [f"mode={mount.mode:o}"] if mount.mode != 0o1777 else []
+    return ",".join((*size, *mode, *mount.options))
 
 
 def _bind(mount: Mount) -> str:
@@ -197,13 +219,15 @@ def _mount(mount: Mount) -> Record:
 
 def _networks(spec: MachineSpec) -> Record:
     network = Record(
-        IPAMConfig=None, Links=None, Aliases=None, MacAddress="", NetworkID="", EndpointID="",
-        Gateway="", IPAddress="", IPPrefixLen=0, IPv6Gateway="", GlobalIPv6Address="",
-        GlobalIPv6PrefixLen=0, DNSNames=None,
+        IPAMConfig=None, Links=NoList(), Aliases=NoList(), DriverOpts=NoMap(), MacAddress="",
+        NetworkID="", EndpointID="", Gateway="", IPAddress="", IPPrefixLen=0, IPv6Gateway="",
+        GlobalIPv6Address="", GlobalIPv6PrefixLen=0, DNSNames=NoList(),
     )  # fmt: skip
     return Record(
-        Bridge="", SandboxID="", Ports={}, SandboxKey="", Gateway="", IPAddress="", IPPrefixLen=0,
-        MacAddress="", IPv6Gateway="", GlobalIPv6Address="", GlobalIPv6PrefixLen=0,
+        Bridge="", SandboxID="", Ports={}, SandboxKey="", EndpointID="", Gateway="", IPAddress="",
+        IPPrefixLen=0, MacAddress="", IPv6Gateway="", GlobalIPv6Address="", GlobalIPv6PrefixLen=0,
+        HairpinMode=False, LinkLocalIPv6Address="", LinkLocalIPv6PrefixLen=0,
+        SecondaryIPAddresses=NoList(), SecondaryIPv6Addresses=NoList(),
         Networks={spec.network: network},
     )  # fmt: skip
 
@@ -219,7 +243,7 @@ def image_document(image: calls.Image) -> Record:
     return Record(
         Id=record.id,
         RepoTags=list(image.tags),
-        RepoDigests=list(record.digests),
+        RepoDigests=[familiar(digest) for digest in record.digests],
         Parent="",
         Comment=str(last.get("comment", "")) if isinstance(last, dict) else "",
         Created=config.get("created") or units.stamp(record.created),
@@ -240,11 +264,11 @@ def image_document(image: calls.Image) -> Record:
 
 def _filled(config: dict[str, Any], image: calls.Image) -> Record:
     empty = Record(
-        User="", ExposedPorts=None, Env=None, Cmd=None, Volumes=None, WorkingDir="",
-        Entrypoint=None, OnBuild=None, Labels=image_labels(image) or None, StopSignal="",
-        Healthcheck=None, Shell=None,
+        User="", ExposedPorts=NoMap(), Env=NoList(), Cmd=NoList(), Volumes=NoMap(), WorkingDir="",
+        Entrypoint=NoList(), OnBuild=NoList(), Labels=image_labels(image) or NoMap(),
+        StopSignal="", Healthcheck=None, Shell=NoList(),
     )  # fmt: skip
-    return Record(empty | config)
+    return Record(empty | {name: value for name, value in config.items() if value is not None})
 
 
 # ---- the command ----
