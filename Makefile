@@ -7,6 +7,7 @@ APT := apt-get -o DPkg::Lock::Timeout=300 -qq
 
 RUN_PACKAGES := python3-venv gcc libc6-dev
 TEST_PACKAGES := $(RUN_PACKAGES) musl-tools busybox-static tmux bubblewrap crun runc skopeo umoci \
+	docker-registry apache2-utils openssl \
 	libseccomp2 clang-format e2fsprogs
 
 .PHONY: help run test check golden bench docs clean
@@ -25,7 +26,7 @@ run: $(VENV)/.installed ## set everything up, then a first command in a machine 
 
 test: $(VENV)/.tested ## install what the tests need, then linters and all tests
 	@$(MAKE) --no-print-directory check
-	COVE_MUST_RUN=kernel,native,terminal,images $(VENV)/bin/python -m pytest tests
+	COVE_MUST_RUN=kernel,native,terminal,images,registry $(VENV)/bin/python -m pytest tests
 
 check: $(VENV)/.tested ## linters, types, sizes
 	$(VENV)/bin/ruff format --check .

@@ -13,12 +13,14 @@ from cove.cli import filters, inspect, table, units
 from cove.cli.command import Command, Typed
 from cove.cli.list import FORMAT, FULL, QUIET
 from cove.cli.progress import follow
+from cove.cli.pull import PULL
 from cove.cli.run import each
 from cove.cli.template import Record
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
 from cove.errors import UsageError
+from cove.oci.reference import familiar
 from cove.spec.flags import Flag
 
 NONE = "<none>"
@@ -58,10 +60,15 @@ def split_tag(tag: str) -> tuple[str, str]:
     return name, version
 
 
+def familiar_name(digest: str) -> str:
+    """The repository of ``NAME@DIGEST``, as people write it."""
+    return familiar(digest).partition("@")[0]
+
+
 def rows(image: calls.Image, *, now: float, full: bool, zone: tzinfo | None) -> Iterator[Record]:
     """One row a tag, as Docker lists them."""
     record = image.record
-    digests = {d.partition("@")[0]: d.partition("@")[2] for d in record.digests}
+    digests = {familiar_name(d): d.partition("@")[2] for d in record.digests}
     for tag in image.tags or ("",):
         repository, version = split_tag(tag)
         yield Record(
@@ -229,6 +236,6 @@ IMPORT = Command(
 
 GROUPED = {
     "ls": LS, "list": LS, "inspect": inspect.IMAGE, "rm": RM, "remove": RM, "load": LOAD,
-    "import": IMPORT,
+    "import": IMPORT, "pull": PULL,
 }  # fmt: skip
-TOP = {"images": LS, "load": LOAD, "import": IMPORT, "rmi": RM}
+TOP = {"images": LS, "load": LOAD, "import": IMPORT, "rmi": RM, "pull": PULL}

@@ -25,7 +25,7 @@ GLOBAL = (
     Flag("version", "version", "Print the version", "v"),
 )
 
-_REGISTRIES = ("pull", "push", "build", "login", "logout", "search", "tag", "history", "save")
+_REGISTRIES = ("push", "build", "login", "logout", "search", "tag", "history", "save")
 _MACHINES = (
     "commit", "cp", "diff", "export", "pause", "unpause", "port", "rename", "restart", "stats",
     "top", "update", "prune",
@@ -47,8 +47,6 @@ INSTEAD = {
     "cp": "share a directory when you make the machine: cove run -v ./data:/data",
     "network": "choose none or host when you make the machine: cove run --network host",
     "prune": "remove what is not needed by name: cove rm, cove rmi",
-    "pull": "fetch it with skopeo: skopeo copy docker://NAME docker-archive:FILE:NAME, then "
-    "cove load -i FILE",
     "restart": "cove stop MACHINE, then cove start MACHINE",
     "tag": "an image is named when it comes: cove image import FILE NAME",
     "top": "ask inside: cove exec MACHINE ps",

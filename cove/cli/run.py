@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal
 
 from cove.cli.command import Command, Typed
 from cove.cli.notes import note_low_ports
 from cove.cli.parse import Typed as Flags
 from cove.cli.parse import read_values
+from cove.cli.pull import with_image
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
@@ -80,6 +81,11 @@ def want_terminal(terminal: Terminal, wanted: object, attach: calls.Streams) -> 
 def run(typed: Typed, terminal: Terminal, client: Client) -> int | None:
     spec = machine_spec(typed, terminal)
     note_low_ports(spec, terminal, client)
+    act = partial(_run, typed, terminal, client, spec)
+    return with_image(typed, terminal, client, spec, act)
+
+
+def _run(typed: Typed, terminal: Terminal, client: Client, spec: MachineSpec) -> int | None:
     cidfile = typed.text(".cidfile")
     if typed.on(".detach"):
         if ".attach" in typed.values:
@@ -105,6 +111,11 @@ def run(typed: Typed, terminal: Terminal, client: Client) -> int | None:
 def create(typed: Typed, terminal: Terminal, client: Client) -> int:
     spec = machine_spec(typed, terminal)
     note_low_ports(spec, terminal, client)
+    act = partial(_create, typed, terminal, client, spec)
+    return with_image(typed, terminal, client, spec, act)
+
+
+def _create(typed: Typed, terminal: Terminal, client: Client, spec: MachineSpec) -> int:
     cidfile = typed.text(".cidfile")
     if cidfile:
         created = _with_cidfile(client, terminal, spec, cidfile)

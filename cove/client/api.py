@@ -115,6 +115,12 @@ class Client:
     def image_import(self, params: calls.ImageImport, call: calls.Call) -> Iterator[calls.Progress]:
         return self.transport.stream(VERBS["image.import"], params, call)
 
+    def image_pull(
+        self, params: calls.ImagePull, cancelled: threading.Event | None = None
+    ) -> Iterator[calls.Progress]:
+        call = calls.Call(cancelled=cancelled)
+        return self.transport.stream(VERBS["image.pull"], params, call)
+
     # ---- the system ----
 
     def info(self) -> calls.Info:

@@ -65,6 +65,7 @@ VERBS: dict[str, Verb] = {
             stream=True,
             body=True,
         ),
+        Verb("image.pull", "image_pull", calls.ImagePull, calls.Progress, stream=True),
         Verb("system.info", "info", calls.Nothing, calls.Info),
         Verb("system.version", "version", calls.Nothing, calls.Version),
         Verb("system.shutdown", "shutdown", calls.Nothing, calls.Nothing),

@@ -266,8 +266,26 @@ class ImageImport(msgspec.Struct, frozen=True):
     origin: str = ""
 
 
+class Login(msgspec.Struct, frozen=True):
+    """What a registry knows the caller by."""
+
+    username: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Login({self.username!r})"
+
+
+class ImagePull(msgspec.Struct, frozen=True):
+    image: str
+    platform: str = ""
+    """``linux/arm64``; empty: this host's."""
+    login: Login | None = None
+
+
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A step of a long verb; the last one of a load or import has ``stage`` ``done``."""
+    """A step of a long verb; the last one of a load, import or pull has ``stage``
+    ``done``."""
 
     stage: str
     """reading, unpacking, layer exists, done, …"""
@@ -280,6 +298,10 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     """With ``done``: the image's id."""
     tags: tuple[str, ...] = ()
     """With ``done``: the names it got."""
+    digest: str = ""
+    """With ``done``, of a pull: what the name means there."""
+    fresh: bool = False
+    """With ``done``, of a pull: the image was not here under this name."""
 
 
 # ---- the system ----

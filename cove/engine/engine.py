@@ -181,6 +181,9 @@ class Engine:
     def image_import(self, params: calls.ImageImport, call: calls.Call) -> Iterator[calls.Progress]:
         return images.image_import(self.home, params, call)
 
+    def image_pull(self, params: calls.ImagePull, call: calls.Call) -> Iterator[calls.Progress]:
+        return images.image_pull(self.home, params, call)
+
     # ---- the system ----
 
     def info(self, params: calls.Nothing, call: calls.Call) -> calls.Info:

@@ -138,6 +138,6 @@ def close_quietly(fd: int) -> None:
 
 def _cannot_run(error: CoveError) -> CoveError:
     """A missing image is a command that cannot be carried out: 125, as Docker has it."""
-    return NotFound(
+    return type(error)(
         error.message, origin=error.origin, host=error.host, hint=error.hint, exit_code=125
     )

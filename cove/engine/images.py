@@ -6,10 +6,27 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 
-from cove.engine.calls import Call, Image, ImageImport, ImageLoad, ImageRemoved, Images, Progress
+from cove.engine.calls import (
+    Call,
+    Image,
+    ImageImport,
+    ImageLoad,
+    ImagePull,
+    ImageRemoved,
+    Images,
+    Progress,
+)
 from cove.engine.home import Home
 from cove.errors import CoveError, UsageError
 from cove.image import catalog
+from cove.oci.reference import familiar
+
+LOOK = 0.2
+"""Seconds between two looks whether the caller is still there."""
+WIND_UP = 5.0
+"""Seconds that a caller who left waits for the work to end; what is stuck in a name server ends
+later, and says nothing to anybody.
+"""
 
 
 def image_list(home: Home) -> Images:
@@ -65,6 +82,30 @@ def image_import(home: Home, params: ImageImport, call: Call) -> Iterator[Progre
     return _stream(home, call, work)
 
 
+def image_pull(home: Home, params: ImagePull, call: Call) -> Iterator[Progress]:
+    from cove.image.pulling import pull
+    from cove.oci.auth import Credentials
+
+    login = params.login
+    credentials = Credentials(login.username, login.password) if login else None
+    stopped = threading.Event()
+
+    def work(report: Callable[[object], None]) -> Iterator[Progress]:
+        pulled = pull(
+            home.store,
+            params.image,
+            platform=params.platform,
+            credentials=credentials,
+            progress=report,
+            stopped=stopped,
+        )
+        home.events.publish("pull", (pulled.id, params.image, params.image))
+        tags = (familiar(pulled.reference),)
+        yield Progress("done", image=pulled.id, tags=tags, digest=pulled.digest, fresh=pulled.fresh)
+
+    return _steps(home, call, work, stopped, wind_up=WIND_UP)
+
+
 class _Stopped(CoveError):
     """The caller left: the work ends at its next step."""
 
@@ -74,14 +115,29 @@ def _stream(
     call: Call,
     work: Callable[[Callable[[object], None]], Iterator[Progress]],
 ) -> Iterator[Progress]:
-    """Steps as they happen: the work has a thread of its own, because it reports by a callback."""
     if call.body < 0:
         raise UsageError("cannot read an image: nothing was sent")
+    return _steps(home, call, work, threading.Event())
+
+
+def _steps(
+    home: Home,
+    call: Call,
+    work: Callable[[Callable[[object], None]], Iterator[Progress]],
+    stopped: threading.Event,
+    *,
+    wind_up: float | None = None,
+) -> Iterator[Progress]:
+    """Steps as they happen: the work has a thread of its own, because it reports by a callback.
+    ``stopped`` is set once nobody wants it any more; then the work has ``wind_up`` seconds to end.
+    """
     steps: queue.SimpleQueue[Progress | BaseException | None] = queue.SimpleQueue()
-    stopped = threading.Event()
+
+    def gone() -> bool:
+        return call.cancelled is not None and call.cancelled.is_set()
 
     def report(step: object) -> None:
-        if stopped.is_set() or (call.cancelled is not None and call.cancelled.is_set()):
+        if stopped.is_set() or gone():
             raise _Stopped("interrupted", exit_code=130)
         steps.put(
             Progress(
@@ -95,6 +151,7 @@ def _stream(
     def run() -> None:
         try:
             for done in work(report):
+                home.bases.clear()  # before anybody knows of it
                 steps.put(done)
             steps.put(None)
         except BaseException as error:
@@ -105,10 +162,18 @@ def _stream(
     thread = threading.Thread(target=run, name="image", daemon=True)
     thread.start()
     try:
-        while (step := steps.get()) is not None:
+        while True:
+            try:
+                step = steps.get(timeout=LOOK)
+            except queue.Empty:
+                if gone():
+                    raise _Stopped("interrupted", exit_code=130) from None
+                continue
+            if step is None:
+                return
             if isinstance(step, BaseException):
                 raise step
             yield step
     finally:
         stopped.set()
-        thread.join()
+        thread.join(wind_up)

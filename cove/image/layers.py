@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from cove.errors import BadArchive, CoveError
@@ -56,6 +57,8 @@ class Blob:
     diff_id: str = ""
     digest: str = ""
     limits: Limits = NO_LIMITS
+    open: Callable[[], AbstractContextManager[Span]] | None = None
+    """Where the bytes come from only when they are wanted; of ``span`` the size counts then."""
 
 
 class _Turn:
@@ -82,7 +85,8 @@ def add_layer(
     The caller has pinned the diff ID, or gives ``pins`` where it does not know it.
     """
     tell = progress or _ignore
-    with _alone(store, blob.diff_id):
+    waiting = Step("waiting", short(blob.diff_id))
+    with _alone(store, blob.diff_id, lambda: tell(waiting)):
         known = store.layer(blob.diff_id) if blob.diff_id else None
         if known is not None and os.path.isdir(store.layout.layer(known.key)):
             tell(Step("layer exists", short(known.diff_id)))
@@ -150,15 +154,16 @@ def _unpack_layer(
 ) -> LayerRecord:
     name, total = short(blob.diff_id or blob.digest), max(blob.span.size, 0)
     with staging(store) as directory:
-        poured, unpacked = pipeline.unpack(
-            blob.span,
-            directory,
-            what=blob.what,
-            limits=_limits(store, blob.limits),
-            digest=blob.digest,
-            diff_id=blob.diff_id,
-            tell=lambda read: tell(Step("unpacking", name, read, total)),
-        )
+        with blob.open() if blob.open is not None else contextlib.nullcontext(blob.span) as span:
+            poured, unpacked = pipeline.unpack(
+                span,
+                directory,
+                what=blob.what,
+                limits=_limits(store, blob.limits),
+                digest=blob.digest,
+                diff_id=blob.diff_id,
+                tell=lambda read: tell(Step("unpacking", name, read, total)),
+            )
         if not blob.diff_id and not unpacked.ended:
             raise BadArchive(f"cannot unpack {blob.what}: truncated: the archive has no end mark")
         if not blob.diff_id and not unpacked.entries:
@@ -197,8 +202,10 @@ def _limits(store: Store, limits: Limits) -> Limits:
 
 
 @contextlib.contextmanager
-def _alone(store: Store, name: str) -> Iterator[None]:
-    """One thread at a time for each name; a layer without a known diff ID has none."""
+def _alone(store: Store, name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """One thread at a time for each name; a layer without a known diff ID has none. ``waiting`` is
+    called now and then meanwhile, and may raise.
+    """
     if not name:
         yield
         return
@@ -207,8 +214,12 @@ def _alone(store: Store, name: str) -> Iterator[None]:
         turn = _busy.setdefault(key, _Turn())
         turn.users += 1
     try:
-        with turn.lock:
+        while not turn.lock.acquire(timeout=0.2):
+            waiting()
+        try:
             yield
+        finally:
+            turn.lock.release()
     finally:
         with _guard:
             turn.users -= 1

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from cove.errors import BadArchive, CoveError, HostError
 from cove.image import compress, pipeline
@@ -56,11 +56,12 @@ def load_archive(
     Either all images of the archive are in the store afterwards, or none.
     """
     what = origin or (str(source) if not isinstance(source, int) else "the archive")
+    what = "standard input" if what == "-" else what
     with ExitStack() as stack:
         fd = stack.enter_context(_opened(source, what))
         fd = stack.enter_context(_seekable(store, fd, what, progress))
         files = stack.enter_context(open_files(fd, what))
-        stem = os.path.basename(os.path.abspath(what)).partition(".")[0].lower() if origin else ""
+        stem = os.path.basename(os.path.abspath(origin)).partition(".")[0].lower() if origin else ""
         if not isinstance(source, int):
             stem = os.path.basename(os.path.abspath(source)).partition(".")[0].lower()
         images = read_images(files, host_platform_of(), stem)
@@ -75,7 +76,9 @@ def _load_all(
     diff_ids = [diff_id for _, config in parsed for diff_id in config.diff_ids]
     try:
         with store.pinned(*diff_ids):
-            layers = _add_layers(store, _blobs(parsed, what), progress)
+            blobs = _blobs(parsed, what)
+            adding = {name: partial(_add, store, blob) for name, blob in blobs.items()}
+            layers = add_layers(adding, progress)
             with ExitStack() as pins:
                 chains = [fit_chain(store, c.diff_ids, layers, pins=pins) for _, c in parsed]
                 diff_ids += [record.diff_id for chain in chains for record in chain]
@@ -110,7 +113,7 @@ def _put(
         parsed.raw,
         tuple(layer.diff_id for layer in chain),
         sum(layer.size for layer in chain),
-        _created(parsed.raw),
+        created_of(parsed.raw),
         digest_of(image.manifest) if image.manifest else "",
     )
     store.put_image(record)
@@ -121,15 +124,19 @@ def _put(
 
 
 def _parse(image: ArchivedImage, what: str) -> ParsedConfig:
-    parsed = parse_config(image.config, f"image config of {what}")
-    if len(parsed.diff_ids) != len(image.layers):
+    return parse_fitting(image.config, len(image.layers), what, verb="load")
+
+
+def parse_fitting(data: bytes, layers: int, what: str, *, verb: str) -> ParsedConfig:
+    """A config for a manifest of so many layers."""
+    parsed, cannot = parse_config(data, f"image config of {what}"), f"cannot {verb} {what}"
+    if len(parsed.diff_ids) != layers:
         raise BadArchive(
-            f"cannot load {what}: its config has {len(parsed.diff_ids)} layers, "
-            f"its manifest {len(image.layers)}"
+            f"{cannot}: its config has {len(parsed.diff_ids)} layers, its manifest {layers}"
         )
     if not 0 < len(parsed.diff_ids) <= LAYERS_MAX:
         raise BadArchive(
-            f"cannot load {what}: an image has 1 to {LAYERS_MAX} layers, not {len(parsed.diff_ids)}"
+            f"{cannot}: an image has 1 to {LAYERS_MAX} layers, not {len(parsed.diff_ids)}"
         )
     return parsed
 
@@ -143,35 +150,43 @@ def _blobs(parsed: list[tuple[ArchivedImage, ParsedConfig]], what: str) -> dict[
     }
 
 
-def _add_layers(
-    store: Store, blobs: dict[str, Blob], progress: Progress | None
+def _add(store: Store, blob: Blob, tell: Progress) -> LayerRecord:
+    return add_layer(store, blob, progress=tell)
+
+
+Adding = Callable[[Progress], LayerRecord]
+"""Adds one layer, telling of it."""
+
+
+def add_layers(
+    adding: Mapping[str, Adding], progress: Progress | None, *, workers: int = WORKERS
 ) -> dict[str, LayerRecord]:
-    """In parallel; the first error ends the others."""
-    failed = threading.Event()
+    """In parallel, the first ones first; the first error ends the others."""
+    failures: list[BaseException] = []
 
     def tell(step: Step) -> None:
-        if failed.is_set():
+        if failures:
             raise _Cancelled("another layer failed")
         if progress is not None:
             progress(step)
 
-    def add(blob: Blob) -> LayerRecord:
+    def add(one: Adding) -> LayerRecord:
         try:
-            return add_layer(store, blob, progress=tell)
-        except BaseException:
-            failed.set()
+            if failures:
+                raise _Cancelled("another layer failed")
+            return one(tell)
+        except BaseException as error:
+            failures.append(error)
             raise
 
-    with ThreadPoolExecutor(WORKERS, "layer") as pool:
-        futures = {diff_id: pool.submit(add, blob) for diff_id, blob in blobs.items()}
-        errors = [error for f in futures.values() if (error := f.exception())]
-    if errors:
-        first = [e for e in errors if not isinstance(e, _Cancelled)]
-        raise (first or errors)[0]
+    with ThreadPoolExecutor(workers, "layer") as pool:
+        futures = {diff_id: pool.submit(add, one) for diff_id, one in adding.items()}
+    if failures:
+        raise failures[0]
     return {diff_id: future.result() for diff_id, future in futures.items()}
 
 
-def _created(raw: dict[str, object]) -> float:
+def created_of(raw: dict[str, object]) -> float:
     try:
         return datetime.fromisoformat(str(raw.get("created"))).timestamp()
     except (ValueError, OverflowError):

@@ -95,8 +95,7 @@ def unpack(
         ends = stack.enter_context(contextlib.ExitStack())
         ends.callback(os.close, reader)
         ends.callback(os.close, writer)
-        with contextlib.suppress(PermissionError):  # beyond the user's share of pipe memory
-            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        widen(writer)
         argv = [init_program(), "unpack", directory, str(limits.bytes), str(limits.entries)]
         unpacker = stack.enter_context(_child(argv, stdin=reader))
         room = limits.bytes + limits.entries * ENTRY_COST
@@ -111,6 +110,12 @@ def unpack(
         raise _unpack_error(unpacker.returncode, complaint, what, limits)
     _check_digests(poured, what, digest, diff_id)
     return poured, _unpacked(text)
+
+
+def widen(pipe: int) -> None:
+    """Fewer turns between writer and reader."""
+    with contextlib.suppress(PermissionError):  # beyond the user's share of pipe memory
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
 
 
 def spool(source: Span, out: int, *, what: str, limit: int, tell: Tell | None = None) -> Poured:

@@ -49,6 +49,9 @@ MACHINES = {
 }
 """``uname -m`` to OCI architecture and variant."""
 
+VARIANTS = {"amd64": ("v1",), "arm": ("v8", "v7", "v6", "v5"), "arm64": ("v8",)}
+"""Of each architecture, newest first; a processor runs those after its own, too."""
+
 ALIASES = {"x86-64": ("amd64", ""), "armhf": ("arm", "v7"), "armel": ("arm", "v6")}
 
 
@@ -157,10 +160,30 @@ def matches(wanted: Platform, has: Platform) -> bool:
 
 
 def choose(index: Index, wanted: Platform) -> Descriptor | None:
-    """The first manifest for the platform; entries without one are for every platform."""
-    for descriptor in index.manifests:
-        if matches(wanted, descriptor.platform or Platform()):
-            return descriptor
+    """The best manifest for the platform; entries without one are for every platform."""
+    found = [
+        (rank, place)
+        for place, descriptor in enumerate(index.manifests)
+        if (rank := _rank(wanted, descriptor.platform or Platform())) is not None
+    ]
+    return index.manifests[min(found)[1]] if found else None
+
+
+def _rank(wanted: Platform, has: Platform) -> int | None:
+    """0 is best: the very variant, then one for all, then the best older one that runs there too;
+    None: it does not run there.
+    """
+    order = VARIANTS.get(wanted.architecture, ())
+    if matches(wanted, has):
+        if has.variant == wanted.variant:
+            return 0
+        if not has.variant:
+            return 1
+        return 2 + (order.index(has.variant) if has.variant in order else len(order))
+    if not matches(msgspec.structs.replace(wanted, variant=""), has):
+        return None
+    if wanted.variant in order and has.variant in order[order.index(wanted.variant) :]:
+        return 2 + order.index(has.variant)
     return None
 
 

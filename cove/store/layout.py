@@ -33,6 +33,11 @@ class Layout:
         return f"{self.root}/reserve"
 
     @property
+    def registries(self) -> str:
+        """Written by people: which registries may be spoken to over http."""
+        return f"{self.root}/registries.json"
+
+    @property
     def blobs(self) -> str:
         return f"{self.root}/blobs/sha256"
 

@@ -33,7 +33,7 @@ WRONG = [
     (("ps", "-f", "stats=x"), 'cove: cannot filter by "stats"', "did you mean status?", 125),
     (("ps", "--format", "{{.ID"), "cove: cannot read the template", "from: --format {{.ID", 125),
     (("load", "-i", "/no/such.tar"), "cove: cannot load /no/such.tar: no such file", "", 125),
-    (("pull", "debian"), 'cove: cannot run "pull": not in this version', "fetch it with", 125),
+    (("push", "debian"), 'cove: cannot run "push": not in this version', "", 125),
     (("cp", "a", "b:/c"), 'cove: cannot run "cp": not in this version', "-v ./data:/data", 125),
 ]
 

@@ -1,0 +1,138 @@
+"""``pull``, and the pull that ``run`` and ``create`` begin with when the image is not here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from cove.cli.command import Command, Typed
+from cove.cli.progress import follow
+from cove.cli.terminal import Terminal
+from cove.client.api import Client
+from cove.engine import calls
+from cove.errors import CoveError, NoSuchImage, UsageError
+from cove.oci.auth import credentials_from_docker
+from cove.oci.reference import DEFAULT_TAG, parse_reference
+from cove.spec.flags import Flag, parse_platform
+from cove.spec.machine import MachineSpec
+
+BUILT_IN = ("host", "host:latest", "host:built-in")
+
+Result = TypeVar("Result")
+
+
+def login_for(terminal: Terminal, image: str) -> calls.Login | None:
+    """What the caller's Docker has for the image's registry. Read only."""
+    directory = terminal.env.get("DOCKER_CONFIG") or f"{terminal.env.get('HOME', '/')}/.docker"
+    try:
+        text = terminal.read_text(f"{directory}/config.json")
+    except OSError:
+        return None
+    found = credentials_from_docker(text, parse_reference(image).domain)
+    return calls.Login(found.username, found.password) if found else None
+
+
+def fetch(
+    client: Client, terminal: Terminal, image: str, *, platform: str, quiet: bool
+) -> calls.Progress:
+    """Pull, showing how far it is on stderr: the last step."""
+    params = calls.ImagePull(image, platform, login_for(terminal, image))
+    steps = client.image_pull(params, terminal.cancelled)
+    for done in follow(steps, terminal, quiet=quiet):
+        return done
+    raise CoveError("interrupted", exit_code=130)
+
+
+def status(done: calls.Progress) -> str:
+    """Docker's last words on a pull."""
+    (name,) = done.tags
+    news = "Downloaded newer image for" if done.fresh else "Image is up to date for"
+    return f"Digest: {done.digest}\nStatus: {news} {name}\n"
+
+
+def pull(typed: Typed, terminal: Terminal, client: Client) -> int:
+    image, quiet = typed.words[0], typed.on("quiet")
+    reference = parse_reference(image)
+    bare = not parse_reference(image, default_tag=False).tag and not reference.digest
+    if bare and not quiet:
+        terminal.write(f"Using default tag: {DEFAULT_TAG}\n")
+    done = fetch(client, terminal, image, platform=typed.text("platform"), quiet=quiet)
+    terminal.write(("" if quiet else status(done)) + f"{reference}\n")
+    return 0
+
+
+# ---- before a machine ----
+
+
+def with_image(
+    typed: Typed,
+    terminal: Terminal,
+    client: Client,
+    spec: MachineSpec,
+    act: Callable[[], Result],
+) -> Result:
+    """``act``, with the image fetched before it as ``--pull`` says. Nothing is asked where it is
+    here: ``act`` finds out.
+    """
+    when = typed.text(".pull", "missing")
+    if when == "always" and spec.image not in BUILT_IN:
+        _fetch_for(typed, terminal, client, spec)
+    try:
+        return act()
+    except NoSuchImage as missing:
+        if when != "missing" or not _is_name(spec.image):
+            raise
+        if not typed.on(".quiet"):
+            terminal.error(f'cove: cannot find image "{spec.image}" locally: pulling it\n')
+        _fetch_for(typed, terminal, client, spec, missing)
+    return act()
+
+
+def _fetch_for(
+    typed: Typed,
+    terminal: Terminal,
+    client: Client,
+    spec: MachineSpec,
+    missing: CoveError | None = None,
+) -> None:
+    quiet = typed.on(".quiet")
+    try:
+        done = fetch(client, terminal, spec.image, platform=spec.platform, quiet=quiet)
+    except CoveError as error:
+        if error.exit_code != 130:
+            error.exit_code = 125
+        if missing is not None and missing.hint.startswith("did you mean"):
+            error.hint = missing.hint
+        raise
+    if not quiet:
+        terminal.error(status(done))
+
+
+def _is_name(image: str) -> bool:
+    """What looks like an id is not looked for in a registry."""
+    try:
+        return not image.startswith("sha256:") and bool(parse_reference(image))
+    except UsageError:
+        return False
+
+
+PULL = Command(
+    "pull",
+    pull,
+    help="Get an image from a registry",
+    flags=(
+        Flag("platform", "platform", "Another than this host's: linux/arm64", "", "PLATFORM",
+             parse_platform),
+        Flag("quiet", "quiet", "Show no progress, print only the name", "q"),
+    ),
+    words="NAME[:TAG|@DIGEST]",
+    least=1,
+    most=1,
+    group="Images",
+    about="Without a host in the name it is Docker's registry. Logins are those of "
+    "`docker login`. Plain http is spoken only on loopback, and where registries.json in the "
+    "state directory says so.",
+    refused={"all-tags": ("name the tags that you want", False),
+             "disable-content-trust": ("cove checks digests, not signatures", False)},
+    refused_short={"a": "all-tags"},
+)  # fmt: skip

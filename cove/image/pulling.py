@@ -1,0 +1,395 @@
+"""``cove pull``: an image from a registry. Layers are decoded and unpacked while they arrive, those
+that the store has are not fetched, and one that two verbs want is fetched once.
+
+Nothing of a pull is on the disk but what ``layers`` stages in ``tmp``: a killed daemon leaves no
+more than that. The bytes pass through a thread here; hashing, decoding and unpacking are children.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import msgspec
+
+from cove.errors import BadArchive, CoveError, HostError, NotFound, UsageError
+from cove.image import pipeline
+from cove.image.implied import fit_chain
+from cove.image.importing import RESERVED
+from cove.image.layers import Blob, Progress, Step, add_layer, drop_unused, short
+from cove.image.loading import Adding, add_layers, created_of, parse_fitting
+from cove.oci.archive import DEPTH_MAX, Span
+from cove.oci.auth import Credentials
+from cove.oci.config import ParsedConfig
+from cove.oci.digest import digest_of
+from cove.oci.endpoint import endpoint_of
+from cove.oci.manifest import (
+    Descriptor,
+    Index,
+    Manifest,
+    Platform,
+    choose,
+    host_platform_of,
+    matches,
+    parse_document,
+    parse_platform,
+    platforms,
+)
+from cove.oci.reference import Reference, parse_reference
+from cove.oci.registry import Registry, Unreachable, open_registry
+from cove.oci.web import Patience, Web
+from cove.store.blobs import Blobs
+from cove.store.db import Store
+from cove.store.records import ImageRecord, LayerRecord
+
+AT_ONCE = 3
+"""Layers on their way, as Docker has it."""
+
+WORDS = {"unpacking": "pulling", "unpacked": "pull complete", "layer exists": "already exists"}
+"""Stages of a layer, as people know them."""
+
+WITHOUT_REGISTRY = (
+    "without a registry there is `host`, built in; make others: cove image bootstrap, "
+    "cove image import, cove load"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    id: str
+    reference: str
+    """Full, as it was asked for."""
+    digest: str
+    """Of what the reference means: an index or a manifest."""
+    fresh: bool
+    """False: the image was here, under this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """One pull: what, from where, for whom."""
+
+    store: Store
+    registry: Registry
+    reference: Reference
+    platform: Platform
+    chosen: bool
+    """The user named the platform."""
+    tell: Progress
+
+    @property
+    def name(self) -> str:
+        return self.reference.familiar()
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the reference means, as documents."""
+
+    digest: str
+    manifest: Manifest
+    data: bytes
+    """Of the manifest."""
+    config: bytes
+    parsed: ParsedConfig
+
+
+def pull(
+    store: Store,
+    text: str,
+    *,
+    platform: str = "",
+    credentials: Credentials | None = None,
+    progress: Progress | None = None,
+    stopped: threading.Event | None = None,
+    patience: Patience | None = None,
+) -> Pulled:
+    """Fetch what ``text`` means and give it that name; ``stopped`` ends it soon after it is set."""
+    reference = parse_reference(text)
+    if reference.familiar_name == RESERVED:
+        raise UsageError(f'cannot pull "{text}": "{RESERVED}" is built in', origin=text)
+    endpoint = endpoint_of(reference, insecure_registries(store))
+    tell = progress or (lambda step: None)
+    wanted = parse_platform(platform) if platform else host_platform_of()
+
+    def notice(why: str, seconds: float) -> None:
+        tell(Step(f"{why}, trying again in {seconds:.0f} s"))
+
+    web = Web(endpoint, patience or Patience(), notice=notice)
+    with ExitStack() as stack:
+        registry = stack.enter_context(open_registry(reference, endpoint, web, credentials))
+        stack.enter_context(_ended_by(stopped, registry))
+        wish = _Wish(store, registry, reference, wanted, bool(platform), tell)
+        try:
+            return _pull(wish)
+        except Unreachable as error:
+            error.hint = WITHOUT_REGISTRY
+            raise
+
+
+def insecure_registries(store: Store) -> tuple[str, ...]:
+    """Hosts and networks that may be spoken to over http, from ``registries.json``."""
+    path = store.layout.registries
+    try:
+        with open(path, "rb") as file:
+            return _decode_registries(file.read(1 << 20)).insecure
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise HostError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    except msgspec.MsgspecError as error:
+        raise UsageError(
+            f"cannot read {path}: {error}",
+            hint='write {"insecure": ["registry.example:5000", "10.0.0.0/8"]}',
+        ) from None
+
+
+class _Registries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    insecure: tuple[str, ...] = ()
+
+
+# Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
+_decode_registries = msgspec.json.Decoder(_Registries).decode
+
+
+@contextmanager
+def _ended_by(stopped: threading.Event | None, registry: Registry) -> Iterator[None]:
+    """Inside: ``stopped`` ends the registry's requests, also those that wait for an answer."""
+    if stopped is None:
+        yield
+        return
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.1):
+            if stopped.is_set():
+                registry.stop()
+                return
+
+    watcher = threading.Thread(target=watch, name="pull-watch", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+# ---- one pull ----
+
+
+def _pull(wish: _Wish) -> Pulled:
+    known = _known(wish)
+    if known is not None:
+        return known
+    wish.tell(Step(f"pulling from {wish.reference.path}", wish.reference.tag or "digest"))
+    found = _find(wish)
+    before = wish.store.tagged(str(wish.reference))
+    image_id = digest_of(found.config)
+    diff_ids = list(found.parsed.diff_ids)
+    try:
+        with wish.store.pinned(*diff_ids), ExitStack() as pins:
+            chain = _here(wish.store, image_id)
+            if chain is None:
+                layers = add_layers(_adding(wish, found), wish.tell, workers=AT_ONCE)
+                chain = fit_chain(wish.store, diff_ids, layers, pins=pins)
+                diff_ids += [record.diff_id for record in chain]
+            fresh = _record(wish, found, chain)
+    except BaseException:
+        drop_unused(wish.store, diff_ids)
+        raise
+    return Pulled(image_id, str(wish.reference), found.digest, fresh or before != image_id)
+
+
+def _known(wish: _Wish) -> Pulled | None:
+    """The image, if it is here and the registry still means it; a digest always means the same."""
+    reference = wish.reference
+    digest = reference.digest
+    if not digest:
+        image = _tagged(wish.store, reference)
+        if image is None or not any(d.startswith(f"{reference.name}@") for d in image.digests):
+            return None
+        digest = wish.registry.digest_of(reference.tag)
+    for record in wish.store.images():
+        same = f"{reference.name}@{digest}" in record.digests
+        meant = reference.digest or wish.store.tagged(str(reference)) == record.id
+        if same and meant and _serves(record, wish) and _here(wish.store, record.id) is not None:
+            return Pulled(record.id, str(reference), digest, fresh=False)
+    return None
+
+
+def _tagged(store: Store, reference: Reference) -> ImageRecord | None:
+    image_id = store.tagged(str(reference))
+    return store.image(image_id) if image_id else None
+
+
+def _serves(record: ImageRecord, wish: _Wish) -> bool:
+    """Whether the image is for the wanted platform."""
+    words = (str(record.config.get(key) or "") for key in ("architecture", "os", "variant"))
+    return matches(wish.platform, Platform(*words))
+
+
+def _here(store: Store, image_id: str) -> tuple[LayerRecord, ...] | None:
+    """The layers of an image that is whole already."""
+    image = store.image(image_id)
+    if image is None:
+        return None
+    chain = [store.layer(diff_id) for diff_id in image.layers]
+    if not all(layer and os.path.isdir(store.layout.layer(layer.key)) for layer in chain):
+        return None
+    return tuple(layer for layer in chain if layer is not None)
+
+
+# ---- documents ----
+
+
+def _find(wish: _Wish) -> _Found:
+    """The manifest for the platform and its config."""
+    document = wish.registry.document(wish.reference.digest or wish.reference.tag)
+    digest = document.digest
+    parsed = parse_document(document.data, f"manifest of {wish.name}")
+    for _ in range(DEPTH_MAX):
+        if isinstance(parsed, Manifest):
+            break
+        chosen = _choose(parsed, wish)
+        document = wish.registry.document(chosen.digest, chosen.size)
+        parsed = parse_document(document.data, f"manifest {chosen.digest} of {wish.name}")
+    if not isinstance(parsed, Manifest):
+        raise BadArchive(f"cannot pull {wish.name}: indexes within indexes")
+    return _with_config(wish, digest, parsed, document.data)
+
+
+def _with_config(wish: _Wish, digest: str, manifest: Manifest, data: bytes) -> _Found:
+    blobs = Blobs(wish.store.layout)
+    known = manifest.config.digest.startswith("sha256:") and blobs.has(manifest.config.digest)
+    config = b""
+    if known:
+        with contextlib.suppress(CoveError):  # damaged or just removed: fetched anew
+            config = blobs.read(manifest.config.digest)
+    config = config or wish.registry.config(manifest.config)
+    parsed = parse_fitting(config, len(manifest.layers), wish.name, verb="pull")
+    has = Platform(parsed.config.architecture, parsed.config.os, parsed.config.variant)
+    if wish.chosen and not matches(wish.platform, has):
+        raise _no_platform(wish, str(has))
+    return _Found(digest, manifest, data, config, parsed)
+
+
+def _choose(index: Index, wish: _Wish) -> Descriptor:
+    chosen = choose(index, wish.platform)
+    if chosen is None:
+        raise _no_platform(wish, platforms(index))
+    return chosen
+
+
+def _no_platform(wish: _Wish, there: str) -> NotFound:
+    return NotFound(
+        f"cannot pull {wish.name}: there is no image for {wish.platform}",
+        origin=f"--platform {wish.platform}" if wish.chosen else "",
+        host=f"it has: {there}",
+    )
+
+
+# ---- layers ----
+
+
+def _adding(wish: _Wish, found: _Found) -> dict[str, Adding]:
+    """One for each diff ID, the largest first: the last one to come should be a small one."""
+    adding: dict[str, tuple[int, Adding]] = {}
+    for diff_id, layer in zip(found.parsed.diff_ids, found.manifest.layers, strict=True):
+        if diff_id not in adding:
+            wish.tell(Step("waiting", short(layer.digest)))
+            adding[diff_id] = layer.size, partial(_add, wish, diff_id, layer)
+    ordered = sorted(adding.items(), key=lambda item: -item[1][0])
+    return {diff_id: add for diff_id, (_, add) in ordered}
+
+
+def _add(wish: _Wish, diff_id: str, layer: Descriptor, tell: Progress) -> LayerRecord:
+    name = short(layer.digest)
+
+    def told(step: Step) -> None:
+        tell(replace(step, id=name, stage=WORDS.get(step.stage, step.stage)))
+
+    blob = Blob(
+        Span(-1, -1, layer.size),
+        f"layer {name} of {wish.name}",
+        diff_id,
+        layer.digest,
+        open=partial(_downloading, wish.registry, layer),
+    )
+    try:
+        return add_layer(wish.store, blob, progress=told)
+    except BaseException:
+        wish.registry.stop()  # nobody waits for what the others still ask for
+        raise
+
+
+@contextmanager
+def _downloading(registry: Registry, layer: Descriptor) -> Iterator[Span]:
+    """The blob as a pipe that a thread fills. What ails the download is told, rather than what the
+    reader makes of its sudden end.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    pipeline.widen(writer)
+    failures: list[BaseException] = []
+
+    def fill() -> None:
+        try:
+            for piece in registry.blob(layer):
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[os.write(writer, rest) :]
+        except BrokenPipeError:
+            pass  # the reader says why it stopped
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            os.close(writer)
+
+    feeder = threading.Thread(target=fill, name="download", daemon=True)
+    feeder.start()
+    try:
+        yield Span(reader, -1, -1)
+    except BaseException as error:
+        os.close(reader)
+        feeder.join()
+        if failures and isinstance(error, BadArchive):
+            raise failures[0] from error
+        raise
+    os.close(reader)
+    feeder.join()
+    if failures:
+        raise failures[0]
+
+
+# ---- records ----
+
+
+def _record(wish: _Wish, found: _Found, chain: tuple[LayerRecord, ...]) -> bool:
+    """The image with its name, in one write; whether that is new."""
+    store, reference = wish.store, wish.reference
+    blobs, image_id = Blobs(store.layout), digest_of(found.config)
+    name = f"{reference.name}@{found.digest}"
+    with store.pinned(image_id, digest_of(found.data)):
+        blobs.put(found.config)
+        blobs.put(found.data)
+        with store.transaction():
+            before = store.image(image_id)
+            digests = before.digests if before else ()
+            record = ImageRecord(
+                image_id,
+                found.parsed.raw,
+                tuple(layer.diff_id for layer in chain),
+                sum(layer.size for layer in chain),
+                created_of(found.parsed.raw),
+                digest_of(found.data),
+                tuple(dict.fromkeys((*digests, name))),
+            )
+            store.put_image(record)
+            if not reference.digest:
+                store.tag(str(reference), image_id)
+    return before is None or (bool(reference.digest) and name not in before.digests)

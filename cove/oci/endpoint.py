@@ -1,0 +1,100 @@
+"""Which host serves a reference, over what, and which addresses nobody may lead us to. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from cove.errors import UsageError
+from cove.oci.reference import DEFAULT_DOMAIN, Reference
+
+DOCKER_HOST = "registry-1.docker.io"
+"""Serves what is named ``docker.io``."""
+
+METADATA = frozenset(
+    ipaddress.ip_address(text)
+    for text in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16")
+)
+"""Where clouds tell a host its secrets; those outside the link-local networks must be named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """``host`` is HOST[:PORT]."""
+
+    host: str
+    loose: bool = False
+    """Plain HTTP is accepted, and certificates are not checked: loopback, or configured so."""
+    loopback: bool = False
+
+
+def endpoint_of(reference: Reference, insecure: Sequence[str] = ()) -> Endpoint:
+    """The registry of a reference; ``insecure`` names hosts (``HOST[:PORT]``) and networks."""
+    domain = reference.domain
+    if domain == DEFAULT_DOMAIN:
+        return Endpoint(DOCKER_HOST)
+    loopback = is_loopback(domain)
+    return Endpoint(domain, loopback or _configured(domain, insecure), loopback)
+
+
+def is_loopback(host: str) -> bool:
+    """By its name or address as written: what a name resolves to may change."""
+    name = host_name(host)
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    address = _address(name)
+    return address is not None and address.is_loopback
+
+
+def forbidden(address: str, *, loopback: bool) -> str:
+    """Why a redirect or a token server may not be at ``address``; empty where it may.
+
+    ``loopback``: the registry itself is there, so another door of this host is no surprise.
+    """
+    found = _address(address.partition("%")[0])
+    if found is None:
+        return ""
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    if found in METADATA:
+        return "a cloud's metadata service"
+    if found.is_link_local:
+        return "a link-local address"
+    if found.is_multicast or found.is_unspecified:
+        return "no host's address"
+    if found.is_loopback and not loopback:
+        return "this host's own loopback"
+    return ""
+
+
+def host_name(host: str) -> str:
+    """``HOST[:PORT]`` without the port, an IPv6 address without its brackets."""
+    return (urlsplit(f"//{host}").hostname or "").lower()
+
+
+def _configured(domain: str, insecure: Sequence[str]) -> bool:
+    address = _address(host_name(domain))
+    for entry in insecure:
+        if entry.lower() == domain.lower():
+            return True
+        if "/" not in entry:
+            continue
+        try:
+            network = ipaddress.ip_network(entry, strict=False)
+        except ValueError:
+            raise UsageError(
+                f'cannot use insecure registry "{entry}": it is no network',
+                hint="write HOST, HOST:PORT or 10.0.0.0/8",
+            ) from None
+        if address is not None and address in network:
+            return True
+    return False
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None

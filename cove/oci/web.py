@@ -1,0 +1,368 @@
+"""HTTP as registries need it: redirects only to where they may lead, retries with patience, and an
+end when asked.
+
+Over urllib3, which is loaded with the first request. Knows nothing of images.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import random
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
+
+from cove.oci.endpoint import Endpoint, forbidden, is_loopback
+
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse, PoolManager
+
+AGENT = "cove"
+REDIRECTS = (301, 302, 303, 307, 308)
+REDIRECTS_MAX = 5
+AGAIN = frozenset((408, 429, 500, 502, 503, 504))
+DRAIN_MAX = 64 << 10
+CHUNK = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds, and how often."""
+
+    connect: float = 10.0
+    read: float = 30.0
+    attempts: int = 5
+    pause: float = 0.5
+    """Before the second attempt; doubled before each further one."""
+    longest: float = 60.0
+    """What is waited at most because a server asks for it."""
+
+
+class Trouble(Exception):
+    """Why there is no answer. ``kind``: ``unreachable``, ``tls``, ``broken`` (it may be better the
+    next time), ``forbidden`` or ``stopped``.
+    """
+
+    def __init__(self, kind: str, host: str, text: str) -> None:
+        super().__init__(text)
+        self.kind, self.host, self.text = kind, host, text
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    response: BaseHTTPResponse
+    url: str
+    moved: bool
+    """It comes from another place than was asked."""
+
+    @property
+    def status(self) -> int:
+        return self.response.status
+
+    def header(self, name: str) -> str:
+        return str(self.response.headers.get(name) or "")
+
+    @property
+    def length(self) -> int | None:
+        text = self.header("Content-Length")
+        return int(text) if text.isascii() and text.isdigit() else None
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body as it arrives."""
+        with _Told(self.url):
+            while data := self.response.read1(CHUNK, decode_content=False):
+                yield data
+
+    def read(self, limit: int) -> bytes | None:
+        """The whole body; None when it is longer than ``limit``, of which no more is read."""
+        if self.length is not None and self.length > limit:
+            self.response.close()
+            return None
+        data = b""
+        for piece in self.pieces():
+            data += piece
+            if len(data) > limit:
+                self.response.close()
+                return None
+        return data
+
+    def finish(self) -> None:
+        """Give the connection back where that is cheap."""
+        with suppress(Exception):
+            if self.length is not None and self.length <= DRAIN_MAX:
+                self.response.drain_conn()
+            else:
+                self.response.close()
+
+
+class Web:
+    """Connections of one verb to one registry and where it leads. Threads share it."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        patience: Patience,
+        *,
+        notice: Callable[[str, float], None] | None = None,
+    ) -> None:
+        """``notice`` is told why and for how many seconds it waits."""
+        self.endpoint, self.patience, self._notice = endpoint, patience, notice
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._pools: dict[tuple[bool, bool], PoolManager] = {}
+        self._sockets: set[socket.socket] = set()
+
+    def stop(self) -> None:
+        """End every request, from any thread."""
+        self._stopped.set()
+        with self._lock:
+            for sock in self._sockets:
+                with suppress(OSError):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for pool in self._pools.values():
+            pool.clear()
+        with self._lock:
+            self._sockets.clear()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped.is_set()
+
+    def get(
+        self,
+        url: str,
+        headers: dict[str, str],
+        *,
+        method: str = "GET",
+        foreign: bool = False,
+        patient: bool = True,
+    ) -> Answer:
+        """An answer, whatever its status; a server that is busy is asked again. ``foreign``: the
+        registry named this URL, nobody typed it. ``patient``: a cut connection is made again too.
+        """
+        for attempt in range(1, self.patience.attempts + 1):
+            last = attempt == self.patience.attempts
+            try:
+                answer = self._follow(url, headers, method, foreign=foreign)
+            except Trouble as trouble:
+                if trouble.kind != "broken" or last or not patient:
+                    raise
+                self.pause(attempt, trouble.text)
+                continue
+            if answer.status not in AGAIN or last:
+                return answer
+            asked = _retry_after(answer)
+            if asked is not None and asked > self.patience.longest:
+                return answer
+            answer.finish()
+            self.pause(attempt, f"it answers {answer.status}", asked)
+        raise AssertionError
+
+    def pause(self, attempt: int, why: str, asked: float | None = None) -> None:
+        """Wait before the next attempt, ``asked`` seconds if the server said so."""
+        seconds = self.patience.pause * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)
+        seconds = min(seconds if asked is None else asked, self.patience.longest)
+        if self._notice is not None:
+            self._notice(why, seconds)
+        if self._stopped.wait(seconds):
+            raise Trouble("stopped", self.endpoint.host, "interrupted")
+
+    def check_place(self, url: str, *, plain: bool) -> None:
+        """Whether the registry may name this URL; ``plain``: what led here was plain HTTP."""
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if parts.scheme not in ("http", "https") or not host:
+            raise Trouble("forbidden", host, f'it leads to "{url[:200]}", which is no web address')
+        if parts.scheme == "http" and not plain:
+            raise Trouble("forbidden", host, f"it leads from https to http, to {parts.netloc}")
+        reason = forbidden(host, loopback=self.endpoint.loopback)
+        if reason:
+            raise Trouble("forbidden", host, f"it leads to {parts.netloc}, {reason}")
+
+    # ---- one request ----
+
+    def _follow(self, url: str, headers: dict[str, str], method: str, *, foreign: bool) -> Answer:
+        """Credentials go to the host they were meant for and to no other."""
+        moved = False
+        for _ in range(REDIRECTS_MAX + 1):
+            answer = Answer(self._send(url, headers, method, foreign or moved), url, moved)
+            if answer.status not in REDIRECTS or not answer.header("Location"):
+                return answer
+            target = urljoin(url, answer.header("Location"))
+            answer.finish()
+            self.check_place(target, plain=urlsplit(url).scheme == "http")
+            if _place(target) != _place(url):
+                headers = {k: v for k, v in headers.items() if k != "Authorization"}
+                moved = True
+            url = target
+        raise Trouble("forbidden", _place(url)[1], f"it leads on more than {REDIRECTS_MAX} times")
+
+    def _send(
+        self, url: str, headers: dict[str, str], method: str, guarded: bool
+    ) -> BaseHTTPResponse:
+        if self.stopped:
+            raise Trouble("stopped", self.endpoint.host, "interrupted")
+        host = urlsplit(url).netloc
+        loose = self.endpoint.loose and (host == self.endpoint.host or is_loopback(host))
+        pool = self._pool(guarded, loose)
+        common = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
+        with _Told(url, self):
+            return pool.request(
+                method,
+                url,
+                headers=common | headers,
+                redirect=False,
+                retries=False,
+                preload_content=False,
+            )
+
+    def _pool(self, guarded: bool, loose: bool) -> PoolManager:
+        with self._lock:
+            found = self._pools.get((guarded, loose))
+            if found is None:
+                found = self._pools[guarded, loose] = _make_pool(self, guarded, loose)
+            return found
+
+    def add(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._sockets = {known for known in self._sockets if known.fileno() >= 0} | {sock}
+        if self.stopped:
+            self.stop()
+
+
+def _make_pool(web: Web, guarded: bool, loose: bool) -> PoolManager:
+    import urllib3
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+
+    loopback = web.endpoint.loopback
+
+    def refuse(host: str, address: str) -> None:
+        reason = forbidden(address, loopback=loopback)
+        if guarded and reason:
+            raise Trouble("forbidden", host, f"it leads to {host} at {address}, {reason}")
+
+    class Connection(HTTPConnection):
+        """Looks where it connects, before it says anything; can be ended from outside."""
+
+        def connect(self) -> None:
+            _look_up(self.host, self.port, refuse if guarded else None)
+            super().connect()
+            _connected(self.sock, self.host, web, refuse)
+
+    class SecureConnection(HTTPSConnection):
+        def connect(self) -> None:
+            _look_up(self.host, self.port, refuse if guarded else None)
+            super().connect()
+            _connected(self.sock, self.host, web, refuse)
+
+    class Pool(urllib3.HTTPConnectionPool):
+        ConnectionCls = Connection
+
+    class SecurePool(urllib3.HTTPSConnectionPool):
+        ConnectionCls = SecureConnection
+
+    context = ssl.create_default_context()
+    if loose:
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    timeout = urllib3.Timeout(connect=web.patience.connect, read=web.patience.read)
+    manager = urllib3.PoolManager(maxsize=8, timeout=timeout, ssl_context=context)
+    manager.pool_classes_by_scheme = {"http": Pool, "https": SecurePool}
+    return manager
+
+
+def _look_up(host: str, port: int | None, refuse: Callable[[str, str], None] | None) -> None:
+    """Not one packet goes to an address that is refused."""
+    if refuse is None:
+        return
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    except OSError:
+        return  # urllib3 says so
+    for *_, address in found:
+        refuse(host, str(address[0]))
+
+
+def _connected(sock: Any, host: str, web: Web, refuse: Callable[[str, str], None]) -> None:
+    """The name may have meant something else a moment ago."""
+    web.add(sock)
+    refuse(host, str(sock.getpeername()[0]))
+
+
+class _Told:
+    """Inside: what urllib3 and sockets raise becomes Trouble."""
+
+    def __init__(self, url: str, web: Web | None = None) -> None:
+        self.host, self.web = urlsplit(url).netloc, web
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, (Trouble, GeneratorExit)):
+            return
+        import urllib3.exceptions as known
+
+        if not isinstance(error, (known.HTTPError, OSError, ValueError)):
+            return
+        raise self._trouble(error, known) from error
+
+    def _trouble(self, error: BaseException, known: Any) -> Trouble:
+        if self.web is not None and self.web.stopped:
+            return Trouble("stopped", self.host, "interrupted")
+        if isinstance(error, known.NameResolutionError):
+            return Trouble("unreachable", self.host, "its name cannot be resolved")
+        if isinstance(error, known.NewConnectionError):
+            return Trouble("unreachable", self.host, _reason(error.__cause__ or error))
+        if isinstance(error, known.ConnectTimeoutError):
+            return Trouble("unreachable", self.host, "it does not answer")
+        if isinstance(error, (known.SSLError, ssl.SSLError)):
+            return Trouble("tls", self.host, _tls_reason(error))
+        if isinstance(error, known.LocationValueError):
+            return Trouble("forbidden", self.host, "it leads to what is no web address")
+        if isinstance(error, (known.ReadTimeoutError, TimeoutError)):
+            return Trouble("broken", self.host, "it stopped sending")
+        return Trouble("broken", self.host, "the connection was cut")
+
+
+def _tls_reason(error: BaseException) -> str:
+    inner = error.args[0] if error.args and isinstance(error.args[0], ssl.SSLError) else error
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {inner.verify_message}"
+    reason = getattr(inner, "reason", "") or str(inner)
+    return f"no secure connection: {str(reason).lower().replace('_', ' ')}"
+
+
+def _reason(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return str(text).lower()
+
+
+def _place(url: str) -> tuple[str, str, int]:
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    return parts.scheme, parts.hostname or "", port or (443 if parts.scheme == "https" else 80)
+
+
+def _retry_after(answer: Answer) -> float | None:
+    """In seconds. A date is compared with the server's own clock: ours may be wrong."""
+    text = answer.header("Retry-After").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        until = email.utils.parsedate_to_datetime(text)
+        now = email.utils.parsedate_to_datetime(answer.header("Date"))
+        return max(0.0, (until - now).total_seconds())
+    except (ValueError, TypeError):
+        return None
