@@ -27,7 +27,8 @@ struct front {
 	int sock, signals; /* the peer; a signalfd */
 	sigset_t before;   /* the mask we were started with */
 	bool session, detached;
-	int32_t flags; /* of MSG_SESSION */
+	unsigned int interrupts; /* SIGINTs passed on */
+	int32_t flags;		 /* of MSG_SESSION */
 	struct keys keys;
 	/* what waits to be sent */
 	uint64_t pending; /* bit n-1: signal n */
@@ -44,6 +45,11 @@ static char buffer[MSG_MAX]; /* the request, then what the peer says */
 static unsigned char input[INPUT_MAX + KEYS_MAX];
 
 /* ---- signals ---- */
+
+/* Process 1 of a machine ignores what it has no handler for: the kernel protects it. */
+static const char stubborn[] =
+	"\ncove: the machine goes on after 3 SIGINT\n"
+	"  hint: end it with cove kill (cove ps has its name); cove run --init lets Ctrl-C end it\n";
 
 static void take(const struct front *front, sigset_t *set, int signal)
 {
@@ -102,6 +108,8 @@ static void on_signal(struct front *front)
 		if (!front->session)
 			seen |= bit;
 		front->pending |= bit;
+		if (front->session && got.ssi_signo == SIGINT && ++front->interrupts == 3)
+			write_all(2, stubborn, strlen(stubborn));
 	}
 }
 
@@ -302,6 +310,8 @@ int front_main(int argc, char **argv)
 		return 125;
 	}
 	obey(&front);
+	if (front.detached)
+		write_all(2, "\n", 1); /* the machine's prompt has a line of its own */
 	if (front.code >= 0)
 		return front.code;
 	sigprocmask(SIG_SETMASK, &front.before, NULL);

@@ -85,6 +85,23 @@ def test_control_c_without_a_terminal_inside(screen: Tmux) -> None:
     leave(screen, 9)
 
 
+def test_control_c_that_process_1_ignores_is_explained(cove: Cove, screen: Tmux) -> None:
+    screen.type("$COVE run --rm --name stubborn bb sh -c 'echo up; exec sleep 1000'")
+    screen.wait_for("^up", literal=False)
+    note = "cove: the machine goes on after 3 SIGINT"
+    for _ in range(50):  # signals of the same moment are one
+        if note in screen.screen():
+            break
+        screen.keys("C-c")
+    screen.wait_for(note)
+    cove("kill", "stubborn")
+    leave(screen, 137)
+    screen.type("$COVE run --rm --init bb sh -c 'echo up; exec sleep 1000'")
+    screen.wait_for("^up", literal=False)
+    screen.keys("C-c")
+    leave(screen, 130)
+
+
 def test_control_d_ends_the_shell(screen: Tmux) -> None:
     enter(screen, "run --rm -it bb")
     screen.keys("C-d")
@@ -105,6 +122,7 @@ def test_detach_and_attach_again(cove: Cove, screen: Tmux) -> None:
     enter(screen, "run -it --name held bb")
     screen.type("word=kept")
     screen.keys("C-p", "C-q")
+    screen.wait_for(rf"^{PROMPT.strip()}\s*\Z", literal=False)
     leave(screen, 0)
     assert cove.inspect("held")["State"]["Running"]
     screen.type("$COVE attach held")
