@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 ID_PREFIX = re.compile(r"(?:sha256:)?([a-f0-9]{1,64})")
+HOST_NAMES = (HOST, f"{HOST}:latest", f"{HOST}:built-in")
+"""What may be typed for it; the last is how it is listed."""
 ACTIVE = ("running", "paused")
 LEAVING = 5.0
 """Seconds that a machine of ``--rm`` may take to go."""
@@ -56,7 +58,7 @@ class Removed:
 
 def resolve(store: Store, text: str) -> ImageRecord:
     """The image that ``text`` means: ``host``, a name, an id, or the beginning of an id."""
-    if text in (HOST, f"{HOST}:latest"):
+    if text in HOST_NAMES:
         return host.host_image(store)
     record = _by_name(store, text) or _by_id(store, text)
     if record is None:
@@ -131,7 +133,7 @@ def remove(store: Store, text: str, *, force: bool = False) -> Removed:
     As Docker: an image that machines are made of keeps its layers; ``force`` takes its names away
     unless one of the machines runs.
     """
-    if text in (HOST, f"{HOST}:latest"):
+    if text in HOST_NAMES:
         raise UsageError("cannot remove image host: it is built in", origin=text)
     record = resolve(store, text)
     name = _name(text)

@@ -49,6 +49,11 @@ def test_names_an_image_cannot_have(store: Store, name: str) -> None:
     assert store.images() == []
 
 
+@pytest.mark.parametrize("name", ["host", "host:latest", "host:built-in"])
+def test_host_is_found_by_what_is_listed(store: Store, name: str) -> None:
+    assert catalog.resolve(store, name).id == "host"
+
+
 def test_an_unknown_image_has_a_hint(store: Store) -> None:
     with pytest.raises(NotFound, match='cannot find image "nope": it is not in the') as caught:
         catalog.resolve(store, "nope")
