@@ -25,26 +25,25 @@ GLOBAL = (
     Flag("version", "version", "Print the version", "v"),
 )
 
-_REGISTRIES = ("push", "build", "login", "logout", "search", "tag", "history", "save")
+_IMAGES = ("push", "build", "login", "logout", "search", "tag", "history", "save")
 _MACHINES = (
     "commit", "cp", "diff", "export", "pause", "unpause", "port", "rename", "restart", "stats",
     "top", "update", "prune",
 )  # fmt: skip
 _LATER = (
-    *_MACHINES, "events", "network", "volume", "compose", "context", "builder", "buildx", "swarm",
-    "plugin",
+    *_IMAGES, *_MACHINES, "events", "network", "volume", "compose", "context", "builder",
+    "buildx", "swarm", "plugin",
 )  # fmt: skip
-LATER = dict.fromkeys(_REGISTRIES, "it comes with registries and builds") | dict.fromkeys(
-    _LATER, "it comes with a later version"
-)
+LATER = dict.fromkeys(_LATER, "it comes with a later one")
 """Commands that Docker's users will try: refused by name."""
 LATER_OF_MACHINES = {name: LATER[name] for name in _MACHINES}
-LATER_OF_IMAGES = {name: LATER[name] for name in (*_REGISTRIES, "prune")}
-LATER_OF_SYSTEM = dict.fromkeys(("df", "prune", "events"), "it comes with a later version")
+LATER_OF_IMAGES = {name: LATER[name] for name in (*_IMAGES, "prune")}
+LATER_OF_SYSTEM = dict.fromkeys(("df", "prune", "events"), LATER["prune"])
 
 INSTEAD = {
     "build": "load what another tool built: cove load -i FILE",
     "cp": "share a directory when you make the machine: cove run -v ./data:/data",
+    "login": "cove pull reads what docker login wrote into ~/.docker/config.json",
     "network": "choose none or host when you make the machine: cove run --network host",
     "prune": "remove what is not needed by name: cove rm, cove rmi",
     "restart": "cove stop MACHINE, then cove start MACHINE",
@@ -88,7 +87,7 @@ def _tree() -> Group:
         "cove",
         top,
         help="Run machines: isolated commands, services and systems on this host",
-        about="First steps: cove run --rm -it host bash. All about a command: cove COMMAND --help.",
+        about="First steps: cove run --rm -it host bash. More: cove COMMAND --help",
         flags=GLOBAL,
         later=LATER,
     )

@@ -54,8 +54,7 @@ WORDS = {"unpacking": "pulling", "unpacked": "pull complete", "layer exists": "a
 """Stages of a layer, as people know them."""
 
 WITHOUT_REGISTRY = (
-    "without a registry there is `host`, built in; make others: cove image bootstrap, "
-    "cove image import, cove load"
+    "without a registry there is `host`, built in; make others: cove image import, cove load"
 )
 
 

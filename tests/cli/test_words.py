@@ -50,7 +50,7 @@ def test_what_is_wrong_is_said(
 
 def test_help(cove: Cove) -> None:
     text = cove("--help").out
-    assert "\n\nFirst steps: cove run --rm -it host bash. All about" in text
+    assert "\n\nFirst steps: cove run --rm -it host bash. More: cove COMMAND --help\n" in text
     assert text.startswith("Usage: cove [OPTIONS] COMMAND\n")
     assert cove("run", "--help").out.startswith("Usage: cove run [OPTIONS] IMAGE [COMMAND]")
     assert cove("help", "image", "ls").out == cove("image", "ls", "--help").out
