@@ -228,11 +228,12 @@ RUN = (*PROCESS, *_ATTACHED, *MACHINE)
 CREATE = (*PROCESS, *_ATTACHED[1:2], *MACHINE)
 
 _NETWORKS = "cove has the networks none and host so far"
+_PORTS = f"{_NETWORKS}; with --network host a server's ports are the host's"
 _VOLUMES = "cove has no volumes yet"
 
 REFUSED: dict[str, tuple[str, bool]] = {
-    "publish": (_NETWORKS, True),
-    "publish-all": (_NETWORKS, False),
+    "publish": (_PORTS, True),
+    "publish-all": (_PORTS, False),
     "expose": (_NETWORKS, True),
     "ip": (_NETWORKS, True),
     "ip6": (_NETWORKS, True),
