@@ -234,16 +234,8 @@ def _open_home(
         if listener is not None:
             stack.callback(listener.close)
     worker, reactor = Worker("worker"), Reactor()
-    slots = Slots(
-        store,
-        forker,
-        groups,
-        remover,
-        facts,
-        state_fd=state_fd,
-        run_fd=run_fd,
-        later=worker.do,
-    )
+    fds = {"state_fd": state_fd, "run_fd": run_fd}
+    slots = Slots(store, forker, groups, remover, facts, later=worker.do, **fds)
     stack.callback(slots.close)
     home = Home(
         root=root,

@@ -25,6 +25,7 @@ from cove.plan.ops import (
 )
 from cove.planner.devices import DEV, DIRECTORIES, LINKS, NODES, TTY
 from cove.planner.mounts import NO_SYMLINKS, ROOT
+from cove.planner.overlay import lower_layers
 from cove.planner.place import Place
 from cove.planner.walls import Walls
 from cove.planner.why import default
@@ -72,8 +73,8 @@ def begin(walls: Walls, place: Place) -> tuple[Op, ...]:
 
 def mount_root(place: Place) -> tuple[Op, ...]:
     """Machine: the layers with the writable layer on top."""
-    lower = ":".join(f"l{key}" for key in reversed(place.layers))
-    data = f"lowerdir={lower},upperdir=u{place.key}/fs,workdir=u{place.key}/work,userxattr"
+    lower, upper = lower_layers(place), f"u{place.key}"
+    data = f"lowerdir={lower},upperdir={upper}/fs,workdir={upper}/work,userxattr"
     if place.volatile:
         data += ",volatile"
     why = "image: its layers below, what the machine writes above"

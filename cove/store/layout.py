@@ -101,10 +101,18 @@ class Layout:
             (self.blobs, 0o700),
             (self.roots, 0o700),
             *((f"{self.roots}/{name}", 0o755) for name in mount_points),
+            *((f"{self.roots}/{name}", 0o755) for name in ("p", "p/dev", "p/etc")),
+            *((f"{self.roots}/{name}", 0o555) for name in ("p/proc", "p/sys")),
             (self.machines, 0o700),
             (self.run, 0o700),
             (self.tmp, 0o700),
         )
+
+    def files(self) -> tuple[str, ...]:
+        """Empty files of an empty state directory: in the lowest layer of every machine, for what
+        is mounted over them. Where an image has its own, that one shows.
+        """
+        return tuple(f"{self.roots}/p/etc/{name}" for name in ("hosts", "hostname", "resolv.conf"))
 
 
 VIEWS = 8

@@ -33,9 +33,20 @@ def open_layout(root: str | os.PathLike[str]) -> Layout:
         _check_format(layout)
         for directory, mode in layout.directories():
             _make(directory, mode)
+        for file in layout.files():
+            _make_file(file)
     except OSError as error:
         raise state_error(path, error) from error
     return layout
+
+
+def _make_file(path: str) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        return
+    os.fchmod(fd, 0o644)
+    os.close(fd)
 
 
 def take_lock(layout: Layout, fd: int | None = None) -> int:

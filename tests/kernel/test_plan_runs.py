@@ -107,6 +107,7 @@ def store(
     for name in ("bin", "etc", "home/app"):
         (layer / name).mkdir(parents=True)
     (root / "roots/m").mkdir()
+    (root / "roots/p/etc").mkdir(parents=True)
     (root / "roots/v0").mkdir()
     (root / "roots").chmod(0o700)
     for path in (layer, *layer.iterdir()):

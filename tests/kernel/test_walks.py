@@ -24,7 +24,7 @@ from tests.conftest import need_root
 from tests.driver import ROOT, Cove
 from tests.kernel.conftest import check_nothing_left
 
-STRIDE = 1 if os.environ.get("COVE_WALK") == "all" else 7
+STRIDE = 1 if os.environ.get("COVE_WALK") == "all" else 3
 """Every step takes two starts of a daemon; ``COVE_WALK=all`` walks them all."""
 
 NOWHERE = "/cove-fault-walk"

@@ -68,7 +68,7 @@ def test_the_base_decides_who_owns_what() -> None:
 
 def test_layers_are_stacked_topmost_first_with_short_names() -> None:
     mount = only(plan(place=dataclasses.replace(PLACE, volatile=True)).host, ops.Mount)
-    assert mount.data == "lowerdir=l3:l2:l1,upperdir=u7/fs,workdir=u7/work,volatile"
+    assert mount.data == "lowerdir=l3:l2:l1:p,upperdir=u7/fs,workdir=u7/work,volatile"
 
 
 def test_a_machine_without_user_namespace_maps_nothing() -> None:
