@@ -34,6 +34,8 @@ def explain(plan: Plan, report: Report) -> CoveError:
     """The error a report of ``plan`` means."""
     part = (plan.host, plan.machine)[report.side & 1]
     side = ("host", "machine")[report.side & 1]
+    if report.op == len(part) and report.errno == errno.ECHILD:
+        return _gone(plan)
     if not 0 <= report.op < len(part):
         return Bug(
             f"bug: the launcher reported op {report.op} of the {side} part, which has {len(part)}",
@@ -51,6 +53,13 @@ def explain(plan: Plan, report: Report) -> CoveError:
         hint=said.hint or _general_hint(report.errno),
         exit_code=said.exit_code,
     )
+
+
+def _gone(plan: Plan) -> CoveError:
+    """The process ended between its last op and its program: somebody killed it."""
+    if any(isinstance(op, ops.Setns) for op in plan.host):
+        return NotFound("cannot enter the machine: it has ended", exit_code=125)
+    return HostError("cannot start the program: its process was killed before it began")
 
 
 def _user_of(part: tuple[Op, ...], index: int) -> Op | None:
