@@ -59,13 +59,14 @@ def file_usage(path: str) -> int:
 
 
 def deleted_usage(pids: Iterable[int], devices: frozenset[int]) -> int:
-    """Bytes of files on ``devices`` that have no name any more and that ``pids`` hold open.
+    """Bytes of files on ``devices`` that have no name any more and that ``pids`` hold open, or
+    have mapped.
 
     No tree shows them: a program that unlinks a file and goes on writing would never be seen.
     """
     seen: dict[tuple[int, int], int] = {}
-    for pid in pids:
-        with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
+    for directory in (f"/proc/{pid}/{kind}" for pid in pids for kind in ("fd", "map_files")):
+        with contextlib.suppress(OSError), os.scandir(directory) as entries:
             for entry in entries:
                 with contextlib.suppress(OSError):
                     found = entry.stat()

@@ -105,7 +105,13 @@ def test_a_generated_file_counts_as_written_by_the_machine(cove: Cove, name: str
     assert "survived" not in done.out
 
 
-# the names a machine's processes give themselves are in the kernel's log, and from there in our words
+def test_a_file_without_name_and_descriptor_counts_as_written(cove: Cove) -> None:
+    words = ("--storage-opt", "size=8m", "bb", "probe", "hide", "32", "30")
+    done = cove("run", "--rm", *words, code=None)
+    assert done.returncode == 137 and "storage limit" in done.err, done.err
+
+
+# names that processes give themselves: from the kernel's log they come into our words
 
 
 def test_the_name_of_a_process_that_ran_out_of_memory_is_shown_escaped(cove: Cove) -> None:
@@ -113,3 +119,50 @@ def test_the_name_of_a_process_that_ran_out_of_memory_is_shown_escaped(cove: Cov
     assert "out of memory: \\x1b]0;own\\x07" in done.err, done.err
     assert "\x1b" not in done.err
     assert len(done.err.splitlines()) == 1
+
+
+# --cap-add SYS_ADMIN takes masks away, and no more: what lies below is the host root's
+
+
+@pytest.mark.parametrize("flags", [("--cap-add", "SYS_ADMIN"), ("--cap-add", "ALL")])
+def test_without_masks_the_hosts_kernel_is_still_not_to_be_written(
+    cove: Cove, flags: tuple[str, ...]
+) -> None:
+    script = """
+    umount /proc/sys; umount /proc/irq; umount /proc/bus; mount -o remount,bind,rw /sys
+    mkdir /tmp/c; mount -t cgroup -o memory c /tmp/c || mount -t cgroup2 c /tmp/c
+    for f in /proc/sys/kernel/core_pattern /proc/sys/kernel/modprobe /proc/sysrq-trigger \
+        /proc/sys/vm/drop_caches /sys/kernel/uevent_helper /sys/power/state \
+        /tmp/c/release_agent /tmp/c/memory.limit_in_bytes /tmp/c/memory.max /tmp/c/cgroup.kill \
+        /tmp/c/cgroup.procs; do
+        probe write $f
+    done
+    mkdir /tmp/c/mine && echo made
+    for t in debugfs tracefs devtmpfs securityfs; do probe mount $t /mnt $t; done
+    probe mknod /tmp/disk 8 0
+    """
+    words = ("--rm", *flags, "--security-opt", "seccomp=unconfined", "bb", "sh", "-c", script)
+    got = cove("run", *words, code=None).out.split()
+    assert len(got) == 16 and set(got) <= {"EACCES", "EPERM", "EROFS", "ENOENT", "ENODEV"}, got
+
+
+# CVE-2019-10063: a filter that reads 64 bits where the kernel reads 32
+
+
+def test_high_bits_change_no_verdict(cove: Cove) -> None:
+    tries = {
+        "ioctl TIOCSTI": "16 0 0x100005412 1",
+        "ioctl TIOCLINUX": "16 0 0x7fffffff0000541c 1",
+        "socket AF_ALG": "41 0x100000026 5 0",
+        "clone NEWUSER": "56 0x4000000010000011 0",
+        "unshare NEWUSER": "272 0x110000000",
+        "personality": "135 0x100040000",
+    }
+    script = "".join(f"probe syscall {words}; " for words in tries.values())
+    got = cove("run", "--rm", "bb", "sh", "-c", script).out.split()
+    assert dict(zip(tries, got, strict=True)) == dict.fromkeys(tries, "EPERM")
+
+
+def test_x32_calls_do_not_exist(cove: Cove) -> None:
+    script = "for n in 16 41 56 101 165 272 321 425; do probe syscall $((n + 0x40000000)) 0; done"
+    assert set(cove("run", "--rm", "bb", "sh", "-c", script).out.split()) == {"ENOSYS"}

@@ -149,6 +149,25 @@ static int v_bomb(char **a)
 	return 0;
 }
 
+/* write N MiB into a file that has no name and no descriptor any more, and wait S seconds */
+static int v_hide(char **a)
+{
+	static char chunk[1 << 20];
+	int fd = open("/hidden", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+	memset(chunk, 1, sizeof(chunk));
+	if (fd < 0 || unlink("/hidden") || write(fd, chunk, sizeof(chunk)) < 0 ||
+	    mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0) == MAP_FAILED)
+		return say(-1);
+	for (int i = 1; i < atoi(a[0]); i++)
+		if (write(fd, chunk, sizeof(chunk)) < 0)
+			return say(-1);
+	close(fd);
+	sleep((unsigned)atoi(a[1]));
+	puts("survived");
+	return 0;
+}
+
 static int v_dumpable(char **a)
 {
 	(void)a;
@@ -181,7 +200,7 @@ static const struct {
 	{ "tiocsti", v_tiocsti }, { "int80", v_int80 },	    { "syscall", v_syscall },
 	{ "socket", v_socket },	  { "unshare", v_unshare }, { "mknod", v_mknod },
 	{ "mount", v_mount },	  { "hog", v_hog },	    { "bomb", v_bomb },
-	{ "dumpable", v_dumpable }, { "chroot-escape", v_chroot_escape },
+	{ "hide", v_hide },	    { "dumpable", v_dumpable }, { "chroot-escape", v_chroot_escape },
 };
 
 int main(int argc, char **argv)
