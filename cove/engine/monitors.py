@@ -26,6 +26,8 @@ from cove.executor.messages import (
 )
 
 STARTING, RUNNING, EXITED = 0, 1, 2
+REFILL = 0.02
+"""Seconds that a machine runs before its slot is made anew; the end of one comes before that."""
 
 
 def watch(home: Home, live: Live) -> None:
@@ -97,8 +99,8 @@ def _started(home: Home, live: Live, message: Message) -> bool:
     record = home.update(live.key, pid=message.value, started=time.time())
     home.publish("start", record)
     ending.watch_limits(home, live, record)
-    # Not before: launcher and child keep two processors busy, and a caller waits for them.
-    home.worker.do(home.slots.refill)
+    # Not yet: program, monitor and caller want the processors, and most programs end at once.
+    home.reactor.after(REFILL, partial(home.worker.do, home.slots.refill))
     return True
 
 
