@@ -43,11 +43,12 @@ def to_json(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Without methods, which JSON does not show."""
+    """Without methods, which JSON does not show; Go's maps are sorted, its structs are not."""
     if isinstance(value, NoList | NoMap):
         return None
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items() if not callable(item)}
+        pairs = sorted(value.items()) if type(value) is dict else value.items()
+        return {key: plain(item) for key, item in pairs if not callable(item)}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value

@@ -111,7 +111,7 @@ def _config(seen: calls.Inspected) -> Record:
         Tty=spec.tty,
         OpenStdin=spec.stdin_open,
         StdinOnce=spec.stdin_open,
-        Env=list(environment.values()) or NoList(),
+        Env=[word for word in environment.values() if "=" in word] or NoList(),
         Cmd=command or NoList(),
         Healthcheck=image.get("Healthcheck"),
         Image=spec.image,

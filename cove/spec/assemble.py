@@ -84,6 +84,8 @@ def _environment(values: Values, caller: Caller) -> tuple[str, ...]:
     words: tuple[str, ...] = ()
     for name in values.get(".env_file", ()):
         words += environment.parse_env_file(_read(caller, "--env-file", name), name)
+    of_files = environment.resolve_env(words, caller.environ)
+    words = tuple(word for word in of_files if "=" in word)
     return environment.resolve_env(words + values.get(".env", ()), caller.environ)
 
 

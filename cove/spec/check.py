@@ -97,7 +97,7 @@ def _words(spec: MachineSpec) -> Iterator[CoveError]:
     for group in spec.groups:
         yield from _parsed(group, "--group-add", parse_group)
     for word in spec.env:
-        if not word.partition("=")[0] or "=" not in word:
+        if not word.partition("=")[0]:
             yield UsageError(
                 f'cannot set "{word}": a variable is NAME=value', origin=f"--env {word}"
             )

@@ -52,16 +52,13 @@ def parse_env_file(text: str, name: str) -> tuple[str, ...]:
 
 
 def resolve_env(words: Iterable[str], environ: Mapping[str, str]) -> tuple[str, ...]:
-    """``KEY=value`` words; a bare ``KEY`` takes the caller's value or vanishes; the last of a name
-    wins."""
+    """``KEY=value`` words; a bare ``KEY`` takes the caller's value, or stays bare where the caller
+    has none: it takes the image's variable away. The last of a name wins."""
     found: dict[str, str] = {}
     for word in words:
-        name, equals, value = word.partition("=")
-        if equals:
-            found[name] = value
-        elif name in environ:
-            found[name] = environ[name]
-    return tuple(f"{name}={value}" for name, value in found.items())
+        name, equals, _ = word.partition("=")
+        found[name] = word if equals or name not in environ else f"{name}={environ[name]}"
+    return tuple(found.values())
 
 
 def parse_label_file(text: str, name: str) -> tuple[tuple[str, str], ...]:

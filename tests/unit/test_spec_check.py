@@ -241,7 +241,7 @@ WRONG: list[tuple[MachineSpec, str, str, str]] = [
         "x",
         "",
     ),
-    (MachineSpec("i", env=("A",)), 'cannot set "A": a variable is NAME=value', "--env A", ""),
+    (MachineSpec("i", env=("=A",)), 'cannot set "=A": a variable is NAME=value', "--env =A", ""),
     (MachineSpec("i", workdir="x"), 'cannot start in "x"', "--workdir x", ""),
     (MachineSpec("i", ("a\0b",)), "the command: it contains a NUL character", "", ""),
     (MachineSpec("i", name="-"), 'cannot read name "-"', "--name -", ""),
