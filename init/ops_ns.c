@@ -48,6 +48,10 @@ int op_unshare(struct run *run, const struct op *op)
 
 int op_setns(struct run *run, const struct op *op)
 {
+	/* The child to come is in the machine's sight: where the daemon is on the host is not for its cmdline. */
+	size_t name = start_words ? strlen(start_words) : 0;
+	if (word_u(op->argv[1]) & CLONE_NEWPID && name < start_words_len)
+		memset(start_words + name, 0, start_words_len - name);
 	int err = done(run, setns(word_fd(run, op->argv[0]), (int)word_u(op->argv[1])), op->argv[0]);
 
 	/* New credentials make a process as dumpable as fs.suid_dumpable says; its new neighbours may be hostile. */

@@ -166,3 +166,17 @@ def test_high_bits_change_no_verdict(cove: Cove) -> None:
 def test_x32_calls_do_not_exist(cove: Cove) -> None:
     script = "for n in 16 41 56 101 165 272 321 425; do probe syscall $((n + 0x40000000)) 0; done"
     assert set(cove("run", "--rm", "bb", "sh", "-c", script).out.split()) == {"ENOSYS"}
+
+
+# what enters a machine is in its /proc until it has become the command
+
+
+def test_exec_does_not_show_the_daemons_command_line(cove: Cove) -> None:
+    cove("run", "-d", "--name", "watcher", "bb", "probe", "cmdlines", "2")
+    try:
+        while cove("exec", "watcher", "true", code=None).returncode == 0:
+            pass
+        seen = cove("logs", "watcher").out
+        assert str(cove.root) not in seen and "cove.daemon" not in seen, seen
+    finally:
+        cove("rm", "-f", "watcher")

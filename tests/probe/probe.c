@@ -20,6 +20,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static int say(long result)
@@ -168,6 +169,37 @@ static int v_hide(char **a)
 	return 0;
 }
 
+/* for S seconds, the longest command line of any process but oneself */
+static int v_cmdlines(char **a)
+{
+	char path[300], line[4096], longest[4096] = "";
+	struct timespec now, end;
+	struct dirent *entry;
+
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	do {
+		DIR *dir = opendir("/proc");
+
+		while (dir && (entry = readdir(dir))) {
+			snprintf(path, sizeof(path), "/proc/%s/cmdline", entry->d_name);
+			int fd = atoi(entry->d_name) <= 1 ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+			ssize_t n = fd < 0 ? 0 : read(fd, line, sizeof(line) - 1);
+
+			for (ssize_t i = 0; i + 1 < n; i++)
+				line[i] = line[i] ? line[i] : ' ';
+			line[n < 0 ? 0 : n] = 0;
+			if (strlen(line) > strlen(longest))
+				strcpy(longest, line);
+			if (fd >= 0)
+				close(fd);
+		}
+		closedir(dir);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while (now.tv_sec < end.tv_sec + atoi(a[0]));
+	puts(longest);
+	return 0;
+}
+
 static int v_dumpable(char **a)
 {
 	(void)a;
@@ -200,7 +232,8 @@ static const struct {
 	{ "tiocsti", v_tiocsti }, { "int80", v_int80 },	    { "syscall", v_syscall },
 	{ "socket", v_socket },	  { "unshare", v_unshare }, { "mknod", v_mknod },
 	{ "mount", v_mount },	  { "hog", v_hog },	    { "bomb", v_bomb },
-	{ "hide", v_hide },	    { "dumpable", v_dumpable }, { "chroot-escape", v_chroot_escape },
+	{ "hide", v_hide },	    { "cmdlines", v_cmdlines },
+	{ "dumpable", v_dumpable }, { "chroot-escape", v_chroot_escape },
 };
 
 int main(int argc, char **argv)
