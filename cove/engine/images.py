@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 
+from cove.engine import life
 from cove.engine.calls import (
     Call,
     Image,
@@ -46,6 +47,7 @@ def image_inspect(home: Home, text: str) -> Image:
 
 
 def image_remove(home: Home, text: str, *, force: bool) -> ImageRemoved:
+    life.settle(home, tuple(home.lives))
     removed = catalog.remove(home.store, text, force=force)
     home.bases.clear()
     home.events.publish("delete" if removed.deleted else "untag", (text, text, text))

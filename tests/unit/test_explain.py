@@ -128,3 +128,13 @@ def test_every_op_has_words_for_every_number(number: int) -> None:
         assert message.startswith("cannot ")
         assert not message.endswith((".", " ", ":"))
         assert "None" not in message
+
+
+def test_a_process_that_was_killed_before_its_program() -> None:
+    """The launcher reports the place after the last op."""
+    machine = (run("foo"),)
+    error = explain(Plan((), machine), Report(1, 1, errno.ECHILD, ""))
+    assert error.message == "cannot start the program: its process was killed before it began"
+    entered = Plan((ops.Setns("target", CloneFlags.CLONE_NEWPID, why="exec"),), machine)
+    error = explain(entered, Report(1, 1, errno.ECHILD, ""))
+    assert (error.message, error.exit_code) == ("cannot enter the machine: it has ended", 125)
