@@ -33,7 +33,11 @@ box() {
     *) "$BOX" "$@" ;;
     esac
 }
-front() { local p; until read -r p </proc/$1/task/$1/children; do sleep 0.01; done; echo $p; }
+front() {
+    local children=/proc/$1/task/$1/children
+    until test "$(cat $children)"; do sleep 0.01; done
+    cat $children
+}
 says() { until box logs $1 2>&1 | grep -q "$2"; do sleep 0.05; done; }
 """
 
