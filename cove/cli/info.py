@@ -126,9 +126,14 @@ def version(typed: Typed, terminal: Terminal, client: Client) -> int:
         try:
             seen = client.version()
             document["Server"] = Record(
-                Version=seen.version, ApiVersion=str(seen.protocol), Os="linux", Arch=_go_name(seen.arch),
-                KernelVersion=seen.kernel, PythonVersion=seen.python, Built=seen.built,
-            )  # fmt: skip
+                Version=seen.version,
+                ApiVersion=str(seen.protocol),
+                Os="linux",
+                Arch=_go_name(seen.arch),
+                KernelVersion=seen.kernel,
+                PythonVersion=seen.python,
+                Built=seen.built,
+            )
         except CoveError as error:
             failure = error
     if form:
