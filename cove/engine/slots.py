@@ -134,8 +134,12 @@ class Slots:
             self._groups.reap()
         while self._wanted():
             slot = self._make()
-            if self._failures < FAILURES:
-                self._run_ahead(slot)
+            try:
+                if self._failures < FAILURES:
+                    self._run_ahead(slot)
+            except BaseException:
+                self.give_up(slot)
+                raise
             with self._lock:
                 if not self._closed:
                     self._ready.append(slot)

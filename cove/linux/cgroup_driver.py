@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from cove.spec.machine import Limits
 PERIOD = 100_000
 MEMORY_MIN = 6 << 20
 DEFAULT_PIDS = 2048
+BUSY = 0.5
+"""Seconds that a group may stay busy after its last process was killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,9 @@ class Cgroups(ABC):
             for group in self._pool:
                 self.remove(group)
             self._pool.clear()
-            self.reap()
+            late = time.monotonic() + BUSY
+            while self.reap() and time.monotonic() < late:
+                time.sleep(0.002)
             for fd in self._by_fd:
                 os.close(fd)
             for directory in self.parents():

@@ -173,6 +173,7 @@ def test_any_op_may_fail(engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert len(open_fds()) <= len(before) + 2
     monkeypatch.setattr(start, "plan_machine", real)
     engine.run(calls.Run(spec), calls.Call())
+    settle(engine)
 
 
 def settle(engine: Engine) -> None:
