@@ -311,7 +311,9 @@ def _add(wish: _Wish, diff_id: str, layer: Descriptor, tell: Progress) -> LayerR
     name = short(layer.digest)
 
     def told(step: Step) -> None:
-        tell(replace(step, id=name, stage=WORDS.get(step.stage, step.stage)))
+        total = step.total if step.stage == "unpacking" else 0
+        stage = WORDS.get(step.stage, step.stage)
+        tell(replace(step, id=name, stage=stage, current=min(step.current, total), total=total))
 
     blob = Blob(
         Span(-1, -1, layer.size),

@@ -17,7 +17,12 @@ WRONG = [
     (("run", "-v", "data:/d", "bb"), 'cove: cannot mount the volume "data"', "-v ./data:/d", 125),
     (("run", "--network", "bridge", "bb"), 'cove: cannot join the network "bridge"', "", 125),
     (("run", "-it", "bb", "sh"), "the input device is not a TTY", "", 1),
-    (("run", "--rm", "nosuch", "true"), 'cove: cannot find image "nosuch"', "import", 125),
+    (
+        ("run", "--rm", "--pull", "never", "nosuch", "true"),
+        'cove: cannot find image "nosuch"',
+        "import",
+        125,
+    ),
     (("run", "--rm", "bb", "nosuch"), 'cove: cannot run "nosuch"', "", 127),
     (("run", "--rm", "bb", "/etc/passwd"), 'cove: cannot run "/etc/passwd"', "", 126),
     (("exec", "nobody", "true"), 'cove: cannot find machine "nobody"', "", 1),
@@ -71,8 +76,8 @@ def test_the_same_words_over_http(cove: Cove) -> None:
     assert cove("run", "--rm", "-i", "bb", "cat", env=host, stdin="in").out == "in"
     done = cove("inspect", "nobody", env=host, code=1)
     assert done.err == cove("inspect", "nobody", code=1).err
-    done = cove("run", "--rm", "nosuch", env=host, code=125)
-    assert done.err == cove("run", "--rm", "nosuch", code=125).err
+    done = cove("run", "--rm", "--pull", "never", "nosuch", env=host, code=125)
+    assert done.err == cove("run", "--rm", "--pull", "never", "nosuch", code=125).err
 
 
 def test_a_host_that_is_not_there(cove: Cove) -> None:

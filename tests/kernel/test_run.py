@@ -33,7 +33,7 @@ def test_not_executable_is_126(machine: Machine) -> None:
 
 
 def test_an_unknown_image_is_125(machine: Machine) -> None:
-    done = machine("true", image="nosuchimage", code=125)
+    done = machine("true", flags=("--pull", "never"), image="nosuchimage", code=125)
     assert 'cannot find image "nosuchimage"' in done.err
     assert "host" in done.err and "import" in done.err
 

@@ -1,0 +1,257 @@
+"""``cove pull`` and pulling on run, through the real command and its daemon."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need_root
+from tests.driver import Cove, new_cove
+from tests.images.tars import Tar
+from tests.registry.registries import (
+    PASSWORD,
+    USER,
+    Fake,
+    FakeImage,
+    digest,
+    push,
+    stall,
+    wait_until,
+)
+
+
+@pytest.fixture
+def fresh() -> Iterator[Cove]:
+    """A cove of this test's own, without images."""
+    need_root()
+    driver = new_cove()
+    try:
+        yield driver
+        assert os.listdir(driver.root / "tmp") == []
+    finally:
+        driver.close()
+
+
+@pytest.fixture(scope="module")
+def bb(bb_tar: Path) -> FakeImage:
+    """busybox, and more layers that take a moment."""
+    more = [Tar().file(f"data{n}", os.urandom(2_000_000)).data() for n in range(4)]
+    return FakeImage([bb_tar.read_bytes(), *more])
+
+
+@pytest.fixture
+def web(fake: Fake, bb: FakeImage) -> str:
+    return fake.add("team/web:1", bb)
+
+
+def last(image: FakeImage) -> str:
+    return str(image.document["layers"][-1]["digest"])
+
+
+# ---- pull ----
+
+
+def test_what_pull_says(fresh: Cove, fake: Fake, bb: FakeImage, web: str) -> None:
+    done = fresh("pull", web)
+    name = digest(bb.manifest)
+    downloaded = f"Digest: {name}\nStatus: Downloaded newer image for {web}\n{web}\n"
+    assert done.out == downloaded
+    lines = done.err.splitlines()
+    assert lines[0] == "1: pulling from team/web"
+    for layer in bb.document["layers"]:
+        short = layer["digest"][7:19]
+        stages = [line.partition(": ")[2] for line in lines if line.startswith(short)]
+        assert stages[0] == "waiting" and stages[-1] == "pull complete"
+    again = fresh("pull", web)
+    assert again.out == downloaded.replace("Downloaded newer image", "Image is up to date")
+    assert again.err == ""
+    fresh("rmi", web)
+    done = fresh("image", "pull", "-q", web)
+    assert (done.out, done.err) == (f"{web}\n", "")
+    fake.add("team/web", bb)
+    done = fresh("pull", f"{fake.host}/team/web")
+    assert done.out.startswith("Using default tag: latest\nDigest: ")
+    listed = fresh("images", "--digests", "--format", "{{.Repository}} {{.Tag}} {{.Digest}}").out
+    assert f"{fake.host}/team/web 1 {name}" in listed.splitlines()
+    assert json.loads(fresh("image", "inspect", web).out)[0]["RepoDigests"] == [
+        f"{fake.host}/team/web@{name}"
+    ]
+
+
+def test_what_pull_refuses(fresh: Cove, fake: Fake, web: str) -> None:
+    for words, message, code in (
+        (("-a", web), "cannot use --all-tags", 125),
+        (("Web:1",), "must be lowercase", 125),
+        (("host",), '"host" is built in', 125),
+        ((f"{fake.host}/team/web:2",), "no such image", 1),
+        (("--platform", "linux/s390x", web), "there is no image for linux/s390x", 1),
+        (("localhost:1/web",), "localhost:1 cannot be reached: connection refused", 1),
+    ):
+        done = fresh("pull", *words, code=code)
+        assert message in done.err, done.err
+        assert "Digest" not in done.out
+
+
+def test_the_same_over_http(fresh: Cove, web: str) -> None:
+    fresh("ps")
+    host = {"COVE_HOST": f"unix://{fresh.root}/run/api.sock"}
+    assert "Downloaded newer" in fresh("pull", web, env=host).out
+    done = fresh("pull", "localhost:1/web", env=host, code=1)
+    assert "connection refused" in done.err
+
+
+def test_logins_of_docker(fresh: Cove, basic: str, layout: Path, tmp_path: Path) -> None:
+    name = f"{basic}/login/web:1"
+    push(f"oci:{layout}:1.0", name, "--dest-creds", f"{USER}:{PASSWORD}")
+    done = fresh("pull", name, code=1, env={"HOME": str(tmp_path)})
+    assert "access denied" in done.err
+    coded = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {basic: {"auth": coded}}}))
+    fresh("pull", name, env={"DOCKER_CONFIG": str(tmp_path)})
+    (tmp_path / ".docker").mkdir()
+    (tmp_path / "config.json").rename(tmp_path / ".docker/config.json")
+    fresh("rmi", name)
+    fresh("pull", "-q", name, env={"HOME": str(tmp_path)})
+
+
+def test_two_at_once(fresh: Cove, fake: Fake, bb: FakeImage, web: str) -> None:
+    fresh("ps")
+    both = [fresh.spawn("pull", web) for _ in range(2)]
+    for one in both:
+        out, err = one.communicate(timeout=60)
+        assert one.returncode == 0, err
+        assert b"Status: " in out
+    for layer in bb.document["layers"]:
+        assert fake.count(layer["digest"]) == 1
+
+
+def test_bars_on_a_terminal(fresh: Cove, web: str, bb: FakeImage) -> None:
+    fresh("ps")
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (40, 100))
+    child = fresh.spawn("pull", web, stdout=slave, stderr=slave, stdin=slave)
+    os.close(slave)
+    shown = b""
+    try:
+        while select.select([master], [], [], 20)[0]:
+            shown += os.read(master, 65536)
+    except OSError:  # the other end is closed
+        pass
+    finally:
+        os.close(master)
+    assert child.wait(20) == 0
+    child.stdout, child.stderr = None, None
+    for layer in bb.document["layers"]:
+        assert layer["digest"][7:19].encode() + b": pull complete" in shown
+    assert b"\x1b[" in shown and b"Status: Downloaded" in shown
+
+
+# ---- run ----
+
+
+def test_run_pulls_what_is_missing(fresh: Cove, fake: Fake, bb: FakeImage, web: str) -> None:
+    done = fresh("run", "--rm", web, "echo", "hello")
+    assert done.out == "hello\n"
+    assert done.err.startswith(f'cove: cannot find image "{web}" locally: pulling it\n')
+    assert f"Status: Downloaded newer image for {web}\n" in done.err
+    before = len(fake.requests)
+    assert fresh("run", "--rm", web, "echo", "again").err == ""
+    assert len(fake.requests) == before, "an image that is here asks nobody"
+    assert "up to date" in fresh("run", "--rm", "--pull", "always", web, "true").err
+    done = fresh("run", "--rm", "--pull", "always", "-q", web, "true")
+    assert (done.out, done.err) == ("", "")
+    fresh("rmi", web)
+    done = fresh("run", "--rm", "--pull", "never", web, "true", code=125)
+    assert f'cannot find image "{web}"' in done.err and "pulling" not in done.err
+    made = fresh("create", "--name", "made", web, "true")
+    assert "pulling" in made.err and len(made.out) == 65
+    moved = FakeImage([*bb.tars, Tar().file("new").data()])
+    fake.add("team/web:1", moved)
+    assert fresh("run", "--rm", "--pull", "always", web, "ls", "/new").out == "/new\n"
+    fresh("rm", "made")
+
+
+def test_run_of_what_is_nowhere(fresh: Cove, fake: Fake, web: str, tmp_path: Path) -> None:
+    for image, message in (
+        (f"{fake.host}/team/no:1", "no such image"),
+        ("localhost:1/web", "connection refused"),
+        ("sha256:0123456789ab", 'cannot find image "sha256:0123456789ab"'),
+        ("0" * 64, "cannot find image"),
+    ):
+        done = fresh("run", "--rm", "--cidfile", f"{tmp_path}/id", image, "true", code=125)
+        assert message in done.err, done.err
+        assert not (tmp_path / "id").exists()
+    assert "`host`" in fresh("run", "localhost:1/web", code=125).err
+    assert fresh("ps", "-aq").out == ""
+
+
+# ---- ends in the middle ----
+
+
+def test_interrupted(fresh: Cove, fake: Fake, bb: FakeImage, web: str) -> None:
+    fresh("ps")
+    event = threading.Event()
+    for words in (("pull", web), ("run", "--rm", web, "true")):
+        fake.fault(last(bb), stall(event, 300_000))
+        before = fake.count(last(bb))
+        child = fresh.spawn(*words)
+        wait_until(lambda before=before: fake.count(last(bb)) > before)  # type: ignore[misc]
+        child.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        _, err = child.communicate(timeout=20)
+        assert child.returncode == 130, err
+        assert time.monotonic() - begin < 3
+        wait_until(lambda: os.listdir(fresh.root / "tmp") == [])
+        wait_until(lambda: not list((fresh.root / "roots").glob("l*")))
+    event.set()
+    assert fresh("images", "-q").out.split() == ["host"]
+    fresh("pull", web)
+
+
+def test_a_killed_daemon(fresh: Cove, fake: Fake, bb: FakeImage, web: str) -> None:
+    """kill -9 in the middle of a layer: the next daemon sweeps, and the next pull works."""
+    fresh("ps")
+    event = threading.Event()
+    fake.fault(last(bb), stall(event, 300_000))
+    child = fresh.spawn("pull", web)
+    wait_until(lambda: fake.count(last(bb)) == 1)
+    wait_until(lambda: os.listdir(fresh.root / "tmp") != [])
+    fresh.kill_daemon()
+    child.communicate(timeout=20)
+    event.set()
+    assert fresh("images", "-q").out.split() == ["host"]
+    wait_until(lambda: os.listdir(fresh.root / "tmp") == [])
+    assert "Downloaded" in fresh("pull", web).out
+    assert fresh("run", "--rm", web, "echo", "whole").out == "whole\n"
+
+
+def test_a_full_disk(fake: Fake, tmp_path: Path) -> None:
+    need_root()
+    image = FakeImage([Tar().file("big", os.urandom(40 << 20)).data()])
+    reference = fake.add("big:1", image)
+    place = Path(f"/tmp/cove-full-{os.getpid()}")
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", place], check=True)
+    driver = Cove(place / "s")
+    try:
+        done = driver("pull", reference, code=None)
+        assert done.returncode in (1, 125)
+        assert "no space left" in done.err, done.err
+        assert driver("images", "-q").out.split() == ["host"]
+        wait_until(lambda: os.listdir(driver.root / "tmp") == [])
+    finally:
+        driver.close()
+        subprocess.run(["umount", place], check=True)
+        place.rmdir()
