@@ -217,7 +217,7 @@ def put_away(home: Home, live: Live) -> None:
         home.store.free_range(key)
     home.lives.pop(key, None)
     home.events.nudge()
-    home.slots.refill()
+    home.worker.do(home.slots.refill)
     _checkpoint_when_idle(home)
 
 

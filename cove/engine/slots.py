@@ -99,7 +99,7 @@ class Slots:
         self._remover, self._facts, self._later = remover, facts, later
         self._state_fd, self._run_fd = state_fd, run_fd
         self._ready: list[Slot] = []
-        self._lock = threading.Lock()
+        self._lock, self._filling = threading.Lock(), threading.Lock()
         self._failures = 0 if facts.root else FAILURES
         # Until the daemon has swept what nobody records, a slot would be swept with it.
         self._closed = True
@@ -130,21 +130,25 @@ class Slots:
 
     def refill(self) -> None:
         """For a worker: whoever starts machines does not wait for it."""
-        if not self._closed:
-            self._groups.reap()
-        while self._wanted():
-            slot = self._make()
-            try:
-                if self._failures < FAILURES:
-                    self._run_ahead(slot)
-            except BaseException:
-                self.give_up(slot)
-                raise
-            with self._lock:
-                if not self._closed:
-                    self._ready.append(slot)
-                    continue
+        with self._filling:
+            if not self._closed:
+                self._groups.reap()
+            while self._wanted():
+                self._add()
+
+    def _add(self) -> None:
+        slot = self._make()
+        try:
+            if self._failures < FAILURES:
+                self._run_ahead(slot)
+        except BaseException:
             self.give_up(slot)
+            raise
+        with self._lock:
+            if not self._closed:
+                self._ready.append(slot)
+                return
+        self.give_up(slot)
 
     def _wanted(self) -> bool:
         return not self._closed and len(self._ready) < READY
