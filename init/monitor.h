@@ -8,11 +8,11 @@
 #include "session.h"
 
 #define SESSIONS_MAX 64
-#define PEERS_MAX 16
-#define PAGE 4096
-#define TAIL_MAX (4u << 20)   /* of what a dead machine left in a pipe; a pipe holds 1 MiB at most */
-#define DRAIN_NS 100000000ull /* for writers that outlive the process */
-#define REASON_NS 300000000ull
+#define PEERS_MAX    16
+#define PAGE	     4096
+#define TAIL_MAX     (4u << 20)	  /* of what a dead machine left in a pipe; a pipe holds 1 MiB at most */
+#define DRAIN_NS     100000000ull /* for writers that outlive the process */
+#define REASON_NS    300000000ull
 
 /* ---- log.c: two files, `log` and `log.1`, each at most half of the cap ---- */
 
@@ -77,9 +77,9 @@ enum phase { RUNNING, DRAINING, ASKING, LEAVING };
 struct monitor {
 	uint32_t flags;
 	int ctl, listen, dir;
-	int exit; /* the file of the exit record, empty while the machine runs */
+	int exit;		  /* the file of the exit record, empty while the machine runs */
 	int stdin_fd, stdin_slot; /* the machine's pipe, or the pty's master */
-	int pty, peer;            /* peer: a slave of our own, so that the master is not hung up while nobody has it open */
+	int pty, peer; /* peer: a slave of our own, so that the master is not hung up while nobody has it open */
 	int pidfd;
 	pid_t pid;
 	enum phase phase;
@@ -92,7 +92,9 @@ struct monitor {
 	struct source source[2];
 	struct session *session[SESSIONS_MAX];
 	size_t sessions;
-	struct { int fd, slot; } caller[PEERS_MAX]; /* connections to the listener */
+	struct {
+		int fd, slot;
+	} caller[PEERS_MAX]; /* connections to the listener */
 	size_t caller_next;
 	struct restart restart;
 	struct pollfd poll[8 + PEERS_MAX + 4 * SESSIONS_MAX];
