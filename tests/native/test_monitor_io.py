@@ -190,7 +190,7 @@ def test_full_disk_of_the_caller_ends_the_session(monitors: Monitors) -> None:
     machine.session.send(INPUT, payload=b"text\n")
     end = machine.session.expect(EXIT)
     assert end.value == 125
-    assert end.payload == b"cove: cannot write the output: No space left on device\n"
+    assert end.payload == b"cove: cannot write the output: no space left on device\n"
 
 
 # ---- the log ----
