@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ def enter(screen: Tmux, command: str, prompt: str = "inside# ") -> None:
 
 def leave(screen: Tmux, code: int) -> None:
     """Back in the outer shell, whose terminal is in order again."""
+    screen.wait_for(re.escape(PROMPT.strip()) + r"\s*\Z", literal=False)
     screen.clear()
     screen.type("echo code=$?; stty -a")
     seen = screen.wait_for(rf"\bcode={code}\b", literal=False)
