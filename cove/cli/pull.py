@@ -83,7 +83,8 @@ def with_image(
         if when != "missing" or not _is_name(spec.image):
             raise
         if not typed.on(".quiet"):
-            terminal.error(f'cove: cannot find image "{spec.image}" locally: pulling it\n')
+            kind = f" for {spec.platform}" if spec.platform else ""
+            terminal.error(f'cove: cannot find image "{spec.image}"{kind} locally: pulling it\n')
         _fetch_for(typed, terminal, client, spec, missing)
     return act()
 
@@ -109,9 +110,10 @@ def _fetch_for(
 
 
 def _is_name(image: str) -> bool:
-    """What looks like an id is not looked for in a registry."""
+    """What looks like an id, or is built in, is not looked for in a registry."""
     try:
-        return not image.startswith("sha256:") and bool(parse_reference(image))
+        built_in = image in BUILT_IN or image.startswith("sha256:")
+        return not built_in and bool(parse_reference(image))
     except UsageError:
         return False
 

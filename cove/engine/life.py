@@ -21,10 +21,11 @@ from cove.engine.live import Live
 from cove.engine.names import choose_name
 from cove.engine.slots import Slot
 from cove.engine.start import Foreground, launch
-from cove.errors import Conflict, HostError, Unsupported
+from cove.errors import Conflict, HostError, NoSuchImage, Unsupported
 from cove.linux.cgroup import Group
 from cove.linux.pidfd import wait_exit
 from cove.oci.config import ImageConfig
+from cove.oci.manifest import Platform, matches, parse_platform
 from cove.planner import argv_of
 from cove.planner.defaults import PIDS, STOP_SIGNAL
 from cove.spec.machine import Limits, MachineSpec
@@ -78,13 +79,12 @@ def _check_platform(spec: MachineSpec, image: ImageConfig) -> None:
     """An image of another kind of machine than was asked for is not run in its place."""
     if not spec.platform or not image.architecture:
         return
-    wanted = spec.platform.split("/")
-    has = [image.os or "linux", image.architecture, image.variant]
-    if wanted != has[: len(wanted)]:
-        raise Unsupported(
-            f"cannot run {spec.image} as {spec.platform}: it is an image for "
-            f"{'/'.join(filter(None, has))}",
+    has = Platform(image.architecture, image.os or "linux", image.variant)
+    if not matches(parse_platform(spec.platform), has):
+        raise NoSuchImage(
+            f"cannot run {spec.image} as {spec.platform}: it is an image for {has}",
             origin=f"--platform {spec.platform}",
+            exit_code=125,
         )
 
 

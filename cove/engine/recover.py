@@ -17,7 +17,7 @@ from cove.engine import ending, monitors
 from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.executor.messages import ExitRecord, Kind, decode_exit, receive, send
-from cove.store.gc import strays
+from cove.store.gc import collect, strays
 from cove.store.records import Cause, MachineRecord
 
 ANSWERS = 2.0
@@ -27,6 +27,7 @@ ANSWERS = 2.0
 def recover(home: Home) -> None:
     """Runs before the sockets open: no command sees a half-known machine."""
     waiting = [live for record in home.store.machines() if (live := _take_up(home, record))]
+    collect(home.store)  # layers of an image that was on its way
     for path in strays(home.store):
         _sweep(home, path)
     home.groups.sweep({record.group for record in home.store.machines() if record.group})

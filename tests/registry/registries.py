@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import struct
 import subprocess
 import threading
@@ -205,6 +206,11 @@ class FakeImage:
         return {"mediaType": kind, "digest": name, "size": len(data)}
 
     @property
+    def here(self) -> str:
+        """The architecture it is for."""
+        return str(json.loads(self.config)["architecture"])
+
+    @property
     def manifest(self) -> bytes:
         return json.dumps(self.document).encode()
 
@@ -232,13 +238,17 @@ Fault = Callable[[BaseHTTPRequestHandler, bytes], bool]
 class Fake:
     """The least that is a registry. ``faults`` are asked first, by the end of the path."""
 
-    def __init__(self, address: str = "127.0.0.1") -> None:
+    def __init__(self, address: str = "127.0.0.1", context: ssl.SSLContext | None = None) -> None:
         self.manifests: dict[str, tuple[str, bytes]] = {}
         self.blobs: dict[str, bytes] = {}
         self.faults: dict[str, list[Fault]] = {}
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.lock = threading.Lock()
         self.server = serve(self._answer, address)
+        if context is not None:
+            self.server.socket = context.wrap_socket(
+                self.server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.host = f"{address}:{self.server.server_port}"
 
     def close(self) -> None:

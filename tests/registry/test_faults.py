@@ -6,9 +6,13 @@ import gzip
 import json
 import os
 import socket
+import ssl
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +21,7 @@ from cove.image.pulling import Pulled
 from cove.image.pulling import pull as pull_image
 from cove.oci.auth import Credentials
 from cove.oci.digest import digest_of
+from cove.oci.endpoint import Endpoint
 from cove.oci.web import Patience
 from cove.store.db import Store
 from tests.images.tars import Tar
@@ -28,6 +33,7 @@ from tests.registry.registries import (
     body,
     cut,
     free_port,
+    need,
     redirect,
     reply,
     stall,
@@ -409,3 +415,52 @@ def test_words_of_a_registry_drive_no_terminal(store: Store, fake: Fake, web: st
     fake.fault("/manifests/1", *[status(403, told.encode())] * 3)
     shown = fails(store, web, "access denied").render()
     assert "\x1b" not in shown and len(shown) < 600
+
+
+# ---- TLS ----
+
+
+@pytest.fixture
+def secure(tmp_path: Path) -> Iterator[Fake]:
+    """A registry behind a certificate that nobody vouches for."""
+    need("openssl")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-days", "2",
+         "-keyout", tmp_path / "key", "-out", tmp_path / "cert"], check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+    server = Fake(context=context)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def test_tls_on_loopback(store: Store, secure: Fake) -> None:
+    """As Docker: loopback needs no certificate that anybody vouches for."""
+    assert pull(store, secure.add("web:1", FakeImage([FILES]))).fresh
+
+
+def test_no_redirect_from_https_to_http(store: Store, secure: Fake, fake: Fake) -> None:
+    image = FakeImage([FILES])
+    web = secure.add("web:1", image)
+    fake.blobs |= image.blobs
+    secure.fault(image.layer, redirect(f"http://{fake.host}/v2/web/blobs/{image.layer}"))
+    fails(store, web, "not followed", "from https to http")
+    assert fake.requests == []
+    realm = f'Bearer realm="http://{fake.host}/token"'
+    secure.fault("/manifests/1", status(401, b"", WWW_Authenticate=realm))
+    fails(store, web, "from https to http", credentials=Credentials("ada", "secret"))
+    assert fake.requests == []
+
+
+def test_a_certificate_that_nobody_vouches_for(
+    store: Store, secure: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere than on loopback."""
+    web = secure.add("web:1", FakeImage([FILES]))
+    strict = Endpoint(secure.host)
+    monkeypatch.setattr("cove.image.pulling.endpoint_of", lambda *words: strict)
+    error = fails(store, web, "its certificate is not trusted: self")
+    assert secure.requests == [] and error.hint == ""

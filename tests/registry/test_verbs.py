@@ -21,6 +21,7 @@ from tests.conftest import need_root
 from tests.driver import Cove, new_cove
 from tests.images.tars import Tar
 from tests.registry.registries import (
+    INDEX,
     PASSWORD,
     USER,
     Fake,
@@ -39,7 +40,7 @@ def fresh() -> Iterator[Cove]:
     driver = new_cove()
     try:
         yield driver
-        assert os.listdir(driver.root / "tmp") == []
+        wait_until(lambda: os.listdir(driver.root / "tmp") == [])
     finally:
         driver.close()
 
@@ -183,6 +184,31 @@ def test_run_pulls_what_is_missing(fresh: Cove, fake: Fake, bb: FakeImage, web: 
     fresh("rm", "made")
 
 
+def test_run_for_a_platform(fresh: Cove, fake: Fake, bb: FakeImage) -> None:
+    """What is here for another platform is as good as missing."""
+    other = "arm64" if bb.here != "arm64" else "amd64"
+    foreign = FakeImage(bb.tars, architecture=other)
+    entries = [
+        bb.descriptor(architecture=bb.here, os="linux"),
+        foreign.descriptor(architecture=other, os="linux"),
+    ]
+    for image in (bb, foreign):
+        fake.add("both", image)
+    web = fake.put("both:1", INDEX, json.dumps({"manifests": entries, "schemaVersion": 2}).encode())
+    fresh("pull", web)
+    done = fresh("run", "--rm", "--platform", f"linux/{bb.here}", web, "echo", "here")
+    assert (done.out, done.err) == ("here\n", "")
+    done = fresh("create", "--platform", f"linux/{other}", web)
+    assert f'cannot find image "{web}" for linux/{other} locally: pulling it' in done.err
+    shown = json.loads(fresh("image", "inspect", web).out)[0]
+    assert shown["Architecture"] == other
+    done = fresh("create", "--platform", f"linux/{bb.here}", "--pull", "never", web, code=125)
+    assert f"it is an image for linux/{other}" in done.err
+    done = fresh("run", "--platform", f"linux/{other}", "host", "true", code=125)
+    assert "cannot run host as" in done.err
+    fresh("rm", fresh("ps", "-aq").out.strip())
+
+
 def test_run_of_what_is_nowhere(fresh: Cove, fake: Fake, web: str, tmp_path: Path) -> None:
     for image, message in (
         (f"{fake.host}/team/no:1", "no such image"),
@@ -220,19 +246,32 @@ def test_interrupted(fresh: Cove, fake: Fake, bb: FakeImage, web: str) -> None:
     fresh("pull", web)
 
 
-def test_a_killed_daemon(fresh: Cove, fake: Fake, bb: FakeImage, web: str) -> None:
-    """kill -9 in the middle of a layer: the next daemon sweeps, and the next pull works."""
+@pytest.mark.parametrize("where", ["manifest", "config", "first layer", "layer", "last"])
+def test_a_killed_daemon(fresh: Cove, fake: Fake, bb: FakeImage, web: str, where: str) -> None:
+    """kill -9 at each step: the next daemon sweeps what was made, and the next pull works."""
     fresh("ps")
     event = threading.Event()
-    fake.fault(last(bb), stall(event, 300_000))
+    ends = {
+        "manifest": "/manifests/1",
+        "config": str(bb.document["config"]["digest"]),
+        "first layer": bb.layer,
+        "layer": str(bb.document["layers"][2]["digest"]),
+        "last": last(bb),
+    }
+    fake.fault(ends[where], stall(event, 300_000))
     child = fresh.spawn("pull", web)
-    wait_until(lambda: fake.count(last(bb)) == 1)
-    wait_until(lambda: os.listdir(fresh.root / "tmp") != [])
+    wait_until(lambda: fake.count(ends[where]) == 1)
+    if "layer" in where or where == "last":
+        wait_until(lambda: os.listdir(fresh.root / "tmp") != [])
+    if where == "last":
+        wait_until(lambda: len(list((fresh.root / "roots").glob("l*"))) == 4)
     fresh.kill_daemon()
     child.communicate(timeout=20)
     event.set()
-    assert fresh("images", "-q").out.split() == ["host"]
+    fresh("ps")
     wait_until(lambda: os.listdir(fresh.root / "tmp") == [])
+    assert not list((fresh.root / "roots").glob("l*"))
+    assert fresh("images", "-q").out.split() == ["host"]
     assert "Downloaded" in fresh("pull", web).out
     assert fresh("run", "--rm", web, "echo", "whole").out == "whole\n"
 
