@@ -24,7 +24,7 @@ from cove.oci.reference import familiar
 
 LOOK = 0.2
 """Seconds between two looks whether the caller is still there."""
-WIND_UP = 5.0
+WIND_UP = 1.0
 """Seconds that a caller who left waits for the work to end; what is stuck in a name server ends
 later, and says nothing to anybody.
 """

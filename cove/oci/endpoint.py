@@ -20,6 +20,11 @@ METADATA = frozenset(
 """Where clouds tell a host its secrets; those outside the link-local networks must be named."""
 
 
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """``host`` is HOST[:PORT]."""
@@ -56,8 +61,7 @@ def forbidden(address: str, *, loopback: bool) -> str:
     found = _address(address.partition("%")[0])
     if found is None:
         return ""
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-        found = found.ipv4_mapped
+    found = _inner(found)
     if found in METADATA:
         return "a cloud's metadata service"
     if found.is_link_local:
@@ -67,6 +71,15 @@ def forbidden(address: str, *, loopback: bool) -> str:
     if found.is_loopback and not loopback:
         return "this host's own loopback"
     return ""
+
+
+def _inner(found: _Address) -> _Address:
+    """The IPv4 address that an IPv6 one stands for."""
+    if not isinstance(found, ipaddress.IPv6Address):
+        return found
+    if found in NAT64:
+        return ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+    return found.ipv4_mapped or found.sixtofour or found
 
 
 def host_name(host: str) -> str:
@@ -93,7 +106,7 @@ def _configured(domain: str, insecure: Sequence[str]) -> bool:
     return False
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _address(text: str) -> _Address | None:
     try:
         return ipaddress.ip_address(text)
     except ValueError:

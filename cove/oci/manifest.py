@@ -11,6 +11,8 @@ from cove.errors import BadArchive
 from cove.oci import digest as digests
 
 MANIFEST_MAX = 4 << 20
+SHOWN = 40
+"""Platforms of an index that a message lists."""
 
 INDEXES = frozenset(
     {
@@ -190,4 +192,5 @@ def _rank(wanted: Platform, has: Platform) -> int | None:
 def platforms(index: Index) -> str:
     """What an index has, for messages; attestations ("unknown/unknown") are no platform."""
     found = {str(d.platform) for d in index.manifests if d.platform is not None}
-    return ", ".join(sorted(found - {"unknown/unknown"})) or "none"
+    names = sorted(found - {"unknown/unknown"})
+    return ", ".join([*names[:SHOWN], *(["…"] if len(names) > SHOWN else [])]) or "none"

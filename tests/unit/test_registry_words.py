@@ -51,6 +51,8 @@ def test_an_insecure_network_must_be_one() -> None:
         ("169.254.169.254", "metadata"),
         ("169.254.1.1", "link-local"),
         ("::ffff:169.254.169.254", "metadata"),
+        ("64:ff9b::a9fe:a9fe", "metadata"),
+        ("2002:7f00:1::", "loopback"),
         ("fe80::1", "link-local"),
         ("fe80::1%eth0", "link-local"),
         ("fd00:ec2::254", "metadata"),
