@@ -166,7 +166,12 @@ def journalled(place: Path) -> Iterator[Path]:
     try:
         yield mount
     finally:
-        subprocess.run(["umount", "-R", str(mount)], check=False)
+        end = time.monotonic() + 20  # a daemon that was told to stop is still putting things away
+        while subprocess.run(["umount", "-R", mount], capture_output=True).returncode:
+            if time.monotonic() > end:
+                subprocess.run(["umount", "-R", "-l", mount], check=False)
+                break
+            time.sleep(0.2)
         disk.unlink()
 
 
