@@ -12,7 +12,6 @@ import itertools
 import os
 import queue
 import select
-import sys
 import threading
 import time
 import traceback
@@ -23,9 +22,14 @@ Call = Callable[[], None]
 
 
 def complain(where: str) -> None:
-    """Write the exception that is being handled to the daemon's own log."""
-    sys.stderr.write(f"cove: bug: in {where}\n{traceback.format_exc()}")
-    sys.stderr.flush()
+    """Write the exception that is being handled to the daemon's own log, which may be on a full
+    disk.
+    """
+    text = f"cove: bug: in {where}\n{traceback.format_exc()}"
+    try:
+        os.write(2, text.encode("utf-8", "replace"))
+    except OSError:
+        pass
 
 
 class Timer:

@@ -47,9 +47,10 @@ class Remover:
         except FileNotFoundError:
             return
         except OSError as error:
-            if error.errno != errno.EXDEV:
+            if error.errno not in (errno.EXDEV, errno.ENOSPC):
                 raise
-            doomed = path  # a root on a file system of its own cannot be renamed into tmp
+            # A root on a file system of its own, and any on a full one, cannot go through tmp.
+            doomed = path
         self._enqueue(doomed)
 
     def sweep(self) -> None:

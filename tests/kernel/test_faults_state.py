@@ -93,10 +93,10 @@ def remounted(place: Path, how: str) -> bool:
 
 
 def test_a_full_state_directory(tmp_path: Path, bb_tar: Path) -> None:
-    """What is there goes on; what is new is refused; room mends it."""
+    """What is there goes on and can be removed; what is new is refused; room mends it."""
     with mounted(tmp_path / "full", "-t", "tmpfs", "-o", "size=24m", "none") as cove:
         cove("image", "import", "-q", str(bb_tar), "bb")
-        cove("create", "--name", "old", "bb", "sleep", "1000")
+        cove("run", "-d", "--name", "old", "bb", "sleep", "1000")
         ballast = tmp_path / "full/ballast"
         with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
@@ -112,10 +112,11 @@ def test_a_full_state_directory(tmp_path: Path, bb_tar: Path) -> None:
             f"cove: cannot use the state directory {cove.root}: no space left on device\n"
         )
         assert "hint: " in done.err
-        assert "sleep 1000" in cove("ps", "-a").out
-        ballast.unlink()
+        assert "sleep 1000" in cove("ps").out
+        cove("exec", "old", "true")
         cove("rm", "-f", *cove("ps", "-aq").out.split())
         assert cove("ps", "-aq").out == ""
+        ballast.unlink()
         assert cove("run", "--rm", "bb", "echo", "room").out == "room\n"
 
 
