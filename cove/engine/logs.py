@@ -150,6 +150,8 @@ def last_lines(entries: Iterator[LogEntry], count: int) -> Iterator[LogEntry]:
     kept: deque[tuple[LogEntry, int]] = deque()
     lines = 0
     for entry in entries:
+        if not entry.data:
+            continue
         breaks = entry.data.count(b"\n")
         kept.append((entry, breaks))
         lines += breaks

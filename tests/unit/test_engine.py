@@ -278,13 +278,13 @@ def test_a_watched_descriptor_and_one_that_is_forgotten(reactor: Reactor) -> Non
 
 
 def test_a_callback_that_fails_does_not_end_the_reactor(
-    reactor: Reactor, capsys: pytest.CaptureFixture[str]
+    reactor: Reactor, capfd: pytest.CaptureFixture[str]
 ) -> None:
     done = threading.Event()
     reactor.post(lambda: print(1 // 0))
     reactor.post(done.set)
     assert done.wait(5)
-    assert "cove: bug: in the reactor" in capsys.readouterr().err
+    assert "cove: bug: in the reactor" in capfd.readouterr().err
 
 
 def test_a_worker_does_all_before_it_closes() -> None:
