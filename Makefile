@@ -26,7 +26,7 @@ run: $(VENV)/.installed ## set everything up, then a first command in a machine 
 
 test: $(VENV)/.tested ## install what the tests need, then linters and all tests
 	@$(MAKE) --no-print-directory check
-	COVE_MUST_RUN=kernel,native,terminal,images,registry $(VENV)/bin/python -m pytest tests
+	COVE_MUST_RUN=attack,cli,clients,images,kernel,native,registry,terminal $(VENV)/bin/python -m pytest tests
 
 check: $(VENV)/.tested ## linters, types, sizes
 	$(VENV)/bin/ruff format --check .
