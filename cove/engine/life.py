@@ -20,7 +20,7 @@ from cove.engine.home import Base, Home, effective
 from cove.engine.live import Live
 from cove.engine.names import choose_name
 from cove.engine.slots import Slot
-from cove.engine.start import Foreground, launch
+from cove.engine.start import Foreground, check_binds, launch
 from cove.errors import Conflict, HostError, NoSuchImage, Unsupported
 from cove.linux.cgroup import Group
 from cove.linux.pidfd import wait_exit
@@ -49,6 +49,7 @@ def new_record(
             origin=f"--isolation {spec.isolation}",
         )
     _check_platform(spec, base.config)
+    check_binds(spec)
     if spec.name and not home.store.name_free(spec.name):
         _wait_for_name(home, spec.name)
     machine_id = slot.id if slot else secrets.token_hex(32)

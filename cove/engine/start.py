@@ -240,6 +240,13 @@ def _message(record: MachineRecord, plan: Plan, foreground: Foreground | None) -
     )
 
 
+def check_binds(spec: MachineSpec) -> None:
+    """Before there is a machine, what a start would refuse: it opens the sources anew."""
+    for mount in spec.mounts:
+        if mount.type == "bind" and not mount.create_source:
+            os.close(open_source(mount.source, mount.target, origin=mount.origin).fd)
+
+
 def _open_binds(fds: Descriptors, spec: MachineSpec, facts: Facts) -> tuple[BindSource, ...]:
     """Bind sources as detached mounts: what is put in their place from here on is not mounted."""
     found = []

@@ -163,6 +163,17 @@ def test_a_missing_bind_source_is_named(machine: Machine) -> None:
     )
 
 
+@pytest.mark.parametrize("verb", ["run", "create"])
+def test_a_bind_that_cannot_be_opened_makes_no_machine(
+    cove: Cove, tmp_path: Path, verb: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    for source in ("no", "file/below"):
+        word = f"type=bind,source={tmp_path}/{source},target=/data"
+        cove(verb, "--name", "unmade", "--mount", word, "host", "true", code=125)
+        assert cove("ps", "-aq", "--filter", "name=unmade").out == ""
+
+
 def test_v_makes_a_missing_directory(machine: Machine, tmp_path: Path) -> None:
     machine("touch", "/data/f", flags=("-v", f"{tmp_path}/new:/data"))
     assert (tmp_path / "new/f").exists()
