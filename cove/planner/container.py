@@ -48,6 +48,7 @@ from cove.planner.mounts import (
     attach,
     attach_files,
     clone_files,
+    close_files,
     idmap_files,
     set_attributes,
 )
@@ -398,7 +399,10 @@ def _enter_root(read_only: bool, views: int) -> tuple[Op, ...]:
 
 
 def enter_root(spec: MachineSpec, place: Place) -> tuple[Op, ...]:
-    return _enter_root(spec.security.read_only, len(place.views))
+    return (
+        *_enter_root(spec.security.read_only, len(place.views)),
+        *close_files(spec, place),
+    )
 
 
 def enter_workdir(spec: MachineSpec, image: ImageConfig) -> tuple[Op, ...]:

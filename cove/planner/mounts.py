@@ -170,6 +170,21 @@ def _attach_files(targets: tuple[str, ...], taken: frozenset[str]) -> tuple[Op, 
     return tuple(ops)
 
 
+def close_files(spec: MachineSpec, place: Place) -> tuple[Op, ...]:
+    """Machine: a root that is read-only is so in the generated files as well."""
+    taken = {mount.target for mount in spec.mounts}
+    registers = [f"file{i}" for i, target in enumerate(place.files) if target not in taken]
+    return _close_files(tuple(registers)) if spec.security.read_only else ()
+
+
+@lru_cache(maxsize=64)
+def _close_files(registers: tuple[str, ...]) -> tuple[Op, ...]:
+    return tuple(
+        MountSetattr(register, "", _EMPTY, MountAttr.MOUNT_ATTR_RDONLY, why="--read-only")
+        for register in registers
+    )
+
+
 def _tmpfs(index: int, mount: Mount) -> tuple[Op, ...]:
     attributes = (
         MountAttr.MOUNT_ATTR_NOSUID | MountAttr.MOUNT_ATTR_NODEV | MountAttr.MOUNT_ATTR_NOEXEC
