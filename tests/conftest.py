@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,9 @@ def bb_tar(tmp_path_factory: pytest.TempPathFactory, probe: Path) -> Path:
     return busybox_tar(tmp_path_factory.mktemp("bb") / "bb.tar", extra={"bin/probe": probe})
 
 
-@pytest.fixture(scope="session")
-def cove(bb_tar: Path) -> Iterator[Cove]:
-    """A cove with image ``bb``, shared by all tests of the session."""
+@contextmanager
+def open_cove(bb_tar: Path) -> Iterator[Cove]:
+    """A cove with a state directory of its own and image ``bb``; needs root."""
     need_root()
     front_path()
     driver = new_cove()
@@ -65,13 +66,15 @@ def cove(bb_tar: Path) -> Iterator[Cove]:
         driver.close()
 
 
+@pytest.fixture(scope="session")
+def cove(bb_tar: Path) -> Iterator[Cove]:
+    """Shared by all tests of the session."""
+    with open_cove(bb_tar) as driver:
+        yield driver
+
+
 @pytest.fixture
 def fresh_cove(bb_tar: Path) -> Iterator[Cove]:
-    """A cove of this test's own, with image ``bb``; for tests that kill the daemon."""
-    need_root()
-    driver = new_cove()
-    try:
-        driver("image", "import", str(bb_tar), "bb")
+    """A test's own, to be killed and crashed."""
+    with open_cove(bb_tar) as driver:
         yield driver
-    finally:
-        driver.close()

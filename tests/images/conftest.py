@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cove.store.db import Store
+from tests.conftest import need_root
 from tests.native.conftest import init_binary
 
 __all__ = ["init_binary", "store"]
@@ -17,8 +18,7 @@ __all__ = ["init_binary", "store"]
 @pytest.fixture
 def store(tmp_path: Path, init_binary: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """Empty; what a test leaves in its ``tmp`` is a leak."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: uid is not 0")
+    need_root()
     monkeypatch.setenv("COVE_INIT", str(init_binary))
     with Store.open(tmp_path / "state") as opened:
         yield opened

@@ -8,14 +8,18 @@ import contextlib
 import hashlib
 import os
 import select
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import need_root
-from tests.driver import Cove, Done, front_path, new_cove
+from cove.engine import calls
+from cove.engine.engine import Engine
+from tests.conftest import need_root, open_cove
+from tests.driver import Cove, Done, new_cove
 
 PATIENCE = 10.0
 
@@ -48,15 +52,24 @@ def check_nothing_left(root: Path) -> None:
 
 @contextlib.contextmanager
 def closed_cove(bb_tar: Path) -> Iterator[Cove]:
-    need_root()
-    front_path()
-    driver = new_cove()
-    try:
-        driver("image", "import", str(bb_tar), "bb")
+    with open_cove(bb_tar) as driver:
         yield driver
-    finally:
-        driver.close()
-        check_nothing_left(driver.root)
+    check_nothing_left(driver.root)
+
+
+@contextlib.contextmanager
+def open_engine(bb_tar: Path) -> Iterator[Engine]:
+    """An engine in this process, with image ``bb``; needs root."""
+    need_root()
+    root = new_cove().root
+    restart = (sys.executable, "-P", "-m", "cove.daemon", "--root", str(root))
+    environment = {"PATH": os.environ["PATH"]}
+    with Engine.open(str(root), restart=restart, environment=environment, lock_fd=None) as made:
+        with open(bb_tar, "rb") as file:
+            list(made.image_import(calls.ImageImport("bb"), calls.Call(body=file.fileno())))
+        yield made
+    check_nothing_left(root)
+    shutil.rmtree(root)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,9 +20,8 @@ from cove.engine import calls, slots, start
 from cove.engine.engine import Engine
 from cove.executor.messages import StartFlag
 from cove.spec.machine import Limits, MachineSpec, Mount, Security
-from tests.conftest import need_root
-from tests.driver import Cove, new_cove
-from tests.kernel.conftest import check_nothing_left
+from tests.driver import Cove
+from tests.kernel.conftest import open_engine
 from tests.kernel.test_walks import settle
 
 LIMITS = Limits(memory=64 << 20, pids=50, oom_score_adj=300)
@@ -33,16 +31,8 @@ SPEC = MachineSpec(image="bb", command=("true",))
 
 @pytest.fixture(scope="module")
 def engine(bb_tar: Path) -> Iterator[Engine]:
-    need_root()
-    root = new_cove().root
-    restart = (sys.executable, "-P", "-m", "cove.daemon", "--root", str(root))
-    environment = {"PATH": os.environ["PATH"]}
-    with Engine.open(str(root), restart=restart, environment=environment, lock_fd=None) as made:
-        with open(bb_tar, "rb") as file:
-            list(made.image_import(calls.ImageImport("bb"), calls.Call(body=file.fileno())))
+    with open_engine(bb_tar) as made:
         yield made
-    check_nothing_left(root)
-    subprocess.run(["rm", "-rf", root], check=True)
 
 
 @pytest.fixture

@@ -20,9 +20,8 @@ from cove.engine.engine import Engine
 from cove.errors import CoveError
 from cove.plan.ops import Chdir, Plan
 from cove.spec.machine import Limits, MachineSpec, Mount
-from tests.conftest import need_root
 from tests.driver import ROOT, Cove
-from tests.kernel.conftest import check_nothing_left
+from tests.kernel.conftest import open_engine
 
 STRIDE = 1 if os.environ.get("COVE_WALK") == "all" else 3
 """Every step takes two starts of a daemon; ``COVE_WALK=all`` walks them all."""
@@ -113,19 +112,8 @@ def check_consistent(cove: Cove, *, kept: bool, where: str, code: int) -> None:
 
 @pytest.fixture
 def engine(bb_tar: Path) -> Iterator[Engine]:
-    """An engine in this process, with image bb."""
-    need_root()
-    from tests.driver import new_cove
-
-    root = new_cove().root
-    restart = (sys.executable, "-P", "-m", "cove.daemon", "--root", str(root))
-    environment = {"PATH": os.environ["PATH"]}
-    with Engine.open(str(root), restart=restart, environment=environment, lock_fd=None) as made:
-        with open(bb_tar, "rb") as file:
-            list(made.image_import(calls.ImageImport("bb"), calls.Call(body=file.fileno())))
+    with open_engine(bb_tar) as made:
         yield made
-    check_nothing_left(root)
-    subprocess.run(["rm", "-rf", root], check=True)
 
 
 def failing_at(plan: Plan, side: str, index: int) -> Plan:

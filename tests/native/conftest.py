@@ -6,11 +6,15 @@ import fcntl
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import need_root
 from tests.driver import ROOT
+from tests.native.monitors import Monitors
 from tests.native.plans import Launcher
 from tools.build_init import build
 
@@ -51,8 +55,15 @@ def sanitized_binary() -> Path:
 
 
 @pytest.fixture
+def monitors(init_binary: Path, tmp_path: Path) -> Iterator[Monitors]:
+    """A forker and the monitors it makes, as root."""
+    need_root()
+    with closing(Monitors(init_binary, tmp_path)) as made:
+        yield made
+
+
+@pytest.fixture
 def launcher(init_binary: Path, tmp_path: Path) -> Launcher:
     """Runs hand-written plans as root."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: uid is not 0")
+    need_root()
     return Launcher(init_binary, tmp_path)

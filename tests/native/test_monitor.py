@@ -48,14 +48,6 @@ from tests.native.monitors import (
 from tests.native.plans import BUSYBOX, execve, sh
 
 
-@pytest.fixture
-def monitors(init_binary: Path, tmp_path: Path) -> Iterator[Monitors]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: uid is not 0")
-    with closing(Monitors(init_binary, tmp_path)) as made:
-        yield made
-
-
 def test_output_and_code(monitors: Monitors) -> None:
     machine = monitors.start("echo one; echo two >&2; exit 0", stdio={}).started()
     flags = machine.session.expect(SESSION).value

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -34,12 +32,6 @@ from tests.native.start import host_part, machine_part, make_store
 DIE: Op = ("prctl", PDEATHSIG, SIGKILL)
 FORK: tuple[list[Op], list[Op]] = ([("clone3", 0, "-")], [DIE])
 DRAWN_OUT = "x" * 300_000
-
-
-@pytest.fixture
-def monitors(init_binary: Path, tmp_path: Path) -> Iterator[Monitors]:
-    with closing(Monitors(init_binary, tmp_path)) as made:
-        yield made
 
 
 def children(pid: int) -> list[int]:

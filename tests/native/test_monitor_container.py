@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -42,14 +40,6 @@ from tests.native.plans import (
     execve,
 )
 from tests.native.start import host_part, machine_part, make_store, new_upper
-
-
-@pytest.fixture
-def monitors(init_binary: Path, tmp_path: Path) -> Iterator[Monitors]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: uid is not 0")
-    with closing(Monitors(init_binary, tmp_path)) as made:
-        yield made
 
 
 def released(machine: Machine) -> Machine:

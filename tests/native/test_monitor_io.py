@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -42,14 +41,6 @@ from tests.native.plans import MS_SLAVE, NEWNS, NEWPID, PDEATHSIG, SIGKILL, Op, 
 
 SIZE = 100 << 20
 MAKE = f"head -c {SIZE} /dev/zero | tr '\\0' a"
-
-
-@pytest.fixture
-def monitors(init_binary: Path, tmp_path: Path) -> Iterator[Monitors]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: uid is not 0")
-    with closing(Monitors(init_binary, tmp_path)) as made:
-        yield made
 
 
 def count_to_the_end(fd: int) -> int:
