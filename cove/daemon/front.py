@@ -24,12 +24,9 @@ from cove.engine.calls import Session
 from cove.engine.events import Cancel
 from cove.engine.reactor import Reactor, complain
 from cove.errors import CoveError, UsageError, printable
+from cove.executor.messages import HEADER, MSG_MAX, Kind, Request, decode_request
 
-MSG_REQUEST, MSG_SIGNAL, MSG_OUTPUT, MSG_EXIT = 32, 48, 65, 66
-HEADER = struct.Struct("<IiII")
-REQUEST = struct.Struct("<4I2H")
 FRONT_PROTOCOL = 1
-MSG_MAX = 192 << 10
 REQUEST_MAX = 16 << 20
 NOT_HERE, OTHER_PROTOCOL = -2, -3
 SO_PEERPIDFD = 77
@@ -46,7 +43,7 @@ Main = Callable[[list[str], Terminal], int | None]
 
 
 class Refused(Exception):
-    """The caller is not one of this socket's: the value of MSG_EXIT, and a text."""
+    """The caller is not one of this socket's: the value of its EXIT message, and a text."""
 
     def __init__(self, value: int, text: str = "") -> None:
         super().__init__(value, text)
@@ -97,7 +94,7 @@ def peer_is_of(conn: socket.socket, world: World) -> bool:
         return False
 
 
-class Gone(Cancel):
+class CallerGone(Cancel):
     """The caller's ``cancelled``: looks at the front's socket only when somebody asks."""
 
     def __init__(self, conn: socket.socket, reactor: Reactor) -> None:
@@ -132,29 +129,17 @@ class Gone(Cancel):
             return
         except OSError:
             data = b""
-        if len(data) < HEADER.size or HEADER.unpack(data)[0] == MSG_SIGNAL:
+        if len(data) < HEADER.size or HEADER.unpack(data)[0] == Kind.SIGNAL:
             self._reactor.forget(self._conn.fileno())
             self.set()
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    argv: list[str]
-    env: dict[str, str]
-    cwd: str
-    umask: int
-    terminals: int
-    rows: int
-    columns: int
-
-
 def parse_request(payload: bytes) -> Request:
-    argc, envc, umask, terminals, rows, columns = REQUEST.unpack_from(payload)
-    words = payload[REQUEST.size :].decode("utf-8", "surrogateescape").split("\0")
-    if len(words) < 1 + argc + envc:
-        raise UsageError("bug: the request of the front ends early")
-    env = dict(word.partition("=")[::2] for word in words[1 + argc : 1 + argc + envc])
-    return Request(words[1 : 1 + argc], env, words[0], umask, terminals, rows, columns)
+    """Raises Refused when counts and words disagree: nothing of it may be guessed."""
+    try:
+        return decode_request(payload)
+    except (ValueError, struct.error) as error:
+        raise Refused(OTHER_PROTOCOL, f"the front sent {error}\n") from error
 
 
 def receive(conn: socket.socket, buffer: bytearray, fds: list[int]) -> bytes:
@@ -172,7 +157,7 @@ def receive(conn: socket.socket, buffer: bytearray, fds: list[int]) -> bytes:
     if count < HEADER.size or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         raise Refused(OTHER_PROTOCOL, "the front sent a message that is cut off\n")
     kind, _, length, protocol = HEADER.unpack_from(buffer)
-    if kind != MSG_REQUEST or protocol != FRONT_PROTOCOL or len(fds) < 3:
+    if kind != Kind.REQUEST or protocol != FRONT_PROTOCOL or len(fds) < 3:
         raise Refused(OTHER_PROTOCOL, "front and daemon are of different versions\n")
     if length:
         return bytes(buffer[HEADER.size : count])
@@ -213,7 +198,6 @@ class Door:
         self._world = World.of("/proc/self", os.geteuid())
         self._lock = threading.Lock()
         self._idle = self._threads = 0
-        self.served = 0
 
     def open(self) -> None:
         for _ in range(FIRST_THREADS):
@@ -251,7 +235,6 @@ class Door:
             finally:
                 conn.close()
             with self._lock:
-                self.served += 1
                 if self._idle >= FIRST_THREADS:
                     self._threads -= 1
                     return
@@ -281,7 +264,7 @@ class Door:
         if code is not None:
             data = text.encode("utf-8", "replace")
             try:
-                conn.send(HEADER.pack(MSG_EXIT, code, len(data), 0) + data)
+                conn.send(HEADER.pack(Kind.EXIT, code, len(data), 0) + data)
             except OSError:
                 pass  # the front is gone
 
@@ -294,9 +277,9 @@ class Door:
             rows=request.rows,
             columns=request.columns,
             cwd=request.cwd,
-            env=request.env,
+            env=dict(word.partition("=")[::2] for word in request.env),
             umask=request.umask,
             session=Session(conn.fileno(), stdio, terminals, request.rows, request.columns),
-            cancelled=Gone(conn, self._reactor),
+            cancelled=CallerGone(conn, self._reactor),
         )
-        return self._main(request.argv[1:], terminal)
+        return self._main(list(request.argv[1:]), terminal)

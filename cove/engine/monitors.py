@@ -1,6 +1,5 @@
 """What monitors say, and what follows from it. Runs on the reactor's thread, or on a starter's
-until
-its machine runs; what takes long is given to the worker.
+until its machine runs; what takes long is given to the worker.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from cove.executor.messages import (
     send,
 )
 
-STARTING, RUNNING, EXITED = 0, 1, 2
+RUNNING, EXITED = 1, 2
 REFILL = 0.02
 """Seconds that a machine runs before its slot is made anew; the end of one comes before that."""
 

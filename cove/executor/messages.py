@@ -28,7 +28,6 @@ EXIT_RECORD = struct.Struct("<IIIIQQ")
 STATE = struct.Struct("<I")
 REPORT = struct.Struct("<IIi108s")
 REQUEST = struct.Struct("<IIIIHH")
-SIZE = struct.Struct("<HH")
 LOG_RECORD = struct.Struct("<QIB3x")
 
 START_VERSION = 1
@@ -85,16 +84,6 @@ class Stream(IntFlag):
     STDIN = 1
     STDOUT = 2
     STDERR = 4
-
-
-class SessionFlag(IntFlag):
-    """What a front has to relay."""
-
-    RELAY_STDIN = 1
-    RAW = 2
-    FORWARD_SIGNALS = 4
-    RELAY_STDOUT = 8
-    RELAY_STDERR = 16
 
 
 class Message(NamedTuple):
@@ -261,10 +250,6 @@ def send_attach(
     _send(sock, Kind.ATTACH, 0, (head, attach.keys), fds, 0)
 
 
-def send_resize(sock: socket.socket, rows: int, columns: int) -> None:
-    send(sock, Kind.RESIZE, payload=SIZE.pack(rows, columns))
-
-
 def send_signal(sock: socket.socket, signal: int) -> None:
     send(sock, Kind.SIGNAL, value=signal)
 
@@ -295,7 +280,7 @@ def decode_report(payload: bytes) -> Report:
 
 
 def decode_request(payload: bytes) -> Request:
-    """A front's request; a front that lies about its counts is refused with ValueError."""
+    """A front's request. Raises ValueError or struct.error when its counts are not true."""
     argc, envc, umask, terminals, rows, columns = REQUEST.unpack_from(payload)
     if not payload.endswith(b"\0"):
         raise ValueError("a request that does not end with a NUL")

@@ -15,15 +15,6 @@ def open_pidfd(pid: int) -> int | None:
         return None
 
 
-def pid_of(pidfd: int) -> int:
-    """In this process's pid namespace; 0 when it has been reaped or is not visible from here."""
-    with open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
-        for line in file:
-            if line.startswith(b"Pid:"):
-                return max(int(line.split()[1]), 0)
-    return 0
-
-
 def send_signal(pidfd: int, number: int) -> bool:
     """False: it has ended."""
     try:

@@ -11,15 +11,11 @@ from typing import Any
 
 # From 424 on, a system call has the same number on every architecture.
 OPEN_TREE = 428
-MOVE_MOUNT = 429
 OPENAT2 = 437
-MOUNT_SETATTR = 442
 
 AT_FDCWD = -100
-RESOLVE_NO_XDEV = 1
 RESOLVE_NO_MAGICLINKS = 2
 RESOLVE_NO_SYMLINKS = 4
-RESOLVE_BENEATH = 8
 RESOLVE_IN_ROOT = 16
 
 _library: Any = None

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cove.errors import UsageError
 from cove.oci import digest as digests
@@ -56,9 +56,6 @@ class Reference:
     def familiar(self) -> str:
         """As people write it: ``debian:12``."""
         return self.familiar_name + self._suffix()
-
-    def with_tag(self, tag: str) -> Reference:
-        return replace(self, tag=tag)
 
     def _suffix(self) -> str:
         return (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")

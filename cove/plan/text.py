@@ -28,11 +28,6 @@ def render(plan: Plan) -> str:
     return "\n".join(f"# {head}\n" + "".join(_lines(ops)) for head, ops in parts)
 
 
-def render_op(op: Op) -> str:
-    """One op without its ``why``, as messages quote it."""
-    return " ".join([op.NAME, *_shown(op)])
-
-
 def to_data(plan: Plan) -> dict[str, list[dict[str, object]]]:
     """The plan as JSON data: for each op its name, its words by field name, and why."""
     return {
