@@ -1,4 +1,4 @@
 """The command line: commands on a Terminal, over a Client. It prints, and decides nothing else.
 
-Imports nothing: ``cove.cli.start`` is on the path of the first command.
+Imports nothing: ``cove.cli.start`` and ``spawn`` are on the path of the first command.
 """

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import click
 
-from cove.cli import command as words
 from cove.cli.command import Command, Group, help_text
 from cove.cli.parse import HelpWanted, scan
 from cove.cli.terminal import Gone, Terminal
@@ -214,5 +213,3 @@ def _trace(terminal: Terminal, error: BaseException) -> str:
 
     return "".join(traceback.format_exception(error))
 
-
-__all__ = ["main", "root", "words"]

@@ -10,18 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-DEFAULT_ROOT = "/var/lib/cove"
-WAIT_SECONDS = 10.0
-PASSED_ON = frozenset(
-    ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "COVE_ROOT", "COVE_DEBUG", "COVE_INIT")
-)
-"""The daemon outlives the shell that started it: nothing else of its environment is kept."""
-
-LOCK_FD, READY_FD = 3, 4
-
-
-class CannotStart(Exception):
-    """What to print, whole."""
+from cove.cli.spawn import DEFAULT_ROOT, CannotStart, cannot_start, own_uid, start_daemon
 
 
 def main() -> int:
@@ -34,14 +23,14 @@ def main() -> int:
         return _run_here(root)
     try:
         if why == "version":
-            raise _error(
+            raise cannot_start(
                 "cannot hand the command to the daemon: it is of another version of cove",
                 hint="cove daemon stop: machines go on, and the next command starts the new one",
             )
         if why == "denied":
             raise _denied(root)
         if guarded:
-            raise _error(
+            raise cannot_start(
                 "cannot reach the daemon: it was started and is gone again",
                 hint=f"its last words are in {root}/run/daemon.log",
             )
@@ -56,152 +45,11 @@ def main() -> int:
     return _run_here(root)
 
 
-def start_daemon(root: str) -> None:
-    """Return when a daemon answers in ``root``, started by us or by somebody else just now."""
-    if os.geteuid() != 0:
-        raise _error("cannot start the daemon: not root", host=_uid(), hint="run it with sudo")
-    import fcntl
-    import time
-
-    try:
-        lock = _open_lock(root)
-    except OSError as error:
-        raise _unusable(root, error) from error
-    end = time.monotonic() + WAIT_SECONDS
-    try:
-        while not _answers(root):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise _error(
-                        "cannot reach the daemon: it runs and does not answer",
-                        host=f"{root}/lock is held",
-                        hint=f"its last words are in {root}/run/daemon.log",
-                    ) from None
-                time.sleep(0.01)
-            else:
-                _spawn_daemon(root, lock)
-                return
-    finally:
-        os.close(lock)
-
-
-def _open_lock(root: str) -> int:
-    """The lock file, not locked yet; makes the directories that log and lock need."""
-    for directory, mode in ((root, 0o711), (f"{root}/run", 0o700)):
-        if not os.path.isdir(directory):
-            os.makedirs(directory, exist_ok=True)
-            os.chmod(directory, mode)
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    return _high(os.open(f"{root}/lock", flags, 0o600))
-
-
-def _high(fd: int) -> int:
-    """``fd`` moved out of the way of the numbers that the daemon gets."""
-    import fcntl
-
-    moved: int = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
-    os.close(fd)
-    return moved
-
-
-def _answers(root: str) -> bool:
-    import _socket  # the module socket costs 17 ms
-
-    probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-    directory = -1
-    try:
-        directory = os.open(f"{root}/run", os.O_PATH | os.O_DIRECTORY)
-        probe.connect(f"/proc/self/fd/{directory}/front.sock")  # whatever the length of root
-    except OSError:
-        return False
-    finally:
-        probe.close()
-        if directory >= 0:
-            os.close(directory)
-    return True
-
-
-def _spawn_daemon(root: str, lock: int) -> None:
-    """Start the daemon, give it the lock, and wait for its word that it listens."""
-    import _signal  # type: ignore[import-not-found]  # signal imports enum and re
-
-    reader, writer = os.pipe()
-    writer = _high(writer)
-    log = f"{root}/run/daemon.log"
-    words = ["-P", "-m", "cove.daemon", "--root", root]
-    words += ["--lock-fd", str(LOCK_FD), "--ready-fd", str(READY_FD)]
-    try:
-        log_fd = _high(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-        log_start = os.fstat(log_fd).st_size
-        inherited = [int(name) for name in os.listdir("/proc/self/fd") if int(name) > READY_FD]
-        actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
-            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_DUP2, log_fd, 1),
-            (os.POSIX_SPAWN_DUP2, log_fd, 2),
-            (os.POSIX_SPAWN_DUP2, lock, LOCK_FD),
-            (os.POSIX_SPAWN_DUP2, writer, READY_FD),
-            *((os.POSIX_SPAWN_CLOSE, fd) for fd in inherited),
-        ]
-        pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, *words],
-            {key: value for key, value in os.environ.items() if key in PASSED_ON},
-            file_actions=actions,
-            setsid=True,
-            setsigmask=(),
-            setsigdef=_signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP},
-        )
-    except OSError as error:
-        raise _unusable(root, error) from error
-    os.close(writer)
-    os.close(log_fd)
-    said = b""
-    while not said.endswith(b"\0") and (more := os.read(reader, 65536)):
-        said += more
-    os.close(reader)
-    if said != b"\0":
-        raise CannotStart(said.decode(errors="replace")) if said else _died(pid, log, log_start)
-
-
-def _died(pid: int, log: str, start: int) -> CannotStart:
-    """An error from what a daemon left in its log after ``start``."""
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    try:
-        with open(log, encoding="utf-8", errors="replace") as file:
-            file.seek(start)
-            tail = "".join(f"  {line}" for line in file.readlines()[-20:])
-    except OSError:
-        tail = ""
-    error = _error(f"cannot start the daemon: it ended with {how}", hint=f"see {log}")
-    return CannotStart(f"{error}{tail}")
-
-
-def _error(message: str, *, host: str = "", hint: str = "") -> CannotStart:
-    from cove.errors import HostError
-
-    return CannotStart(HostError(message, host=host, hint=hint).render())
-
-
-def _uid() -> str:
-    return f"uid {os.geteuid()}"
-
-
 def _denied(root: str) -> CannotStart:
-    return _error(
+    return cannot_start(
         f"cannot reach the daemon: permission denied for {root}/run/front.sock",
-        host=_uid(),
+        host=own_uid(),
         hint="run it with sudo" if os.geteuid() else "check who owns the state directory",
-    )
-
-
-def _unusable(root: str, error: OSError) -> CannotStart:
-    reason = (error.strerror or str(error)).lower()
-    return _error(
-        f"cannot start the daemon: {error.filename or root}: {reason}",
-        hint="use another state directory: cove --root DIR, or COVE_ROOT",
     )
 
 

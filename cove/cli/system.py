@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cove.cli.command import Command, Group, Typed
+from cove.cli.spawn import DEFAULT_ROOT, CannotStart, start_daemon
 from cove.cli.terminal import Terminal
 from cove.cli.units import human_duration
 from cove.client.api import Client
@@ -14,12 +15,10 @@ def start(typed: Typed, terminal: Terminal, client: Client) -> int:
     try:
         seen = client.info()
     except Unreachable:
-        from cove.cli import start as launcher
-
-        root = terminal.env.get("COVE_ROOT") or launcher.DEFAULT_ROOT
+        root = terminal.env.get("COVE_ROOT") or DEFAULT_ROOT
         try:
-            launcher.start_daemon(terminal.path(root))
-        except launcher.CannotStart as error:
+            start_daemon(terminal.path(root))
+        except CannotStart as error:
             terminal.error(str(error))
             return 125
         seen = client.info()

@@ -56,8 +56,10 @@ def imported(path: Path) -> list[tuple[int, str]]:
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
             module = node.module or ""
             found.append((node.lineno, module))
-            if module == "cove":
-                found += [(node.lineno, f"cove.{alias.name}") for alias in node.names]
+            for alias in node.names:
+                inside = f"{module}.{alias.name}"
+                if (ROOT / inside.replace(".", "/")).with_suffix(".py").exists():
+                    found.append((node.lineno, inside))
     return found
 
 
