@@ -24,7 +24,7 @@ from cove.store.records import Cause, MachineRecord
 REASON_MAX = 2000
 IDLE = 5.0
 """Seconds without an end of a machine after which the store's log is written home."""
-SETTLE = 0.002
+SETTLE = 0.02
 """Seconds that audit records of a machine's last system calls may take to arrive."""
 
 
@@ -90,21 +90,9 @@ def exited(home: Home, live: Live, end: ExitRecord) -> None:
         return
     live.ended = end
     if end.code and home.audit is not None and not live.asked:
+        home.audit.catch_up(SETTLE)
         refusals.drain(home)
-        if not live.refused:
-            live.settling = True
-            home.reactor.after(SETTLE, partial(_settled, home, live))
-            return
     finish(home, live, end)
-
-
-def _settled(home: Home, live: Live) -> None:
-    live.settling = False
-    refusals.drain(home)
-    assert live.ended is not None
-    finish(home, live, live.ended)
-    if live.gone:
-        home.worker.do(partial(put_away, home, live))
 
 
 def finish(home: Home, live: Live, end: ExitRecord) -> None:

@@ -44,8 +44,6 @@ class Live:
     """Once it ended."""
     asked: str = ""
     """Who ended it, if cove did: timeout, storage, stop, kill, monitor."""
-    settling: bool = False
-    """Its cause waits a moment for audit records."""
     forget: bool = False
     """Remove its record too once it is put away."""
     gone: bool = False

@@ -147,8 +147,7 @@ def _gone(home: Home, live: Live) -> None:
         home.reactor.forget(live.ctl.fileno())
     if live.ended is None and live.failure is None:
         ending.lost(home, live)
-    if not live.settling:
-        home.worker.do(partial(ending.put_away, home, live))
+    home.worker.do(partial(ending.put_away, home, live))
 
 
 def _end_of_file(home: Home, live: Live) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cove.engine import ending, files, monitors
 from cove.engine.calls import Session
@@ -19,7 +19,7 @@ from cove.engine.live import Live
 from cove.engine.ranges import range_base
 from cove.engine.slots import Slot, end_monitor, listen, open_directory, open_group
 from cove.errors import CoveError, HostError, NotFound, Unsupported, UsageError
-from cove.executor.messages import Start, StartFlag, send_start
+from cove.executor.messages import Start, StartFlag, Stream, send_start
 from cove.linux.cgroup import Group
 from cove.linux.mounts import clone_mount, idmap_of, open_source
 from cove.linux.probe import host_devices
@@ -47,6 +47,10 @@ class Foreground:
     streams: tuple[str, ...]
     sig_proxy: bool = True
     detach_keys: str = ""
+
+    @property
+    def which(self) -> Stream:
+        return Stream(sum(bit for stream, _, bit in FD_BITS if stream in self.streams))
 
     def direct(self, *, stdin: bool) -> dict[str, int]:
         """What the monitor may use itself, by name. A terminal stays with the front, which relays
@@ -130,6 +134,9 @@ def _hand_over(
         if spec.security.privileged:
             devices += tuple(host_devices())
         place = make_place(home, record, base, group, binds, devices)
+        if foreground is not None and spec.tty:
+            session = foreground.session
+            place = replace(place, rows=session.rows, columns=session.columns)
         plan = live.plan = plan_machine(spec, base.config, home.facts, place)
         if slot is not None and slot.ahead is not None:
             rest = after(plan, slot.ahead)
@@ -237,6 +244,7 @@ def _message(record: MachineRecord, plan: Plan, foreground: Foreground | None) -
         columns=columns,
         log_max=spec.log_max,
         keys=parse_detach_keys(keys),
+        which=foreground.which if foreground else 0,
     )
 
 

@@ -5,17 +5,23 @@ multicast group. A filter has to ask for it (SECCOMP_FILTER_FLAG_LOG); allowed c
 from __future__ import annotations
 
 import re
+import select
 import socket
 import struct
+import time
 from typing import NamedTuple
 
 AUDIT = 9
 READLOG = 1
+GET = 1000
 SECCOMP = 1326
 BUFFER = 8 << 20
 """A machine in a loop of refused calls sends 200,000 records a second."""
 
 _HEADER = struct.Struct("=IHHII")
+_STATUS = struct.Struct("=10I")
+_BACKLOG = 7
+"""Place in struct audit_status: records that the kernel has yet to send."""
 _FIELD = re.compile(r'(\w+)=("[^"]*"|\S+)')
 BATCH = 4096
 
@@ -44,6 +50,7 @@ class Audit:
         self._sock = socket.socket(socket.AF_NETLINK, flags, AUDIT)
         self.lost = 0
         """How often the buffer ran over."""
+        self._kept: list[Refusal] = []
         try:
             try:  # beyond net.core.rmem_max, with CAP_NET_ADMIN
                 self._sock.setsockopt(socket.SOL_SOCKET, 33, BUFFER)
@@ -64,7 +71,7 @@ class Audit:
         """Refusals since the last call, up to ``most``: a flood must not hold the reader for
         ever.
         """
-        found = []
+        found, self._kept = self._kept, []
         for _ in range(most):
             try:
                 data = self._sock.recv(16384)
@@ -79,6 +86,37 @@ class Audit:
             if refusal is not None:
                 found.append(refusal)
         return found
+
+    def catch_up(self, timeout: float) -> bool:
+        """Wait until the kernel has sent every record there is, at most ``timeout`` seconds: its
+        own thread sends them, some time after the call was refused (audit_status.backlog).
+        """
+        poll, deadline = select.poll(), time.monotonic() + timeout
+        poll.register(self._sock, select.POLLIN)
+        try:
+            self._ask()
+            while (left := deadline - time.monotonic()) > 0 and poll.poll(left * 1000):
+                data = self._sock.recv(16384)
+                refusal = parse(data)
+                if refusal is not None:
+                    self._kept.append(refusal)
+                elif (backlog := _backlog(data)) is not None:
+                    if not backlog:
+                        return True
+                    self._ask()
+        except OSError:  # not ours to ask, or records were lost: what came is what there is
+            pass
+        return False
+
+    def _ask(self) -> None:
+        self._sock.send(_HEADER.pack(_HEADER.size, GET, 1, 0, 0))  # NLM_F_REQUEST
+
+
+def _backlog(data: bytes) -> int | None:
+    """Of the answer to AUDIT_GET."""
+    if len(data) < _HEADER.size + _STATUS.size or _HEADER.unpack_from(data)[1] != GET:
+        return None
+    return int(_STATUS.unpack_from(data, _HEADER.size)[_BACKLOG])
 
 
 def open_audit() -> Audit | None:

@@ -109,3 +109,10 @@ class TestParse:
     )
     def test_what_is_not_one(self, data: bytes) -> None:
         assert parse(data) is None
+
+
+def test_catching_up_waits_for_the_kernels_own_thread(audit: Audit) -> None:
+    for _ in range(20):
+        pid = refuse(3)
+        assert audit.catch_up(5)
+        assert len([refusal for refusal in audit.read() if refusal.pid == pid]) == 3

@@ -272,7 +272,9 @@ def shell(script: str) -> list[Op]:
 
 
 def test_terminal_session(monitors: Monitors) -> None:
-    script = "stty size; stty raw -echo; echo ready; head -c 6 | od -An -tx1; tty; exit 3"
+    # The monitor sets the size once it has the master, while the program runs already.
+    size = "until [ \"$(stty size)\" = '33 99' ]; do :; done; stty size"
+    script = f"{size}; stty raw -echo; echo ready; head -c 6 | od -An -tx1; tty; exit 3"
     machine = monitors.start(shell(script), stdio={}, flags=TTY | STDIN, size=(33, 99)).started()
     assert machine.session.expect(SESSION).value == RAW | RELAY_STDIN | RELAY_STDOUT
     out = machine.session.until_output(b"ready\n")
