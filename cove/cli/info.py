@@ -69,7 +69,6 @@ def info_text(seen: calls.Info, now: float) -> str:
         "seccomp": facts.seccomp,
         "names of refused system calls": facts.audit,
         "swap limits": facts.swap,
-        "project quotas": facts.project_quota,
     }
     rows = [
         ("version", seen.version),

@@ -71,6 +71,4 @@ def warnings(facts: Facts) -> tuple[str, ...]:
         found.append("no audit records: a refused system call cannot be named")
     if not facts.swap:
         found.append("swap is not counted: --memory-swap has no effect")
-    if not facts.project_quota:
-        found.append("no project quotas: the size of a writable layer is watched, not enforced")
     return tuple(found)

@@ -21,13 +21,6 @@ class Space(NamedTuple):
     """Bytes for unprivileged writers: what root could still take is not ours to give."""
 
 
-class Mounted(NamedTuple):
-    """The file system a path is on, as /proc/self/mountinfo has it."""
-
-    type: str
-    options: frozenset[str]
-
-
 def free_space(path: str) -> Space:
     found = os.statvfs(path)
     return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
@@ -87,8 +80,8 @@ def overlay_devices(pid: int) -> frozenset[int]:
     return frozenset(devices)
 
 
-def mounted(path: str) -> Mounted:
-    """Type and options of the file system that holds ``path``.
+def file_system(path: str) -> str:
+    """The type of the one that holds ``path``, ``ext4`` say; empty when it cannot be told.
 
     By the mount's own number: a btrfs subvolume has another device number than its mount.
     """
@@ -102,20 +95,8 @@ def mounted(path: str) -> Mounted:
         for line in file:
             left, _, right = line.partition(" - ")
             if left.split(" ", 1)[0] in numbers:
-                words = right.split()
-                return Mounted(words[0], frozenset(words[2].split(",")))
-    return Mounted("", frozenset())
-
-
-def project_quota(path: str, *, overrides: bool) -> bool:
-    """Whether limits on trees are enforced where ``path`` is.
-
-    ext4 lets whoever has CAP_SYS_RESOURCE past a limit, and overlay writes with the rights of the
-    one who mounted it: ``overrides`` says whether that one has it. xfs makes no such exception.
-    """
-    found = mounted(path)
-    enforced = bool(found.options & {"prjquota", "pquota"})
-    return enforced and (found.type == "xfs" or (found.type in ("ext4", "f2fs") and not overrides))
+                return right.split()[0]
+    return ""
 
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cove.linux.disk import mounted, project_quota
+from cove.linux.disk import file_system
 from cove.plan.facts import Facts
 
 HOW = {
@@ -34,7 +34,6 @@ HOW = {
     "swap": "memory.memsw.limit_in_bytes (v1), memory.swap.max (v2)",
     "seccomp": "/proc/sys/kernel/seccomp/actions_avail",
     "audit": "binding the netlink multicast group, and errno in actions_logged",
-    "project_quota": "mount options of the state directory's file system, and CAP_SYS_RESOURCE",
     "lsm": "/sys/kernel/security/lsm",
     "devices": "character and block devices below /dev",
 }
@@ -58,7 +57,7 @@ RLIMITS = (
 RLIMIT_LOCKS = 10
 """Python's library has no name for it."""
 
-CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 21, 24
+CAP_SYS_ADMIN = 21
 AUDIT_READLOG = 1
 
 
@@ -87,7 +86,7 @@ def probe_facts(root: str | Path) -> Facts:
         cgroup=cgroup,
         controllers=controllers,
         unified=unified,
-        idmapped_mounts=IDMAP_SINCE.get(mounted(state).type, (1 << 30, 0)) <= kernel,
+        idmapped_mounts=IDMAP_SINCE.get(file_system(state), (1 << 30, 0)) <= kernel,
         userns_max=_number("/proc/sys/user/max_user_namespaces"),
         last_cap=_number("/proc/sys/kernel/cap_last_cap", 40),
         hard_limits=_hard_limits(),
@@ -96,7 +95,6 @@ def probe_facts(root: str | Path) -> Facts:
         swap=_counts_swap(cgroup, controllers, unified),
         seccomp="errno" in _text("/proc/sys/kernel/seccomp/actions_avail").split(),
         audit=_audit(),
-        project_quota=project_quota(state, overrides=_has(capabilities, CAP_SYS_RESOURCE)),
         lsm=tuple(filter(None, _text("/sys/kernel/security/lsm").strip().split(","))),
         devices=tuple((node.path, node.major, node.minor) for node in host_devices()),
     )

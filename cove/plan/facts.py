@@ -33,7 +33,5 @@ class Facts(msgspec.Struct, frozen=True):
     seccomp: bool
     audit: bool
     """Refused system calls can be read from the audit multicast group."""
-    project_quota: bool
-    """The state directory's file system enforces project quotas."""
     lsm: tuple[str, ...] = ()
     devices: tuple[tuple[str, int, int], ...] = ()

@@ -1,5 +1,4 @@
-"""Limits on writable layers where the file system has no project quotas: measure, and say who is
-over. Ending the machine is the engine's.
+"""Limits on writable layers: measure, and say who is over. Ending the machine is the engine's.
 
 Measuring every tree again and again would cost more than the machines do. The free space of the
 whole file system costs a microsecond: a root is measured only when the file system has grown by

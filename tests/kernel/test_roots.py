@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cove.errors import HostError
-from cove.linux.disk import deleted_usage, free_space, mounted, tree_usage
+from cove.linux.disk import deleted_usage, file_system, free_space, tree_usage
 from cove.roots import Remover, StorageWatch, prepare_root, remove_root, usage
 from cove.roots.remove import SMALL, remove_tree
 from tests.conftest import need_root
@@ -183,7 +183,7 @@ class TestUsage:
             assert deleted_usage([os.getpid(), 1 << 22], frozenset()) == 0
 
     def test_where_we_are(self, tmp_path: Path) -> None:
-        assert mounted(str(tmp_path)).type
+        assert file_system(str(tmp_path))
         assert 0 < free_space(str(tmp_path)).free <= free_space(str(tmp_path)).total
 
 

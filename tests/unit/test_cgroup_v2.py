@@ -33,7 +33,7 @@ def make_facts(unified: Path, *, swap: bool = True, controllers: str = CONTROLLE
         kernel=(6, 1), arch="x86_64", root=True, cgroup="v2",
         controllers=dict.fromkeys(controllers.split(), str(unified)), unified=str(unified),
         idmapped_mounts=True, userns_max=1, last_cap=40, hard_limits={}, cpus=2, memory=1 << 30,
-        swap=swap, seccomp=True, audit=True, project_quota=False,
+        swap=swap, seccomp=True, audit=True,
     )  # fmt: skip
 
 
