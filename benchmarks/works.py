@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -94,13 +95,19 @@ def busy(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
     ]
     big = cove.place / "big.tar"
     make_big(cove.place / "big", big)
+    script = f'while :; do "$0" image import "{big}" big; "$0" image rm -f big; done'
     loading = subprocess.Popen(
-        ["sh", "-c", f'while :; do "{cove.command}" image import "{big}" big >/dev/null; '
-         f'"{cove.command}" image rm -f big >/dev/null; done'], env=cove.env)  # fmt: skip
+        ["sh", "-c", script, cove.command],
+        env=cove.env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     able = [p for p in peers if p.name in {"cove", "crun", "docker"}]
     try:
         return run(cove, able, rounds)
     finally:
+        os.killpg(loading.pid, signal.SIGKILL)
         for child in (*followers, loading):
             child.kill()
             child.wait()
@@ -142,18 +149,17 @@ def first(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
 
 def memory(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
     """KiB (not ms): PSS of one machine's monitor, and RSS of the idle daemon"""
-    for number in range(20):
-        cove.peer.time(cove.peer.start, f"bench-{number}")
+    names = [f"bench-{number}" for number in range(20)]
+    for name in names:
+        cove.peer.time(cove.peer.start, name)
     monitors, daemon = Series("monitor PSS"), Series("daemon RSS")
-    pids = set(
-        cove.do("inspect", "-f", "{{.MonitorPid}}", *[f"bench-{n}" for n in range(20)]).split()
-    )
-    for pid in pids:
-        monitors.times.append(_kib(f"/proc/{pid}/smaps_rollup", "Pss:"))
+    for pid in cove.do("inspect", "-f", "{{.State.Pid}}", *names).split():
+        parent = int(_kib(f"/proc/{pid}/status", "PPid:"))
+        monitors.times.append(_kib(f"/proc/{parent}/smaps_rollup", "Pss:"))
     pid = (cove.root / "run/daemon.pid").read_text().strip()
     daemon.times.append(_kib(f"/proc/{pid}/status", "VmRSS:"))
-    for number in range(20):
-        cove.peer.time(cove.peer.remove, f"bench-{number}")
+    for name in names:
+        cove.peer.time(cove.peer.remove, name)
     return [monitors, daemon]
 
 
