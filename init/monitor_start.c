@@ -184,7 +184,7 @@ static void started(struct monitor *m, struct run *run, const struct order *orde
 	if (m->log.fd < 0)
 		m->flags &= ~(uint32_t)START_LOG;
 	if (m->flags & START_SESSION && order->front[0] >= 0)
-		session_add(m, start->flags, WHICH_STDIN | WHICH_STDOUT | WHICH_STDERR, order->front, order->keys,
+		session_add(m, start->flags, start->flags >> START_WHICH_SHIFT, order->front, order->keys,
 			    start->keys_len);
 	else
 		fds_close(order->front, 4);

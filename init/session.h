@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define START_VERSION 1
+#define START_VERSION 2
 #define RECORD_MAGIC  0x65766f63u /* "cove" */
 #define CHUNK_MAX     65536	  /* payload of one MSG_INPUT or MSG_OUTPUT */
 #define REASON_MAX    2048
@@ -20,7 +20,8 @@ enum {
 	START_KEEP_STDIN = 32,
 	START_SIG_PROXY = 64,
 	START_STDIN_ONCE = 128,
-	START_AHEAD = 256, /* the first half of a plan, to be run now; a second MSG_START brings the rest */
+	START_AHEAD = 256,     /* the first half of a plan, to be run now; a second MSG_START brings the rest */
+	START_WHICH_SHIFT = 9, /* from here on: WHICH_* of the session */
 };
 
 /* MSG_START; then nnames names with their NULs (one a file descriptor), detach keys, host part, machine part. */

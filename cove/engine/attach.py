@@ -10,7 +10,6 @@ from cove.executor.messages import Attach, StartFlag, Stream, send_attach
 from cove.spec.values import parse_detach_keys
 from cove.store.records import MachineRecord
 
-STREAMS = {"stdin": Stream.STDIN, "stdout": Stream.STDOUT, "stderr": Stream.STDERR}
 NAMES = {"in": Stream.STDIN, "out": Stream.STDOUT, "err": Stream.STDERR}
 
 
@@ -22,11 +21,7 @@ def attach(home: Home, record: MachineRecord, foreground: Foreground) -> None:
             hint=f"start it first: cove start {record.name}",
         )
     spec, session = record.spec, foreground.session
-    which = Stream(0)
-    for name in foreground.streams:
-        which |= STREAMS[name]
-    if not spec.stdin_open:
-        which &= ~Stream.STDIN
+    which = foreground.which if spec.stdin_open else foreground.which & ~Stream.STDIN
     flags = StartFlag.TTY if spec.tty else StartFlag(0)
     flags |= StartFlag.SIG_PROXY if foreground.sig_proxy else StartFlag(0)
     request = Attach(

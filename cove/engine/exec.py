@@ -121,6 +121,7 @@ def _message(extra: Extra, base: int, foreground: Foreground | None) -> Start:
         rows=rows,
         columns=columns,
         keys=parse_detach_keys(keys),
+        which=foreground.which if foreground else 0,
     )
 
 

@@ -30,7 +30,9 @@ REPORT = struct.Struct("<IIi108s")
 REQUEST = struct.Struct("<IIIIHH")
 LOG_RECORD = struct.Struct("<QIB3x")
 
-START_VERSION = 1
+START_VERSION = 2
+WHICH_SHIFT = 9
+"""The flags of a start hold its session's streams from here on."""
 EXIT_MAGIC = int.from_bytes(b"cove", "little")
 PLAN_NAME = "plan"
 """The descriptor that carries both parts of a plan too large for a datagram."""
@@ -115,6 +117,8 @@ class Start:
     log_max: int = 0
     keys: bytes = b""
     """The detach keys, as the bytes a terminal sends."""
+    which: int = 0
+    """Of ``Stream``: what its session takes part in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +224,9 @@ def send_start(sock: socket.socket, start: Start, fds: Mapping[str, int]) -> Non
             memory = sealed_memory("plan", (start.host, start.machine))
             names.append(PLAN_NAME)
             numbers.append(memory)
+        flags = start.flags | start.which << WHICH_SHIFT
         head = START.pack(
-            START_VERSION, start.flags, start.uid, start.gid, start.rows, start.columns,
+            START_VERSION, flags, start.uid, start.gid, start.rows, start.columns,
             start.log_max, len(names), len(start.host), len(start.machine), len(start.keys),
         )  # fmt: skip
         words = "".join([f"{name}\0" for name in names]).encode()

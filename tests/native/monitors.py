@@ -22,7 +22,7 @@ INPUT, INPUT_EOF, DETACH, SIGNAL, RESIZE = 33, 34, 35, 48, 49
 SESSION, OUTPUT, EXIT, FORK = 64, 65, 66, 80
 
 TTY, STDIN, LOG, SESSION_FDS, EXEC, KEEP_STDIN, SIG_PROXY, STDIN_ONCE = (1 << i for i in range(8))
-AHEAD = 256
+AHEAD, WHICH_SHIFT = 256, 9
 RELAY_STDIN, RAW, FORWARD_SIGNALS, RELAY_STDOUT, RELAY_STDERR = (1 << i for i in range(5))
 
 HEAD = struct.Struct("<IiII")
@@ -258,6 +258,7 @@ class Monitors:
         host: list[Op] | None = None,
         flags: int = 0,
         stdio: dict[str, int] | None = None,
+        which: int = 7,
         fds: dict[str, int] | None = None,
         log_max: int = 0,
         owner: int = 0,
@@ -286,7 +287,7 @@ class Monitors:
             made.front, theirs = pair()
             owned.append(theirs)
             given |= {"front": theirs.fileno()} | stdio
-            flags |= SESSION_FDS
+            flags |= SESSION_FDS | which << WHICH_SHIFT
         directories = [os.open(path, os.O_RDONLY) for path in (directory, self.directory)]
         if not flags & EXEC:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -325,7 +326,7 @@ class Monitors:
             memfd = os.memfd_create("plan")
             os.write(memfd, host + machine)
             given |= {"plan": memfd}
-        payload = START_HEAD.pack(1, *first, len(given), len(host), len(machine), len(keys))
+        payload = START_HEAD.pack(2, *first, len(given), len(host), len(machine), len(keys))
         payload += b"".join(name.encode() + b"\0" for name in given) + keys
         ctl.send(
             START,

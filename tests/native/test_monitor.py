@@ -57,6 +57,18 @@ def test_output_and_code(monitors: Monitors) -> None:
     assert machine.finish().code == 0
 
 
+@pytest.mark.parametrize(("which", "relayed"), [(2, RELAY_STDOUT), (4, RELAY_STDERR), (1, 0)])
+def test_a_session_of_one_stream(monitors: Monitors, which: int, relayed: int) -> None:
+    script = "echo one; echo two >&2"
+    machine = monitors.start(script, stdio={}, flags=LOG, which=which).started()
+    assert machine.session.expect(SESSION).value == relayed
+    out, err, _ = machine.session.until(EXIT)
+    assert out == (b"one\n" if relayed == RELAY_STDOUT else b"")
+    assert err == (b"two\n" if relayed == RELAY_STDERR else b"")
+    assert machine.finish().code == 0
+    assert (machine.logged(1), machine.logged(2)) == (b"one\n", b"two\n")
+
+
 def test_flags_and_keys_of_the_session(monitors: Monitors) -> None:
     machine = monitors.start("cat", stdio={}, flags=STDIN | SIG_PROXY, keys=b"\x10\x11").started()
     session = machine.session.expect(SESSION)

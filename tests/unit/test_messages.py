@@ -104,13 +104,14 @@ def test_what_is_no_message(pair: tuple[socket.socket, socket.socket], data: byt
 def test_a_start(pair: tuple[socket.socket, socket.socket]) -> None:
     one, two = pair
     start = m.Start(
-        m.StartFlag.TTY | m.StartFlag.LOG, 5, 6, b"host", b"machine", 24, 80, 99, b"\x10"
-    )
+        m.StartFlag.TTY | m.StartFlag.LOG, 5, 6, b"host", b"machine", 24, 80, 99, b"\x10",
+        m.Stream.STDOUT,
+    )  # fmt: skip
     m.send_start(one, start, {"front": 0, "bind0": 1})
     found = m.receive(two)
     assert found is not None
     head = m.START.unpack_from(found.payload)
-    assert head == (1, 5, 5, 6, 24, 80, 99, 2, 4, 7, 1)
+    assert head == (2, 5 | 2 << 9, 5, 6, 24, 80, 99, 2, 4, 7, 1)
     assert found.payload[m.START.size :] == b"front\0bind0\0" + b"\x10" + b"host" + b"machine"
     assert len(found.fds) == 2
     found.close()
