@@ -90,7 +90,7 @@ def interleave(
     return list(series.values())
 
 
-def table(title: str, rows: list[Series], *, against: tuple[str, ...] = ("crun", "docker")) -> str:
+def table(title: str, rows: list[Series]) -> str:
     """Median, least and the ratio of cove's median to each peer's."""
     cove = next((r.median for r in rows if r.name == "cove"), float("nan"))
     lines = [title, f"  {'':24} {'min ms':>9} {'median':>9} {'max':>9} {'cove is':>9}"]

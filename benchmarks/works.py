@@ -41,8 +41,14 @@ class Cove:
     def open(self) -> None:
         self.do("image", "import", str(self.place / "bb.tar"), "bb")
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """End the daemon only: machines would go on."""
         subprocess.run([self.command, "daemon", "stop"], env=self.env, capture_output=True)
+
+    def close(self) -> None:
+        if left := self.do("ps", "-aq").split():
+            self.do("rm", "-f", *left)
+        self.stop()
 
 
 def run(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
@@ -140,7 +146,7 @@ def first(cove: Cove, peers: list[Peer], rounds: int) -> list[Series]:
     """the very first command with no daemon running: run --rm IMAGE echo"""
     row = Series("cove")
     for _ in range(min(rounds, 10)):
-        cove.close()
+        cove.stop()
         took, code = cove.peer.time(cove.peer.run)
         row.times.append(took)
         row.failed += code != 0
