@@ -7,7 +7,6 @@ room's.
 
 from __future__ import annotations
 
-import array
 import mmap
 import os
 import select
@@ -23,8 +22,8 @@ from cove.cli.terminal import Terminal
 from cove.engine.calls import Session
 from cove.engine.events import Cancel
 from cove.engine.reactor import Reactor, complain
-from cove.errors import CoveError, UsageError, printable
-from cove.executor.messages import HEADER, MSG_MAX, Kind, Request, decode_request
+from cove.errors import Bug, CoveError, UsageError, printable
+from cove.executor.messages import HEADER, Kind, Request, decode_request, receive
 
 FRONT_PROTOCOL = 1
 REQUEST_MAX = 16 << 20
@@ -134,37 +133,29 @@ class CallerGone(Cancel):
             self.set()
 
 
-def parse_request(payload: bytes) -> Request:
-    """Raises Refused when counts and words disagree: nothing of it may be guessed."""
+def take_request(conn: socket.socket, fds: list[int]) -> Request:
+    """The request; its fds are appended to ``fds``, which the caller closes. Raises Refused."""
+    try:
+        message = receive(conn)
+    except (BlockingIOError, ConnectionError) as error:
+        raise Refused(OTHER_PROTOCOL, "the front said nothing\n") from error
+    except Bug as error:
+        raise Refused(OTHER_PROTOCOL, f"{error.message}\n") from error
+    if message is None:
+        raise Refused(OTHER_PROTOCOL, "the front said nothing\n")
+    fds += message.fds
+    if message.kind != Kind.REQUEST or message.reserved != FRONT_PROTOCOL or len(fds) < 3:
+        raise Refused(OTHER_PROTOCOL, "front and daemon are of different versions\n")
+    payload = message.payload
+    if not payload:
+        if len(fds) != 4 or not 0 < os.fstat(fds[3]).st_size <= REQUEST_MAX:
+            raise Refused(OTHER_PROTOCOL, "the front's request is too large\n")
+        with mmap.mmap(fds[3], 0, prot=mmap.PROT_READ) as memory:
+            payload = bytes(memory)
     try:
         return decode_request(payload)
     except (ValueError, struct.error) as error:
         raise Refused(OTHER_PROTOCOL, f"the front sent {error}\n") from error
-
-
-def receive(conn: socket.socket, buffer: bytearray, fds: list[int]) -> bytes:
-    """The payload of the request; its fds are appended to ``fds``, which the caller closes."""
-    space = socket.CMSG_SPACE(4 * 4)
-    try:
-        count, ancillary, flags, _ = conn.recvmsg_into([buffer], space, socket.MSG_CMSG_CLOEXEC)
-    except (BlockingIOError, ConnectionError) as error:
-        raise Refused(OTHER_PROTOCOL, "the front said nothing\n") from error
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            received = array.array("i")
-            received.frombytes(data[: len(data) - len(data) % 4])
-            fds += received
-    if count < HEADER.size or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        raise Refused(OTHER_PROTOCOL, "the front sent a message that is cut off\n")
-    kind, _, length, protocol = HEADER.unpack_from(buffer)
-    if kind != Kind.REQUEST or protocol != FRONT_PROTOCOL or len(fds) < 3:
-        raise Refused(OTHER_PROTOCOL, "front and daemon are of different versions\n")
-    if length:
-        return bytes(buffer[HEADER.size : count])
-    if len(fds) != 4 or not 0 < os.fstat(fds[3]).st_size <= REQUEST_MAX:
-        raise Refused(OTHER_PROTOCOL, "the front's request is too large\n")
-    with mmap.mmap(fds[3], 0, prot=mmap.PROT_READ) as memory:
-        return bytes(memory)
 
 
 def check_stdio(fds: list[int], terminals: int) -> int:
@@ -217,7 +208,6 @@ class Door:
         threading.Thread(target=self._work, name="front", daemon=True).start()
 
     def _work(self) -> None:
-        buffer = bytearray(MSG_MAX + HEADER.size)
         while True:
             try:
                 conn, _ = self._listener.accept()
@@ -229,7 +219,7 @@ class Door:
             if more:
                 self._add()
             try:
-                self._serve(conn, buffer)
+                self._serve(conn)
             except Exception:
                 complain("the front's socket")
             finally:
@@ -240,17 +230,17 @@ class Door:
                     return
                 self._idle += 1
 
-    def _serve(self, conn: socket.socket, buffer: bytearray) -> None:
+    def _serve(self, conn: socket.socket) -> None:
         fds: list[int] = []
         code: int | None = 125
         text = ""
         try:
             # Not settimeout(): the monitor's copy of the socket would become non-blocking too.
             conn.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, PATIENCE)
-            payload = receive(conn, buffer, fds)
+            request = take_request(conn, fds)
             if not peer_is_of(conn, self._world):
                 raise Refused(NOT_HERE)
-            code = self._command(conn, parse_request(payload), fds)
+            code = self._command(conn, request, fds)
         except Refused as refused:
             code, text = refused.value, refused.text
         except CoveError as error:
