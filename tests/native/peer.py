@@ -219,11 +219,6 @@ class Tty:
             self.seen += os.read(self.master, 65536)
         self.seen = self.seen.split(text, 1)[1]
 
-    def wait_stopped(self) -> int:
-        _, status = os.waitpid(self.pid, os.WUNTRACED)
-        assert os.WIFSTOPPED(status), status
-        return os.WSTOPSIG(status)
-
     def wait(self) -> int:
         """The exit code as ``Popen.returncode`` has it."""
         if self.status is None:
