@@ -43,9 +43,10 @@ bench: $(VENV)/.installed ## cove beside the peers that are installed here
 
 docs: $(VENV)/.installed ## write the generated documents anew
 	$(VENV)/bin/python tools/docs.py
+	$(VENV)/bin/python -m tests.clients.as_docker docs
 
 clean: ## remove what was built here
-	rm -rf $(VENV) build dist cove/_native .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist cove/_native .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.installed: pyproject.toml hatch_build.py tools/build_init.py $(wildcard init/*)
