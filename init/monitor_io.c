@@ -402,7 +402,7 @@ static void front_act(struct monitor *m, struct session *s, const struct msg *he
 		machine_signal(m, head->value);
 	} else if (head->kind == MSG_DETACH && !s->ending) {
 		s->has_stdin = false;
-		session_end(s, 0, true);
+		session_end(s, m->flags & START_EXEC ? 1 : 0, true); /* Docker's: nobody will know how an exec ends */
 	}
 }
 

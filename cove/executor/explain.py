@@ -176,10 +176,8 @@ def _setuser(op: Op, report: Report) -> Said:
 
 def _chdir(op: Op, report: Report) -> Said:
     assert isinstance(op, ops.Chdir)
-    code = NOT_FOUND if report.errno == errno.ENOENT else NOT_EXECUTABLE
-    return Said(
-        f'cannot use working directory "{op.path}": {_reason(report.errno)}', exit_code=code
-    )
+    what = f'cannot use working directory "{op.path}"'
+    return Said(f"{what}: {_reason(report.errno)}", exit_code=NOT_EXECUTABLE)
 
 
 # ---- mounts ----

@@ -190,7 +190,7 @@ def test_a_missing_working_directory_is_made_as_docker_does(cove: Cove) -> None:
 
 
 EXEC = [
-    (("-w", "/nope"), ("true",), 127, 'cannot use working directory "/nope": no such file or'),
+    (("-w", "/nope"), ("true",), 126, 'cannot use working directory "/nope": no such file or'),
     (("-w", "/etc/passwd"), ("true",), 126, '"/etc/passwd": not a directory\n'),
     (("-u", "zed"), ("true",), 125, 'cannot run as user "zed": no such user in the machine\'s /e'),
     (("-u", "0:zed"), ("true",), 125, 'cannot run as group "zed": no such group in the machine\'s'),

@@ -153,6 +153,35 @@ def test_exec(cove: Cove) -> None:
         cove("exec", "-d", "host1", "touch", "/done")
 
 
+@pytest.mark.parametrize(("verb", "code"), [("exec", 1), ("attach", 0)])
+def test_leaving_by_the_detach_keys(cove: Cove, verb: str, code: int) -> None:
+    """As in Docker: nobody will know how an exec ends, while a machine can be asked."""
+    words = ("sh", "-c", "while read x; do echo got $x; done")
+    with detached(cove, "left", *words, flags=("-it",)):
+        master, slave = os.openpty()
+        more = ("-it", "left", *words) if verb == "exec" else ("left",)
+        ends = {"stdin": slave, "stdout": slave, "stderr": slave}
+        with cove.spawn(verb, *more, start_new_session=True, **ends) as front:
+            os.close(slave)
+            heard = b""
+            for _ in range(100):
+                if select.select([master], [], [], 0.1)[0]:
+                    heard += os.read(master, 4096)
+                else:  # what was typed before the terminal was raw is lost
+                    os.write(master, b"here\n")
+                if b"got here" in heard:
+                    break
+            os.write(master, b"\x10\x11")
+            while select.select([master], [], [], 10)[0]:
+                try:
+                    os.read(master, 4096)
+                except OSError:
+                    break
+            os.close(master)
+            assert front.wait(10) == code
+        assert cove.inspect("left")["State"]["Running"]
+
+
 def test_exec_is_behind_the_same_walls(cove: Cove) -> None:
     status = "grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status; cat /proc/self/cgroup"
     with detached(cove, "walled", "sh", "-c", f"{status}; sleep 1000"):

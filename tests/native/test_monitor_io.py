@@ -14,6 +14,7 @@ import pytest
 
 from tests.native.monitors import (
     DETACH,
+    EXEC,
     EXIT,
     EXITED,
     GONE,
@@ -334,6 +335,17 @@ def test_detach_keeps_a_terminal_running(monitors: Monitors) -> None:
     again = machine.attach(size=(40, 120))
     again.send(INPUT, payload=b"hello\n")
     again.until_output(b"hello\r\n")
+    assert not gone(machine.pid)
+
+
+def test_detach_from_an_exec_says_that_its_end_is_not_known(monitors: Monitors) -> None:
+    script = shell("stty -echo; echo up; cat")
+    machine = monitors.start(script, stdio={}, flags=TTY | STDIN | EXEC).started()
+    machine.session.expect(SESSION)
+    machine.session.until_output(b"up\r\n")
+    machine.session.send(DETACH)
+    assert machine.session.expect(EXIT).value == 1
+    machine.session.expect_end()
     assert not gone(machine.pid)
 
 
