@@ -24,6 +24,7 @@ from cove.oci.reference import familiar
 from cove.spec.flags import Flag
 
 NONE = "<none>"
+PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 
 HEADINGS = {
     "Repository": "REPOSITORY",
@@ -174,6 +175,21 @@ def import_(typed: Typed, terminal: Terminal, client: Client) -> int:
     return 130 if terminal.cancelled.is_set() else 0
 
 
+def bootstrap(typed: Typed, terminal: Terminal, client: Client) -> int:
+    params = calls.ImageBootstrap(
+        distribution=typed.words[0],
+        variant=typed.text("variant"),
+        include=typed.values.get("include", ()),
+        mirror=typed.text("mirror"),
+        tag=typed.text("tag"),
+        env=tuple(f"{name}={terminal.env[name]}" for name in PROXIES if terminal.env.get(name)),
+    )
+    steps = client.image_bootstrap(params, terminal.cancelled)
+    for done in follow(steps, terminal, quiet=typed.on("quiet")):
+        terminal.write("".join(f"{tag}\n" for tag in done.tags))
+    return 130 if terminal.cancelled.is_set() else 0
+
+
 LS = Command(
     "ls",
     ls,
@@ -233,9 +249,29 @@ IMPORT = Command(
     most=2,
     group="Images",
 )  # fmt: skip
+BOOTSTRAP = Command(
+    "bootstrap",
+    bootstrap,
+    help="Make an image of a distribution from its packages",
+    flags=(
+        Flag("include", "include", "A package more; several with commas", "", "PACKAGE",
+             repeat=True),
+        Flag("mirror", "mirror", "Package sources other than this host's own", "", "URL"),
+        Flag("quiet", "quiet", "Show no progress, print only the name", "q"),
+        Flag("tag", "tag", "Its name, if not the distribution's", "t", "NAME[:TAG]"),
+        Flag("variant", "variant", "Which packages: essential, apt, minbase, buildd, important, "
+             "standard; otherwise minbase", "", "VARIANT"),
+    ),
+    words="DISTRIBUTION:SUITE",
+    least=1,
+    most=1,
+    group="Images",
+    about="As in `cove image bootstrap debian:bookworm`. No registry is asked: mmdebstrap runs in "
+    "a machine of the image `host`, and takes the packages from the host's own sources.",
+)  # fmt: skip
 
 GROUPED = {
     "ls": LS, "list": LS, "inspect": inspect.IMAGE, "rm": RM, "remove": RM, "load": LOAD,
-    "import": IMPORT, "pull": PULL,
+    "import": IMPORT, "pull": PULL, "bootstrap": BOOTSTRAP,
 }  # fmt: skip
 TOP = {"images": LS, "load": LOAD, "import": IMPORT, "rmi": RM, "pull": PULL}

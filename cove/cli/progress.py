@@ -78,13 +78,19 @@ def _share(step: Progress) -> int:
     return step.current * BAR // step.total if step.total > 0 else step.current >> 22
 
 
+def _amounts(step: Progress) -> str:
+    if step.unit:
+        return f"{step.current}/{step.total} {step.unit}"
+    return f"{human_size(step.current)}/{human_size(step.total)}"
+
+
 def bar(step: Progress, columns: int) -> str:
     """``3f2a…: unpacking [=====>     ] 12.3MB/45MB``, cut to the terminal's width."""
     text = f"{step.id}: {step.stage}".removeprefix(": ")
     if step.total > 0:
         full = min(BAR, _share(step))
         drawn = ("=" * full + ">")[:BAR].ljust(BAR)
-        text += f" [{drawn}] {human_size(step.current)}/{human_size(step.total)}"
+        text += f" [{drawn}] {_amounts(step)}"
     elif step.current:
         text += f" {human_size(step.current)}"
     return printable(text)[: max(20, (columns or 80) - 1)]

@@ -121,6 +121,12 @@ class Client:
         call = calls.Call(cancelled=cancelled)
         return self.transport.stream(VERBS["image.pull"], params, call)
 
+    def image_bootstrap(
+        self, params: calls.ImageBootstrap, cancelled: threading.Event | None = None
+    ) -> Iterator[calls.Progress]:
+        call = calls.Call(cancelled=cancelled)
+        return self.transport.stream(VERBS["image.bootstrap"], params, call)
+
     # ---- the system ----
 
     def info(self) -> calls.Info:

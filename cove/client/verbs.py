@@ -66,6 +66,9 @@ VERBS: dict[str, Verb] = {
             body=True,
         ),
         Verb("image.pull", "image_pull", calls.ImagePull, calls.Progress, stream=True),
+        Verb(
+            "image.bootstrap", "image_bootstrap", calls.ImageBootstrap, calls.Progress, stream=True
+        ),
         Verb("system.info", "info", calls.Nothing, calls.Info),
         Verb("system.version", "version", calls.Nothing, calls.Version),
         Verb("system.shutdown", "shutdown", calls.Nothing, calls.Nothing),

@@ -283,9 +283,24 @@ class ImagePull(msgspec.Struct, frozen=True):
     login: Login | None = None
 
 
+class ImageBootstrap(msgspec.Struct, frozen=True):
+    distribution: str
+    """``debian:bookworm``."""
+    variant: str = ""
+    """Of mmdebstrap; empty: minbase."""
+    include: tuple[str, ...] = ()
+    """More packages."""
+    mirror: str = ""
+    """Empty: the host's own package sources."""
+    tag: str = ""
+    """The image's name; empty: as the distribution."""
+    env: tuple[str, ...] = ()
+    """``http_proxy=…`` and the like, of the caller."""
+
+
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A step of a long verb; the last one of a load, import or pull has ``stage``
-    ``done``."""
+    """A step of a long verb; the last one of a load, import, pull or bootstrap has
+    ``stage`` ``done``."""
 
     stage: str
     """reading, unpacking, layer exists, done, …"""
@@ -294,6 +309,8 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     current: int = 0
     total: int = 0
     """0: unknown."""
+    unit: str = ""
+    """What is counted; empty: bytes."""
     image: str = ""
     """With ``done``: the image's id."""
     tags: tuple[str, ...] = ()

@@ -178,6 +178,11 @@ class Engine:
     def image_pull(self, params: calls.ImagePull, call: calls.Call) -> Iterator[calls.Progress]:
         return images.image_pull(self.home, params, call)
 
+    def image_bootstrap(
+        self, params: calls.ImageBootstrap, call: calls.Call
+    ) -> Iterator[calls.Progress]:
+        return images.image_bootstrap(self.home, params, call)
+
     # ---- the system ----
 
     def info(self, params: calls.Nothing, call: calls.Call) -> calls.Info:

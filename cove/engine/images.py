@@ -10,6 +10,7 @@ from cove.engine import life
 from cove.engine.calls import (
     Call,
     Image,
+    ImageBootstrap,
     ImageImport,
     ImageLoad,
     ImagePull,
@@ -108,6 +109,25 @@ def image_pull(home: Home, params: ImagePull, call: Call) -> Iterator[Progress]:
     return _steps(home, call, work, stopped, wind_up=WIND_UP)
 
 
+def image_bootstrap(home: Home, params: ImageBootstrap, call: Call) -> Iterator[Progress]:
+    from cove.engine.bootstrap import bootstrap
+    from cove.image.distributions import read_wish
+    from cove.image.importing import parse_name
+
+    wish = read_wish(params.distribution, params.variant, params.include, params.mirror)
+    name = parse_name(params.tag or str(wish))
+    stopped = threading.Event()
+
+    def gone() -> bool:
+        return stopped.is_set() or (call.cancelled is not None and call.cancelled.is_set())
+
+    def work(report: Callable[[object], None]) -> Iterator[Progress]:
+        record = bootstrap(home, wish, str(name), params.env, progress=report, gone=gone)
+        yield Progress("done", image=record.id, tags=(name.familiar(),))
+
+    return _steps(home, call, work, stopped)
+
+
 class _Stopped(CoveError):
     """The caller left: the work ends at its next step."""
 
@@ -147,6 +167,7 @@ def _steps(
                 getattr(step, "id", ""),
                 getattr(step, "current", 0),
                 getattr(step, "total", 0),
+                getattr(step, "unit", ""),
             )
         )
 

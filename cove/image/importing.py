@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
@@ -9,7 +10,7 @@ import msgspec
 
 from cove.errors import Unsupported, UsageError
 from cove.image.changes import apply_changes
-from cove.image.layers import Blob, Progress, add_layer
+from cove.image.layers import Blob, Progress, add_layer, drop_unused
 from cove.oci.archive import Span
 from cove.oci.digest import digest_of
 from cove.oci.manifest import Platform, host_platform_of, parse_platform
@@ -31,8 +32,11 @@ def import_rootfs(
     platform: str = "",
     progress: Progress | None = None,
     origin: str = "-",
+    check: Callable[[], None] | None = None,
 ) -> ImageRecord:
-    """Read a tar, plain or compressed, from ``fd`` to its end; the new image's record."""
+    """Read a tar, plain or compressed, from ``fd`` to its end; the new image's record. ``check``
+    may raise when all is read: then there is no image.
+    """
     name = parse_name(reference) if reference else None
     target = parse_platform(platform) if platform else host_platform_of()
     if target.os != "linux":
@@ -41,6 +45,13 @@ def import_rootfs(
     what = origin if origin not in ("", "-") else "the archive"
     with ExitStack() as pins:
         layer = add_layer(store, Blob(Span(fd, -1, -1), what), progress=progress, pins=pins)
+        try:
+            if check is not None:
+                check()
+        except BaseException:
+            pins.close()
+            drop_unused(store, (layer.diff_id,))
+            raise
         return _record(store, layer, target, start, message or f"Imported from {origin}", name)
 
 

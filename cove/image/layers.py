@@ -41,6 +41,8 @@ class Step:
     current: int = 0
     total: int = 0
     """0: unknown."""
+    unit: str = ""
+    """What is counted; empty: bytes."""
 
 
 Progress = Callable[[Step], None]

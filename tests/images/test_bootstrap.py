@@ -1,0 +1,248 @@
+"""``cove image bootstrap``: what is asked for, where packages come from, what the tool says; once
+for real, from the sources of this machine.
+"""
+
+from __future__ import annotations
+
+import http.server
+import shutil
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cove.errors import CoveError
+from cove.image.aptspeak import Listener, failure
+from cove.image.distributions import command, read_wish, sources_for
+from tests.driver import Cove
+
+KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
+HOST = "http://packages.example/debian"
+
+WRONG = [
+    (("debain:bookworm",), "no such distribution", "did you mean debian?"),
+    (("fedora:40",), "no such distribution", "there are debian, ubuntu"),
+    (("host",), "no such distribution", "there are debian, ubuntu"),
+    (("debian",), "which suite?", "bookworm, trixie"),
+    (("debian:bookwrm",), "debian has no suite bookwrm", "bookworm, trixie"),
+    (("ubuntu:bookworm",), "ubuntu has no suite bookworm", "jammy, noble"),
+    (("debian:bookworm", "--variant", "minbas"), 'no variant "minbas"', "did you mean minbase?"),
+    (("debian:bookworm", "--include", "a;b"), '"a;b" is no name of a package', "--include a;b"),
+    (("debian:bookworm", "--include=--hook"), '"--hook" is no name of a package', "from:"),
+    (("debian:bookworm", "--mirror", "ftp"), '"ftp" is no address', "http://"),
+    (("debian:bookworm", "--mirror", "http://a b"), "is no address", "--mirror http://a b"),
+    (("debian:bookworm", "-t", "Big"), "must be lowercase", "Big"),
+    (("debian:bookworm", "-t", "host"), '"host" is built in', ""),
+    ((), "DISTRIBUTION:SUITE is missing", "cove image bootstrap"),
+]
+
+
+@pytest.mark.parametrize(("words", "message", "more"), WRONG, ids=lambda v: str(v)[:40])
+def test_what_is_wrong_is_said(cove: Cove, words: tuple[str, ...], message: str, more: str) -> None:
+    done = cove("image", "bootstrap", *words, code=125)
+    assert message in done.err
+    assert more in done.err
+
+
+# ---- sources ----
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "etc/apt/sources.list.d").mkdir(parents=True)
+    return tmp_path
+
+
+def lines(root: Path, image: str, mirror: str = "") -> list[str]:
+    wish = read_wish(image, "", (), mirror)
+    return [source.line() for source in sources_for(wish, root=str(root))]
+
+
+def test_both_forms_of_sources(root: Path) -> None:
+    (root / "etc/apt/sources.list").write_text(
+        f"# deb {HOST} bookworm main\ndeb-src {HOST} bookworm main\n"
+        f"deb [arch=amd64 signed-by=/k/debian-archive-x.gpg] {HOST} bookworm main contrib # why\n"
+    )
+    (root / "etc/apt/sources.list.d/a.sources").write_text(
+        f"# first\nTypes: deb deb-src\nURIs: {HOST}\nSuites: bookworm-updates\n bookworm-security\n"
+        f"Components: main\nSigned-By: {KEYS}\n\n"
+        "Types: deb\nEnabled: no\nURIs: http://off.example\nSuites: bookworm\nComponents: main\n"
+    )
+    assert lines(root, "debian:bookworm") == [
+        f"deb [signed-by=/k/debian-archive-x.gpg] {HOST} bookworm main",
+        f"deb [signed-by={KEYS}] {HOST} bookworm-updates main",
+        f"deb [signed-by={KEYS}] {HOST} bookworm-security main",
+    ]
+
+
+def test_another_suite_from_the_same_place(root: Path) -> None:
+    (root / "etc/apt/sources.list").write_text(
+        f"deb {HOST} bookworm main\ndeb {HOST}-security bookworm-security main\n"
+    )
+    wanted = f"deb [signed-by={KEYS}] {HOST}"
+    assert lines(root, "debian:trixie") == [
+        f"{wanted} trixie main",
+        f"{wanted}-security trixie-security main",
+    ]
+    assert lines(root, "debian:sid") == [f"{wanted} sid main"]
+
+
+def test_third_parties_are_no_distribution(root: Path) -> None:
+    (root / "etc/apt/sources.list").write_text(
+        "deb [signed-by=/k/other.gpg] http://other.example bookworm main\n"
+        "deb http://third.example bookworm stable\ndeb http://fourth.example other-bookworm main\n"
+    )
+    with pytest.raises(CoveError, match="this host has no package sources of debian") as caught:
+        lines(root, "debian:bookworm")
+    assert "--mirror" in caught.value.hint
+
+
+def test_a_mirror_takes_the_place_of_the_sources(root: Path) -> None:
+    assert lines(root, "debian:bookworm", "http://m.example/d") == [
+        f"deb [signed-by={KEYS}] http://m.example/d bookworm main"
+    ]
+
+
+def test_the_command() -> None:
+    wish = read_wish("debian:bookworm", "apt", ("curl,jq", "git"), "http://m.example/d")
+    words = command(wish, sources_for(wish))
+    assert words[0] == "mmdebstrap"
+    assert {"--mode=root", "--variant=apt", "--include=curl,jq,git"} < set(words)
+    assert words[-3:-1] == ("bookworm", "-")
+
+
+def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cove.image import distributions
+
+    monkeypatch.setattr(distributions.shutil, "which", lambda name, path: None)
+    with pytest.raises(CoveError) as caught:
+        distributions.check_host(read_wish("debian:bookworm", "", (), ""))
+    assert caught.value.hint == "apt-get install mmdebstrap"
+
+
+# ---- what the tool says ----
+
+
+def test_its_words_are_steps() -> None:
+    listener = Listener("debian:bookworm")
+    said = """I: running apt-get update...
+Get:1 http://m.example bookworm InRelease [151 kB]
+0 upgraded, 2 newly installed, 0 to remove and 0 not upgraded.
+Need to get 1,000 kB of archives.
+Get:1 http://m.example bookworm/main amd64 a amd64 1 [400 kB]
+Get:2 http://m.example bookworm/main amd64 b amd64 1 [700 kB]
+Unpacking a (1) ...
+Setting up a (1) ..."""
+    steps = [step for line in said.splitlines() if (step := listener.hear(line))]
+    assert [(step.stage, step.current, step.total, step.unit) for step in steps] == [
+        ("reading package lists", 0, 0, ""),
+        ("downloading packages", 400_000, 1_000_000, ""),
+        ("downloading packages", 1_000_000, 1_000_000, ""),
+        ("unpacking packages", 1, 2, "packages"),
+        ("setting up packages", 1, 2, "packages"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("E: Unable to locate package nope", "it has no package nope"),
+        ("dpkg: error: No space left on device", "no space left on device"),
+        ("E: The repository 'x' does not have a Release file.", "have no suite bookworm"),
+        ("W: GPG error: NO_PUBKEY 0123", "signed by a key that is not known here"),
+        ("Err:1 x\n  Temporary failure resolving 'x'", "sources cannot be reached"),
+        ("E: something else", "mmdebstrap ended with 25"),
+    ],
+)
+def test_its_failures_are_errors(line: str, message: str) -> None:
+    wish = read_wish("debian:bookworm", "", (), "")
+    error = failure(wish, deque([*line.split("\n"), "E: mmdebstrap failed"]), 25, "")
+    assert error.message.startswith("cannot bootstrap debian:bookworm: ")
+    assert message in error.message
+
+
+# ---- for real ----
+
+
+@pytest.fixture
+def tool() -> None:
+    if shutil.which("mmdebstrap") is None:
+        pytest.skip("needs mmdebstrap: it is not installed")
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a web server that has nothing, or never says so."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.startswith("/slow"):
+                asked.set()
+                over.wait(60)
+            self.send_error(404)
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    asked, over = threading.Event(), threading.Event()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        over.set()
+        server.shutdown()
+
+
+def bootstrapped(cove: Cove) -> bool:
+    return "bootstrapped" in cove("images").out
+
+
+def test_sources_without_the_suite(cove: Cove, tool: None, silent: str) -> None:
+    words = ("debian:bookworm", "--mirror", silent, "-t", "bootstrapped")
+    done = cove("image", "bootstrap", *words, code=125)
+    assert "the package sources have no suite bookworm\n  from: --mirror" in done.err
+    assert not bootstrapped(cove)
+
+
+def test_an_interrupt_ends_the_machine(cove: Cove, tool: None, silent: str) -> None:
+    words = ("debian:bookworm", "--mirror", f"{silent}/slow", "-t", "bootstrapped")
+    with cove.spawn("image", "bootstrap", *words) as running:
+        until = time.monotonic() + 20
+        while "mmdebstrap" not in cove("ps").out and time.monotonic() < until:
+            time.sleep(0.1)
+        assert "mmdebstrap" in cove("ps").out
+        running.send_signal(signal.SIGINT)
+        assert running.wait(20) == 130
+    until = time.monotonic() + 20
+    while "mmdebstrap" in cove("ps", "-a").out and time.monotonic() < until:
+        time.sleep(0.1)
+    assert "mmdebstrap" not in cove("ps", "-a").out
+    assert not bootstrapped(cove)
+
+
+def test_debian_from_the_sources_of_this_machine(cove: Cove, tool: None) -> None:
+    suite = next(
+        (s for s in ("bookworm", "trixie", "bullseye") if f"={s}\n" in _release()), "bookworm"
+    )
+    made = cove(
+        "image", "bootstrap", f"debian:{suite}", "-t", "bootstrapped:1", timeout=300, code=None
+    )
+    if "cannot be reached" in made.err:
+        pytest.skip("needs package sources: those of this machine cannot be reached")
+    assert made.returncode == 0, made.err
+    assert made.out == "bootstrapped:1\n"
+    assert f"debian:{suite}: downloading packages\n" in made.err
+    listed = cove("run", "--rm", "--pull", "never", "bootstrapped:1", "dpkg", "-l").out
+    assert "\nii  dpkg " in listed
+    files = "/etc/apt/sources.list /proc/self/status"
+    read = cove("run", "--rm", "bootstrapped:1", "sh", "-c", f"cat {files}; ls -l /dev/null").out
+    assert f" {suite} main" in read
+    cove("rmi", "bootstrapped:1")
+
+
+def _release() -> str:
+    return Path("/etc/os-release").read_text()
