@@ -66,8 +66,8 @@ def resolve(store: Store, text: str) -> ImageRecord:
             f'cannot find image "{text}": it is not in the local store',
             origin=text,
             hint=_near(store, text)
-            or "`host` is built in, cove images lists the others; add one: cove load, "
-            "cove image import",
+            or "`host` is built in, cove images lists the others; add one: cove image bootstrap "
+            "debian:bookworm, cove load, cove image import",
         )
     return record
 

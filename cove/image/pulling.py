@@ -54,7 +54,8 @@ WORDS = {"unpacking": "pulling", "unpacked": "pull complete", "layer exists": "a
 """Stages of a layer, as people know them."""
 
 WITHOUT_REGISTRY = (
-    "without a registry there is `host`, built in; make others: cove image import, cove load"
+    "without a registry there is `host`, built in; make others: cove image bootstrap "
+    "debian:bookworm, cove image import, cove load"
 )
 
 

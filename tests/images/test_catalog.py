@@ -57,7 +57,13 @@ def test_host_is_found_by_what_is_listed(store: Store, name: str) -> None:
 def test_an_unknown_image_has_a_hint(store: Store) -> None:
     with pytest.raises(NotFound, match='cannot find image "nope": it is not in the') as caught:
         catalog.resolve(store, "nope")
-    for word in ("host", "cove images", "cove load", "cove image import"):
+    for word in (
+        "host",
+        "cove images",
+        "bootstrap debian:bookworm",
+        "cove load",
+        "cove image import",
+    ):
         assert word in caught.value.hint
     imported(store, "team/webserver")
     with pytest.raises(NotFound) as caught:

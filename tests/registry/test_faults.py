@@ -208,7 +208,7 @@ def test_no_such_layer(store: Store, fake: Fake, image: FakeImage, web: str) -> 
 def test_nobody_listens(store: Store) -> None:
     host = f"127.0.0.1:{free_port()}"
     error = fails(store, f"{host}/web:1", f"{host} cannot be reached: connection refused")
-    for word in ("`host`", "cove image import", "cove load"):
+    for word in ("`host`", "bootstrap debian:bookworm", "cove image import", "cove load"):
         assert word in error.hint
 
 
