@@ -5,6 +5,7 @@ of the test, a skip is a failure.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,11 @@ def pytest_runtest_makereport(
 def need_root() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: uid is not 0")
+
+
+def need(tool: str) -> None:
+    if shutil.which(tool) is None:
+        pytest.skip(f"needs {tool}")
 
 
 @pytest.fixture(scope="session")

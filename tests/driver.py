@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,16 @@ class Done(subprocess.CompletedProcess[str]):
     @property
     def err(self) -> str:
         return self.stderr
+
+
+def wait_until(
+    true: Callable[[], bool], what: str = "what was to come", *, seconds: float = 20
+) -> None:
+    """For what nobody gives an event for: looks again until it is so."""
+    late = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < late, f"waited in vain: {what}"
+        select.select([], [], [], 0.005)
 
 
 def front_path() -> Path:

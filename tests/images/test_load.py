@@ -18,17 +18,13 @@ from cove.image import catalog
 from cove.image.layers import Step
 from cove.image.loading import Loaded, load_archive
 from cove.store.db import Store
+from tests.conftest import need
 from tests.images.tars import Tar, tree
 
 
 def run(*words: object) -> None:
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def need(tool: str) -> None:
-    if shutil.which(tool) is None:
-        pytest.skip(f"needs {tool}")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +17,6 @@ from tests.driver import Cove
 from tests.leaks import look
 
 PATIENCE = 10.0
-
-
-def wait_until(true: Callable[[], bool], what: str, *, seconds: float = PATIENCE) -> None:
-    late = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < late, f"waited in vain: {what}"
-        select.select([], [], [], 0.01)
 
 
 def too_much(cove: Cove) -> list[str]:

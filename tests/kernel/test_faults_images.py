@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import need_root
-from tests.driver import Cove
+from tests.driver import Cove, wait_until
 from tests.images.tars import Tar
-from tests.kernel.settled import settled, too_much, wait_until
+from tests.kernel.settled import settled, too_much
 from tests.kernel.test_walks import stop_daemon
 
 __all__ = ["settled"]

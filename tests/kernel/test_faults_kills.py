@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from cove.engine.slots import READY
-from tests.driver import Cove, Done, front_path
-from tests.kernel.settled import fds_of, settled, too_much, wait_until
+from tests.driver import Cove, Done, front_path, wait_until
+from tests.kernel.settled import fds_of, settled, too_much
 from tests.kernel.test_life import wait_for_output
 
 __all__ = ["settled"]

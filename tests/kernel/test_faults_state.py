@@ -19,9 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need_root
-from tests.driver import ROOT, Cove, Done, front_path, new_cove
+from tests.driver import ROOT, Cove, Done, front_path, new_cove, wait_until
 from tests.kernel.conftest import check_nothing_left
-from tests.kernel.settled import wait_until
 from tests.kernel.test_recovery import end, monitor_of
 from tests.kernel.test_walks import stop_daemon
 

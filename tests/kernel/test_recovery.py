@@ -5,19 +5,10 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
-from tests.driver import Cove
+from tests.driver import Cove, wait_until
 from tests.kernel.conftest import left_of
-
-
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    for _ in range(1000):
-        if true():
-            return
-        select.select([], [], [], 0.01)
-    raise AssertionError(f"waited in vain: {what}")
 
 
 def end(pid: int) -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import array
 import os
-import select
 import signal
 import socket
 import struct
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.driver import wait_until
 from tests.native.plans import PDEATHSIG, SIGKILL, Op, encode, sh
 
 START, ATTACH, QUERY, REASON, RELEASE, BYE = 1, 2, 3, 4, 5, 6
@@ -57,14 +55,6 @@ class Exit:
         magic, code, number, core, started, finished = RECORD.unpack(data)
         assert magic == int.from_bytes(b"cove", "little")
         return cls(code, number, core, started, finished)
-
-
-def wait_until(what: Callable[[], bool]) -> None:
-    """For what the kernel gives no event for: looks again until it is so."""
-    end = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < end, "it did not come to pass"
-        select.select([], [], [], 0.002)
 
 
 def gone(pid: int) -> bool:

@@ -8,7 +8,6 @@ import base64
 import hashlib
 import json
 import os
-import shutil
 import socket
 import ssl
 import struct
@@ -23,20 +22,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import pytest
-
 from cove.oci.manifest import host_platform_of
+from tests.conftest import need
 
 USER, PASSWORD = "ada", "correct horse"
 HTPASSWD = "ada:$2b$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2"
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
-
-
-def need(tool: str) -> None:
-    if shutil.which(tool) is None:
-        pytest.skip(f"needs {tool}")
 
 
 def free_port() -> int:
@@ -68,13 +61,6 @@ def docker_registry(place: Path, auth: str = "") -> Iterator[str]:
     finally:
         child.terminate()
         child.wait()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
 
 
 def wait_for(port: int, child: subprocess.Popen[bytes]) -> None:

@@ -19,6 +19,7 @@ from cove.oci.auth import Credentials
 from cove.oci.digest import digest_of
 from cove.oci.web import Patience
 from cove.store.db import Store
+from tests.driver import wait_until
 from tests.images.tars import Tar, tree
 from tests.images.test_load import mount, run
 from tests.registry.registries import (
@@ -30,7 +31,6 @@ from tests.registry.registries import (
     TokenServer,
     push,
     stall,
-    wait_until,
 )
 
 LOGIN = Credentials(USER, PASSWORD)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need_root
-from tests.driver import Cove, new_cove
+from tests.driver import Cove, new_cove, wait_until
 from tests.images.tars import Tar
 from tests.registry.registries import (
     INDEX,
@@ -29,7 +29,6 @@ from tests.registry.registries import (
     digest,
     push,
     stall,
-    wait_until,
 )
 
 
