@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from cove.engine.calls import Inspected, Listed, Sizes
 from cove.engine.home import Home
 from cove.plan.facts import Facts
@@ -13,11 +15,20 @@ from cove.store.records import MachineRecord
 ACTIVE = ("running", "paused")
 
 
+def as_seen(record: MachineRecord) -> MachineRecord:
+    """A record says that its machine runs before anything of it exists. Nobody else hears that
+    until its program was started.
+    """
+    if record.state == "running" and not record.started:
+        return msgspec.structs.replace(record, state="created", pid=0)
+    return record
+
+
 def list_machines(home: Home, *, everything: bool, sizes: bool) -> Listed:
     """Newest first; ephemeral machines that ended are only being put away, and not shown."""
     found = tuple(
         record
-        for record in reversed(home.store.machines())
+        for record in map(as_seen, reversed(home.store.machines()))
         if (everything and holds_name(record)) or record.state in ACTIVE
     )
     return Listed(found, {r.id: sizes_of(home, r) for r in found} if sizes else {})
@@ -30,7 +41,7 @@ def sizes_of(home: Home, record: MachineRecord) -> Sizes:
 
 
 def inspect_machine(home: Home, record: MachineRecord, *, sizes: bool) -> Inspected:
-    layout, key = home.store.layout, record.key
+    layout, key, record = home.store.layout, record.key, as_seen(record)
     image = home.store.image(record.image)
     tags = sorted(name for name, held in home.store.tags().items() if held == record.image)
     live = home.lives.get(key)

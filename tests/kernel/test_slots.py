@@ -50,6 +50,33 @@ def sent(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> list[bool]:
     return found
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_machine_runs_once_its_program_was_started(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine, again: bool
+) -> None:
+    found: list[tuple[object, ...]] = []
+    real = start.send_start
+
+    def seen(*given: object) -> None:
+        every = engine.list(calls.List(all=True), calls.Call()).machines
+        record = engine.inspect(calls.Inspect("starts"), calls.Call()).record
+        active = engine.list(calls.List(), calls.Call()).machines
+        found.append((*((m.state, m.pid) for m in every), record.state, record.pid, active))
+        real(*given)  # type: ignore[arg-type]
+
+    spec = msgspec.structs.replace(SPEC, command=("sleep", "1000"), name="starts")
+    made = engine.create(calls.Create(spec), calls.Call())
+    if again:
+        engine.start(calls.Start(made.id), calls.Call())
+        engine.kill(calls.Kill(made.id), calls.Call())
+    monkeypatch.setattr(start, "send_start", seen)
+    engine.start(calls.Start(made.id), calls.Call())
+    record = engine.inspect(calls.Inspect("starts"), calls.Call()).record
+    engine.remove(calls.Remove(made.id, force=True), calls.Call())
+    assert found == [(("created", 0), "created", 0, ())]
+    assert record.state == "running" and record.pid
+
+
 def run(engine: Engine, script: str, spec: MachineSpec = SPEC) -> str:
     """What the machine writes; it is removed."""
     spec = msgspec.structs.replace(spec, command=("sh", "-c", script))
