@@ -212,4 +212,3 @@ def _trace(terminal: Terminal, error: BaseException) -> str:
     import traceback
 
     return "".join(traceback.format_exception(error))
-
