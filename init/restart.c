@@ -39,7 +39,8 @@ void restart_arm(struct restart *restart)
 	restart->at = restart_next(restart->delay_ms);
 }
 
-/* In a grandchild, so that nobody has to wait for it. The lock is of the open file description: it goes to the daemon. */
+/* In a grandchild, so that nobody has to wait for it. The lock is of the open file description: it goes to the daemon.
+ */
 static void restart_exec(const struct restart *restart, int lock)
 {
 	char number[16], *argv[ARGS_MAX + 3];
