@@ -65,6 +65,8 @@ def bootstrap(
             lambda: _listen(error.read, listener, progress, gone, lambda: _end(home, machine)),
         )
         stack.callback(_end, home, machine)
+        # Before all waiting: a monitor whose output nobody takes does not end.
+        stack.callback(out.close_read)
 
         def check() -> None:
             code, cause = ended()
@@ -130,8 +132,13 @@ def _in_thread(stack: contextlib.ExitStack, work: Callable[[], Result]) -> Calla
 class _Pipe:
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self.read, self.write = os.pipe2(os.O_CLOEXEC)
-        stack.callback(os.close, self.read)
+        stack.callback(self.close_read)
         stack.callback(self.close_write)
+
+    def close_read(self) -> None:
+        if self.read >= 0:
+            os.close(self.read)
+            self.read = -1
 
     def close_write(self) -> None:
         if self.write >= 0:
