@@ -7,7 +7,7 @@ APT := apt-get -o DPkg::Lock::Timeout=300 -qq
 
 RUN_PACKAGES := python3-venv gcc libc6-dev
 TEST_PACKAGES := $(RUN_PACKAGES) musl-tools busybox-static tmux bubblewrap crun runc skopeo umoci \
-	docker-registry openssl \
+	docker-registry openssl mmdebstrap \
 	libseccomp2 clang-format e2fsprogs
 
 .PHONY: help run test check golden bench docs clean

@@ -30,7 +30,8 @@ REFUSED = [
         125,
         'cove: cannot find image "nosuch": it is not in the local store\n'
         "  from: nosuch\n"
-        "  hint: `host` is built in, cove images lists the others; add one: cove load, cove image "
+        "  hint: `host` is built in, cove images lists the others; add one: "
+        "cove image bootstrap debian:bookworm, cove load, cove image "
         "import\n",
     ),
     (
