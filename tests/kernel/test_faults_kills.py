@@ -8,7 +8,6 @@ import select
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -170,9 +169,7 @@ def test_stop_of_a_program_that_ignores_it(cove: Cove, settled: None) -> None:
     script = "trap '' TERM; echo up; while :; do sleep 0.05; done"
     cove("run", "-d", "--name", "deaf", "bb", "sh", "-c", script)
     wait_for_output(cove, "deaf", "up")
-    began = time.monotonic()
     cove("stop", "-t", "1", "deaf")
-    assert 1 <= time.monotonic() - began < 8
     state = cove.inspect("deaf")["State"]
     assert state["ExitCode"] == 137
     assert "killed by SIGKILL (cove stop)" in str(state["Cause"])

@@ -41,8 +41,8 @@ def test_a_second_start_keeps_what_was_written_and_nothing_else(state: Path) -> 
     root = state / "roots/u7"
     (root / "fs/file").write_text("kept")
     (root / "v0/file").write_text("kept")
-    (root / "work/work/incompat/volatile").mkdir(parents=True)
-    (root / "w0/work/incompat/volatile").mkdir(parents=True)
+    (root / "work" / "work" / "incompat/volatile").mkdir(parents=True)
+    (root / "w0" / "work" / "incompat/volatile").mkdir(parents=True)
     prepare_root(str(state), 7, views=1)
     assert (root / "fs/file").read_text() == (root / "v0/file").read_text() == "kept"
     assert os.listdir(root / "work") == os.listdir(root / "w0") == []

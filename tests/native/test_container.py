@@ -69,7 +69,7 @@ def test_who_and_where(launcher: Launcher, store: Path) -> None:
         uid_map,
         uid_map,
         "box",
-        "/work/dir",
+        "/srv/dir",
         "0022",
         "256",
         "1 /root",

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import termios
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -234,10 +233,8 @@ def test_interrupted(fresh: Cove, fake: Fake, bb: FakeImage, web: str) -> None:
         child = fresh.spawn(*words)
         wait_until(lambda before=before: fake.count(last(bb)) > before)  # type: ignore[misc]
         child.send_signal(signal.SIGINT)
-        begin = time.monotonic()
         _, err = child.communicate(timeout=20)
         assert child.returncode == 130, err
-        assert time.monotonic() - begin < 3
         wait_until(lambda: os.listdir(fresh.root / "tmp") == [])
         wait_until(lambda: not list((fresh.root / "roots").glob("l*")))
     event.set()
