@@ -8,7 +8,6 @@ import http.server
 import shutil
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 from cove.errors import CoveError
 from cove.image.aptspeak import Listener, failure
 from cove.image.distributions import command, read_wish, sources_for
-from tests.driver import Cove
+from tests.driver import Cove, wait_until
 
 KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 HOST = "http://packages.example/debian"
@@ -211,16 +210,10 @@ def test_sources_without_the_suite(cove: Cove, tool: None, silent: str) -> None:
 def test_an_interrupt_ends_the_machine(cove: Cove, tool: None, silent: str) -> None:
     words = ("debian:bookworm", "--mirror", f"{silent}/slow", "-t", "bootstrapped")
     with cove.spawn("image", "bootstrap", *words) as running:
-        until = time.monotonic() + 20
-        while "mmdebstrap" not in cove("ps").out and time.monotonic() < until:
-            time.sleep(0.1)
-        assert "mmdebstrap" in cove("ps").out
+        wait_until(lambda: "mmdebstrap" in cove("ps").out, "the machine of mmdebstrap")
         running.send_signal(signal.SIGINT)
         assert running.wait(20) == 130
-    until = time.monotonic() + 20
-    while "mmdebstrap" in cove("ps", "-a").out and time.monotonic() < until:
-        time.sleep(0.1)
-    assert "mmdebstrap" not in cove("ps", "-a").out
+    wait_until(lambda: "mmdebstrap" not in cove("ps", "-a").out, "the machine's end")
     assert not bootstrapped(cove)
 
 

@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from cove.oci.manifest import host_platform_of
 from tests.conftest import need
+from tests.driver import wait_until
 
 USER, PASSWORD = "ada", "correct horse"
 HTPASSWD = "ada:$2b$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2"
@@ -64,13 +65,12 @@ def docker_registry(place: Path, auth: str = "") -> Iterator[str]:
 
 
 def wait_for(port: int, child: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 20
-    while time.monotonic() < end and child.poll() is None:
+    def listens() -> bool:
+        assert child.poll() is None, "docker-registry ended"
         with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.02)
-    raise AssertionError("docker-registry does not listen")
+            return sock.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(listens, "docker-registry listens")
 
 
 def push(source: str, target: str, *options: str) -> None:
