@@ -1,0 +1,40 @@
+"""The verbs about cove itself and this host."""
+
+from __future__ import annotations
+
+import msgspec
+
+from cove.plan.facts import Facts
+
+
+class Nothing(msgspec.Struct, frozen=True):
+    pass
+
+
+class Version(msgspec.Struct, frozen=True):
+    version: str
+    protocol: int
+    """Of the verb table; a client of another number asks for an upgrade."""
+    python: str
+    kernel: str
+    arch: str
+    built: str = ""
+    """Of cove-init: its compiler."""
+
+
+class Info(msgspec.Struct, frozen=True):
+    version: str
+    root: str
+    """The state directory."""
+    facts: Facts
+    machines: dict[str, int]
+    """State to how many."""
+    images: int
+    disk_free: int
+    disk_total: int
+    pid: int
+    started: float
+    host: str = ""
+    system: str = ""
+    """PRETTY_NAME of os-release."""
+    warnings: tuple[str, ...] = ()
