@@ -14,16 +14,17 @@
 #define DRAIN_NS     100000000ull /* for writers that outlive the process */
 #define REASON_NS    300000000ull
 
-/* ---- log.c: two files, `log` and `log.1`, each at most half of the cap ---- */
+/* ---- log.c: `log`, `log.1` and so on, of which `log` is the newest ---- */
 
 struct log {
 	int dir, fd;
-	uint64_t size, half;
+	unsigned files; /* 0: nothing is kept */
+	uint64_t size, most;
 	uint64_t lost; /* bytes that found the disk full; said in the log as soon as there is room */
 };
 
 void log_open(struct log *log, int dir);
-void log_cap(struct log *log, uint64_t max);
+void log_cap(struct log *log, uint64_t max, uint32_t files); /* bytes of one file; 0: no end */
 void log_write(struct log *log, uint8_t stream, const void *data, size_t len);
 
 /* ---- restart.c: the daemon is brought back when it vanishes ---- */

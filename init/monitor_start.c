@@ -180,7 +180,7 @@ static void started(struct monitor *m, struct run *run, const struct order *orde
 	if (run->pty >= 0)
 		terminal_take(m, run, (struct resize){start->rows, start->cols});
 	files_open(m);
-	log_cap(&m->log, start->log_max);
+	log_cap(&m->log, start->log_max, start->log_files);
 	if (m->log.fd < 0)
 		m->flags &= ~(uint32_t)START_LOG;
 	if (m->flags & START_SESSION && order->front[0] >= 0)

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define START_VERSION 2
+#define START_VERSION 3
 #define RECORD_MAGIC  0x65766f63u /* "cove" */
 #define CHUNK_MAX     65536	  /* payload of one MSG_INPUT or MSG_OUTPUT */
 #define REASON_MAX    2048
@@ -31,6 +31,7 @@ struct start {
 	uint16_t rows, cols;
 	uint64_t log_max;
 	uint32_t nnames, host_len, machine_len, keys_len;
+	uint32_t log_files;
 } __attribute__((packed));
 
 /* MSG_EXITED, MSG_STATE and the file `exit`. */
@@ -64,13 +65,14 @@ struct resize {
 /* MSG_SESSION's value: what the front has to do itself. */
 enum { RELAY_STDIN = 1, RAW_TERMINAL = 2, FORWARD_SIGNALS = 4, RELAY_STDOUT = 8, RELAY_STDERR = 16 };
 
-/* The log: this, then len bytes. Stream 1 or 2; 0: a note of the monitor itself. */
+/* The log: this, then len bytes, then `end` bytes: len again (4), or nothing (0, as cove 0.1 wrote). Stream 1 or 2; 0: a
+   note of the monitor itself. */
 struct log_record {
 	uint64_t time_ns; /* CLOCK_REALTIME */
 	uint32_t len;
-	uint8_t stream, pad[3];
+	uint8_t stream, end, pad[2];
 } __attribute__((packed));
 
-_Static_assert(sizeof(struct start) == 44 && sizeof(struct exit_record) == 32, "fixed by the protocol");
+_Static_assert(sizeof(struct start) == 48 && sizeof(struct exit_record) == 32, "fixed by the protocol");
 _Static_assert(sizeof(struct attach) == 20 && sizeof(struct state) == 36, "fixed by the protocol");
 _Static_assert(sizeof(struct log_record) == 16, "fixed by the log's format");

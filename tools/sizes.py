@@ -18,7 +18,8 @@ FUNCTION_LINES = 60
 C_ROLES = {
     "launcher and ops": (2200, ("plan.c", "launch.c", "ops_", "pid1.c")),
     "messages and roles": (300, ("io.c", "main.c")),
-    "monitor": (1380, ("monitor", "forker.c", "log.c", "restart.c")),
+    "monitor": (1300, ("monitor", "forker.c", "restart.c")),
+    "log": (110, ("log.c",)),
     "unpacker": (1200, ("unpack",)),
     "front": (700, ("front", "request.c", "terminal.c")),
 }

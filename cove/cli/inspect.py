@@ -130,6 +130,13 @@ def _image_config(config: dict[str, Any]) -> dict[str, Any]:
     return inner if isinstance(inner, dict) else {}
 
 
+def _log_config(spec: MachineSpec) -> Record:
+    if spec.log_driver == "none":
+        return Record(Type="none", Config={})
+    size = str(spec.log_max) if spec.log_max else "-1"
+    return Record(Type=spec.log_driver, Config={"max-file": str(spec.log_files), "max-size": size})
+
+
 def _host_config(spec: MachineSpec) -> Record:
     limits, security = spec.limits, spec.security
     options = [] if security.no_new_privileges else ["no-new-privileges=false"]
@@ -137,7 +144,7 @@ def _host_config(spec: MachineSpec) -> Record:
         options.append(f"seccomp={security.seccomp}")
     return Record(
         Binds=[_bind(mount) for mount in spec.mounts if mount.type == "bind"] or NoList(),
-        LogConfig=Record(Type="local", Config={"max-size": str(spec.log_max)}),
+        LogConfig=_log_config(spec),
         NetworkMode=spec.network,
         PortBindings={},
         RestartPolicy=Record(Name="no", MaximumRetryCount=0),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import dataclass, field
+from datetime import UTC, tzinfo
 
 from cove.cli.command import Command, Typed
 from cove.cli.terminal import Terminal
@@ -35,40 +37,67 @@ def _tamed(match: re.Match[bytes]) -> bytes:
     return b"".join(b"\\x%02x" % byte for byte in text)
 
 
-class Stamped:
-    """Output cut at lines, each behind its time."""
+@dataclass
+class Marked:
+    """Output with something before each line: its time, and the details, of which there are none,
+    as the blank that Docker writes then. ``fresh``: streams whose next byte begins a line.
+    """
 
-    def __init__(self) -> None:
-        self.fresh = {1: True, 2: True}
+    times: bool
+    details: bool
+    fresh: set[int] = field(default_factory=lambda: {1, 2})
 
     def lines(self, entry: calls.LogEntry) -> bytes:
-        mark = stamp_ns(entry.time_ns).encode() + b" "
-        out = []
-        for line in entry.data.splitlines(keepends=True):
-            out.append((mark if self.fresh[entry.stream] else b"") + line)
-            self.fresh[entry.stream] = line.endswith(b"\n")
-        return b"".join(out)
+        mark = stamp_ns(entry.time_ns).encode() + b" " if self.times else b""
+        mark += b" " * self.details
+        data = entry.data
+        if not mark or not data:
+            return data
+        first = mark if entry.stream in self.fresh else b""
+        whole = data.endswith(b"\n")
+        (self.fresh.add if whole else self.fresh.discard)(entry.stream)
+        # Only at line feeds: splitlines() would also cut where a program returns the carriage.
+        return first + data[: len(data) - whole].replace(b"\n", b"\n" + mark) + b"\n" * whole
 
 
-def logs(typed: Typed, terminal: Terminal, client: Client) -> int:
-    now = time.time()
+def local_zone(env: dict[str, str]) -> tzinfo:
+    """What a moment without a zone means to the caller, as to Docker."""
+    from zoneinfo import ZoneInfo
+
+    name = env.get("TZ", "").removeprefix(":")
+    try:
+        if name:
+            return ZoneInfo(name)
+        with open("/etc/localtime", "rb") as file:
+            return ZoneInfo.from_file(file)
+    except (OSError, ValueError):  # no such zone, or no time zones on this host
+        return UTC
+
+
+def _params(typed: Typed, terminal: Terminal) -> calls.Logs:
+    now, zone = time.time(), local_zone(terminal.env)
     since, until = typed.text("since"), typed.text("until")
-    params = calls.Logs(
+    return calls.Logs(
         typed.words[0],
         follow=typed.on("follow"),
         tail=int(typed.values.get("tail", -1)),
-        since=parse_time(since, now) if since else 0.0,
-        until=parse_time(until, now) if until else 0.0,
+        since=parse_time(since, now, zone) if since else 0.0,
+        until=parse_time(until, now, zone) if until else 0.0,
+        merged=not typed.on("timestamps"),
     )
-    stamped = Stamped() if typed.on("timestamps") else None
-    entries = client.logs(params, terminal.cancelled)
+
+
+def logs(typed: Typed, terminal: Terminal, client: Client) -> int:
+    marked = Marked(typed.on("timestamps"), typed.on("details"))
+    entries = client.logs(_params(typed, terminal), terminal.cancelled)
     try:
         for entry in entries:
             fd = 2 if entry.stream == 2 else 1
             if entry.stream not in (1, 2):
-                terminal.error(f"cove: note: {printable(entry.data.decode(errors='replace'))}\n")
+                text = printable(entry.data.decode(errors="replace").rstrip("\n"))
+                terminal.error(f"cove: note: {text}\n")
                 continue
-            data = stamped.lines(entry) if stamped else entry.data
+            data = marked.lines(entry)
             if terminal.is_terminal(fd) and not typed.on("raw"):
                 data = tame(data)
             terminal.write(data, fd)
@@ -104,6 +133,7 @@ COMMANDS = {
                  check_time),
             Flag("until", "until", "Up to this moment", "", "TIME", check_time),
             Flag("timestamps", "timestamps", "Each line's time before it", "t"),
+            Flag("details", "details", "What was said of the log when the machine was made"),
             Flag("raw", "raw", "Do not make control characters harmless on a terminal"),
         ),
         words="MACHINE",

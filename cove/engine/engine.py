@@ -253,6 +253,7 @@ def _open_home(
         state_fd=state_fd,
         run_fd=run_fd,
     )
+    stack.callback(home.logs.close)
     worker.start()
     stack.callback(worker.close)
     reactor.start()

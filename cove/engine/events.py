@@ -103,6 +103,10 @@ class Bell(Subscription):
     def __init__(self) -> None:
         super().__init__()
         self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._open = threading.Lock()
+        """A publisher may still have it in its list when it is closed, and the number be another
+        file's by then.
+        """
 
     def fileno(self) -> int:
         return self._fd
@@ -111,7 +115,9 @@ class Bell(Subscription):
         self.wake()
 
     def wake(self) -> None:
-        os.eventfd_write(self._fd, 1)
+        with self._open:
+            if self._fd >= 0:
+                os.eventfd_write(self._fd, 1)
 
     def clear(self) -> None:
         try:
@@ -120,7 +126,9 @@ class Bell(Subscription):
             pass
 
     def close(self) -> None:
-        os.close(self._fd)
+        with self._open:
+            os.close(self._fd)
+            self._fd = -1
 
 
 class Events:

@@ -16,6 +16,7 @@ import msgspec
 
 from cove.engine.events import Events
 from cove.engine.live import Live
+from cove.engine.logwatch import LogWatch
 from cove.engine.reactor import Reactor, Timer, Worker
 from cove.engine.slots import Slots
 from cove.engine.storage import StorageGuard
@@ -70,6 +71,7 @@ class Home:
     extras: dict[str, Any] = field(default_factory=dict)
     """Processes added by exec, by id."""
     started: float = field(default_factory=time.time)
+    logs: LogWatch = field(default_factory=LogWatch)
     closing: bool = False
     idle_timer: Timer | None = None
     bases: dict[str, Base] = field(default_factory=dict)

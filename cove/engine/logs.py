@@ -1,8 +1,5 @@
-"""The output of machines, read from the files their monitors write: record by record, across a
-rotation, and on while a machine runs.
-
-The format is ``init/session.h``'s log_record. Nothing here needs the monitor: a dead machine's log
-reads the same.
+"""``logs``: the output of machines, read from the files their monitors write, and on while they
+run. Whoever reads slowly, or not at all, costs one open file: nothing is kept for them.
 """
 
 from __future__ import annotations
@@ -10,113 +7,27 @@ from __future__ import annotations
 import os
 import select
 import threading
-from collections import deque
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+
+import msgspec
 
 from cove.engine.calls import LogEntry, Logs
 from cove.engine.events import Bell, Cancel
 from cove.engine.home import Home
-from cove.executor.messages import LOG_RECORD
-from cove.linux.inotify import Changes
+from cove.engine.live import Live
+from cove.engine.logfile import NOTE, Log
+from cove.errors import Unsupported
 from cove.store.records import MachineRecord
 
-RECORD_MAX = 1 << 20
-"""No record is longer; one that says so is the torn end of a file."""
-BLOCK = 256 << 10
 STREAMS = {"stdout": 1, "stderr": 2}
-
-
-class LogFile:
-    """One file of a log, read forward; the end may still grow."""
-
-    def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        self._buffer = bytearray()
-        status = os.fstat(self._fd)
-        self.identity = (status.st_dev, status.st_ino)
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def entries(self) -> Iterator[LogEntry]:
-        """Every whole record that is there now; call again for what came since."""
-        while True:
-            data = os.read(self._fd, BLOCK)
-            self._buffer += data
-            at = 0
-            while (entry := self._entry(at)) is not None:
-                yield entry
-                at += LOG_RECORD.size + len(entry.data)
-            del self._buffer[:at]
-            if not data:
-                return
-
-    def _entry(self, at: int) -> LogEntry | None:
-        if len(self._buffer) - at < LOG_RECORD.size:
-            return None
-        time_ns, length, stream = LOG_RECORD.unpack_from(self._buffer, at)
-        if length > RECORD_MAX:
-            return None
-        begin = at + LOG_RECORD.size
-        if len(self._buffer) < begin + length:
-            return None
-        return LogEntry(time_ns, stream, bytes(memoryview(self._buffer)[begin : begin + length]))
-
-
-class Log:
-    """A machine's log: ``log.1`` first, then ``log``, then whatever follows it."""
-
-    def __init__(self, directory: str) -> None:
-        self._path = f"{directory}/log"
-        self._files: list[LogFile] = []
-
-    def close(self) -> None:
-        for file in self._files:
-            file.close()
-
-    def entries(self) -> Iterator[LogEntry]:
-        """All records so far. Called again: those that came since, also after a rotation."""
-        if not self._files:
-            self._open_first()
-        while self._files:
-            yield from self._files[0].entries()
-            if len(self._files) == 1 and not self._rotated():
-                return
-            # What was written between the last read and the rotation is still in the old file.
-            yield from self._files[0].entries()
-            self._files.pop(0).close()
-
-    def _open_first(self) -> None:
-        """Both files by descriptor, and again when a rotation came in between."""
-        while True:
-            found = [f for f in (_open(f"{self._path}.1"), _open(self._path)) if f is not None]
-            if len(found) < 2 or found[0].identity != found[1].identity:
-                self._files = found
-                return
-            for file in found:
-                file.close()
-
-    def _rotated(self) -> bool:
-        """Whether a newer file was begun; one between, if rotation came twice, is added too."""
-        current = self._files[0].identity
-        newer = [f for f in (_open(f"{self._path}.1"), _open(self._path)) if f is not None]
-        for file in [f for f in newer if f.identity == current]:
-            # The files are in order: what comes before the current one was read already.
-            for done in newer[: newer.index(file) + 1]:
-                done.close()
-            del newer[: newer.index(file) + 1]
-        self._files += newer
-        return bool(newer)
-
-
-def _open(path: str) -> LogFile | None:
-    try:
-        return LogFile(path)
-    except FileNotFoundError:
-        return None
+RESTARTING = 200
+"""Milliseconds between looks at a machine that is between two runs."""
+FLOAT = 256
+"""Nanoseconds that a moment of today may lose as a float of seconds: what was printed with a time
+is found by that time.
+"""
 
 
 def read_logs(
@@ -126,83 +37,139 @@ def read_logs(
     cancelled: threading.Event | None = None,
 ) -> Iterator[LogEntry]:
     """The output that was asked for. ``wait`` blocks until there may be more; False: the end."""
-    wanted = {STREAMS[name] for name in params.streams if name in STREAMS}
-    first, last = int(params.since * 1e9), int(params.until * 1e9) or 1 << 63
     log = Log(directory)
-
-    def chosen() -> Iterator[LogEntry]:
-        for entry in log.entries():
-            if entry.stream in wanted and first <= entry.time_ns <= last:
-                yield entry
-
+    wanted = Wanted(params)
     try:
-        yield from chosen() if params.tail < 0 else last_lines(chosen(), params.tail)
-        more = wait is not None
-        while more and not (cancelled is not None and cancelled.is_set()):
-            more = wait is not None and wait()
-            yield from chosen()
+        skip = 0
+        if params.position:
+            log.seek(params.position)
+        elif params.tail >= 0:
+            skip = log.tail(params.tail)
+        elif params.since:
+            log.since(wanted.first)
+        last = False
+        while True:
+            for batch in log.batches():
+                if skip:
+                    batch[0] = msgspec.structs.replace(batch[0], data=batch[0].data[skip:])
+                    skip = 0
+                yield from _positioned(wanted.of(batch), log.position)
+                if wanted.over:
+                    return
+            if last or wait is None or (cancelled is not None and cancelled.is_set()):
+                return
+            last = not wait()  # then once more: for what came between the last look and the end
     finally:
         log.close()
 
 
-def last_lines(entries: Iterator[LogEntry], count: int) -> Iterator[LogEntry]:
-    """The pieces that hold the last ``count`` lines, the first cut where its line begins."""
-    kept: deque[tuple[LogEntry, int]] = deque()
-    lines = 0
-    for entry in entries:
-        if not entry.data:
-            continue
-        breaks = entry.data.count(b"\n")
-        kept.append((entry, breaks))
-        lines += breaks
-        # One more than asked: the line before the first wanted one ends where that begins.
-        while kept and lines - kept[0][1] > count:
-            lines -= kept.popleft()[1]
-    if not kept or count == 0:
-        return
-    open_end = not kept[-1][0].data.endswith(b"\n")
-    surplus = max(0, lines + open_end - count)
-    for entry, breaks in kept:
-        data = entry.data
-        if breaks < surplus:
-            surplus -= breaks
-            continue
-        for _ in range(surplus):
-            data = data[data.index(b"\n") + 1 :]
-        surplus = 0
-        if data:
-            yield LogEntry(entry.time_ns, entry.stream, data)
+def _positioned(entries: list[LogEntry], position: str) -> list[LogEntry]:
+    """The last of them says where reading goes on after it."""
+    if entries:
+        entries[-1] = msgspec.structs.replace(entries[-1], position=position)
+    return entries
+
+
+class Wanted:
+    """The entries that were asked for, of those that are there."""
+
+    def __init__(self, params: Logs) -> None:
+        self.streams = {STREAMS[name] for name in params.streams if name in STREAMS} | {NOTE}
+        self.first = int(params.since * 1e9) - FLOAT if params.since else 0
+        self.last = int(params.until * 1e9) + FLOAT if params.until else 1 << 63
+        self.merged = params.merged
+        self.over = False
+        """What comes from now on is later than was asked for."""
+
+    def of(self, batch: list[LogEntry]) -> list[LogEntry]:
+        chosen = []
+        for entry in batch:
+            if entry.time_ns > self.last:
+                self.over = True
+                break
+            late = entry.time_ns >= self.first or entry.stream == NOTE
+            if late and entry.data and entry.stream in self.streams:
+                chosen.append(entry)
+        return _merged(chosen) if self.merged else chosen
+
+
+def _merged(entries: list[LogEntry]) -> list[LogEntry]:
+    """Neighbours of one stream as one: a write for each record would take most of the time."""
+    found: list[LogEntry] = []
+    run: list[bytes] = []
+    for index, entry in enumerate(entries):
+        run.append(entry.data)
+        if index + 1 == len(entries) or entries[index + 1].stream != entry.stream:
+            found.append(LogEntry(entry.time_ns, entry.stream, b"".join(run)))
+            run.clear()
+    return found
 
 
 def follow_logs(
     home: Home, record: MachineRecord, params: Logs, cancelled: threading.Event | None
 ) -> Iterator[LogEntry]:
     """What ``cove logs`` shows; with ``follow``, until the machine ends or the caller leaves."""
+    if record.spec.log_driver == "none":
+        raise Unsupported(
+            f"cannot read the log of {record.name}: its log driver is none, which keeps nothing",
+            exit_code=1,
+        )
+    return _follow(home, record, params, cancelled)
+
+
+def _follow(
+    home: Home, record: MachineRecord, params: Logs, cancelled: threading.Event | None
+) -> Iterator[LogEntry]:
     directory = home.store.layout.machine(record.key)
     live = home.lives.get(record.key)
     if not params.follow or live is None or not os.path.isdir(directory):
         yield from read_logs(directory, params)
         return
-    bell, changes = Bell(), Changes(directory)
+    bell = Bell()
     try:
-        with home.events.subscribe(bell), _woken(cancelled, bell):
-            poll = select.poll()
-            poll.register(bell, select.POLLIN)
-            poll.register(changes, select.POLLIN)
-
-            def wait() -> bool:
-                """Block until there may be more; False: nothing will follow."""
-                over = live.ended is not None or live.failure is not None
-                if not over and not (cancelled is not None and cancelled.is_set()):
-                    poll.poll()
-                bell.clear()
-                changes.drain()
-                return not over
-
-            yield from read_logs(directory, params, wait, cancelled)
+        with (
+            home.events.subscribe(bell),
+            home.logs.watch(home.reactor, directory, bell),
+            _woken(cancelled, bell),
+        ):
+            follower = Follower(home, live, bell, params.until, cancelled)
+            yield from read_logs(directory, params, follower.wait, cancelled)
     finally:
-        changes.close()
         bell.close()
+
+
+class Follower:
+    """Waits for more of a machine's output."""
+
+    def __init__(
+        self, home: Home, live: Live, bell: Bell, until: float, cancelled: threading.Event | None
+    ) -> None:
+        self._home, self._live, self._bell = home, live, bell
+        self._until, self._cancelled = until, cancelled
+        self._poll = select.poll()
+        self._poll.register(bell, select.POLLIN)
+
+    def wait(self) -> bool:
+        """Block until there may be more; False: nothing will follow."""
+        if self._over():
+            return False
+        patience: float | None = None
+        if self._until:
+            patience = (self._until - time.time()) * 1000
+            if patience <= 0:
+                return False
+        if not (self._cancelled is not None and self._cancelled.is_set()):
+            self._poll.poll(RESTARTING if patience is None and self._live.ended else patience)
+        self._bell.clear()
+        return True
+
+    def _over(self) -> bool:
+        """It ended, and is not being started again."""
+        key, store = self._live.key, self._home.store
+        # Asked first: where it is over already, the machine's next run is found below.
+        restarting = store.has_machine(key) and store.machine(key).restarting
+        self._live = self._home.lives.get(key, self._live)
+        return not restarting and (self._live.ended is not None or self._live.failure is not None)
 
 
 def _woken(cancelled: threading.Event | None, bell: Bell) -> AbstractContextManager[None]:

@@ -243,6 +243,7 @@ def _message(record: MachineRecord, plan: Plan, foreground: Foreground | None) -
         rows=rows,
         columns=columns,
         log_max=spec.log_max,
+        log_files=0 if spec.log_driver == "none" else spec.log_files,
         keys=parse_detach_keys(keys),
         which=foreground.which if foreground else 0,
     )

@@ -22,15 +22,15 @@ FDS_MAX = 96
 NAME_MAX = 23
 
 HEADER = struct.Struct("<IiII")
-START = struct.Struct("<IIIIHHQIIII")
+START = struct.Struct("<IIIIHHQIIIII")
 ATTACH = struct.Struct("<IIHHII")
 EXIT_RECORD = struct.Struct("<IIIIQQ")
 STATE = struct.Struct("<I")
 REPORT = struct.Struct("<IIi108s")
 REQUEST = struct.Struct("<IIIIHH")
-LOG_RECORD = struct.Struct("<QIB3x")
+LOG_RECORD = struct.Struct("<QIBB2x")
 
-START_VERSION = 2
+START_VERSION = 3
 WHICH_SHIFT = 9
 """The flags of a start hold its session's streams from here on."""
 EXIT_MAGIC = int.from_bytes(b"cove", "little")
@@ -115,6 +115,9 @@ class Start:
     rows: int = 0
     columns: int = 0
     log_max: int = 0
+    """Bytes of one file of the log; 0: no end."""
+    log_files: int = 1
+    """0: no log is kept."""
     keys: bytes = b""
     """The detach keys, as the bytes a terminal sends."""
     which: int = 0
@@ -228,6 +231,7 @@ def send_start(sock: socket.socket, start: Start, fds: Mapping[str, int]) -> Non
         head = START.pack(
             START_VERSION, flags, start.uid, start.gid, start.rows, start.columns,
             start.log_max, len(names), len(start.host), len(start.machine), len(start.keys),
+            start.log_files,
         )  # fmt: skip
         words = "".join([f"{name}\0" for name in names]).encode()
         chunks = [head, words, start.keys]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cove.errors import CoveError, Problems, Unsupported, UsageError, one_line
-from cove.spec.grants import CAPABILITIES, ULIMITS
+from cove.spec.grants import CAPABILITIES, LOG_DRIVERS, LOG_FILE_MIN, LOG_FILES_MOST, ULIMITS
 from cove.spec.machine import ExecSpec, Limits, MachineSpec
 from cove.spec.suggest import did_you_mean
 from cove.spec.values import (
@@ -46,6 +46,21 @@ def check_machine(spec: MachineSpec) -> None:
         raise combine(errors)
 
 
+def _log(spec: MachineSpec) -> Iterator[CoveError]:
+    if spec.log_driver not in LOG_DRIVERS:
+        yield Unsupported(f'cannot use the log driver "{one_line(spec.log_driver)}"')
+    if not 1 <= spec.log_files <= LOG_FILES_MOST or (spec.log_max and spec.log_max < LOG_FILE_MIN):
+        yield UsageError("cannot keep such a log: it has from 1 to 1000 files of at least 64 KiB")
+    plain = MachineSpec(image="")
+    if spec.log_driver == "none" and (spec.log_max, spec.log_files) != (
+        plain.log_max,
+        plain.log_files,
+    ):
+        yield UsageError(
+            "cannot limit a log that is not kept", origin="--log-driver none with --log-opt"
+        )
+
+
 def check_command(words: tuple[str, ...]) -> None:
     """The words after the image, where all the rest of a spec is known to be good."""
     for error in _strings(words, "the command"):
@@ -72,6 +87,7 @@ def _problems(spec: MachineSpec) -> Iterator[CoveError]:
     yield from _mounts(spec)
     yield from _network(spec)
     yield from _grants(spec)
+    yield from _log(spec)
     if spec.isolation == "vm":
         yield Unsupported(
             "cannot make a VM: this version of cove has containers only",

@@ -208,9 +208,9 @@ MACHINE = (
     Flag("dns", "dns", "A name server for its /etc/resolv.conf", "", "ADDRESS",
          grants.parse_address, repeat=True, group="Network"),
     # accepted where they ask for what is so anyway
-    Flag("log-driver", "", "json-file or local; cove keeps its own log", "", "DRIVER",
+    Flag("log-driver", "", "local, json-file (the same log) or none", "", "DRIVER",
          grants.parse_log_driver, group="Log"),
-    Flag("log-opt", "", "max-size=: how much of its output is kept", "", "NAME=VALUE",
+    Flag("log-opt", "", "max-size=20m, max-file=5: how much is kept", "", "NAME=VALUE",
          grants.parse_log_opt, repeat=True, group="Log"),
     Flag("restart", "", "Only no so far", "", "POLICY", grants.only("no", "",
          why="cove has no restart policies yet"), group="Process"),

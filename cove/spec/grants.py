@@ -221,16 +221,35 @@ def parse_storage_opt(text: str) -> Fields:
 def parse_log_opt(text: str) -> Fields:
     key, _, value = text.partition("=")
     if key == "max-size":
-        return (("log_max", max(parse_size(value), 1 << 16)),)
-    if key in ("max-file", "compress", "mode", "max-buffer-size"):
-        return ()  # two files, as large as max-size together, are what there is
-    raise bad("log option", text, f'no option is called "{key}"', hint="write max-size=32m")
+        # Docker writes -1 for no end.
+        return (("log_max", 0 if value == "-1" else max(parse_size(value), LOG_FILE_MIN)),)
+    if key == "max-file":
+        if not re.fullmatch(r"[0-9]{1,4}", value) or not 1 <= int(value) <= LOG_FILES_MOST:
+            raise bad("log option", text, f"max-file is a number from 1 to {LOG_FILES_MOST}")
+        return (("log_files", int(value)),)
+    if key == "mode" and value in ("blocking", "non-blocking"):
+        return ()  # a machine waits for the file its output goes to, never for a reader of it
+    if key == "compress":
+        parse_bool(value)
+        return ()
+    if key == "max-buffer-size":
+        parse_size(value)
+        return ()
+    hint = "max-size=20m and max-file=5 are what there is"
+    raise bad("log option", text, f'no option is called "{key}"', hint=hint)
+
+
+LOG_FILE_MIN, LOG_FILES_MOST = 1 << 16, 1000
+LOG_DRIVERS = ("local", "json-file", "none")
 
 
 def parse_log_driver(text: str) -> Fields:
-    if text not in ("json-file", "local"):
-        raise Unsupported(f"cannot use the log driver {text}: cove keeps its own size-capped log")
-    return ()
+    if text not in LOG_DRIVERS:
+        raise Unsupported(
+            f"cannot use the log driver {text}: cove keeps its own size-capped log",
+            hint="local, json-file (the same log here) or none",
+        )
+    return (("log_driver", text),)
 
 
 # ---- names of hosts ----

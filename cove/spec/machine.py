@@ -117,7 +117,11 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     sysctls: tuple[tuple[str, str], ...] = ()
     limits: Limits = Limits()
     security: Security = Security()
-    log_max: int = 32 << 20
+    log_driver: str = "local"
+    """local or json-file, which are the same log here, or none."""
+    log_max: int = 20 << 20
+    """Bytes of one of its files; 0: no end."""
+    log_files: int = 5
     platform: str = ""
 
 

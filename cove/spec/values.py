@@ -7,7 +7,7 @@ Each parser raises UsageError that quotes what was typed and says what would be 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
 from cove.errors import UsageError
 from cove.spec.suggest import nearest
@@ -120,8 +120,8 @@ _STAMP = re.compile(
 )
 
 
-def parse_time(text: str, now: float) -> float:
-    """A moment as Unix seconds: ``10m`` (ago), a date (UTC unless it says its zone), or Unix
+def parse_time(text: str, now: float, zone: tzinfo = UTC) -> float:
+    """A moment as Unix seconds: ``10m`` (ago), a date (in ``zone`` unless it says its own), or Unix
     seconds."""
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return float(text)
@@ -133,8 +133,9 @@ def parse_time(text: str, now: float) -> float:
             raise bad(
                 "time", text, "not a moment", hint="write 10m, 2026-01-31T09:00:00Z or Unix seconds"
             ) from None
-    zone = UTC
-    if match[6] and match[6] != "Z":
+    if match[6] == "Z":
+        zone = UTC
+    elif match[6]:
         sign = -1 if match[6][0] == "-" else 1
         zone = timezone(sign * timedelta(hours=int(match[6][1:3]), minutes=int(match[6][4:])))
     try:

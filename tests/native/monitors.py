@@ -24,11 +24,11 @@ AHEAD, WHICH_SHIFT = 256, 9
 RELAY_STDIN, RAW, FORWARD_SIGNALS, RELAY_STDOUT, RELAY_STDERR = (1 << i for i in range(5))
 
 HEAD = struct.Struct("<IiII")
-START_HEAD = struct.Struct("<IIIIHHQIIII")
+START_HEAD = struct.Struct("<IIIIHHQIIIII")
 ATTACH_HEAD = struct.Struct("<IIHHII")
 RECORD = struct.Struct("<IIIIQQ")
 REPORT = struct.Struct("<IIi108s")
-LOG_HEAD = struct.Struct("<QIB3x")
+LOG_HEAD = struct.Struct("<QIBB2x")
 PATIENCE = 20.0
 
 FORK_ONLY: list[Op] = [("clone3", 0, "-")]
@@ -199,10 +199,12 @@ class Machine:
     def log(self, name: str = "log") -> list[tuple[int, bytes]]:
         data, records = (self.directory / name).read_bytes(), []
         while data:
-            _, length, stream = LOG_HEAD.unpack_from(data)
-            assert len(data) >= LOG_HEAD.size + length
-            records.append((stream, data[LOG_HEAD.size : LOG_HEAD.size + length]))
-            data = data[LOG_HEAD.size + length :]
+            _, length, stream, end = LOG_HEAD.unpack_from(data)
+            text, data = data[LOG_HEAD.size :][:length], data[LOG_HEAD.size + length :]
+            assert len(text) == length and end == 4
+            assert data[:end] == length.to_bytes(4, "little")
+            records.append((stream, text))
+            data = data[end:]
         return records
 
     def logged(self, stream: int) -> bytes:
@@ -251,6 +253,7 @@ class Monitors:
         which: int = 7,
         fds: dict[str, int] | None = None,
         log_max: int = 0,
+        log_files: int = 1,
         owner: int = 0,
         size: tuple[int, int] = (24, 80),
         keys: bytes = b"",
@@ -291,7 +294,7 @@ class Monitors:
             }
         part = FORK_ONLY if host is None else host
         self._send(made.ctl, encode(part), encode(machine), given, keys, by_memfd,
-                   (flags, owner, owner, *size, log_max))  # fmt: skip
+                   (flags, owner, owner, *size, log_max), log_files)  # fmt: skip
         for sock in owned:
             sock.close()
         for fd in directories:
@@ -310,13 +313,15 @@ class Monitors:
         keys: bytes,
         by_memfd: bool,
         first: tuple[int, ...],
+        log_files: int = 1,
     ) -> None:
         memfd = -1
         if by_memfd:
             memfd = os.memfd_create("plan")
             os.write(memfd, host + machine)
             given |= {"plan": memfd}
-        payload = START_HEAD.pack(2, *first, len(given), len(host), len(machine), len(keys))
+        lengths = (len(given), len(host), len(machine), len(keys))
+        payload = START_HEAD.pack(3, *first, *lengths, log_files)
         payload += b"".join(name.encode() + b"\0" for name in given) + keys
         ctl.send(
             START,

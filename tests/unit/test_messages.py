@@ -111,7 +111,7 @@ def test_a_start(pair: tuple[socket.socket, socket.socket]) -> None:
     found = m.receive(two)
     assert found is not None
     head = m.START.unpack_from(found.payload)
-    assert head == (2, 5 | 2 << 9, 5, 6, 24, 80, 99, 2, 4, 7, 1)
+    assert head == (3, 5 | 2 << 9, 5, 6, 24, 80, 99, 2, 4, 7, 1, 1)
     assert found.payload[m.START.size :] == b"front\0bind0\0" + b"\x10" + b"host" + b"machine"
     assert len(found.fds) == 2
     found.close()

@@ -148,6 +148,10 @@ class Logs(msgspec.Struct, frozen=True):
     since: float = 0.0
     until: float = 0.0
     streams: Streams = ("stdout", "stderr")
+    merged: bool = False
+    """Neighbouring pieces of one stream as one, with the time of the last."""
+    position: str = ""
+    """Of an entry that was read before: go on behind it."""
 
 
 class LogEntry(msgspec.Struct, frozen=True):
@@ -155,8 +159,10 @@ class LogEntry(msgspec.Struct, frozen=True):
 
     time_ns: int
     stream: int
-    """1 or 2."""
+    """1 or 2; 0: what the log says about itself."""
     data: bytes
+    position: str = ""
+    """Where reading goes on behind it; empty: together with the entries that follow."""
 
 
 class PlanRequest(msgspec.Struct, frozen=True):
