@@ -146,6 +146,7 @@ enum {
 	MSG_INPUT = 33,
 	MSG_INPUT_EOF = 34,
 	MSG_DETACH = 35,
+	MSG_CALL = 36, /* of the Python API, to the daemon */
 	/* anybody -> monitor */
 	MSG_SIGNAL = 48,
 	MSG_RESIZE = 49,
@@ -153,6 +154,8 @@ enum {
 	MSG_SESSION = 64,
 	MSG_OUTPUT = 65,
 	MSG_EXIT = 66,
+	MSG_ANSWER = 67,
+	MSG_ERROR = 68,
 	/* daemon -> forker */
 	MSG_FORK = 80,
 };
@@ -169,6 +172,8 @@ int front_main(int argc, char **argv);
 int forker_main(int argc, char **argv);
 int monitor_main(int ctl, int restart_argc, char **restart_argv);
 int unpack_main(int argc, char **argv);
+int tsc_main(int argc, char **argv);
+int archive_main(int argc, char **argv);
 extern char *start_words; /* what /proc/self/cmdline shows */
 extern size_t start_words_len;
 void pid1(pid_t child) __attribute__((noreturn)); /* reap, forward signals, exit with the child's status */

@@ -25,11 +25,13 @@
 MISSING(front_main)
 MISSING(forker_main)
 MISSING(unpack_main)
+MISSING(tsc_main)
+MISSING(archive_main)
 
 static int usage(void)
 {
-	fputs("usage: cove-init forker ARGV... | unpack ... | run-plan HOST MACHINE [NAME=FD...] |\n"
-	      "       decode [HOST MACHINE]... | version\n",
+	fputs("usage: cove-init forker ARGV... | unpack ... | archive ... | run-plan HOST MACHINE [NAME=FD...] |\n"
+	      "       decode [HOST MACHINE]... | tsc | version\n",
 	      stderr);
 	return 125;
 }
@@ -106,7 +108,7 @@ static void copy_pty(int pty)
 			break;
 }
 
-/* A plan alone, without a monitor: for tests of the ops. */
+/* A plan alone, without a monitor: to copy files in and out, and for tests of the ops. */
 static int run_main(int argc, char **argv)
 {
 	static struct run run;
@@ -161,10 +163,14 @@ int main(int argc, char **argv)
 		return forker_main(argc, argv);
 	if (!strcmp(argv[1], "unpack"))
 		return unpack_main(argc, argv);
+	if (!strcmp(argv[1], "archive"))
+		return archive_main(argc, argv);
 	if (!strcmp(argv[1], "run-plan"))
 		return run_main(argc - 2, argv + 2);
 	if (!strcmp(argv[1], "decode"))
 		return decode_main(argc - 2, argv + 2);
+	if (!strcmp(argv[1], "tsc"))
+		return tsc_main(argc, argv);
 	if (!strcmp(argv[1], "version")) {
 		puts(VERSION);
 		return 0;

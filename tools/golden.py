@@ -10,10 +10,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     sys.path.insert(0, str(ROOT))
-    from tests.golden.cases import HERE, cases
+    from tests.golden.cases import HERE, Case, cases
+    from tests.golden.guests import GuestCase, guest_cases
 
-    wanted = list(cases())
-    for path in set(HERE.glob("*/*.plan")) - {case.golden for case in wanted}:
+    wanted: list[Case | GuestCase] = [*cases(), *guest_cases()]
+    found = {*HERE.glob("*/*.plan"), *HERE.glob("*/*.qemu")}
+    for path in found - {case.golden for case in wanted}:
         path.unlink()
         print(f"removed {path.relative_to(ROOT)}")
     for case in wanted:

@@ -36,6 +36,9 @@ HOW = {
     "audit": "binding the netlink multicast group, and errno in actions_logged",
     "lsm": "/sys/kernel/security/lsm",
     "devices": "character and block devices below /dev",
+    "tsc_khz": "cove-init tsc: the counter against CLOCK_MONOTONIC_RAW",
+    "qemu": "qemu-system-* -version",
+    "kvm": "a boot of a guest kernel under KVM, remembered",
 }
 
 IDMAP_SINCE = {

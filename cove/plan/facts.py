@@ -35,3 +35,10 @@ class Facts(msgspec.Struct, frozen=True):
     """Refused system calls can be read from the audit multicast group."""
     lsm: tuple[str, ...] = ()
     devices: tuple[tuple[str, int, int], ...] = ()
+    tsc_khz: int = 0
+    """Of the time stamp counter, as an emulated x86 guest reads it; 0: unknown. This and what
+    follows is asked for with the first virtual machine: ``cove.linux.virtual``."""
+    qemu: tuple[int, ...] = ()
+    """Version of the QEMU for this host's own CPU; empty: not installed."""
+    kvm: bool = False
+    """A guest was booted under KVM here, and came to its end."""
