@@ -11,6 +11,7 @@ from datetime import tzinfo
 
 from cove.cli import filters, inspect, table, units
 from cove.cli.command import Command, Typed
+from cove.cli.history import HISTORY, TAG
 from cove.cli.list import FORMAT, FULL, QUIET
 from cove.cli.progress import follow
 from cove.cli.pull import PULL
@@ -272,6 +273,9 @@ BOOTSTRAP = Command(
 
 GROUPED = {
     "ls": LS, "list": LS, "inspect": inspect.IMAGE, "rm": RM, "remove": RM, "load": LOAD,
-    "import": IMPORT, "pull": PULL, "bootstrap": BOOTSTRAP,
+    "import": IMPORT, "pull": PULL, "bootstrap": BOOTSTRAP, "tag": TAG, "history": HISTORY,
 }  # fmt: skip
-TOP = {"images": LS, "load": LOAD, "import": IMPORT, "rmi": RM, "pull": PULL}
+TOP = {
+    "images": LS, "load": LOAD, "import": IMPORT, "rmi": RM, "pull": PULL, "tag": TAG,
+    "history": HISTORY,
+}  # fmt: skip

@@ -24,29 +24,26 @@ GLOBAL = (
     Flag("version", "version", "Print the version", "v"),
 )
 
-_IMAGES = ("push", "build", "login", "logout", "search", "tag", "history", "save")
+_IMAGES = ("push", "build", "login", "logout", "search", "save")
 _MACHINES = (
-    "commit", "cp", "diff", "export", "pause", "unpause", "port", "rename", "restart", "stats",
-    "top", "update", "prune",
+    "commit", "cp", "diff", "export", "stats", "top",
 )  # fmt: skip
 _LATER = (
     *_IMAGES, *_MACHINES, "events", "network", "volume", "compose", "context", "builder",
     "buildx", "swarm", "plugin",
 )  # fmt: skip
-LATER = dict.fromkeys(_LATER, "it comes with a later one")
+WHEN = "it comes with a later one"
+LATER = dict.fromkeys(_LATER, WHEN)
 """Commands that Docker's users will try: refused by name."""
 LATER_OF_MACHINES = {name: LATER[name] for name in _MACHINES}
-LATER_OF_IMAGES = {name: LATER[name] for name in (*_IMAGES, "prune")}
-LATER_OF_SYSTEM = dict.fromkeys(("df", "prune", "events"), LATER["prune"])
+LATER_OF_IMAGES = dict.fromkeys(_IMAGES, WHEN)
+LATER_OF_SYSTEM = dict.fromkeys(("events",), WHEN)
 
 INSTEAD = {
     "build": "load what another tool built: cove load -i FILE",
     "cp": "share a directory when you make the machine: cove run -v ./data:/data",
     "login": "cove pull reads what docker login wrote into ~/.docker/config.json",
     "network": "choose none or host when you make the machine: cove run --network host",
-    "prune": "remove what is not needed by name: cove rm, cove rmi",
-    "restart": "cove stop MACHINE, then cove start MACHINE",
-    "tag": "an image is named when it comes: cove image import FILE NAME",
     "top": "ask inside: cove exec MACHINE ps",
     "volume": "use a directory of the host: cove run -v ./data:/data",
 }
@@ -54,25 +51,25 @@ INSTEAD = {
 
 
 def _tree() -> Group:
-    from cove.cli import images, info, inspect, list, logs, plan, run, system
+    from cove.cli import disk, images, info, inspect, life, list, logs, plan, run, system
 
-    machines = {**run.COMMANDS, **list.COMMANDS, **logs.COMMANDS}
+    machines = {**run.COMMANDS, **life.COMMANDS, **list.COMMANDS, **logs.COMMANDS}
     of_machine = {**machines, "ls": list.COMMANDS["ps"], "inspect": inspect.MACHINE}
-    of_machine |= {"list": of_machine["ls"], "remove": of_machine["rm"]}
+    of_machine |= {"list": of_machine["ls"], "remove": of_machine["rm"], "prune": life.PRUNE}
     top: dict[str, click.Command] = {
         **machines,
         "inspect": inspect.ANY,
         **plan.COMMANDS,
         "image": Group(
-            "image", images.GROUPED, help="Images and how to get them", group="Images",
-            later=LATER_OF_IMAGES,
+            "image", {**images.GROUPED, **disk.GROUPED}, help="Images and how to get them",
+            group="Images", later=LATER_OF_IMAGES,
         ),
         **images.TOP,
         **info.COMMANDS,
         **system.TOP,
         "system": Group(
-            "system", {**info.COMMANDS}, help="About cove and this host", group="cove",
-            later=LATER_OF_SYSTEM,
+            "system", {**info.COMMANDS, **disk.SYSTEM}, help="About cove and this host",
+            group="cove", later=LATER_OF_SYSTEM,
         ),
         "container": Group(
             "container", of_machine, help="The same verbs as Docker spells them",
@@ -91,6 +88,10 @@ def _tree() -> Group:
         later=LATER,
     )
 
+
+PORTABLE = frozenset(("events", "logs", "pull", "stats"))
+"""Commands that may be begun again, in the daemon that takes this one's place, by the caller who
+still waits for them; ``logs`` goes on where it was."""
 
 ROOT: list[Group] = []
 
@@ -180,6 +181,7 @@ def _main(argv: Sequence[str], terminal: Terminal, client: Client) -> int | None
             typed = command.read(path, args)
         except HelpWanted:
             raise _Help(command, path) from None
+        terminal.portable = path.rpartition(" ")[2] in PORTABLE
         return command.action(typed, terminal, client)
     except _Help as wanted:
         terminal.write(help_text(wanted.command, wanted.path, terminal.width))

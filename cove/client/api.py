@@ -77,6 +77,30 @@ class Client:
         result: calls.Named = self._call("machine.remove", params)
         return result
 
+    def restart(self, params: calls.Restart) -> calls.Named:
+        result: calls.Named = self._call("machine.restart", params)
+        return result
+
+    def pause(self, params: calls.Pause) -> calls.Named:
+        result: calls.Named = self._call("machine.pause", params)
+        return result
+
+    def unpause(self, params: calls.Unpause) -> calls.Named:
+        result: calls.Named = self._call("machine.unpause", params)
+        return result
+
+    def rename(self, params: calls.Rename) -> calls.Named:
+        result: calls.Named = self._call("machine.rename", params)
+        return result
+
+    def update(self, params: calls.Update) -> calls.Named:
+        result: calls.Named = self._call("machine.update", params)
+        return result
+
+    def prune(self, params: calls.Prune) -> calls.Pruned:
+        result: calls.Pruned = self._call("machine.prune", params)
+        return result
+
     def list(self, params: calls.List) -> calls.Listed:
         result: calls.Listed = self._call("machine.list", params)
         return result
@@ -91,8 +115,55 @@ class Client:
         call = calls.Call(cancelled=cancelled)
         return self.transport.stream(VERBS["machine.logs"], params, call)
 
+    def stats(
+        self, params: calls.StatsRequest, cancelled: threading.Event | None = None
+    ) -> Iterator[calls.Round]:
+        call = calls.Call(cancelled=cancelled)
+        return self.transport.stream(VERBS["machine.stats"], params, call)
+
+    def top(self, params: calls.Top) -> calls.Processes:
+        result: calls.Processes = self._call("machine.top", params)
+        return result
+
     def plan(self, params: calls.PlanRequest) -> calls.Planned:
         result: calls.Planned = self._call("machine.plan", params)
+        return result
+
+    # ---- files of machines ----
+
+    def path_info(self, params: calls.PathAsk) -> calls.PathInfo:
+        result: calls.PathInfo = self._call("machine.path", params)
+        return result
+
+    def copy_out(
+        self, params: calls.CopyOut, sink: int, cancelled: threading.Event | None = None
+    ) -> calls.PathInfo:
+        """A tar to the descriptor ``sink``; returns once it is whole."""
+        call = calls.Call(sink=sink, cancelled=cancelled)
+        result: calls.PathInfo = self.transport.raw(VERBS["machine.copy_out"], params, call)
+        return result
+
+    def copy_in(self, params: calls.CopyIn, call: calls.Call) -> calls.Copied:
+        """``call.body``: a descriptor that a tar is read from."""
+        result: calls.Copied = self._call("machine.copy_in", params, call)
+        return result
+
+    def diff(self, params: calls.Diff) -> calls.Changes:
+        result: calls.Changes = self._call("machine.diff", params)
+        return result
+
+    def export(
+        self, params: calls.Export, sink: int, cancelled: threading.Event | None = None
+    ) -> calls.Named:
+        call = calls.Call(sink=sink, cancelled=cancelled)
+        result: calls.Named = self.transport.raw(VERBS["machine.export"], params, call)
+        return result
+
+    def commit(
+        self, params: calls.Commit, cancelled: threading.Event | None = None
+    ) -> calls.Committed:
+        call = calls.Call(cancelled=cancelled)
+        result: calls.Committed = self._call("machine.commit", params, call)
         return result
 
     # ---- images ----
@@ -107,6 +178,18 @@ class Client:
 
     def image_remove(self, params: calls.ImageRemove) -> calls.ImageRemoved:
         result: calls.ImageRemoved = self._call("image.remove", params)
+        return result
+
+    def image_tag(self, params: calls.ImageTag) -> calls.Named:
+        result: calls.Named = self._call("image.tag", params)
+        return result
+
+    def image_history(self, params: calls.ImageHistory) -> calls.History:
+        result: calls.History = self._call("image.history", params)
+        return result
+
+    def image_prune(self, params: calls.ImagePrune) -> calls.ImagesPruned:
+        result: calls.ImagesPruned = self._call("image.prune", params)
         return result
 
     def image_load(self, params: calls.ImageLoad, call: calls.Call) -> Iterator[calls.Progress]:
@@ -129,8 +212,22 @@ class Client:
 
     # ---- the system ----
 
+    def events(
+        self, params: calls.Events, cancelled: threading.Event | None = None
+    ) -> Iterator[calls.Event]:
+        call = calls.Call(cancelled=cancelled)
+        return self.transport.stream(VERBS["system.events"], params, call)
+
     def info(self) -> calls.Info:
         result: calls.Info = self._call("system.info", calls.Nothing())
+        return result
+
+    def disk_usage(self) -> calls.DiskUsage:
+        result: calls.DiskUsage = self._call("system.df", calls.Nothing())
+        return result
+
+    def system_prune(self, params: calls.SystemPrune) -> calls.SystemPruned:
+        result: calls.SystemPruned = self._call("system.prune", params)
         return result
 
     def version(self) -> calls.Version:

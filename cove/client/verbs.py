@@ -35,6 +35,8 @@ class Verb:
     """Takes ``Call.session``; the method gives None once the session is handed to a monitor."""
     body: bool = False
     """Takes ``Call.body``."""
+    raw: bool = False
+    """Writes bytes to ``Call.sink`` before it answers; HTTP: frames, see ``transport``."""
 
 
 VERBS: dict[str, Verb] = {
@@ -49,13 +51,30 @@ VERBS: dict[str, Verb] = {
         Verb("machine.kill", "kill", calls.Kill, calls.Named),
         Verb("machine.wait", "wait", calls.Wait, calls.Waited),
         Verb("machine.remove", "remove", calls.Remove, calls.Named),
+        Verb("machine.restart", "restart", calls.Restart, calls.Named),
+        Verb("machine.pause", "pause", calls.Pause, calls.Named),
+        Verb("machine.unpause", "unpause", calls.Unpause, calls.Named),
+        Verb("machine.rename", "rename", calls.Rename, calls.Named),
+        Verb("machine.update", "update", calls.Update, calls.Named),
+        Verb("machine.prune", "prune", calls.Prune, calls.Pruned),
         Verb("machine.list", "list", calls.List, calls.Listed),
         Verb("machine.inspect", "inspect", calls.Inspect, calls.Inspected),
         Verb("machine.logs", "logs", calls.Logs, calls.LogEntry, stream=True),
+        Verb("machine.stats", "stats", calls.StatsRequest, calls.Round, stream=True),
+        Verb("machine.top", "top", calls.Top, calls.Processes),
         Verb("machine.plan", "plan", calls.PlanRequest, calls.Planned),
+        Verb("machine.path", "path_info", calls.PathAsk, calls.PathInfo),
+        Verb("machine.copy_out", "copy_out", calls.CopyOut, calls.PathInfo, raw=True),
+        Verb("machine.copy_in", "copy_in", calls.CopyIn, calls.Copied, body=True),
+        Verb("machine.diff", "diff", calls.Diff, calls.Changes),
+        Verb("machine.export", "export", calls.Export, calls.Named, raw=True),
+        Verb("machine.commit", "commit", calls.Commit, calls.Committed),
         Verb("image.list", "image_list", calls.ImageList, calls.Images),
         Verb("image.inspect", "image_inspect", calls.ImageInspect, calls.Image),
         Verb("image.remove", "image_remove", calls.ImageRemove, calls.ImageRemoved),
+        Verb("image.tag", "image_tag", calls.ImageTag, calls.Named),
+        Verb("image.history", "image_history", calls.ImageHistory, calls.History),
+        Verb("image.prune", "image_prune", calls.ImagePrune, calls.ImagesPruned),
         Verb("image.load", "image_load", calls.ImageLoad, calls.Progress, stream=True, body=True),
         Verb(
             "image.import",
@@ -69,7 +88,10 @@ VERBS: dict[str, Verb] = {
         Verb(
             "image.bootstrap", "image_bootstrap", calls.ImageBootstrap, calls.Progress, stream=True
         ),
+        Verb("system.events", "events", calls.Events, calls.Event, stream=True),
         Verb("system.info", "info", calls.Nothing, calls.Info),
+        Verb("system.df", "disk_usage", calls.Nothing, calls.DiskUsage),
+        Verb("system.prune", "system_prune", calls.SystemPrune, calls.SystemPruned),
         Verb("system.version", "version", calls.Nothing, calls.Version),
         Verb("system.shutdown", "shutdown", calls.Nothing, calls.Nothing),
     )

@@ -6,27 +6,39 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Self
 
 from cove.engine import (
     calls,
+    commit,
+    copying,
+    disk,
     ending,
     images,
     info,
     life,
     logs,
     machines,
+    pause,
     plan,
+    prune,
     recover,
     refusals,
+    rename,
+    stats,
+    top,
+    update,
+    watching,
 )
 from cove.engine.attach import attach
 from cove.engine.events import Events
 from cove.engine.exec import exec_in
 from cove.engine.home import Home, boot_id
 from cove.engine.reactor import Reactor, Worker
+from cove.engine.restart import restart, take_up
 from cove.engine.slots import Slots
 from cove.engine.start import Foreground
 from cove.engine.storage import StorageGuard
@@ -64,7 +76,9 @@ class Engine:
             recover.recover(home)
             home.forker.start()
             home.slots.open()
+            disk.watch_leftovers(home, time.time)
             plan.warm_up(home)
+            take_up(home)
             return cls(home, stack.pop_all())
 
     def __enter__(self) -> Self:
@@ -97,13 +111,14 @@ class Engine:
         return calls.Created(record.id, record.name)
 
     def run(self, params: calls.Run, call: calls.Call) -> calls.Created:
-        foreground = _foreground(call, params.attach, params.sig_proxy)
+        foreground = _foreground(call, params.attach, params.sig_proxy, bound=params.bound)
         record = life.run(self.home, params.spec, foreground)
         return calls.Created(record.id, record.name)
 
     def start(self, params: calls.Start, call: calls.Call) -> calls.Started:
         record = self._find(params.machine)
         foreground = _foreground(call, params.attach, params.sig_proxy, params.detach_keys)
+        pause.check_not_paused(record, "start")
         if life.running(self.home, record) is None:
             record = life.start(self.home, record, foreground)
         elif foreground is not None:
@@ -120,7 +135,7 @@ class Engine:
 
     def exec(self, params: calls.Exec, call: calls.Call) -> calls.Started:
         record = self._find(params.machine)
-        foreground = _foreground(call, params.attach, sig_proxy=False)
+        foreground = _foreground(call, params.attach, sig_proxy=False, bound=params.bound)
         extra = exec_in(self.home, record, params.spec, foreground)
         return calls.Started(extra.id, record.name)
 
@@ -143,6 +158,34 @@ class Engine:
         life.remove(self.home, record, force=params.force)
         return calls.Named(record.id, record.name)
 
+    def restart(self, params: calls.Restart, call: calls.Call) -> calls.Named:
+        record = self._find(params.machine)
+        restart(self.home, record, params.timeout, params.signal)
+        return calls.Named(record.id, record.name)
+
+    def pause(self, params: calls.Pause, call: calls.Call) -> calls.Named:
+        record = self._find(params.machine)
+        pause.pause(self.home, record, life.running(self.home, record))
+        return calls.Named(record.id, record.name)
+
+    def unpause(self, params: calls.Unpause, call: calls.Call) -> calls.Named:
+        record = self._find(params.machine)
+        pause.unpause(self.home, record, life.running(self.home, record))
+        return calls.Named(record.id, record.name)
+
+    def rename(self, params: calls.Rename, call: calls.Call) -> calls.Named:
+        record = rename.rename(self.home, self._find(params.machine), params.name)
+        return calls.Named(record.id, record.name)
+
+    def update(self, params: calls.Update, call: calls.Call) -> calls.Named:
+        record = self._find(params.machine)
+        update.update(self.home, record, params)
+        return calls.Named(record.id, record.name)
+
+    def prune(self, params: calls.Prune, call: calls.Call) -> calls.Pruned:
+        life.settle(self.home, tuple(self.home.lives))
+        return prune.prune(self.home, params)
+
     def list(self, params: calls.List, call: calls.Call) -> calls.Listed:
         life.settle(self.home, tuple(self.home.lives))
         return machines.list_machines(self.home, everything=params.all, sizes=params.sizes)
@@ -155,8 +198,36 @@ class Engine:
         record = self._find(params.machine)
         return logs.follow_logs(self.home, record, params, call.cancelled)
 
+    def stats(self, params: calls.StatsRequest, call: calls.Call) -> Iterator[calls.Round]:
+        keys = tuple(self._find(name).key for name in params.machines)
+        return stats.stats(self.home, params, call.cancelled, keys)
+
+    def top(self, params: calls.Top, call: calls.Call) -> calls.Processes:
+        return top.top(self.home, self._find(params.machine), params.options)
+
     def plan(self, params: calls.PlanRequest, call: calls.Call) -> calls.Planned:
         return calls.Planned(plan.plan_text(self.home, params.spec, json=params.json))
+
+    def path_info(self, params: calls.PathAsk, call: calls.Call) -> calls.PathInfo:
+        return copying.path_info(self.home, self._find(params.machine), params.path, call)
+
+    def copy_out(self, params: calls.CopyOut, call: calls.Call) -> calls.PathInfo:
+        return copying.copy_out(self.home, self._find(params.machine), params, call)
+
+    def copy_in(self, params: calls.CopyIn, call: calls.Call) -> calls.Copied:
+        return copying.copy_in(self.home, self._find(params.machine), params, call)
+
+    def diff(self, params: calls.Diff, call: calls.Call) -> calls.Changes:
+        return copying.diff(self.home, self._find(params.machine), call)
+
+    def export(self, params: calls.Export, call: calls.Call) -> calls.Named:
+        record = self._find(params.machine)
+        copying.export(self.home, record, call)
+        return calls.Named(record.id, record.name)
+
+    def commit(self, params: calls.Commit, call: calls.Call) -> calls.Committed:
+        image = commit.commit(self.home, self._find(params.machine), params, call)
+        return calls.Committed(image.id)
 
     # ---- images ----
 
@@ -168,6 +239,15 @@ class Engine:
 
     def image_remove(self, params: calls.ImageRemove, call: calls.Call) -> calls.ImageRemoved:
         return images.image_remove(self.home, params.image, force=params.force)
+
+    def image_tag(self, params: calls.ImageTag, call: calls.Call) -> calls.Named:
+        return images.image_tag(self.home, params)
+
+    def image_history(self, params: calls.ImageHistory, call: calls.Call) -> calls.History:
+        return images.image_history(self.home, params.image)
+
+    def image_prune(self, params: calls.ImagePrune, call: calls.Call) -> calls.ImagesPruned:
+        return disk.image_prune(self.home, params)
 
     def image_load(self, params: calls.ImageLoad, call: calls.Call) -> Iterator[calls.Progress]:
         return images.image_load(self.home, params, call)
@@ -185,8 +265,17 @@ class Engine:
 
     # ---- the system ----
 
+    def events(self, params: calls.Events, call: calls.Call) -> Iterator[calls.Event]:
+        return watching.events(self.home, params, call.cancelled)
+
     def info(self, params: calls.Nothing, call: calls.Call) -> calls.Info:
         return info.info(self.home)
+
+    def disk_usage(self, params: calls.Nothing, call: calls.Call) -> calls.DiskUsage:
+        return disk.disk_usage(self.home)
+
+    def system_prune(self, params: calls.SystemPrune, call: calls.Call) -> calls.SystemPruned:
+        return disk.system_prune(self.home, params)
 
     def version(self, params: calls.Nothing, call: calls.Call) -> calls.Version:
         return info.version(self.home)
@@ -197,14 +286,19 @@ class Engine:
 
 
 def _foreground(
-    call: calls.Call, streams: tuple[str, ...], sig_proxy: bool, detach_keys: str = ""
+    call: calls.Call,
+    streams: tuple[str, ...],
+    sig_proxy: bool,
+    detach_keys: str = "",
+    *,
+    bound: bool = False,
 ) -> Foreground | None:
     """The caller's session, if any stream of it takes part."""
     if not streams:
         return None
     if call.session is None:
         raise UsageError("cannot attach: there is no session to attach")
-    return Foreground(call.session, streams, sig_proxy, detach_keys)
+    return Foreground(call.session, streams, sig_proxy, detach_keys, bound)
 
 
 def _open_home(

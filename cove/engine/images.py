@@ -6,9 +6,13 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 
-from cove.engine import life
+import msgspec
+
+from cove.engine import disk, life
 from cove.engine.calls import (
     Call,
+    History,
+    HistoryEntry,
     Image,
     ImageBootstrap,
     ImageImport,
@@ -16,12 +20,17 @@ from cove.engine.calls import (
     ImagePull,
     ImageRemoved,
     Images,
+    ImageTag,
+    Named,
     Progress,
 )
 from cove.engine.home import Home
 from cove.errors import CoveError, UsageError
 from cove.image import catalog
-from cove.oci.reference import familiar
+from cove.image.history import steps_of
+from cove.image.host import HOST
+from cove.oci.reference import familiar, parse_reference
+from cove.store.records import ImageRecord
 
 LOOK = 0.2
 """Seconds between two looks whether the caller is still there."""
@@ -47,11 +56,43 @@ def image_inspect(home: Home, text: str) -> Image:
     return Image(record)
 
 
+def image_history(home: Home, text: str) -> History:
+    record = catalog.resolve(home.store, text)
+    layers = [home.store.layer(diff_id) for diff_id in record.layers]
+    sizes = [layer.size if layer else 0 for layer in layers]
+    steps = [
+        HistoryEntry("", step.created, step.created_by, step.comment, step.size)
+        for step in steps_of(record, sizes)
+    ]
+    if steps:
+        steps[0] = msgspec.structs.replace(steps[0], id=record.id)
+    return History(tuple(steps))
+
+
+def image_tag(home: Home, params: ImageTag) -> Named:
+    """Another name for an image; what it named before goes on without it."""
+    from cove.image.importing import parse_name
+
+    record, name = catalog.resolve(home.store, params.image), parse_name(params.name)
+    if record.id == HOST:
+        raise UsageError(
+            f"cannot tag host as {name.familiar()}: it is built in, and made anew as the host is",
+            origin=params.image,
+            hint="keep a machine made of it: cove commit MACHINE NAME",
+        )
+    home.store.tag(str(name), record.id)
+    home.bases.clear()
+    home.events.publish("tag", (record.id, name.familiar(), record.id))
+    return Named(record.id, name.familiar())
+
+
 def image_remove(home: Home, text: str, *, force: bool) -> ImageRemoved:
     life.settle(home, tuple(home.lives))
-    removed = catalog.remove(home.store, text, force=force)
+    from cove.image.removing import remove
+
+    removed = remove(home.store, text, force=force)
     home.bases.clear()
-    home.events.publish("delete" if removed.deleted else "untag", (text, text, text))
+    disk.publish_removed(home, removed)
     return ImageRemoved(removed.untagged, removed.deleted)
 
 
@@ -60,6 +101,7 @@ def image_load(home: Home, params: ImageLoad, call: Call) -> Iterator[Progress]:
 
     def work(report: Callable[[object], None]) -> Iterator[Progress]:
         for loaded in load_archive(home.store, call.body, progress=report, origin=params.origin):
+            home.events.publish("load", (loaded.id, loaded.id, loaded.id))
             yield Progress("done", image=loaded.id, tags=loaded.tags)
 
     return _stream(home, call, work)
@@ -80,6 +122,7 @@ def image_import(home: Home, params: ImageImport, call: Call) -> Iterator[Progre
             origin=params.origin,
         )
         tags = (params.reference,) if params.reference else ()
+        _publish_import(home, record, params.reference)
         yield Progress("done", image=record.id, tags=tags)
 
     return _stream(home, call, work)
@@ -123,9 +166,17 @@ def image_bootstrap(home: Home, params: ImageBootstrap, call: Call) -> Iterator[
 
     def work(report: Callable[[object], None]) -> Iterator[Progress]:
         record = bootstrap(home, wish, str(name), params.env, progress=report, gone=gone)
+        _publish_import(home, record, name.familiar())
         yield Progress("done", image=record.id, tags=(name.familiar(),))
 
     return _steps(home, call, work, stopped)
+
+
+def _publish_import(home: Home, record: ImageRecord, name: str) -> None:
+    """As Docker tells of it: the name first."""
+    if name:
+        home.events.publish("tag", (record.id, familiar(str(parse_reference(name))), record.id))
+    home.events.publish("import", (record.id, record.id, record.id))
 
 
 class _Stopped(CoveError):

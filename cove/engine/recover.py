@@ -13,11 +13,11 @@ import select
 import socket
 import time
 
-from cove.engine import ending, monitors
+from cove.engine import ending, monitors, pause, update
 from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.executor.messages import ExitRecord, Kind, decode_exit, receive, send
-from cove.store.gc import collect, strays
+from cove.store.gc import LEFTOVER_LIFE, collect, expire, strays
 from cove.store.records import Cause, MachineRecord
 
 ANSWERS = 2.0
@@ -27,6 +27,7 @@ ANSWERS = 2.0
 def recover(home: Home) -> None:
     """Runs before the sockets open: no command sees a half-known machine."""
     waiting = [live for record in home.store.machines() if (live := _take_up(home, record))]
+    expire(home.store, time.time() - LEFTOVER_LIFE)
     collect(home.store)  # layers of an image that was on its way
     for path in strays(home.store):
         _sweep(home, path)
@@ -46,9 +47,11 @@ def _sweep(home: Home, path: str) -> None:
 
 def _take_up(home: Home, record: MachineRecord) -> Live | None:
     """The machine as it is now; a Live only when its monitor may answer."""
+    if record.limits_before is not None and record.state not in ("running", "paused"):
+        record = home.update(record.key, limits_before=None)
     active = record.state in ("running", "paused")
     if not active and record.id_range < 0 and not record.group:
-        if record.spec.remove and record.state == "exited":
+        if record.spec.remove and record.state == "exited" and not record.restarting:
             ending.forget(home, record)
         return None
     live = Live(record.key, id_range=record.id_range)
@@ -60,6 +63,8 @@ def _take_up(home: Home, record: MachineRecord) -> Live | None:
         live.session = (
             True  # whether a front waits, only the monitor knows: a reason is always told
         )
+        pause.restore(home, record, live)
+        update.restore(home, record, live)
         if record.deadline:
             ending.set_deadline(home, live, record.deadline)
         return live
@@ -109,7 +114,7 @@ def _finish_lost(home: Home, live: Live, record: MachineRecord) -> None:
         live.ended = end
         ending.finish(home, live, end)
         return
-    if not record.started and record.spec.remove:
+    if not record.started and record.spec.remove and not record.restarting:
         return  # interrupted before it ran: nothing to tell, it is removed
     now = time.time_ns()
     live.asked = "monitor"

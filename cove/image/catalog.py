@@ -1,11 +1,10 @@
-"""What images there are: finding one by what people type, listing, removing. On the start path:
-imports nothing heavy.
+"""What images there are: finding one by what people type, and listing. On the start path: imports
+nothing heavy.
 """
 
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter
 from dataclasses import dataclass
 
@@ -15,28 +14,22 @@ from cove.image.host import HOST, image_views
 from cove.oci.config import ImageConfig, config_from_json
 from cove.oci.reference import familiar, parse_reference
 from cove.spec.suggest import did_you_mean
-from cove.store.blobs import Blobs
 from cove.store.db import Store
-from cove.store.records import ImageRecord, MachineRecord
+from cove.store.records import ImageRecord
 
 __all__ = [
     "Listed",
-    "Removed",
+    "forget",
     "image_config",
     "image_views",
     "layer_keys",
     "listed",
-    "remove",
     "resolve",
 ]
 
 ID_PREFIX = re.compile(r"(?:sha256:)?([a-f0-9]{1,64})")
 HOST_NAMES = (HOST, f"{HOST}:latest", f"{HOST}:built-in")
 """What may be typed for it; the last is how it is listed."""
-ACTIVE = ("running", "paused")
-LEAVING = 5.0
-"""Seconds that a machine of ``--rm`` may take to go."""
-
 _configs: dict[str, ImageConfig] = {}
 
 
@@ -46,14 +39,6 @@ class Listed:
     tags: tuple[str, ...]
     """As people write them, sorted."""
     machines: int
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """Names that mean nothing any more, and the ids of images and layers that are gone."""
-
-    untagged: tuple[str, ...]
-    deleted: tuple[str, ...]
 
 
 def resolve(store: Store, text: str) -> ImageRecord:
@@ -85,6 +70,11 @@ def image_config(record: ImageRecord) -> ImageConfig:
     if config is None:
         config = _configs[record.id] = config_from_json(record.config)
     return config
+
+
+def forget(image_id: str) -> None:
+    """The image is gone."""
+    _configs.pop(image_id, None)
 
 
 def layer_keys(store: Store, record: ImageRecord) -> tuple[int, ...]:
@@ -122,84 +112,6 @@ def listed(store: Store) -> tuple[Listed, ...]:
         Listed(image.record, (HOST,), image.machines) if image.record.id == HOST else image
         for image in found
     )
-
-
-# ---- removing ----
-
-
-def remove(store: Store, text: str, *, force: bool = False) -> Removed:
-    """Take a name away, and the image with its last one; by id the image with all its names.
-
-    As Docker: an image that machines are made of keeps its layers; ``force`` takes its names away
-    unless one of the machines runs.
-    """
-    if text in HOST_NAMES:
-        raise UsageError("cannot remove image host: it is built in", origin=text)
-    record = resolve(store, text)
-    name = _name(text)
-    by_name = name is not None and store.tagged(name) == record.id
-    names = sorted(tag for tag, image_id in store.tags().items() if image_id == record.id)
-    if by_name and name is not None and len(names) > 1:
-        store.untag(name)
-        return Removed((familiar(name),), ())
-    if not by_name and len(names) > 1 and not force:
-        raise Conflict(
-            f"cannot remove image {short_id(record.id)}: it has {len(names)} names: "
-            + ", ".join(familiar(tag) for tag in names),
-            origin=text,
-            hint="remove it by name, or with --force",
-        )
-    users = _users(store, record)
-    _check_unused(users, text, force=force)
-    untagged = tuple(familiar(tag) for tag in names)
-    if users:
-        with store.transaction():
-            for tag in names:
-                store.untag(tag)
-        return Removed(untagged, ())
-    return Removed(untagged, _delete(store, record))
-
-
-def _users(store: Store, record: ImageRecord) -> list[MachineRecord]:
-    """Machines made of the image. One of ``--rm`` that has exited is on its way out: waited for."""
-    until = time.monotonic() + LEAVING
-    while True:
-        users = [machine for machine in store.machines() if machine.image == record.id]
-        leaving = [m for m in users if m.spec.remove and m.state in ("exited", "dead")]
-        if not leaving or len(leaving) < len(users) or time.monotonic() > until:
-            return users
-        time.sleep(0.005)
-
-
-def _check_unused(users: list[MachineRecord], text: str, *, force: bool) -> None:
-    for machine in sorted(users, key=lambda user: user.state not in ACTIVE):
-        name = machine.name or machine.id[:12]
-        if machine.state in ACTIVE:
-            raise Conflict(
-                f'cannot remove image "{text}": machine {name} runs it',
-                origin=text,
-                hint=f"stop and remove it: cove rm --force {name}",
-            )
-        if not force:
-            raise Conflict(
-                f'cannot remove image "{text}": machine {name} is made of it',
-                origin=text,
-                hint=f"remove the machine: cove rm {name}; or only the image's names: --force",
-            )
-
-
-def _delete(store: Store, record: ImageRecord) -> tuple[str, ...]:
-    """The record with its names first, then layers and blobs that nothing else needs."""
-    from cove.image.layers import drop_unused
-
-    store.remove_image(record.id)
-    blobs = Blobs(store.layout)
-    pins = store.pins()
-    for digest in (record.id, record.manifest):
-        if digest and digest not in pins:
-            blobs.remove(digest)
-    _configs.pop(record.id, None)
-    return (record.id, *drop_unused(store, reversed(record.layers)))
 
 
 # ---- finding ----

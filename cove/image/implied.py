@@ -78,7 +78,7 @@ def _fitted(
     with staging(store) as directory:
         pipeline.link_tree(store.layout.layer(layer.key), f"{directory}/fs")
         _apply(f"{directory}/fs", wanted)
-        return install_layer(store, f"{directory}/fs", name, 0, implied=layer.implied)
+        return install_layer(store, f"{directory}/fs", name, layer.size, implied=layer.implied)
 
 
 def _apply(directory: str, wanted: dict[str, Attributes]) -> None:

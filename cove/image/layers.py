@@ -131,10 +131,10 @@ def install_layer(
 
 
 def drop_unused(store: Store, diff_ids: Iterable[str]) -> tuple[str, ...]:
-    """Forget and remove those of the layers that no image has and no other verb has pinned."""
+    """Forget and remove those of the layers that no image, no other verb and no leftover has."""
     doomed = []
     with store.transaction():
-        used = {diff_id for image in store.images() for diff_id in image.layers} | store.pins()
+        used = store.needed_layers()
         for diff_id in dict.fromkeys(diff_ids):
             record = store.layer(diff_id)
             if record is not None and diff_id not in used:

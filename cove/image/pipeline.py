@@ -225,9 +225,13 @@ def _checked(
     raise Bug(f"bug: stream of {what} ended without a result: {complaint[-500:]!r}")
 
 
+class NoSpace(HostError):
+    """The file system of the state directory is full."""
+
+
 def system_error(what: str, number: int, text: str) -> CoveError:
     if number in (errno.ENOSPC, errno.EDQUOT):
-        return HostError(
+        return NoSpace(
             f"cannot unpack {what}: no space left on the state directory's file system",
             hint="make room, or choose another place: --root DIR",
         )

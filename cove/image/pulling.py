@@ -1,8 +1,8 @@
 """``cove pull``: an image from a registry. Layers are decoded and unpacked while they arrive, those
 that the store has are not fetched, and one that two verbs want is fetched once.
 
-Nothing of a pull is on the disk but what ``layers`` stages in ``tmp``: a killed daemon leaves no
-more than that. The bytes pass through a thread here; hashing, decoding and unpacking are children.
+What a pull that was cut off has got is kept for the next one (``leftovers``). The bytes pass
+through a thread here; hashing, decoding and unpacking are children.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from functools import partial
 
 import msgspec
 
-from cove.errors import BadArchive, CoveError, HostError, NotFound, UsageError
-from cove.image import pipeline
+from cove.errors import BadArchive, CoveError, HostError, NotFound, Unsupported, UsageError
+from cove.image import leftovers, pipeline
 from cove.image.implied import fit_chain
 from cove.image.importing import RESERVED
 from cove.image.layers import Blob, Progress, Step, add_layer, drop_unused, short
@@ -192,15 +192,24 @@ def _pull(wish: _Wish) -> Pulled:
     before = wish.store.tagged(str(wish.reference))
     image_id = digest_of(found.config)
     diff_ids = list(found.parsed.diff_ids)
+    blobs = tuple(layer.digest for layer in found.manifest.layers)
+    kept = f"{wish.reference} {wish.platform}"
     try:
-        with wish.store.pinned(*diff_ids), ExitStack() as pins:
+        with wish.store.pinned(*diff_ids, *blobs), ExitStack() as pins:
             chain = _here(wish.store, image_id)
             if chain is None:
+                leftovers.begin(wish.store, kept, tuple(diff_ids), blobs)
                 layers = add_layers(_adding(wish, found), wish.tell, workers=AT_ONCE)
                 chain = fit_chain(wish.store, diff_ids, layers, pins=pins)
                 diff_ids += [record.diff_id for record in chain]
             fresh = _record(wish, found, chain)
-    except BaseException:
+        leftovers.end(wish.store, kept)
+    except (BadArchive, Unsupported, pipeline.NoSpace):
+        leftovers.end(wish.store, kept)
+        drop_unused(wish.store, diff_ids)
+        raise
+    except BaseException:  # what there is may do for the next attempt
+        leftovers.settle(wish.store, kept)
         drop_unused(wish.store, diff_ids)
         raise
     return Pulled(image_id, str(wish.reference), found.digest, fresh or before != image_id)
@@ -321,17 +330,31 @@ def _add(wish: _Wish, diff_id: str, layer: Descriptor, tell: Progress) -> LayerR
         f"layer {name} of {wish.name}",
         diff_id,
         layer.digest,
-        open=partial(_downloading, wish.registry, layer),
+        open=partial(_downloading, wish, layer),
     )
     try:
-        return add_layer(wish.store, blob, progress=told)
+        record = _added(wish, blob, told)
     except BaseException:
         wish.registry.stop()  # nobody waits for what the others still ask for
         raise
+    leftovers.forget_blob(wish.store, layer.digest)
+    return record
+
+
+def _added(wish: _Wish, blob: Blob, told: Progress) -> LayerRecord:
+    """What was kept may have suffered: where it does not fit the blob is fetched anew, once."""
+    resumed = leftovers.partial_size(wish.store, blob.digest)
+    try:
+        return add_layer(wish.store, blob, progress=told)
+    except BadArchive:
+        leftovers.forget_blob(wish.store, blob.digest)
+        if not resumed:
+            raise
+    return add_layer(wish.store, blob, progress=told)
 
 
 @contextmanager
-def _downloading(registry: Registry, layer: Descriptor) -> Iterator[Span]:
+def _downloading(wish: _Wish, layer: Descriptor) -> Iterator[Span]:
     """The blob as a pipe that a thread fills. What ails the download is told, rather than what the
     reader makes of its sudden end.
     """
@@ -341,10 +364,12 @@ def _downloading(registry: Registry, layer: Descriptor) -> Iterator[Span]:
 
     def fill() -> None:
         try:
-            for piece in registry.blob(layer):
-                rest = memoryview(piece)
-                while rest:
-                    rest = rest[os.write(writer, rest) :]
+            with leftovers.open_partial(wish.store, layer) as kept:
+                for piece in kept.pieces():
+                    _write(writer, piece)
+                for piece in wish.registry.blob(layer, kept.size):
+                    kept.write(piece)
+                    _write(writer, piece)
         except BrokenPipeError:
             pass  # the reader says why it stopped
         except BaseException as error:
@@ -366,6 +391,12 @@ def _downloading(registry: Registry, layer: Descriptor) -> Iterator[Span]:
     feeder.join()
     if failures:
         raise failures[0]
+
+
+def _write(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
 
 
 # ---- records ----

@@ -98,6 +98,11 @@ def config_from_json(raw: dict[str, object]) -> ImageConfig:
     return _image_config(msgspec.convert(raw, _Config))
 
 
+def chain_id(below: str, diff_id: str) -> str:
+    """What a layer on top of the chain ``below`` is called: OCI's name for both together."""
+    return digests.digest_of(f"{below} {diff_id}".encode())
+
+
 def _image_config(parsed: _Config) -> ImageConfig:
     start = parsed.config or _Start()
     return ImageConfig(

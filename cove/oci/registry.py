@@ -138,12 +138,15 @@ class Registry:
             raise self._wrong(what, f"wrong digest: {actual}, not {descriptor.digest}")
         return data
 
-    def blob(self, descriptor: Descriptor) -> Iterator[bytes]:
-        """A blob in pieces, exactly as many bytes as promised; the digest is the reader's to check.
+    def blob(self, descriptor: Descriptor, start: int = 0) -> Iterator[bytes]:
+        """A blob in pieces, from ``start`` on, exactly as many bytes as promised; the digest is the
+        reader's to check.
 
         Where the connection is cut it goes on from there; the attempts count anew with every piece.
         """
-        at, attempt = 0, 0
+        at, attempt = start, 0
+        if start and start >= descriptor.size:
+            return
         while at < descriptor.size or attempt == 0:
             try:
                 for piece in self._part(descriptor, at):

@@ -21,7 +21,7 @@ from cove.errors import Conflict, CoveError, HostError, NotFound
 from cove.store import names
 from cove.store.layout import FORMAT, Layout
 from cove.store.lock import ROOM, StateFull, open_layout, take_lock
-from cove.store.records import ImageRecord, LayerRecord, MachineRecord
+from cove.store.records import ImageRecord, LayerRecord, LeftoverRecord, MachineRecord
 
 RANGES = 4096
 """Id ranges of 64 Ki, from host uid 1879048192 on."""
@@ -43,10 +43,16 @@ CREATE TABLE tag (reference TEXT PRIMARY KEY, image TEXT NOT NULL) WITHOUT ROWID
 INSERT INTO counter VALUES ('key', 1);
 """
 
+LATER = """
+CREATE TABLE IF NOT EXISTS leftover (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+"""
+"""Tables that an older cove of this format does without."""
+
 _encode = msgspec.json.Encoder().encode
 _machine = msgspec.json.Decoder(MachineRecord).decode
 _image = msgspec.json.Decoder(ImageRecord).decode
 _layer = msgspec.json.Decoder(LayerRecord).decode
+_leftover = msgspec.json.Decoder(LeftoverRecord).decode
 
 PUT_MACHINE = "INSERT OR REPLACE INTO machine VALUES (?, ?, ?, ?, ?)"
 
@@ -65,6 +71,7 @@ class Store:
         self._images: dict[str, ImageRecord] = {}
         self._layers: dict[str, LayerRecord] = {}
         self._tags: dict[str, str] = {}
+        self._leftovers: dict[str, LeftoverRecord] = {}
         self._ranges: dict[int, int] = {}
         self._range_at = 0
         self._pins: dict[str, int] = {}
@@ -308,6 +315,28 @@ class Store:
         with self._lock:
             return frozenset(self._pins)
 
+    def put_leftover(self, record: LeftoverRecord) -> None:
+        with self._lock:
+            self._write("INSERT OR REPLACE INTO leftover VALUES (?, ?)", record.name,
+                        _encode(record))  # fmt: skip
+            self._leftovers[record.name] = record
+
+    def leftovers(self) -> list[LeftoverRecord]:
+        with self._lock:
+            return list(self._leftovers.values())
+
+    def remove_leftover(self, name: str) -> None:
+        with self._lock:
+            self.needed(lambda: self._write("DELETE FROM leftover WHERE name = ?", name))
+            self._leftovers.pop(name, None)
+
+    def needed_layers(self) -> frozenset[str]:
+        """Diff IDs that an image has, or that a verb or a leftover holds."""
+        with self._lock:
+            needed = {layer for image in self._images.values() for layer in image.layers}
+            needed |= {layer for known in self._leftovers.values() for layer in known.layers}
+            return frozenset(needed) | self.pins()
+
     # ---- images and their names ----
 
     def put_image(self, record: ImageRecord) -> None:
@@ -397,6 +426,9 @@ class Store:
             key: _layer(blob) for key, blob in rows("SELECT diff_id, record FROM layer")
         }
         self._tags = dict(rows("SELECT reference, image FROM tag"))
+        self._leftovers = {
+            name: _leftover(blob) for name, blob in rows("SELECT name, record FROM leftover")
+        }
         self._next_key = self._last_key = 0
 
 
@@ -423,6 +455,7 @@ def _connect(path: str) -> sqlite3.Connection:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version == 0:
             db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+        db.execute(LATER)
     except BaseException:
         db.close()
         raise

@@ -1,4 +1,5 @@
-"""What nothing refers to any more: layers and blobs without an image, directories without a record.
+"""What nothing refers to any more: layers and blobs without an image, directories without a record,
+what a pull kept that nobody took up again.
 
 A record goes before its directory: what a killed daemon leaves behind is a directory without a
 record, which ``strays`` finds at the next start. Removal itself is the caller's (``roots``): big
@@ -15,6 +16,9 @@ from dataclasses import dataclass
 from cove.store.blobs import Blobs
 from cove.store.db import Store
 from cove.store.records import ImageRecord, LayerRecord
+
+LEFTOVER_LIFE = 24 * 3600.0
+"""Seconds that a pull which was cut off has to come back."""
 
 ROOT_NAME = re.compile(r"([lu])([0-9]+)")
 KEY_NAME = re.compile(r"[0-9]+")
@@ -36,7 +40,7 @@ def collect(store: Store) -> Collected:
     def forget() -> None:
         nonlocal layers
         with store.transaction():
-            used = {diff_id for image in store.images() for diff_id in image.layers} | store.pins()
+            used = store.needed_layers()
             layers = tuple(layer for layer in store.layers() if layer.diff_id not in used)
             for layer in layers:
                 store.remove_layer(layer.diff_id)
@@ -51,9 +55,18 @@ def collect(store: Store) -> Collected:
     return Collected(layers, lost, tuple(store.layout.layer(layer.key) for layer in layers))
 
 
+def expire(store: Store, before: float) -> None:
+    """Forget what pulls have kept since before that time; ``collect`` and ``strays`` do the rest.
+    For the daemon's start: no pull is under way.
+    """
+    for record in store.leftovers():
+        if record.time < before:
+            store.remove_leftover(record.name)
+
+
 def strays(store: Store) -> list[str]:
-    """Directories below ``roots`` and ``machines`` and everything in ``tmp`` and ``run`` that no
-    record names.
+    """What no record names: directories below ``roots`` and ``machines``, and what is in ``tmp``,
+    ``partial`` and ``run``.
 
     For the daemon's start, before it makes anything new: what is being made has no record yet.
     """
@@ -72,7 +85,14 @@ def strays(store: Store) -> list[str]:
         key = name.removesuffix(".sock")
         if name != key and KEY_NAME.fullmatch(key) and int(key) not in machines:
             found.append(f"{layout.run}/{name}")
+    kept = {partial_name(blob) for record in store.leftovers() for blob in record.blobs}
+    found += [f"{layout.partial}/{name}" for name in os.listdir(layout.partial) if name not in kept]
     return found
+
+
+def partial_name(digest: str) -> str:
+    """The file below ``partial`` of a blob whose digest was checked for its form."""
+    return digest.replace(":", "-")
 
 
 def _blobs_of(image: ImageRecord) -> Iterable[str]:

@@ -42,6 +42,10 @@ class Layout:
         return f"{self.root}/blobs/sha256"
 
     @property
+    def partial(self) -> str:
+        return f"{self.root}/partial"
+
+    @property
     def roots(self) -> str:
         return f"{self.root}/roots"
 
@@ -68,6 +72,11 @@ class Layout:
     @property
     def daemon_pid(self) -> str:
         return f"{self.root}/run/daemon.pid"
+
+    @property
+    def daemon_version(self) -> str:
+        """The build of the daemon that listens, or listened last."""
+        return f"{self.root}/run/daemon.version"
 
     def layer(self, key: int) -> str:
         return f"{self.root}/roots/l{key}"
@@ -99,6 +108,7 @@ class Layout:
         return (
             (f"{self.root}/blobs", 0o700),
             (self.blobs, 0o700),
+            (self.partial, 0o700),
             (self.roots, 0o700),
             *((f"{self.roots}/{name}", 0o755) for name in mount_points),
             *((f"{self.roots}/{name}", 0o755) for name in ("p", "p/dev", "p/etc")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cove.spec.machine import MachineSpec
+from cove.spec.machine import Limits, MachineSpec
 
 
 class Cause(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -56,6 +56,10 @@ class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     stopping: bool = False
     """The user asked for it to stop (restart policies, messages)."""
     restarts: int = 0
+    restarting: bool = False
+    """A restart was begun: it ends in order to start again, also when it is ephemeral."""
+    limits_before: Limits | None = None
+    """While an update is under way: what its limits were."""
 
 
 class LayerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -86,3 +90,17 @@ class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     manifest: str = ""
     """Digest of the manifest it came with, if any."""
     digests: tuple[str, ...] = ()
+
+
+class LeftoverRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a pull fetches, written before its first byte: where the pull is cut off, these layers
+    and parts of blobs are kept for the next one.
+    """
+
+    name: str
+    """The full reference, and the platform."""
+    layers: tuple[str, ...]
+    """diff IDs."""
+    blobs: tuple[str, ...]
+    """Digests of the coded layers."""
+    time: float

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -96,65 +94,3 @@ def test_a_new_image_takes_the_name_and_the_old_one_stays(store: Store) -> None:
         (old.id, ()),
         ("host", ("host",)),
     ]
-
-
-def test_the_last_name_takes_the_image_with_it(store: Store) -> None:
-    record = imported(store, "web:1")
-    store.tag("docker.io/library/web:2", record.id)
-    assert catalog.remove(store, "web:1").untagged == ("web:1",)
-    assert catalog.resolve(store, "web:2") == record
-    removed = catalog.remove(store, "web:2")
-    assert removed.untagged == ("web:2",)
-    assert removed.deleted == (record.id, *record.layers)
-    assert store.layers() == [] and Blobs(store.layout).digests() == []
-    assert not [name for name in os.listdir(store.layout.roots) if name.startswith("l")]
-
-
-def test_a_shared_layer_stays(store: Store) -> None:
-    one, two = imported(store, "one", message="1"), imported(store, "two", message="2")
-    assert one.layers == two.layers and one.id != two.id
-    assert catalog.remove(store, "one").deleted == (one.id,)
-    assert Path(store.layout.layer(catalog.layer_keys(store, two)[0]), "a").exists()
-
-
-def test_several_names_and_an_id(store: Store) -> None:
-    record = imported(store, "web:1")
-    store.tag("docker.io/library/web:2", record.id)
-    with pytest.raises(Conflict, match="it has 2 names: web:1, web:2"):
-        catalog.remove(store, record.id)
-    removed = catalog.remove(store, record.id, force=True)
-    assert removed.untagged == ("web:1", "web:2") and record.id in removed.deleted
-
-
-@pytest.mark.parametrize("state", ["created", "exited"])
-def test_an_image_of_a_stopped_machine_needs_force_and_stays(store: Store, state: str) -> None:
-    record = imported(store, "web")
-    user = machine(store, record.id, state=state)
-    with pytest.raises(Conflict, match=f"machine {user.name} is made of it"):
-        catalog.remove(store, "web")
-    removed = catalog.remove(store, "web", force=True)
-    assert (removed.untagged, removed.deleted) == (("web:latest",), ())
-    assert store.image(record.id) == record and store.tags() == {}
-
-
-def test_a_machine_on_its_way_out_is_waited_for(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = imported(store, "web")
-    user = machine(store, record.id, state="exited", remove=True)
-    monkeypatch.setattr(catalog.time, "sleep", lambda _: store.remove_machine(user.key))
-    assert record.id in catalog.remove(store, "web").deleted
-
-
-@pytest.mark.parametrize("force", [False, True])
-def test_an_image_of_a_running_machine_stays_whatever_is_asked(store: Store, force: bool) -> None:
-    record = imported(store, "web")
-    user = machine(store, record.id, state="running")
-    with pytest.raises(Conflict, match=f"machine {user.name} runs it"):
-        catalog.remove(store, "web", force=force)
-    assert catalog.resolve(store, "web") == record
-
-
-def test_host_cannot_be_removed(store: Store) -> None:
-    with pytest.raises(UsageError, match="cannot remove image host: it is built in"):
-        catalog.remove(store, "host", force=True)

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from cove.errors import CoveError, HostError, NotFound, UsageError
-from cove.image import catalog
+from cove.image import catalog, removing
 from cove.image.layers import Step
 from cove.image.pulling import pull
 from cove.oci.auth import Credentials
@@ -68,7 +68,7 @@ def test_the_record(store: Store, plain: str, layout: Path) -> None:
     assert catalog.resolve(store, f"{plain}/record@{pulled.digest}").id == pulled.id
     assert not pull(store, name).fresh
     assert not pull(store, f"{plain}/record:1@{pulled.digest}").fresh
-    catalog.remove(store, name)
+    removing.remove(store, name)
     assert store.layers() == []
     by_digest = pull(store, f"{plain}/record@{pulled.digest}")
     assert by_digest.fresh and store.tags() == {}

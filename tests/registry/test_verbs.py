@@ -7,10 +7,8 @@ import json
 import os
 import pty
 import select
-import signal
 import subprocess
 import termios
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +25,6 @@ from tests.registry.registries import (
     FakeImage,
     digest,
     push,
-    stall,
 )
 
 
@@ -221,55 +218,7 @@ def test_run_of_what_is_nowhere(fresh: Cove, fake: Fake, web: str, tmp_path: Pat
     assert fresh("ps", "-aq").out == ""
 
 
-# ---- ends in the middle ----
-
-
-def test_interrupted(fresh: Cove, fake: Fake, bb: FakeImage, web: str) -> None:
-    fresh("ps")
-    event = threading.Event()
-    for words in (("pull", web), ("run", "--rm", web, "true")):
-        fake.fault(last(bb), stall(event, 300_000))
-        before = fake.count(last(bb))
-        child = fresh.spawn(*words)
-        wait_until(lambda before=before: fake.count(last(bb)) > before)  # type: ignore[misc]
-        child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=20)
-        assert child.returncode == 130, err
-        wait_until(lambda: os.listdir(fresh.root / "tmp") == [])
-        wait_until(lambda: not list((fresh.root / "roots").glob("l*")))
-    event.set()
-    assert fresh("images", "-q").out.split() == ["host"]
-    fresh("pull", web)
-
-
-@pytest.mark.parametrize("where", ["manifest", "config", "first layer", "layer", "last"])
-def test_a_killed_daemon(fresh: Cove, fake: Fake, bb: FakeImage, web: str, where: str) -> None:
-    """kill -9 at each step: the next daemon sweeps what was made, and the next pull works."""
-    fresh("ps")
-    event = threading.Event()
-    ends = {
-        "manifest": "/manifests/1",
-        "config": str(bb.document["config"]["digest"]),
-        "first layer": bb.layer,
-        "layer": str(bb.document["layers"][2]["digest"]),
-        "last": last(bb),
-    }
-    fake.fault(ends[where], stall(event, 300_000))
-    child = fresh.spawn("pull", web)
-    wait_until(lambda: fake.count(ends[where]) == 1)
-    if "layer" in where or where == "last":
-        wait_until(lambda: os.listdir(fresh.root / "tmp") != [])
-    if where == "last":
-        wait_until(lambda: len(list((fresh.root / "roots").glob("l*"))) == 4)
-    fresh.kill_daemon()
-    child.communicate(timeout=20)
-    event.set()
-    fresh("ps")
-    wait_until(lambda: os.listdir(fresh.root / "tmp") == [])
-    assert not list((fresh.root / "roots").glob("l*"))
-    assert fresh("images", "-q").out.split() == ["host"]
-    assert "Downloaded" in fresh("pull", web).out
-    assert fresh("run", "--rm", web, "echo", "whole").out == "whole\n"
+# ---- ends in the middle: see test_resume too ----
 
 
 def test_a_full_disk(fake: Fake, tmp_path: Path) -> None:

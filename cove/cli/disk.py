@@ -1,0 +1,270 @@
+"""``system df`` and the prunes of images and of everything, in Docker's words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import tzinfo
+from typing import Any
+
+from cove.cli import filters, table, units
+from cove.cli.ask import ELSEWHERE, confirmed, must_go_elsewhere
+from cove.cli.command import Command, Typed
+from cove.cli.functions import to_json
+from cove.cli.images import HEADINGS as OF_IMAGES
+from cove.cli.images import rows as image_rows
+from cove.cli.list import LISTING as OF_MACHINES
+from cove.cli.list import row as machine_row
+from cove.cli.template import Record, compile_template
+from cove.cli.terminal import Terminal
+from cove.client.api import Client
+from cove.engine import calls
+from cove.errors import UsageError
+from cove.spec.flags import Flag
+from cove.spec.values import parse_bool, parse_time
+
+# ---- df ----
+
+KINDS = table.Listing(
+    {
+        "Type": "TYPE",
+        "TotalCount": "TOTAL",
+        "Active": "ACTIVE",
+        "Size": "SIZE",
+        "Reclaimable": "RECLAIMABLE",
+    },
+    "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}",
+)
+IMAGES = table.Listing(
+    OF_IMAGES | {"Containers": "CONTAINERS"},
+    "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.SharedSize}}\t"
+    "{{.UniqueSize}}\t{{.Containers}}",
+)
+MACHINES = table.Listing(
+    OF_MACHINES.headings | {"ID": "CONTAINER ID"},
+    "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t"
+    "{{.Status}}\t{{.Names}}",
+)
+VOLUMES = table.Listing(
+    {"Name": "VOLUME NAME", "Links": "LINKS", "Size": "SIZE"}, "{{.Name}}\t{{.Links}}\t{{.Size}}"
+)
+CACHE = table.Listing(
+    {
+        "ID": "CACHE ID",
+        "CacheType": "CACHE TYPE",
+        "Size": "SIZE",
+        "CreatedSince": "CREATED",
+        "LastUsedSince": "LAST USED",
+        "UsageCount": "USAGE",
+        "Shared": "SHARED",
+    },
+    "{{.ID}}\t{{.CacheType}}\t{{.Size}}\t{{.CreatedSince}}\t{{.LastUsedSince}}\t{{.UsageCount}}\t"
+    "{{.Shared}}",
+)
+RUNNING = ("running", "paused", "restarting")
+
+
+def size_text(size: int) -> str:
+    return units.human_size(size, digits=4)
+
+
+def kind(name: str, total: int, active: int, size: int, free: int, *, share: bool) -> Record:
+    part = f" ({free * 100 // size}%)" if share and size else ""
+    return Record(
+        Type=name,
+        TotalCount=str(total),
+        Active=str(active),
+        Size=size_text(size),
+        Reclaimable=size_text(free) + part,
+    )
+
+
+def summary(seen: calls.DiskUsage) -> list[Record]:
+    """A row for each kind of thing."""
+    images, machines = seen.images, seen.machines
+    used = sum(1 for usage in images if usage.image.machines)
+    runs = [m.record.state in RUNNING for m in machines]
+    written = sum(m.writable for m in machines)
+    idle = sum(m.writable for m, running in zip(machines, runs, strict=True) if not running)
+    spare = max(0, seen.layers - seen.needed)
+    return [
+        kind("Images", len(images), used, seen.layers, spare, share=True),
+        kind("Containers", len(machines), sum(runs), written, idle, share=True),
+        kind("Local Volumes", 0, 0, 0, 0, share=True),
+        kind("Build Cache", 0, 0, 0, 0, share=False),
+    ]
+
+
+def image_rows_of(
+    seen: calls.DiskUsage, *, now: float, full: bool, zone: tzinfo | None
+) -> list[Record]:
+    found = []
+    for usage in seen.images:
+        for row in image_rows(usage.image, now=now, full=full, zone=zone):
+            row |= {
+                "Size": units.human_size(usage.shared + usage.unique),
+                "SharedSize": size_text(usage.shared),
+                "UniqueSize": size_text(usage.unique),
+            }
+            found.append(row)
+    return found
+
+
+def machine_rows_of(
+    seen: calls.DiskUsage, *, now: float, full: bool, zone: tzinfo | None
+) -> list[Record]:
+    found = []
+    for usage in seen.machines:
+        row = Record(machine_row(usage.record, None, now=now, full=full, zone=zone).whole())
+        found.append(Record(row | {"Size": units.human_size(usage.writable)}))
+    return found
+
+
+def df(typed: Typed, terminal: Terminal, client: Client) -> int:
+    seen, form = client.disk_usage(), typed.text("format")
+    if not typed.on("verbose"):
+        terminal.write(table.render(summary(seen), KINDS, form))
+        return 0
+    now, zone = time.time(), units.time_zone(terminal.env)
+    if form and form != "table":
+        parts = {
+            "Images": image_rows_of(seen, now=now, full=True, zone=zone),
+            "Containers": machine_rows_of(seen, now=now, full=True, zone=zone),
+            "Volumes": [],
+            "BuildCache": [],
+        }
+        terminal.write(_formed(parts, form))
+        return 0
+    images = image_rows_of(seen, now=now, full=False, zone=zone)
+    machines = machine_rows_of(seen, now=now, full=False, zone=zone)
+    text = "Images space usage:\n\n" + table.render(images, IMAGES, "")
+    if seen.unfinished:
+        text += f"\nUnfinished pulls space usage: {size_text(seen.unfinished)}\n"
+    text += "\nContainers space usage:\n\n" + table.render(machines, MACHINES, "")
+    text += "\nLocal Volumes space usage:\n\n" + table.render([], VOLUMES, "")
+    text += "\nBuild cache usage: 0B\n\n" + table.render([], CACHE, "")
+    terminal.write(text)
+    return 0
+
+
+def _formed(parts: Mapping[str, Sequence[Record]], form: str) -> str:
+    if form == "json":
+        return to_json({name: [dict(row) for row in rows] for name, rows in parts.items()}) + "\n"
+    return table.safe(compile_template(form).render(Record(dict(parts)))) + "\n"
+
+
+# ---- prune ----
+
+PRUNE_KEYS = ("until", "label", "label!")
+ALL_IMAGES = "all images without at least one container associated to them"
+
+
+def chosen(typed: Typed, keys: Sequence[str], now: float) -> dict[str, Any]:
+    """The filters, as the engine takes them."""
+    wanted = filters.gather(typed.values.get("filter", ()), keys)
+    until = wanted.get("until", ())
+    if len(until) > 1:
+        raise UsageError("cannot filter by several until: one is enough")
+    return {
+        "until": parse_time(until[0], now) if until else 0.0,
+        "labels": wanted.get("label", ()),
+        "without": wanted.get("label!", ()),
+    }
+
+
+def image_prune(typed: Typed, terminal: Terminal, client: Client) -> int:
+    if not typed.on("force") and must_go_elsewhere(terminal):
+        return ELSEWHERE
+    given = chosen(typed, (*PRUNE_KEYS, "dangling"), time.time())
+    dangling = [v for k, v in typed.values.get("filter", ()) if k == "dangling"]
+    everything = typed.on("all") or (bool(dangling) and not parse_bool(dangling[-1]))
+    what = ALL_IMAGES if everything else "all dangling images"
+    if not typed.on("force") and not confirmed(terminal, f"WARNING! This will remove {what}."):
+        return 0
+    pruned = client.image_prune(calls.ImagePrune(everything, **given))
+    terminal.write(_images_text(pruned.removed) + _reclaimed(pruned.reclaimed))
+    return 0
+
+
+def system_prune(typed: Typed, terminal: Terminal, client: Client) -> int:
+    if not typed.on("force") and must_go_elsewhere(terminal):
+        return ELSEWHERE
+    given = chosen(typed, PRUNE_KEYS, time.time())
+    if typed.on("volumes") and given["until"]:
+        raise UsageError("cannot use --volumes with --filter until: volumes have no such filter")
+    if not typed.on("force") and not confirmed(terminal, _warning(typed)):
+        return 0
+    pruned = client.system_prune(calls.SystemPrune(typed.on("all"), **given))
+    text = ""
+    if pruned.machines:
+        text += "Deleted Containers:\n" + "".join(f"{name}\n" for name in pruned.machines) + "\n"
+    terminal.write(text + _images_text(pruned.images) + _reclaimed(pruned.reclaimed))
+    return 0
+
+
+def _warning(typed: Typed) -> str:
+    everything = typed.on("all")
+    lines = ["all stopped containers", "all networks not used by at least one container"]
+    if typed.on("volumes"):
+        lines.append("all anonymous volumes not used by at least one container")
+    lines.append(ALL_IMAGES if everything else "all dangling images")
+    lines.append("all build cache" if everything else "unused build cache")
+    text = "WARNING! This will remove:\n" + "".join(f"  - {line}\n" for line in lines)
+    given = sorted(f"{key}={value}" for key, value in typed.values.get("filter", ()))
+    if given:
+        text += "\n  Items to be pruned will be filtered with:\n"
+        text += "".join(f"  - {line}\n" for line in given)
+    return text
+
+
+def _images_text(removed: Sequence[calls.ImageRemoved]) -> str:
+    lines = []
+    for one in removed:
+        lines += [f"untagged: {name}" for name in one.untagged]
+        lines += [f"deleted: {name}" for name in one.deleted]
+    return "Deleted Images:\n" + "".join(f"{line}\n" for line in lines) + "\n" if lines else ""
+
+
+def _reclaimed(size: int) -> str:
+    return f"Total reclaimed space: {size_text(size)}\n"
+
+
+FORCE = Flag("force", "force", "Do not ask", "f")
+FILTER = Flag("filter", "filter", "Only what matches: until=24h, label=NAME", "", "FILTER",
+              filters.parse_filter, repeat=True)  # fmt: skip
+FILTERS = "Filters: until, label, label!."
+
+DF = Command(
+    "df",
+    df,
+    help="How much of the disk images and machines take",
+    flags=(
+        Flag("format", "format", "table, json, or a template: {{.Type}} {{.Size}}", "", "FORMAT"),
+        Flag("verbose", "verbose", "Each image and each machine", "v"),
+    ),
+)
+IMAGE_PRUNE = Command(
+    "prune",
+    image_prune,
+    help="Remove images without a name",
+    flags=(
+        Flag("all", "all", "Also those with names, if no machine is made of them", "a"),
+        FILTER,
+        FORCE,
+    ),
+    about=FILTERS + " Without a filter, what unfinished pulls have kept goes too.",
+)
+SYSTEM_PRUNE = Command(
+    "prune",
+    system_prune,
+    help="Remove machines that do not run, and images without a name",
+    flags=(
+        Flag("all", "all", "Also images with names, if no machine is made of them", "a"),
+        FILTER,
+        FORCE,
+        Flag("volumes", "volumes", "Also volumes that nobody named and nothing uses"),
+    ),
+    about=FILTERS,
+)
+GROUPED = {"prune": IMAGE_PRUNE}
+SYSTEM = {"df": DF, "prune": SYSTEM_PRUNE}
