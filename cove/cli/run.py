@@ -295,7 +295,9 @@ def remove(typed: Typed, terminal: Terminal, client: Client) -> int:
 
 _KEYS = next(flag for flag in RUN if flag.name == "detach-keys")
 _SIG_PROXY = next(flag for flag in RUN if flag.name == "sig-proxy")
-_SIGNAL = Flag("signal", "signal", "Signal to send", "s", "SIGNAL", values.check_signal)
+SIGNAL = Flag("signal", "signal", "Signal to send", "s", "SIGNAL", values.check_signal)
+TIMEOUT = Flag("timeout", "timeout", "Seconds until SIGKILL; -1: never", "t", "SECONDS",
+               values.parse_int, aliases=("time",))  # fmt: skip
 MACHINES = "MACHINE [MACHINE...]"
 RUNNING = "Run"
 
@@ -356,6 +358,9 @@ COMMANDS: dict[str, Command] = {
             least=1,
             most=None,
             group=RUNNING,
+            refused=dict.fromkeys(
+                ("checkpoint", "checkpoint-dir"), ("cove keeps no checkpoints", True)
+            ),
         ),
         Command(
             "attach",
@@ -375,18 +380,7 @@ COMMANDS: dict[str, Command] = {
             "stop",
             stop,
             help="End machines: their stop signal, then SIGKILL",
-            flags=(
-                Flag(
-                    "timeout",
-                    "timeout",
-                    "Seconds until SIGKILL; -1: never",
-                    "t",
-                    "SECONDS",
-                    values.parse_int,
-                    aliases=("time",),
-                ),
-                _SIGNAL,
-            ),
+            flags=(TIMEOUT, SIGNAL),
             words=MACHINES,
             least=1,
             most=None,
@@ -396,7 +390,7 @@ COMMANDS: dict[str, Command] = {
             "kill",
             kill,
             help="Send a signal to machines, SIGKILL unless named",
-            flags=(_SIGNAL,),
+            flags=(SIGNAL,),
             words=MACHINES,
             least=1,
             most=None,
@@ -423,6 +417,8 @@ COMMANDS: dict[str, Command] = {
             least=1,
             most=None,
             group=RUNNING,
+            refused={"link": ("cove has no links between machines", False)},
+            refused_short={"l": "link"},
         ),
     )
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cove.engine.home import Home
 from cove.engine.life import running
+from cove.engine.pause import check_not_paused
 from cove.engine.start import Foreground
 from cove.errors import Conflict, HostError
 from cove.executor.messages import Attach, StartFlag, Stream, send_attach
@@ -20,6 +21,7 @@ def attach(home: Home, record: MachineRecord, foreground: Foreground) -> None:
             f"cannot attach to {record.name}: it is not running",
             hint=f"start it first: cove start {record.name}",
         )
+    check_not_paused(record, "attach to")
     spec, session = record.spec, foreground.session
     which = foreground.which if spec.stdin_open else foreground.which & ~Stream.STDIN
     flags = StartFlag.TTY if spec.tty else StartFlag(0)

@@ -198,12 +198,16 @@ def put_away(home: Home, live: Live) -> None:
     live.close()
     unlink(home.store.layout.monitor_socket(key))
     record = home.record(key)
-    if record.spec.remove or live.forget:
+    kept = not live.forget and (record.restarting or not record.spec.remove)
+    if kept:
+        with home.lock:
+            record = home.update(key, id_range=-1, group="", pid=0)
+            home.store.free_range(key)
+            home.lives.pop(key, None)
+            kept = record.restarting or not record.spec.remove
+    if not kept:
         forget(home, record)
-    else:
-        home.update(key, id_range=-1, group="", pid=0)
-        home.store.free_range(key)
-    home.lives.pop(key, None)
+        home.lives.pop(key, None)
     home.events.nudge()
     home.worker.do(home.slots.refill)
     _checkpoint_when_idle(home)

@@ -12,6 +12,7 @@ from functools import partial
 from cove.engine import ending, files
 from cove.engine.home import Home, close_quietly
 from cove.engine.life import running
+from cove.engine.pause import check_not_paused
 from cove.engine.ranges import range_base
 from cove.engine.start import Descriptors, Foreground
 from cove.errors import Bug, Conflict, CoveError, HostError
@@ -61,8 +62,7 @@ def exec_in(
             f"cannot exec in {record.name}: it is not running",
             hint=f"start it first: cove start {record.name}",
         )
-    if record.state == "paused":
-        raise Conflict(f"cannot exec in {record.name}: it is paused")
+    check_not_paused(record, "exec in")
     group = live.group
     assert group is not None
     base = home.base_of_machine(record)

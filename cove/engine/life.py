@@ -15,7 +15,7 @@ from functools import partial
 
 import msgspec
 
-from cove.engine import ending
+from cove.engine import ending, pause
 from cove.engine.home import Base, Home, effective
 from cove.engine.live import Live
 from cove.engine.names import choose_name
@@ -143,11 +143,22 @@ def start(home: Home, record: MachineRecord, foreground: Foreground | None) -> M
         argv=argv_of(record.spec, base.config),
     )
 
-    def write(whole: MachineRecord) -> MachineRecord:
-        home.store.put_machine(whole)
-        return whole
+    live = Live(record.key)
+    write = partial(_write_start, home, live)
+    return _begin(home, record, base, live, foreground, write)
 
-    return _begin(home, record, base, Live(record.key), foreground, write)
+
+def _write_start(home: Home, live: Live, record: MachineRecord) -> MachineRecord:
+    """Unless it was removed meanwhile; with the name and limits that it was given meanwhile."""
+    with home.lock:
+        now = home.record(record.key)
+        if now.spec.limits != record.spec.limits and live.group is not None:
+            live.group = home.groups.set_limits(live.group, effective(now.spec.limits))
+        record = msgspec.structs.replace(
+            record, name=now.name, spec=now.spec, restarting=now.restarting, limits_before=None
+        )
+        home.store.put_machine(record)
+        return record
 
 
 def _begin(
@@ -226,6 +237,7 @@ def stop(home: Home, record: MachineRecord, timeout: int | None, signal_name: st
     live.asked = live.asked or "stop"
     home.publish("kill", record, {"signal": str(number)})
     send_signal(home, live, number)
+    pause.go_on(home, live)
     ended = partial(has_ended, home, live)
     if seconds >= 0 and number != signal.SIGKILL:
         end = partial(home.worker.do, partial(ending.kill, home, live, "stop"))
@@ -245,6 +257,7 @@ def kill(home: Home, record: MachineRecord, signal_name: str) -> None:
         wait_end(home, record, live)
     else:
         send_signal(home, live, number)
+        pause.go_on(home, live)
 
 
 def send_signal(home: Home, live: Live, number: int) -> None:
@@ -329,11 +342,18 @@ def wait(
 
 
 def remove(home: Home, record: MachineRecord, *, force: bool) -> None:
+    """Also one that somebody starts at the same time: it goes before or after that, whole."""
+    while not _remove(home, record, force=force):
+        record = home.record(record.key)
+
+
+def _remove(home: Home, record: MachineRecord, *, force: bool) -> bool:
     live = running(home, record)
     if live is not None:
         if not force:
+            state = "paused" if home.record(record.key).state == "paused" else "running"
             raise Conflict(
-                f"cannot remove {record.name}: it is running",
+                f"cannot remove {record.name}: it is {state}",
                 hint=f"stop it first: cove stop {record.name}, or use cove rm -f",
             )
         live.forget = True
@@ -342,5 +362,8 @@ def remove(home: Home, record: MachineRecord, *, force: bool) -> None:
     if not home.events.wait_until(lambda: record.key not in home.lives, timeout=KILL_WAIT):
         raise HostError(f"cannot remove {record.name}: its monitor does not end")
     with home.lock:
+        if record.key in home.lives:
+            return False
         if home.store.has_machine(record.key):
             ending.forget(home, home.record(record.key))
+        return True

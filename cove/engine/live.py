@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -51,6 +52,8 @@ class Live:
     timers: list[Timer] = field(default_factory=list)
     refused: dict[str, None] = field(default_factory=dict)
     """System calls that seccomp refused, in order."""
+    changing: threading.Lock = field(default_factory=threading.Lock)
+    """Held by who pauses it or changes its limits."""
     closers: list[Callable[[], None]] = field(default_factory=list)
     """Watches that end with the machine."""
 

@@ -15,12 +15,22 @@ from cove.linux.cgroup_driver import (
     Group,
     Stats,
     check_limits,
+    check_online,
 )
 from cove.linux.cgroup_v1 import CgroupsV1
 from cove.linux.cgroup_v2 import CgroupsV2
 from cove.plan.facts import Facts
 
-__all__ = ["Cgroups", "Counters", "Event", "Group", "Stats", "check_limits", "open_cgroups"]
+__all__ = [
+    "Cgroups",
+    "Counters",
+    "Event",
+    "Group",
+    "Stats",
+    "check_limits",
+    "check_online",
+    "open_cgroups",
+]
 
 
 def open_cgroups(facts: Facts, root: str, *, default_pids: int = DEFAULT_PIDS) -> Cgroups:

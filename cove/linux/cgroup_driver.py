@@ -16,9 +16,17 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-from cove.errors import HostError, Unsupported, UsageError
+from cove.errors import CoveError, HostError, Unsupported, UsageError
 from cove.linux import inotify
-from cove.linux.cgroup_files import read_text, remove_directory, wait_frozen, write
+from cove.linux.cgroup_files import (
+    put_back,
+    read_limit,
+    read_lines,
+    read_text,
+    remove_directory,
+    wait_frozen,
+    write,
+)
 from cove.plan.facts import Facts
 from cove.spec.machine import Limits
 
@@ -151,9 +159,38 @@ class Cgroups(ABC):
             raise
 
     def set_limits(self, group: Group, limits: Limits) -> Group:
-        """Other limits for a machine that runs."""
+        """Other limits for a group."""
         check_limits(limits, self._facts)
         return self._limit(group, limits, fresh=False)
+
+    def change(self, group: Group, limits: Limits) -> Group:
+        """Other limits for a machine that runs: all of them, or none if the kernel refuses one."""
+        check_limits(limits, self._facts)
+        before = {path: read_limit(path) for path in self._files(group)}
+        try:
+            self._make_room(group, limits)
+            changed = self._limit(group, limits, fresh=False)
+            self._enter(group, changed)
+            return changed
+        except BaseException as error:
+            put_back(before)
+            if isinstance(error, CoveError) and 0 < limits.memory < self.stats(group).memory:
+                raise self._too_small(group, limits) from error
+            if isinstance(error, OSError):
+                raise HostError(
+                    f"cannot limit the machine: {(error.strerror or '').lower()}",
+                    host=str(error.filename or group.path),
+                ) from error
+            raise
+
+    def _too_small(self, group: Group, limits: Limits) -> UsageError:
+        used = f"{self.stats(group).memory / (1 << 20):.1f} MiB"
+        return UsageError(
+            f"cannot limit memory to {size_text(limits.memory)}: {used} are in use, and the kernel "
+            "cannot free enough of it",
+            origin=f"--memory {size_text(limits.memory)}",
+            exit_code=1,
+        )
 
     def adopt(self, name: str) -> Group | None:
         """The group a former daemon made; None: it is gone."""
@@ -316,6 +353,18 @@ class Cgroups(ABC):
     def _watch(self, group: Group) -> None: ...
 
     @abstractmethod
+    def _files(self, group: Group) -> list[str]:
+        """Every file of the group that holds a limit."""
+
+    @abstractmethod
+    def _make_room(self, group: Group, limits: Limits) -> None:
+        """Before a limit goes below what is in use: free what can be freed, or refuse."""
+
+    @abstractmethod
+    def _enter(self, group: Group, changed: Group) -> None:
+        """Have every process in the hierarchies that ``changed`` has and ``group`` had not."""
+
+    @abstractmethod
     def _limit(self, group: Group, limits: Limits, *, fresh: bool) -> Group: ...
 
     def _make(self) -> Group:
@@ -376,6 +425,29 @@ def check_limits(limits: Limits, facts: Facts) -> None:
         raise UsageError(
             "cannot limit processes: less than -1", origin=f"--pids-limit {limits.pids}"
         )
+
+
+def check_online(limits: Limits) -> None:
+    """Refuse CPUs and memory nodes that this host does not have."""
+    for kind, place, value in (
+        ("cpus", "cpu", limits.cpuset_cpus),
+        ("mems", "node", limits.cpuset_mems),
+    ):
+        have = "".join(read_lines(f"/sys/devices/system/{place}/online")).strip()
+        if value and have and numbers(value) - numbers(have):
+            raise UsageError(
+                f"cannot use {kind} {value} of this host's {have}: out of range",
+                origin=f"--cpuset-{kind} {value}",
+            )
+
+
+def numbers(text: str) -> set[int]:
+    """``0-2,5`` as a set."""
+    found: set[int] = set()
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
 
 
 def controller(facts: Facts, name: str, *, flag: str) -> str:

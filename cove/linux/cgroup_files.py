@@ -36,6 +36,19 @@ def write(path: str, value: str) -> None:
         os.close(fd)
 
 
+def read_limit(path: str) -> str:
+    """What a limit's file says, empty when there is none."""
+    return "".join(read_lines(path)).strip()
+
+
+def put_back(before: dict[str, str]) -> None:
+    """Write limits as they were. Some depend on each other: what is refused is tried again last."""
+    for _ in range(2):
+        for path, text in before.items():
+            with contextlib.suppress(OSError):
+                write(path, text or "\n")
+
+
 def read_text(path: str) -> str:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

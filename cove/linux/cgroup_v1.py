@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from cove.errors import HostError
 from cove.linux.cgroup_driver import (
     PERIOD,
     Cgroups,
@@ -29,6 +30,10 @@ from cove.spec.machine import Limits
 
 ALWAYS = ("memory", "pids", "cpu", "cpuacct")
 """Of every machine. cpuset only when asked for; the freezer only where cgroup2 cannot freeze."""
+
+MEMORY_LIMITS = (
+    "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.soft_limit_in_bytes",
+)  # fmt: skip
 
 TICK = 10_000_000
 """Nanoseconds of USER_HZ, in which v1 counts user and system time."""
@@ -181,6 +186,32 @@ class CgroupsV1(Cgroups):
                     flag=f"--cpuset-{kind} {value}",
                 )
 
+    def _files(self, group: Group) -> list[str]:
+        return [
+            f"{place}/{group.name}/{file}"
+            for place, files in (
+                (self._memory, MEMORY_LIMITS),
+                (self._pids, ("pids.max",)),
+                (self._cpu, ("cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu.shares")),
+                (self._cpuset, ("cpuset.cpus", "cpuset.mems")),
+            )
+            if place
+            for file in files
+        ]
+
+    def _make_room(self, group: Group, limits: Limits) -> None:
+        """The kernel does it itself: a limit that it cannot bring about is refused."""
+
+    def _enter(self, group: Group, changed: Group) -> None:
+        """A cpuset is made only when it is asked for: who is there already has to be moved in."""
+        for file in set(changed.tasks) - set(group.tasks):
+            inside: set[int] = set()
+            while new := set(self.pids(group)) - inside:  # one that was born meanwhile
+                for pid in new:
+                    with contextlib.suppress(ProcessLookupError):
+                        write(f"{os.path.dirname(file)}/cgroup.procs", str(pid))
+                inside |= new
+
     # ---- state ----
 
     def freeze(self, group: Group) -> None:
@@ -194,6 +225,8 @@ class CgroupsV1(Cgroups):
             if "FROZEN" in read_lines(path):
                 return
             os.sched_yield()
+        self.thaw(group)
+        raise HostError("cannot pause the machine: it does not come to a stop", host=path)
 
     def thaw(self, group: Group) -> None:
         if group.directory:

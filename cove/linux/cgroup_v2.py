@@ -12,11 +12,13 @@ from cove.linux.cgroup_driver import (
     Group,
     Stats,
     controller,
+    numbers,
     size_text,
     swap_limit,
 )
 from cove.linux.cgroup_files import (
     make_directory,
+    read_limit,
     read_lines,
     read_number,
     read_table,
@@ -26,6 +28,10 @@ from cove.linux.cgroup_files import (
 from cove.spec.machine import Limits
 
 WANTED = ("memory", "pids", "cpu", "io", "cpuset")
+LIMITS = (
+    "memory.max", "memory.swap.max", "memory.low", "pids.max", "cpu.max", "cpu.weight",
+    "cpuset.cpus", "cpuset.mems",
+)  # fmt: skip
 
 
 class CgroupsV2(Cgroups):
@@ -72,6 +78,24 @@ class CgroupsV2(Cgroups):
     def _watch(self, group: Group) -> None:
         self._watch_file(group, f"{group.directory}/memory.events", "oom")
         self._watch_file(group, f"{group.directory}/pids.events", "pids")
+
+    def _files(self, group: Group) -> list[str]:
+        return [f"{group.directory}/{name}" for name in LIMITS]
+
+    def _make_room(self, group: Group, limits: Limits) -> None:
+        """A memory.max below what is in use would call the OOM killer; memory.high only frees."""
+        base = group.directory
+        if not 0 < limits.memory < read_number(f"{base}/memory.current"):
+            return
+        high = read_limit(f"{base}/memory.high")
+        write(f"{base}/memory.high", str(limits.memory))
+        used = read_number(f"{base}/memory.current")
+        write(f"{base}/memory.high", high or "max")
+        if used > limits.memory:
+            raise self._too_small(group, limits)
+
+    def _enter(self, group: Group, changed: Group) -> None:
+        """There is one hierarchy, and everybody is in it."""
 
     def _limit(self, group: Group, limits: Limits, *, fresh: bool) -> Group:
         base = group.directory
@@ -157,12 +181,3 @@ class CgroupsV2(Cgroups):
 def weight(shares: int) -> int:
     """v1's CPU shares (2 to 262144) as a weight (1 to 10000), as every runtime converts them."""
     return 1 + (min(max(shares, 2), 262144) - 2) * 9999 // 262142
-
-
-def numbers(text: str) -> set[int]:
-    """``0-2,5`` as a set."""
-    found: set[int] = set()
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        found.update(range(int(first), int(last or first) + 1))
-    return found

@@ -55,7 +55,7 @@ def assemble_machine(
     return MachineSpec(
         image=image,
         command=command,
-        limits=_limits(values),
+        limits=assemble_limits(values),
         security=_security(values, caller),
         **fields,
     )
@@ -102,7 +102,7 @@ def _absolute(mount: Mount, caller: Caller) -> Mount:
     return msgspec.structs.replace(mount, source=clean_path(f"{caller.cwd}/{mount.source}"))
 
 
-def _limits(values: Values) -> Limits:
+def assemble_limits(values: Values) -> Limits:
     fields = {k[7:]: v for k, v in values.items() if k.startswith("limits.")}
     if "ulimits" in fields:
         fields["ulimits"] = tuple({u.name: u for u in fields["ulimits"]}.values())

@@ -13,7 +13,7 @@ ENDED = ("exited", "dead")
 
 def holds_name(record: MachineRecord) -> bool:
     """An exited ``--rm`` machine is only waiting to be removed: its name is free already."""
-    return not (record.spec.remove and record.state in ENDED)
+    return not (record.spec.remove and record.state in ENDED) or record.restarting
 
 
 def find(

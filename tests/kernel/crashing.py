@@ -1,6 +1,6 @@
-"""A daemon that kills itself before its Nth effect after the first ``run`` began: not a test.
+"""A daemon that kills itself before its Nth effect after a verb began: not a test.
 
-    python crashing.py N COUNT-FILE --root ROOT …
+    python crashing.py N COUNT-FILE MODULE:FUNCTION --root ROOT …
 
 An effect is a call out of cove's own code that changes something: a system call of the daemon or a
 statement of SQLite. They are seen by Python's profiler, so that nothing in cove knows of this.
@@ -8,6 +8,7 @@ statement of SQLite. They are seen by Python's profiler, so that nothing in cove
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -48,16 +49,16 @@ def main() -> int:
     threading.setprofile(countdown.profile)
 
     from cove.daemon.main import main as daemon
-    from cove.engine import life
 
-    begin = life.run
+    module, _, name = sys.argv[3].partition(":")
+    begin = getattr(importlib.import_module(module), name)
 
     def run(*words: Any) -> Any:
         countdown.armed = True
         return begin(*words)
 
-    life.run = run
-    return daemon(sys.argv[3:])
+    setattr(sys.modules[module], name, run)
+    return daemon(sys.argv[4:])
 
 
 if __name__ == "__main__":

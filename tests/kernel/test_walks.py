@@ -34,10 +34,12 @@ NOWHERE = "/cove-fault-walk"
 class Crashing:
     """A daemon that dies before its Nth effect; gone or not, its process is collected."""
 
-    def __init__(self, cove: Cove, last: int, report: Path) -> None:
+    def __init__(
+        self, cove: Cove, last: int, report: Path, verb: str = "cove.engine.life:run"
+    ) -> None:
         reader, writer = os.pipe()
         words = [sys.executable, "-P", str(ROOT / "tests/kernel/crashing.py"), str(last)]
-        words += [str(report), "--root", str(cove.root), "--ready-fd", str(writer)]
+        words += [str(report), verb, "--root", str(cove.root), "--ready-fd", str(writer)]
         env = cove.env | {"PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(words, env=env, pass_fds=(writer,))
         os.close(writer)

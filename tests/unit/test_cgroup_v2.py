@@ -159,3 +159,36 @@ def test_changes_of_a_directory(tmp_path: Path) -> None:
     changes.close()
     with pytest.raises(FileNotFoundError):
         inotify.Changes(str(tmp_path / "none"))
+
+
+# ---- changing the limits of a machine that runs ----
+
+
+def test_changed_limits(groups: CgroupsV2) -> None:
+    group = groups.make(Limits(memory=64 * MIB))
+    assert groups.change(group, Limits(memory=128 * MIB, pids=7777, cpus=1.5)) == group
+    files = {name: Path(group.directory, name).read_text() for name in ("memory.max", "pids.max")}
+    assert files == {"memory.max": str(128 * MIB), "pids.max": "7777"}
+    assert Path(group.directory, "cpu.max").read_text() == "150000 100000"
+
+
+def test_memory_in_use_is_freed_or_the_change_refused(groups: CgroupsV2) -> None:
+    """Where memory.high did not bring it down, memory.max would kill."""
+    group = groups.make(Limits(memory=64 * MIB, pids=5))
+    base = Path(group.directory)
+    (base / "memory.high").write_text("67108864")
+    (base / "memory.current").write_text(str(48 * MIB))
+    before = {name: (base / name).read_text() for name in ("memory.max", "pids.max", "memory.high")}
+    with pytest.raises(CoveError) as error:
+        groups.change(group, Limits(memory=32 * MIB, pids=9))
+    assert error.value.message.startswith("cannot limit memory to 32m: 48.0 MiB are in use")
+    assert before == {name: (base / name).read_text() for name in before}
+
+
+def test_a_refused_change_is_undone(groups: CgroupsV2) -> None:
+    group = groups.make(Limits(memory=64 * MIB))
+    with pytest.raises(CoveError) as error:
+        groups.change(group, Limits(memory=32 * MIB, pids=9, cpuset_cpus="1-2"))
+    assert error.value.origin == "--cpuset-cpus 1-2"
+    assert Path(group.directory, "memory.max").read_text() == str(64 * MIB)
+    assert Path(group.directory, "pids.max").read_text() == str(2048)

@@ -1,0 +1,204 @@
+"""``restart pause unpause rename update port`` and ``container prune``: machines that exist
+change."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import msgspec
+
+from cove.cli import filters, units
+from cove.cli.ask import ELSEWHERE, confirmed, must_go_elsewhere
+from cove.cli.command import Command, Typed
+from cove.cli.run import MACHINES, RUNNING, SIGNAL, TIMEOUT, each
+from cove.cli.terminal import Terminal
+from cove.client.api import Client
+from cove.engine import calls
+from cove.errors import NotFound, UsageError
+from cove.spec import flags, values
+from cove.spec.assemble import assemble_limits
+from cove.spec.flags import Flag
+
+LIMITS = (
+    "memory", "memory-swap", "memory-reservation", "cpus", "cpu-shares", "cpu-period", "cpu-quota",
+    "cpuset-cpus", "cpuset-mems", "pids-limit", "restart",
+)  # fmt: skip
+REFUSED = ("blkio-weight", "cpu-rt-period", "cpu-rt-runtime", "kernel-memory")
+PRUNE_KEYS = ("until", "label", "label!")
+
+
+def restart(typed: Typed, terminal: Terminal, client: Client) -> int:
+    timeout, signal = typed.values.get("timeout"), typed.text("signal")
+
+    def one(name: str) -> str:
+        client.restart(calls.Restart(name, timeout, signal))
+        return name
+
+    return each(typed.words, terminal, one)
+
+
+def pause(typed: Typed, terminal: Terminal, client: Client) -> int:
+    return each(typed.words, terminal, lambda name: (client.pause(calls.Pause(name)), name)[1])
+
+
+def unpause(typed: Typed, terminal: Terminal, client: Client) -> int:
+    return each(typed.words, terminal, lambda name: (client.unpause(calls.Unpause(name)), name)[1])
+
+
+def rename(typed: Typed, terminal: Terminal, client: Client) -> int:
+    name, new = typed.words
+    client.rename(calls.Rename(name, new))
+    return 0
+
+
+# ---- update ----
+
+
+def limit_changes(typed: Typed) -> dict[str, Any]:
+    """The limits that were typed, under the names they have in ``calls.Update``."""
+    limits = msgspec.structs.asdict(assemble_limits(typed.values))
+    if typed.values.get(".cpu_period") and not typed.values.get(".cpu_quota"):
+        raise UsageError("cannot use --cpu-period without --cpu-quota", hint="add --cpu-quota")
+    changes = {name: limits[name] for name in calls.Update.__struct_fields__ if limits.get(name)}
+    if "limits.pids" in typed.values:
+        changes["pids"] = limits["pids"]
+    return changes
+
+
+def update(typed: Typed, terminal: Terminal, client: Client) -> int:
+    if not typed.flags:
+        raise UsageError(
+            "cannot update: no limit is named", hint="cove update --memory 512m MACHINE"
+        )
+    changes = limit_changes(typed)
+
+    def one(name: str) -> str:
+        if changes:
+            client.update(calls.Update(name, **changes))
+        else:  # --restart no, or a 0, which is Docker's word for: as it is
+            client.inspect(calls.Inspect(name))
+        return name
+
+    return each(typed.words, terminal, one)
+
+
+# ---- port ----
+
+
+def port(typed: Typed, terminal: Terminal, client: Client) -> int:
+    """No machine publishes a port so far."""
+    name, *wanted = typed.words
+    found = client.inspect(calls.Inspect(name)).record
+    for text in wanted:
+        number = text.partition("/")[0]
+        if not re.fullmatch(r"[0-9]+", number) or int(number) > 65535:
+            raise UsageError(
+                f'cannot show the port "{text}": it is no number of a port',
+                hint="write 80 or 53/udp",
+            )
+        raise NotFound(
+            f"cannot show the port {text}: no public port '{text}' published for {found.name}",
+            hint="cove has the networks none and host so far, which publish no ports",
+        )
+    return 0
+
+
+# ---- prune ----
+
+
+def prune(typed: Typed, terminal: Terminal, client: Client) -> int:
+    wanted = filters.gather(typed.values.get("filter", ()), PRUNE_KEYS)
+    if len(wanted.get("until", ())) > 1:
+        raise UsageError("cannot filter by more than one until", hint="name one moment")
+    until = [values.parse_time(text, time.time()) for text in wanted.get("until", ())]
+    if not typed.on("force"):
+        if must_go_elsewhere(terminal):
+            return ELSEWHERE
+        if not confirmed(terminal, "WARNING! This will remove all stopped containers."):
+            return 0
+    labels, without = wanted.get("label", ()), wanted.get("label!", ())
+    pruned = client.prune(calls.Prune(until[0] if until else 0.0, labels, without))
+    if pruned.ids:
+        terminal.write("Deleted Containers:\n" + "".join(f"{name}\n" for name in pruned.ids) + "\n")
+    terminal.write(f"Total reclaimed space: {units.human_size(pruned.reclaimed)}\n")
+    return 0
+
+
+PRUNE = Command(
+    "prune",
+    prune,
+    help="Remove the machines that do not run",
+    flags=(
+        Flag("filter", "filter", "Only what matches: until=24h, label=NAME, label!=NAME", "",
+             "FILTER", filters.parse_filter, repeat=True),
+        Flag("force", "force", "Do not ask", "f"),
+    ),
+    group=RUNNING,
+)  # fmt: skip
+
+COMMANDS: dict[str, Command] = {
+    command.name or "": command
+    for command in (
+        Command(
+            "restart",
+            restart,
+            help="Stop machines and start them again; also those that do not run",
+            flags=(TIMEOUT, SIGNAL),
+            words=MACHINES,
+            least=1,
+            most=None,
+            group=RUNNING,
+        ),
+        Command(
+            "pause",
+            pause,
+            help="Let all processes of machines stand still",
+            words=MACHINES,
+            least=1,
+            most=None,
+            group=RUNNING,
+        ),
+        Command(
+            "unpause",
+            unpause,
+            help="Let paused machines go on",
+            words=MACHINES,
+            least=1,
+            most=None,
+            group=RUNNING,
+        ),
+        Command(
+            "rename",
+            rename,
+            help="Give a machine another name; its host name stays",
+            words="MACHINE NAME",
+            least=2,
+            most=2,
+            group=RUNNING,
+        ),
+        Command(
+            "update",
+            update,
+            help="Other limits for machines, at once and from their next start on",
+            flags=tuple(flag for flag in flags.MACHINE if flag.name in LIMITS),
+            words=MACHINES,
+            least=1,
+            most=None,
+            group=RUNNING,
+            refused={name: flags.REFUSED[name] for name in REFUSED},
+            about="What the kernel refuses changes nothing, as when more memory is in use than "
+            "is to be allowed.",
+        ),
+        Command(
+            "port",
+            port,
+            help="The ports that a machine publishes, or where one of them is",
+            words="MACHINE [PORT[/PROTO]]",
+            least=1,
+            most=2,
+            group=RUNNING,
+        ),
+    )
+}

@@ -1,0 +1,106 @@
+"""A daemon that is killed at any step of a pause, an update or a restart: the next one makes true
+what was recorded, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.driver import Cove, wait_until
+from tests.kernel.test_changes import frozen, state
+from tests.kernel.test_walks import STRIDE, Crashing, stop_daemon
+
+NAME = "walker"
+
+
+def walk(
+    cove: Cove,
+    report: Path,
+    verb: str,
+    words: tuple[str, ...],
+    *,
+    again: tuple[str, ...] = (),
+    stride: int = STRIDE,
+) -> Iterator[tuple[str, bool]]:
+    """The machine after each crash, as a new daemon has it: before which step it came, and whether
+    the command was told of success. ``again`` undoes the verb.
+    """
+    last, steps = 1, 0
+    while True:
+        stop_daemon(cove)
+        daemon = Crashing(cove, last, report, verb)
+        done = cove(*words, code=None)
+        assert done.returncode in (0, 1, 125), done
+        if not daemon.died():
+            break
+        steps += 1
+        yield report.read_text(), done.returncode == 0
+        if again:
+            cove(*again, code=None)
+        last += stride
+    assert steps > 2, "the walk never began"
+
+
+@pytest.fixture
+def running(fresh_cove: Cove) -> Iterator[Cove]:
+    fresh_cove("run", "-d", "--name", NAME, "-m", "64m", "bb", "sleep", "1000")
+    yield fresh_cove
+    fresh_cove("rm", "-f", NAME)
+
+
+@pytest.mark.timeout(600)
+def test_a_daemon_killed_at_any_step_of_a_pause(running: Cove, tmp_path: Path) -> None:
+    for verb in ("pause", "unpause"):
+        undo = "unpause" if verb == "pause" else "pause"
+        if verb == "unpause":
+            running("pause", NAME, code=None)
+        steps = walk(
+            running, tmp_path / "at", f"cove.engine.pause:{verb}", (verb, NAME), again=(undo, NAME)
+        )
+        for where, told in steps:
+            paused = state(running, NAME)["Paused"]
+            assert paused == frozen(running, NAME), where
+            assert not told or paused == (verb == "pause"), where
+
+
+@pytest.mark.timeout(600)
+def test_a_daemon_killed_at_any_step_of_an_update(running: Cove, tmp_path: Path) -> None:
+    forks = "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; echo all"
+    verb, words = "cove.engine.update:update", ("update", "--pids-limit", "4", NAME)
+    for where, told in walk(
+        running, tmp_path / "at", verb, words, again=("update", "--pids-limit", "100", NAME)
+    ):
+        few = running.inspect(NAME)["HostConfig"]["PidsLimit"] == 4
+        out = running("exec", NAME, "sh", "-c", forks, code=None).out
+        assert ("all" in out) == (not few), where
+        assert few or not told, where
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("flags", [(), ("--rm",)], ids=["kept", "ephemeral"])
+def test_a_machine_runs_whenever_its_restart_is_cut(
+    fresh_cove: Cove, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    cove, verb = fresh_cove, "cove.engine.engine:restart"
+    stride = 1 if STRIDE == 1 else 3 * STRIDE
+    cove("run", "-d", "--name", NAME, *flags, "bb", "sh", "-c", "date >> /f; exec sleep 1000")
+    for where, _ in walk(cove, tmp_path / "at", verb, ("restart", "-t", "0", NAME), stride=stride):
+        wait_until(runs_for_good(cove), f"a machine that runs after {where}")
+        assert cove("exec", NAME, "test", "-s", "/f").err == "", where
+    cove("rm", "-f", NAME)
+    assert cove("ps", "-aq").out == ""
+
+
+def runs_for_good(cove: Cove) -> Callable[[], bool]:
+    """Whether it runs, in the same process for two looks: no restart is under way."""
+    before: list[object] = []
+
+    def look() -> bool:
+        seen = state(cove, NAME)
+        before.append(seen["Pid"] if seen["Running"] else None)
+        return len(before) > 1 and before[-1] is not None and before[-1] == before[-2]
+
+    return look
