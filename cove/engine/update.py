@@ -80,6 +80,8 @@ def _update_live(home: Home, record: MachineRecord, live: Live) -> None:
             spec = msgspec.structs.replace(spec, limits=before)
             raise
     finally:
+        if live.over and live.group is not None:
+            home.groups.remove(live.group)  # a cpuset may have been made anew beneath it
         with home.lock:
             if home.store.has_machine(live.key):
                 now = home.record(live.key).spec
