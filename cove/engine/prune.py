@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from cove.engine import ending
 from cove.engine.calls import Prune, Pruned
 from cove.engine.home import Home
+from cove.image.catalog import image_config
 from cove.roots import usage
 from cove.store.names import holds_name
 from cove.store.records import MachineRecord
@@ -23,7 +24,7 @@ def prune(home: Home, params: Prune) -> Pruned:
     _wait_for_ended(home)
     ids, reclaimed = [], 0
     for record in home.store.machines():
-        if not (_is_idle(home, record) and _wanted(record, params)):
+        if not (_is_idle(home, record) and _wanted(home, record, params)):
             continue
         size = usage(home.root, record.key)
         if _remove(home, record.key):
@@ -58,8 +59,10 @@ def _remove(home: Home, key: int) -> bool:
         return True
 
 
-def _wanted(record: MachineRecord, params: Prune) -> bool:
-    labels = record.spec.labels
+def _wanted(home: Home, record: MachineRecord, params: Prune) -> bool:
+    """The labels of its image are the machine's, unless it has its own."""
+    image = home.store.image(record.image)
+    labels = (image_config(image).labels if image else {}) | record.spec.labels
     return (
         (not params.until or record.created < params.until)
         and all(has_label(labels, label) for label in params.labels)

@@ -379,6 +379,18 @@ def test_prune_removes_what_does_not_run(fresh_cove: Cove) -> None:
         assert set(cove("ps", "-a", "--format", "{{.Names}}").out.split()) == {"up", "held"}
 
 
+def test_labels_of_the_image_count_as_the_machines(fresh_cove: Cove, bb_tar: Path) -> None:
+    cove = fresh_cove
+    cove("image", "import", "-c", "LABEL keep=image", str(bb_tar), "kept")
+    cove("create", "--name", "ofimage", "kept", "true")
+    cove("create", "--name", "own", "-l", "keep=own", "kept", "true")
+    for wrong in ("label!=keep", "label!=keep=image", "label=keep=none"):
+        out = cove("container", "prune", "-f", "--filter", wrong).out
+        assert "Deleted" not in out or wrong == "label!=keep=image", out
+    assert cove("ps", "-a", "--format", "{{.Names}}").out == "ofimage\n"
+    assert "Deleted" in cove("container", "prune", "-f", "--filter", "label=keep=image").out
+
+
 def test_prune_asks(cove: Cove) -> None:
     cove("create", "--name", "asked", "bb", "true")
     question = (
@@ -445,8 +457,8 @@ def test_each_verb_is_an_event(engine: Engine) -> None:
     with pytest.raises(Conflict):
         engine.unpause(calls.Unpause("new"), nothing)
     engine.remove(calls.Remove("new", force=True), nothing)
-    past = [event for event in engine.home.events.past if event.name in ("old", "new")]
-    kinds = [event.kind for event in past]
+    past = [e for e in engine.home.events.past if e.attributes["name"] in ("old", "new")]
+    kinds = [event.action for event in past]
     expected = ["create", "start", "pause", "unpause", "update", "rename", "kill", "die", "stop"]
     assert kinds == [*expected, "start", "restart", "die", "destroy"]
-    assert past[5].attributes == {"oldName": "/old"}
+    assert past[5].attributes["oldName"] == "/old"
