@@ -9,6 +9,7 @@ import msgspec
 
 from cove.engine.calls import Image
 from cove.errors import Unsupported, UsageError
+from cove.oci.reference import familiar
 from cove.spec.suggest import did_you_mean
 from cove.store.records import MachineRecord
 
@@ -160,7 +161,8 @@ def keep_images(images: Sequence[Image], filters: Filters, now: float) -> list[I
         for value in values if key != "reference" else ():
             kept = _image_test(kept, images, key, value, now)
     if "reference" in filters:
-        kept = [i for i in (_called(image, filters["reference"]) for image in kept) if i.tags]
+        called = (_called(image, filters["reference"]) for image in kept)
+        kept = [image for image in called if image.tags or image.record.digests]
     return kept
 
 
@@ -194,8 +196,17 @@ def image_labels(image: Image) -> dict[str, str]:
 
 def _called(image: Image, patterns: tuple[str, ...]) -> Image:
     """The image with those of its names that were asked for."""
-    tags = tuple(t for t in image.tags if any(_matches(t, pattern) for pattern in patterns))
-    return msgspec.structs.replace(image, tags=tags)
+
+    def asked(name: str) -> bool:
+        return any(_matches(name, pattern) for pattern in patterns)
+
+    record = image.record
+    digests = tuple(d for d in record.digests if asked(familiar(d).partition("@")[0]))
+    return msgspec.structs.replace(
+        image,
+        tags=tuple(tag for tag in image.tags if asked(tag)),
+        record=msgspec.structs.replace(record, digests=digests),
+    )
 
 
 def _matches(tag: str, pattern: str) -> bool:

@@ -32,9 +32,18 @@ EXACT = table.Listing(HEADINGS, FORM.format(when="CreatedAt"))
 
 
 def row(
-    step: calls.HistoryEntry, *, now: float, full: bool, human: bool, zone: tzinfo | None
+    step: calls.HistoryEntry,
+    *,
+    now: float,
+    full: bool,
+    human: bool,
+    zone: tzinfo | None,
+    line: bool,
 ) -> Record:
     by = step.created_by.replace("\t", " ")
+    comment = step.comment
+    if line:  # of a table: what a heredoc did takes one, too
+        by, comment = by.replace("\n", " "), comment.replace("\n", " ")
     since = f"{units.human_duration(now - step.created)} ago" if step.created else "N/A"
     name = step.id if full else step.id.removeprefix("sha256:")[:12]
     return Record(
@@ -43,7 +52,7 @@ def row(
         CreatedAt=_stamp(step.created, zone),
         CreatedBy=by if full else shorten(by, WIDTH),
         Size=units.human_size(step.size) if human else str(step.size),
-        Comment=step.comment,
+        Comment=comment,
     )
 
 
@@ -57,8 +66,9 @@ def history(typed: Typed, terminal: Terminal, client: Client) -> int:
     entries = client.image_history(calls.ImageHistory(typed.words[0])).entries
     human, full = bool(typed.values.get("human", True)), typed.on("full")
     zone, now = units.time_zone(terminal.env), time.time()
-    rows = [row(step, now=now, full=full, human=human, zone=zone) for step in entries]
     listing, form = HUMAN if human else EXACT, typed.text("format")
+    line = not form or form.startswith("table")
+    rows = [row(step, now=now, full=full, human=human, zone=zone, line=line) for step in entries]
     terminal.write(table.render(rows, listing, form, quiet=typed.on("quiet")))
     return 0
 

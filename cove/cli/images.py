@@ -67,21 +67,39 @@ def familiar_name(digest: str) -> str:
     return familiar(digest).partition("@")[0]
 
 
-def rows(image: calls.Image, *, now: float, full: bool, zone: tzinfo | None) -> Iterator[Record]:
-    """One row a tag, as Docker lists them."""
+def names_of(image: calls.Image, *, digests: bool) -> Iterator[tuple[str, str, str]]:
+    """Repository, tag and digest of each row."""
+    known: dict[str, list[str]] = {}
+    for name in image.record.digests:
+        known.setdefault(familiar_name(name), []).append(name.partition("@")[2])
+    tags = [split_tag(tag) for tag in image.tags]
+    for repository, version in tags:
+        for digest in (known.get(repository) if digests else None) or (NONE,):
+            yield repository, version, digest
+    for repository in known.keys() - {repository for repository, _ in tags}:
+        for digest in known[repository] if digests else [NONE]:
+            yield repository, NONE, digest
+    if not tags and not known:
+        yield NONE, NONE, NONE
+
+
+def rows(
+    image: calls.Image, *, now: float, full: bool, zone: tzinfo | None, digests: bool = False
+) -> Iterator[Record]:
+    """One row a tag, and one for each repository of which only a digest is known, as Docker lists
+    them; with ``digests`` one for each digest.
+    """
     record = image.record
-    digests = {familiar_name(d): d.partition("@")[2] for d in record.digests}
-    for tag in image.tags or ("",):
-        repository, version = split_tag(tag)
+    for repository, version, digest in names_of(image, digests=digests):
         yield Record(
             Repository=repository,
             Tag=version,
-            Digest=digests.get(repository, NONE),
+            Digest=digest,
             ID=record.id if full else short_id(record.id),
             CreatedSince=units.human_duration(now - record.created) + " ago",
             CreatedAt=units.clock_text(record.created, zone),
             Size=units.human_size(record.size),
-            VirtualSize=units.human_size(record.size),
+            VirtualSize=units.human_size(record.size, digits=4),
             SharedSize="N/A",
             UniqueSize="N/A",
             Containers=str(image.machines),
@@ -100,7 +118,12 @@ def ls(typed: Typed, terminal: Terminal, client: Client) -> int:
         terminal.write("".join(f"{name}\n" for name in ids))
         return 0
     zone = units.time_zone(terminal.env)
-    listed = [row for image in images for row in rows(image, now=now, full=full, zone=zone)]
+    digests = typed.on("digests") or ".Digest" in form
+    listed = [
+        row
+        for image in images
+        for row in rows(image, now=now, full=full, zone=zone, digests=digests)
+    ]
     terminal.write(table.render(listed, DIGESTS if typed.on("digests") else LISTING, form))
     return 0
 

@@ -10,7 +10,7 @@ from cove.cli.progress import follow
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
-from cove.errors import CoveError, NoSuchImage, UsageError
+from cove.errors import CoveError, NoSuchImage, Unsupported, UsageError
 from cove.oci.auth import credentials_from_docker
 from cove.oci.reference import DEFAULT_TAG, parse_reference
 from cove.spec.flags import Flag, parse_platform
@@ -52,12 +52,37 @@ def status(done: calls.Progress) -> str:
 
 def pull(typed: Typed, terminal: Terminal, client: Client) -> int:
     image, quiet = typed.words[0], typed.on("quiet")
+    if not typed.values.get("unsigned", True):
+        raise Unsupported(
+            f"cannot pull {image}: cove checks digests, not signatures",
+            origin="--disable-content-trust=false",
+        )
+    if typed.on("all_tags"):
+        return _pull_all(typed, terminal, client)
     reference = parse_reference(image)
     bare = not parse_reference(image, default_tag=False).tag and not reference.digest
     if bare and not quiet:
         terminal.write(f"Using default tag: {DEFAULT_TAG}\n")
     done = fetch(client, terminal, image, platform=typed.text("platform"), quiet=quiet)
     terminal.write(("" if quiet else status(done)) + f"{reference}\n")
+    return 0
+
+
+def _pull_all(typed: Typed, terminal: Terminal, client: Client) -> int:
+    image, quiet = typed.words[0], typed.on("quiet")
+    reference = parse_reference(image, default_tag=False)
+    login, platform = login_for(terminal, image), typed.text("platform")
+    params = calls.ImagePull(image, platform, login, all_tags=True)
+    fresh = False
+    for done in follow(client.image_pull(params, terminal.cancelled), terminal, quiet=quiet):
+        fresh = fresh or done.fresh
+        if not quiet:
+            terminal.write(f"{done.tags[0]}: {done.digest}\n")
+    if terminal.cancelled.is_set():
+        return 130
+    news = "Downloaded newer image for" if fresh else "Image is up to date for"
+    status = "" if quiet else f"Status: {news} {reference.familiar()}\n"
+    terminal.write(f"{status}{reference}\n")
     return 0
 
 
@@ -123,6 +148,9 @@ PULL = Command(
     pull,
     help="Get an image from a registry",
     flags=(
+        Flag("all-tags", "all_tags", "Every tag of the repository", "a"),
+        Flag("disable-content-trust", "unsigned", "Accepted; signatures are not checked",
+             default=True),
         Flag("platform", "platform", "Another than this host's: linux/arm64", "", "PLATFORM",
              parse_platform),
         Flag("quiet", "quiet", "Show no progress, print only the name", "q"),
@@ -133,8 +161,5 @@ PULL = Command(
     group="Images",
     about="Without a host in the name it is Docker's registry. Logins are those of "
     "`docker login`. Plain http is spoken only on loopback, and where registries.json in the "
-    "state directory says so.",
-    refused={"all-tags": ("name the tags that you want", False),
-             "disable-content-trust": ("cove checks digests, not signatures", False)},
-    refused_short={"a": "all-tags"},
+    "state directory says so. A pull that is cut off goes on from there the next time.",
 )  # fmt: skip

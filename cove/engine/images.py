@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 
@@ -129,7 +130,7 @@ def image_import(home: Home, params: ImageImport, call: Call) -> Iterator[Progre
 
 
 def image_pull(home: Home, params: ImagePull, call: Call) -> Iterator[Progress]:
-    from cove.image.pulling import pull
+    from cove.image.pulling import pull, tags_of
     from cove.oci.auth import Credentials
 
     login = params.login
@@ -137,19 +138,21 @@ def image_pull(home: Home, params: ImagePull, call: Call) -> Iterator[Progress]:
     stopped = threading.Event()
 
     def work(report: Callable[[object], None]) -> Iterator[Progress]:
-        pulled = pull(
-            home.store,
-            params.image,
-            platform=params.platform,
-            credentials=credentials,
-            progress=report,
-            stopped=stopped,
-        )
-        home.events.publish("pull", (pulled.id, params.image, params.image))
-        tags = (familiar(pulled.reference),)
-        yield Progress("done", image=pulled.id, tags=tags, digest=pulled.digest, fresh=pulled.fresh)
+        common: dict[str, Any]
+        common = {"credentials": credentials, "progress": report, "stopped": stopped}
+        names: tuple[str, ...] = (params.image,)
+        if params.all_tags:
+            names = tags_of(home.store, params.image, **common)
+        for text in names:
+            pulled = pull(home.store, text, platform=params.platform, **common)
+            tag = familiar(pulled.reference)
+            name = parse_reference(pulled.reference, default_tag=False).familiar_name
+            home.events.publish("pull", (tag, name, tag))
+            yield Progress(
+                "done", image=pulled.id, tags=(tag,), digest=pulled.digest, fresh=pulled.fresh
+            )
 
-    return _steps(home, call, work, stopped, wind_up=WIND_UP)
+    return as_steps(home, call, work, stopped, wind_up=WIND_UP)
 
 
 def image_bootstrap(home: Home, params: ImageBootstrap, call: Call) -> Iterator[Progress]:
@@ -169,7 +172,7 @@ def image_bootstrap(home: Home, params: ImageBootstrap, call: Call) -> Iterator[
         _publish_import(home, record, name.familiar())
         yield Progress("done", image=record.id, tags=(name.familiar(),))
 
-    return _steps(home, call, work, stopped)
+    return as_steps(home, call, work, stopped)
 
 
 def _publish_import(home: Home, record: ImageRecord, name: str) -> None:
@@ -190,10 +193,10 @@ def _stream(
 ) -> Iterator[Progress]:
     if call.body < 0:
         raise UsageError("cannot read an image: nothing was sent")
-    return _steps(home, call, work, threading.Event())
+    return as_steps(home, call, work, threading.Event())
 
 
-def _steps(
+def as_steps(
     home: Home,
     call: Call,
     work: Callable[[Callable[[object], None]], Iterator[Progress]],

@@ -97,7 +97,7 @@ def _add(home: Home, record: MachineRecord) -> MachineRecord:
     """Write a new machine. A chosen name that somebody else took meanwhile is chosen anew."""
     while True:
         try:
-            home.store.add_machine(record)
+            home.store.add_machine(record, of_image=True)
         except Conflict:
             if record.spec.name:
                 raise
@@ -197,6 +197,7 @@ def _begin(
             home.groups.remove(live.group)
         live.slot = live.group = None
         raise
+    home.visits.end(record.key)
     launch(home, record, base, live, foreground)
     return record
 

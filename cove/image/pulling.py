@@ -110,12 +110,44 @@ def pull(
     patience: Patience | None = None,
 ) -> Pulled:
     """Fetch what ``text`` means and give it that name; ``stopped`` ends it soon after it is set."""
+    wanted = parse_platform(platform) if platform else host_platform_of()
+    tell = progress or (lambda step: None)
+    with _registry(store, text, credentials, tell, stopped, patience) as (reference, registry):
+        return _pull(_Wish(store, registry, reference, wanted, bool(platform), tell))
+
+
+def tags_of(
+    store: Store,
+    text: str,
+    *,
+    credentials: Credentials | None = None,
+    progress: Progress | None = None,
+    stopped: threading.Event | None = None,
+    patience: Patience | None = None,
+) -> tuple[str, ...]:
+    """The references of every tag that the repository ``text`` has."""
+    typed = parse_reference(text, default_tag=False)
+    if typed.tag or typed.digest:
+        raise UsageError(f'cannot pull all tags of "{text}": it names one', origin=text)
+    tell = progress or (lambda step: None)
+    with _registry(store, text, credentials, tell, stopped, patience) as (reference, registry):
+        return tuple(f"{reference.familiar_name}:{tag}" for tag in registry.tags())
+
+
+@contextmanager
+def _registry(
+    store: Store,
+    text: str,
+    credentials: Credentials | None,
+    tell: Progress,
+    stopped: threading.Event | None,
+    patience: Patience | None,
+) -> Iterator[tuple[Reference, Registry]]:
+    """What ``text`` names, and who serves it; ``stopped`` ends what goes on inside."""
     reference = parse_reference(text)
     if reference.familiar_name == RESERVED:
         raise UsageError(f'cannot pull "{text}": "{RESERVED}" is built in', origin=text)
     endpoint = endpoint_of(reference, insecure_registries(store))
-    tell = progress or (lambda step: None)
-    wanted = parse_platform(platform) if platform else host_platform_of()
 
     def notice(why: str, seconds: float) -> None:
         tell(Step(f"{why}, trying again in {seconds:.0f} s"))
@@ -124,9 +156,8 @@ def pull(
     with ExitStack() as stack:
         registry = stack.enter_context(open_registry(reference, endpoint, web, credentials))
         stack.enter_context(_ended_by(stopped, registry))
-        wish = _Wish(store, registry, reference, wanted, bool(platform), tell)
         try:
-            return _pull(wish)
+            yield reference, registry
         except Unreachable as error:
             error.hint = WITHOUT_REGISTRY
             raise

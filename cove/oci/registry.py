@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import msgspec
 
@@ -22,7 +22,7 @@ from cove.oci.auth import Challenge, Credentials, parse_challenges
 from cove.oci.config import CONFIG_MAX
 from cove.oci.endpoint import Endpoint
 from cove.oci.manifest import INDEXES, MANIFEST_MAX, MANIFESTS, Descriptor
-from cove.oci.reference import Reference
+from cove.oci.reference import TAG, Reference
 from cove.oci.web import Answer, Trouble, Web
 
 SCHEMA1 = frozenset(
@@ -33,9 +33,15 @@ SCHEMA1 = frozenset(
 )
 ACCEPT = ", ".join((*sorted(MANIFESTS), *sorted(INDEXES)))
 TOKEN_MAX = 1 << 20
+TAGS_MAX = 4 << 20
+TAG_PAGES = 100
 COMPLAINT_MAX = 16 << 10
 TOKEN_LIFE = 60.0
 """Seconds that a token holds when its server does not say."""
+
+
+class _Tags(msgspec.Struct, frozen=True):
+    tags: list[str] | None = None
 
 
 class Unreachable(HostError):
@@ -94,6 +100,26 @@ class Registry:
         digest = answer.header("Docker-Content-Digest")
         answer.finish()
         return digest if answer.status == 200 else ""
+
+    def tags(self) -> tuple[str, ...]:
+        """Every tag of the repository, sorted."""
+        found: set[str] = set()
+        query, what = "", "list of tags"
+        for _ in range(TAG_PAGES):
+            answer = self._ask(f"tags/list{query}", {})
+            if answer.status != 200:
+                self._refused(answer, what)
+            try:
+                listed = _tags(answer.read(TAGS_MAX) or b"")
+            except Trouble as trouble:
+                self._failed(trouble)
+            if listed is None or not all(TAG.fullmatch(tag) for tag in listed):
+                raise self._wrong(what, "it is no list of tags")
+            found.update(listed)
+            query = _next_page(answer.header("Link"))
+            if not query:
+                return tuple(sorted(found))
+        raise self._wrong(what, f"it has more than {TAG_PAGES} pages")
 
     def document(self, name: str, size: int = -1) -> Document:
         """The manifest or index called ``name``, a tag or a digest."""
@@ -383,6 +409,24 @@ def _schema(data: bytes) -> int:
         return int(found.get("schemaVersion") or 0)
     except (msgspec.MsgspecError, AttributeError, TypeError, ValueError, RecursionError):
         return 0
+
+
+def _tags(data: bytes) -> list[str] | None:
+    """``{"tags": [...]}``, where nothing may be null."""
+    try:
+        return msgspec.json.decode(data, type=_Tags).tags or []
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def _next_page(link: str) -> str:
+    """The query of ``</v2/…?last=x&n=100>; rel="next"``: where it leads is never asked."""
+    target, _, relation = link.partition(">")
+    if "next" not in relation:
+        return ""
+    last = parse_qs(urlsplit(target.strip().removeprefix("<")).query)
+    known = {key: last[key][0] for key in ("last", "n") if key in last}
+    return f"?{urlencode(known)}" if "last" in known else ""
 
 
 def _content_range(answer: Answer) -> tuple[int, int | None]:

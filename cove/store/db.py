@@ -17,10 +17,17 @@ from typing import Self
 
 import msgspec
 
-from cove.errors import Conflict, CoveError, HostError, NotFound
+from cove.errors import Conflict, CoveError, HostError, NoSuchImage, NotFound
 from cove.store import names
 from cove.store.layout import FORMAT, Layout
-from cove.store.lock import ROOM, StateFull, open_layout, take_lock
+from cove.store.lock import (
+    ROOM,
+    StateFull,
+    newer_state,
+    open_layout,
+    raise_format,
+    take_lock,
+)
 from cove.store.records import ImageRecord, LayerRecord, LeftoverRecord, MachineRecord
 
 RANGES = 4096
@@ -29,10 +36,14 @@ RANGES = 4096
 RESERVE = 512 << 10
 """Bytes kept for the day the disk is full: what ends or removes something must still be written."""
 
+MAGIC = b"SQLite format 3\0"
+VERSION_AT = 60
+"""Where an SQLite file has its user_version, four bytes."""
+
 KEY_BLOCK = 64
 """Keys set aside by one write; those of a killed daemon's block are never used."""
 
-SCHEMA = """
+FIRST = """
 CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE machine (key INTEGER PRIMARY KEY, id TEXT NOT NULL, name TEXT NOT NULL,
   state TEXT NOT NULL, record BLOB NOT NULL);
@@ -43,10 +54,14 @@ CREATE TABLE tag (reference TEXT PRIMARY KEY, image TEXT NOT NULL) WITHOUT ROWID
 INSERT INTO counter VALUES ('key', 1);
 """
 
-LATER = """
+LEFTOVERS = """
 CREATE TABLE IF NOT EXISTS leftover (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
-"""Tables that an older cove of this format does without."""
+
+MIGRATIONS = (FIRST, LEFTOVERS)
+"""The first makes an empty database one of format 1, the next makes that one of format 2, and so
+on: what is missing is done in one transaction. There are as many as ``FORMAT`` says.
+"""
 
 _encode = msgspec.json.Encoder().encode
 _machine = msgspec.json.Decoder(MachineRecord).decode
@@ -75,6 +90,8 @@ class Store:
         self._ranges: dict[int, int] = {}
         self._range_at = 0
         self._pins: dict[str, int] = {}
+        _check_version(layout)
+        raise_format(layout)
         with self._translated():
             self._db = _connect(layout.database)
             self._load()
@@ -214,9 +231,16 @@ class Store:
 
     # ---- machines ----
 
-    def add_machine(self, record: MachineRecord) -> None:
-        """A new machine; its name must be free."""
+    def add_machine(self, record: MachineRecord, *, of_image: bool = False) -> None:
+        """A new machine; its name must be free, and ``of_image`` its image there still: from here
+        on nobody removes that.
+        """
         with self._lock:
+            if of_image and record.image not in self._images:
+                raise NoSuchImage(
+                    f"cannot create machine: its image {record.spec.image} was removed just now",
+                    exit_code=125,
+                )
             if record.key in self._machines:
                 raise Conflict(f"cannot create machine: key {record.key} is in use")
             self.put_machine(record)
@@ -452,14 +476,30 @@ def _connect(path: str) -> sqlite3.Connection:
         for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL",
                        "wal_autocheckpoint = 4000"):  # fmt: skip
             db.execute(f"PRAGMA {pragma}")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
-        db.execute(LATER)
+        _migrate(db)
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version < FORMAT:
+        steps = " ".join(MIGRATIONS[version:])
+        db.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {FORMAT}; COMMIT;")
+
+
+def _check_version(layout: Layout) -> None:
+    """Of the file as it is: SQLite would write to one of a newer cove before it is asked."""
+    try:
+        with open(layout.database, "rb") as file:
+            head = file.read(VERSION_AT + 4)
+    except FileNotFoundError:
+        return
+    version = int.from_bytes(head[VERSION_AT:], "big")
+    if head.startswith(MAGIC) and version > FORMAT:
+        raise newer_state(layout, str(version))
 
 
 def _database_error(layout: Layout, error: Exception) -> CoveError:

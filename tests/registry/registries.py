@@ -227,6 +227,7 @@ class Fake:
     def __init__(self, address: str = "127.0.0.1", context: ssl.SSLContext | None = None) -> None:
         self.manifests: dict[str, tuple[str, bytes]] = {}
         self.blobs: dict[str, bytes] = {}
+        self.lists: dict[str, list[list[str]]] = {}
         self.faults: dict[str, list[Fault]] = {}
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.lock = threading.Lock()
@@ -253,6 +254,18 @@ class Fake:
             self.manifests[f"/v2/{path}/manifests/{known}"] = kind, data
         return f"{self.host}/{name}"
 
+    def pages(self, path: str, pages: list[list[str]]) -> None:
+        """The list of tags of a repository, in so many answers."""
+        self.lists[f"/v2/{path}/tags/list"] = pages
+
+    def _page(self, request: BaseHTTPRequestHandler, pages: list[list[str]]) -> None:
+        asked = parse_qs(urlsplit(request.path).query).get("last", ["0"])
+        number = int(asked[0])
+        more = number + 1 < len(pages)
+        path = urlsplit(request.path).path
+        link = {"Link": f'<{path}?last={number + 1}&n=1>; rel="next"'} if more else {}
+        reply(request, 200, json.dumps({"name": "x", "tags": pages[number]}).encode(), link)
+
     def fault(self, end: str, *faults: Fault) -> None:
         """For the next requests whose path ends so, one fault each."""
         self.faults.setdefault(end, []).extend(faults)
@@ -273,7 +286,10 @@ class Fake:
             kind = kind if data else ""
         if fault is not None and fault(request, data):
             return
-        if request.path == "/v2/":
+        pages = self.lists.get(urlsplit(request.path).path)
+        if pages is not None:
+            self._page(request, pages)
+        elif request.path == "/v2/":
             reply(request, 200, b"{}")
         elif not kind:
             code = "BLOB_UNKNOWN" if "/blobs/" in request.path else "MANIFEST_UNKNOWN"

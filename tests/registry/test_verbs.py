@@ -23,6 +23,7 @@ from tests.registry.registries import (
     USER,
     Fake,
     FakeImage,
+    body,
     digest,
     push,
 )
@@ -86,9 +87,40 @@ def test_what_pull_says(fresh: Cove, fake: Fake, bb: FakeImage, web: str) -> Non
     ]
 
 
+def test_images_that_are_known_by_digest(fresh: Cove, fake: Fake, bb: FakeImage, web: str) -> None:
+    """A row of their own without a tag, more with --digests, and Docker's lines when they go."""
+    name, sha = f"{fake.host}/team/web", digest(bb.manifest)
+    fresh("pull", "-q", f"{name}@{sha}")
+    plain, full = "{{.Repository}} {{.Tag}}", "{{.Repository}} {{.Tag}} {{.Digest}}"
+
+    def rows(form: str, *words: str) -> list[str]:
+        lines = fresh("images", "--format", form, *words).out.splitlines()
+        return [line for line in lines if not line.startswith("host")]
+
+    assert rows(plain) == [f"{name} <none>"]
+    assert rows(full) == [f"{name} <none> {sha}"]
+    assert rows(plain, "--filter", "dangling=true") == [f"{name} <none>"]
+    assert rows(plain, name) == [f"{name} <none>"] and rows(plain, "other") == []
+    fresh("pull", "-q", web)
+    fresh("tag", web, "mine:1")
+    assert sorted(rows(full)) == sorted([f"{name} 1 {sha}", "mine 1 <none>"])
+    assert rows(plain, "mine") == ["mine 1"]
+    assert fresh("rmi", web).out == f"Untagged: {web}\nUntagged: {name}@{sha}\n"
+    fresh("pull", "-q", web)
+    assert fresh("rmi", f"{name}@{sha}").out == f"Untagged: {name}@{sha}\n"
+    assert rows(full) == [f"{name} 1 <none>", "mine 1 <none>"]
+    said = fresh("rmi", "mine:1", web).out.splitlines()
+    assert said[:2] == ["Untagged: mine:1", f"Untagged: {web}"]
+    assert len(said) == 3 + len(bb.tars) and said[2].startswith("Deleted: sha256:")
+    fresh("pull", "-q", f"{name}@{sha}")
+    said = fresh("image", "prune", "-f").out.splitlines()
+    assert said[:2] == ["Deleted Images:", f"untagged: {name}@{sha}"]
+
+
 def test_what_pull_refuses(fresh: Cove, fake: Fake, web: str) -> None:
     for words, message, code in (
-        (("-a", web), "cannot use --all-tags", 125),
+        (("-a", web), "it names one", 125),
+        (("--disable-content-trust=false", web), "cove checks digests, not signatures", 125),
         (("Web:1",), "must be lowercase", 125),
         (("host",), '"host" is built in', 125),
         ((f"{fake.host}/team/web:2",), "no such image", 1),
@@ -98,6 +130,37 @@ def test_what_pull_refuses(fresh: Cove, fake: Fake, web: str) -> None:
         done = fresh("pull", *words, code=code)
         assert message in done.err, done.err
         assert "Digest" not in done.out
+
+
+def test_all_tags(fresh: Cove, fake: Fake, bb: FakeImage, web: str) -> None:
+    small = FakeImage([Tar().file("other").data()])
+    fake.add("team/web:2", small)
+    name = f"{fake.host}/team/web"
+    fake.pages("team/web", [["1"], ["2"]])
+    done = fresh("pull", "-a", "--disable-content-trust", name)
+    assert done.out == (
+        f"{name}:1: {digest(bb.manifest)}\n{name}:2: {digest(small.manifest)}\n"
+        f"Status: Downloaded newer image for {name}\n{name}\n"
+    )
+    assert fresh("images", "--format", "{{.Tag}}", name).out.split() == ["1", "2"]
+    again = fresh("pull", "--all-tags", "-q", name)
+    assert (again.out, again.err) == (f"{name}\n", "")
+    assert f"Status: Image is up to date for {name}\n" in fresh("pull", "-a", name).out
+
+
+@pytest.mark.parametrize("words", ['{"tags": [5]}', '{"tags": ["../x"]}', "[]", "{"])
+def test_a_hostile_list_of_tags(fresh: Cove, fake: Fake, web: str, words: str) -> None:
+    fake.fault("/tags/list", body(words.encode()))
+    done = fresh("pull", "-a", f"{fake.host}/team/web", code=1)
+    assert "it is no list of tags" in done.err
+
+
+def test_a_list_of_tags_without_end(fresh: Cove, fake: Fake, web: str) -> None:
+    fake.pages("team/web", [["1"]] * 200)
+    done = fresh("pull", "-a", f"{fake.host}/team/web", code=1)
+    assert "more than 100 pages" in done.err
+    done = fresh("pull", "-a", f"{fake.host}/team/none", code=1)
+    assert "no such image" in done.err
 
 
 def test_the_same_over_http(fresh: Cove, web: str) -> None:

@@ -74,6 +74,8 @@ class ImagePull(msgspec.Struct, frozen=True):
     platform: str = ""
     """``linux/arm64``; empty: this host's."""
     login: Login | None = None
+    all_tags: bool = False
+    """Every tag of the repository, one ``done`` for each."""
 
 
 class ImageBootstrap(msgspec.Struct, frozen=True):
