@@ -8,6 +8,7 @@ import stat
 from cove.engine import files
 from cove.engine.home import Home
 from cove.engine.ranges import range_base
+from cove.errors import CoveError
 from cove.oci.config import ImageConfig
 from cove.plan.ops import Plan
 from cove.plan.text import render, to_json
@@ -56,7 +57,10 @@ def warm_up(home: Home) -> None:
         files=files.TARGETS,
         hostname="none",
     )
-    plan = plan_machine(spec, ImageConfig(), home.facts, place)
+    try:
+        plan = plan_machine(spec, ImageConfig(), home.facts, place)
+    except CoveError:  # no machine can be run here: whoever asks for one is told why
+        return
     encode(plan.host)
     encode(plan.machine)
 

@@ -350,7 +350,11 @@ def _sysctl(op: Op, report: Report) -> Said:
         errno.EPERM: "it is not one of the machine's own",
     }
     reason = reasons.get(report.errno) or _reason(report.errno)
-    return Said(f"cannot set sysctl {name}: {reason}")
+    hint = ""
+    if report.errno == errno.ENOENT and name.startswith("net.core."):
+        # Linux 6.1 shows net.core only to networks that the host's own user namespace owns.
+        hint = "older kernels have net.core only with --userns=host, which gives a wall away"
+    return Said(f"cannot set sysctl {name}: {reason}", hint=hint)
 
 
 def _setrlimit(op: Op, report: Report) -> Said:

@@ -20,6 +20,7 @@ import pytest
 from tests.conftest import need_root
 from tests.driver import Cove, wait_until
 from tests.images.tars import Tar
+from tests.kernel.disks import small_disk
 from tests.kernel.settled import settled, too_much
 from tests.kernel.test_walks import stop_daemon
 
@@ -314,7 +315,7 @@ def test_a_disk_that_is_full_while_unpacking(bb_tar: Path, tmp_path: Path) -> No
     need_root()
     place = tmp_path / "small"
     place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", place], check=True)
+    subprocess.run(["mount", *small_disk(tmp_path / "disk", 16), place], check=True)
     cove = Cove(place / "state")
     try:
         cove("image", "import", "-q", str(bb_tar), "bb")

@@ -20,13 +20,14 @@ from tools.build_init import build
 
 
 def _fingerprint() -> str:
-    """Of every source's name, size and time, and of how they are built."""
-    files = [*sorted((ROOT / "init").iterdir()), ROOT / "tools/build_init.py"]
-    text = "\n".join(f"{f} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Of every source's name and text, and of how they are built."""
+    found = hashlib.sha256()
+    for file in (*sorted((ROOT / "init").iterdir()), ROOT / "tools/build_init.py"):
+        found.update(f"{file.name}\0".encode() + file.read_bytes())
+    return found.hexdigest()[:16]
 
 
-def _built(name: str, *, sanitize: bool) -> Path:
+def built(name: str, *, sanitize: bool) -> Path:
     """The program of this state of the sources; one process builds, the others wait for it."""
     cache = Path(tempfile.gettempdir()) / f"cove-tests-{os.geteuid()}"
     cache.mkdir(mode=0o700, exist_ok=True)
@@ -45,13 +46,13 @@ def _built(name: str, *, sanitize: bool) -> Path:
 
 @pytest.fixture(scope="session")
 def init_binary() -> Path:
-    return _built("init", sanitize=False)
+    return built("init", sanitize=False)
 
 
 @pytest.fixture(scope="session")
 def sanitized_binary() -> Path:
     """With ASan and UBSan: any error of memory ends it with a report."""
-    return _built("sanitized", sanitize=True)
+    return built("sanitized", sanitize=True)
 
 
 @pytest.fixture

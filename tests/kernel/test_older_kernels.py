@@ -1,0 +1,25 @@
+"""What only some kernels have: it works, or the message says what else to do."""
+
+from __future__ import annotations
+
+from tests.driver import Cove
+
+SOMAXCONN = ("--sysctl", "net.core.somaxconn=77", "bb", "cat", "/proc/sys/net/core/somaxconn")
+
+
+def test_a_sysctl_of_the_network_core(cove: Cove) -> None:
+    done = cove("run", "--rm", *SOMAXCONN, code=None)
+    if done.returncode == 0:
+        assert done.out == "77\n"
+        return
+    assert done.returncode == 125
+    assert done.err == (
+        "cove: cannot set sysctl net.core.somaxconn: no such sysctl in this kernel\n"
+        "  from: --sysctl net.core.somaxconn=77\n"
+        f"  host: {done.err.partition('host: ')[2].partition(chr(10))[0]}\n"
+        "  hint: older kernels have net.core only with --userns=host, which gives a wall away\n"
+    )
+
+
+def test_it_is_there_in_the_hosts_user_namespace(cove: Cove) -> None:
+    assert cove("run", "--rm", "--userns=host", *SOMAXCONN).out == "77\n"
