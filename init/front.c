@@ -246,6 +246,9 @@ static void on_message(struct front *front)
 	} else if (head.kind == MSG_EXIT) {
 		terminal_restore();
 		if (head.value < 0 && !front->session) {
+			/* from a daemon that makes way: where its successor goes on */
+			buffer[head.len < sizeof(buffer) ? head.len : 0] = '\0';
+			setenv("COVE_RESUME", buffer, 1);
 			front->code = head.value;
 			return;
 		}
@@ -296,6 +299,7 @@ int front_main(int argc, char **argv)
 		;
 	close(front.sock);
 	obey_options(argv);
+	setenv("COVE_STAMP", build_stamp, 1); /* a daemon that is older than this program makes way for its own */
 	host = getenv("COVE_HOST");
 	if (host && *host)
 		return go_python(argv, "host");

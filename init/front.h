@@ -34,6 +34,9 @@ struct keys {
 /* Copies what may go on to `to` (room for len + KEYS_MAX bytes). True: the sequence is complete. */
 bool keys_filter(struct keys *keys, const unsigned char *from, size_t len, unsigned char *to, size_t *out);
 
+/* Version and time of this build, in words. */
+extern const char *const build_stamp;
+
 /* One message; 0 or -errno. */
 int post(int sock, struct msg head, const void *data, int flags, const int *fds, size_t nfds);
 

@@ -48,7 +48,9 @@ static void exited_tell(struct monitor *m)
 /* Who asks is the daemon from now on. */
 static void adopt(struct monitor *m, int *fd)
 {
-	struct state state = {.state = m->phase == RUNNING ? STATE_RUNNING : STATE_EXITED, .record = m->record};
+	struct state state = {.state = m->phase == RUNNING ? STATE_RUNNING : STATE_EXITED,
+			      .record = m->record,
+			      .protocol = MONITOR_PROTOCOL};
 
 	if (fd != &m->ctl) {
 		close_fd(&m->ctl);

@@ -16,6 +16,13 @@
 #include <unistd.h>
 
 #define STATE_DIR "/var/lib/cove"
+#ifndef COVE_STAMP
+#define COVE_STAMP ""
+#endif
+
+/* The daemon finds it in the program by what stands before it (linux/program.py). */
+static const char marked_stamp[] = "cove-stamp:" COVE_STAMP;
+const char *const build_stamp = marked_stamp + sizeof("cove-stamp:") - 1;
 
 struct request {
 	uint32_t argc, envc, umask, terminals;

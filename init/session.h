@@ -42,10 +42,14 @@ struct exit_record {
 
 enum { STATE_STARTING, STATE_RUNNING, STATE_EXITED };
 
-/* MSG_STATE */
+/* MSG_STATE. A monitor outlives its daemon, and is spoken to by later ones: what they send it (QUERY, ATTACH, SIGNAL,
+   RESIZE, REASON, BYE) is as the protocol that it names here has it, and what it says only grows at the end. START never
+   meets another version: a daemon forks its own monitors. */
+#define MONITOR_PROTOCOL 1
 struct state {
 	uint32_t state;
 	struct exit_record record;
+	uint32_t protocol;
 } __attribute__((packed));
 
 enum { WHICH_STDIN = 1, WHICH_STDOUT = 2, WHICH_STDERR = 4 };
@@ -74,5 +78,5 @@ struct log_record {
 } __attribute__((packed));
 
 _Static_assert(sizeof(struct start) == 48 && sizeof(struct exit_record) == 32, "fixed by the protocol");
-_Static_assert(sizeof(struct attach) == 20 && sizeof(struct state) == 36, "fixed by the protocol");
+_Static_assert(sizeof(struct attach) == 20 && sizeof(struct state) == 40, "fixed by the protocol");
 _Static_assert(sizeof(struct log_record) == 16, "fixed by the log's format");

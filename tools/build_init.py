@@ -116,9 +116,23 @@ def _find_compiler(flags: list[str], *, sanitize: bool, directory: Path) -> list
     raise BuildError(f"cannot build cove-init: no C compiler that works; install {what}")
 
 
+def stamp(root: Path) -> str:
+    """What tells builds apart, and which is newer: the version, and when its sources last changed.
+    The same sources make the same program.
+    """
+    text = (root / "cove/__init__.py").read_text(encoding="utf-8")
+    version = text.partition('__version__ = "')[2].partition('"')[0]
+    files = [*root.glob("cove/**/*.py"), *root.glob("init/*.[ch]"), *root.glob("init/*.def")]
+    changed = os.environ.get("SOURCE_DATE_EPOCH") or max(int(f.stat().st_mtime) for f in files)
+    return f"{version} {changed}"
+
+
 def build(output: Path, *, sanitize: bool = False) -> None:
     """Compile every init/*.c into ``output``; the file appears whole or not at all."""
-    flags = SANITIZE if sanitize else RELEASE
+    flags = [
+        *(SANITIZE if sanitize else RELEASE),
+        f'-DCOVE_STAMP="{stamp(Path(__file__).resolve().parent.parent)}"',
+    ]
     output = Path(output).resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
     sources = sorted(str(path) for path in SOURCES.glob("*.c"))

@@ -74,7 +74,7 @@ def local_zone(env: dict[str, str]) -> tzinfo:
         return UTC
 
 
-def _params(typed: Typed, terminal: Terminal) -> calls.Logs:
+def _params(typed: Typed, terminal: Terminal, position: str) -> calls.Logs:
     now, zone = time.time(), local_zone(terminal.env)
     since, until = typed.text("since"), typed.text("until")
     return calls.Logs(
@@ -84,24 +84,66 @@ def _params(typed: Typed, terminal: Terminal) -> calls.Logs:
         since=parse_time(since, now, zone) if since else 0.0,
         until=parse_time(until, now, zone) if until else 0.0,
         merged=not typed.on("timestamps"),
+        positions=typed.on("follow"),
+        position=position,
     )
 
 
+class Printer:
+    """Writes entries, and keeps in ``terminal.resume`` where another daemon would go on: behind an
+    entry, with the bytes of the next that were written already, and the streams that are at the
+    beginning of a line.
+    """
+
+    RESUME = re.compile(r"(\d+:\d+:\d+)/(\d+)/([12]*)")
+
+    def __init__(self, typed: Typed, terminal: Terminal) -> None:
+        self._terminal, self._raw = terminal, typed.on("raw")
+        self._marked = Marked(typed.on("timestamps"), typed.on("details"))
+        self._position, self._skip = "", 0
+        self._fresh, self._written = "12", 0
+
+    def go_on(self) -> str:
+        """The position that the daemon before this one left, if it did."""
+        match = self.RESUME.fullmatch(self._terminal.env.get("COVE_RESUME", ""))
+        if match is None:
+            return ""
+        self._position, self._skip, self._fresh = match[1], int(match[2]), match[3]
+        self._marked.fresh = set(map(int, match[3]))
+        return self._position
+
+    def print(self, entry: calls.LogEntry) -> None:
+        terminal, fd = self._terminal, 2 if entry.stream == 2 else 1
+        data = self._marked.lines(entry) if entry.stream in (1, 2) else b""
+        if terminal.is_terminal(fd) and not self._raw:
+            data = tame(data)
+        if data:
+            rest = data[self._skip :]
+            terminal.written += len(data) - len(rest)
+            self._skip -= len(data) - len(rest)
+            terminal.write(rest, fd)
+        elif entry.data:
+            text = printable(entry.data.decode(errors="replace").rstrip("\n"))
+            terminal.error(f"cove: note: {text}\n")
+        if entry.position:
+            self._position, self._written = entry.position, terminal.written
+            self._fresh = "".join(map(str, sorted(self._marked.fresh)))
+
+    def leave(self) -> None:
+        done = self._terminal.written - self._written + self._skip
+        if self._position:
+            self._terminal.resume = f"{self._position}/{done}/{self._fresh}"
+
+
 def logs(typed: Typed, terminal: Terminal, client: Client) -> int:
-    marked = Marked(typed.on("timestamps"), typed.on("details"))
-    entries = client.logs(_params(typed, terminal), terminal.cancelled)
+    printer = Printer(typed, terminal)
+    params = _params(typed, terminal, printer.go_on())
+    entries = client.logs(params, terminal.cancelled)
     try:
         for entry in entries:
-            fd = 2 if entry.stream == 2 else 1
-            if entry.stream not in (1, 2):
-                text = printable(entry.data.decode(errors="replace").rstrip("\n"))
-                terminal.error(f"cove: note: {text}\n")
-                continue
-            data = marked.lines(entry)
-            if terminal.is_terminal(fd) and not typed.on("raw"):
-                data = tame(data)
-            terminal.write(data, fd)
+            printer.print(entry)
     finally:
+        printer.leave()
         close = getattr(entries, "close", None)
         if close:
             close()

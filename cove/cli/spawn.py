@@ -8,8 +8,13 @@ from __future__ import annotations
 import os
 import sys
 
+TYPE_CHECKING = False  # typing costs 4 ms
+if TYPE_CHECKING:
+    import _socket
+
 DEFAULT_ROOT = "/var/lib/cove"
 WAIT_SECONDS = 10.0
+REPLACE_SECONDS = 20.0
 PASSED_ON = frozenset(
     ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "COVE_ROOT", "COVE_DEBUG", "COVE_INIT")
 )
@@ -37,6 +42,7 @@ def start_daemon(root: str) -> None:
         raise _unusable(root, error) from error
     end = time.monotonic() + WAIT_SECONDS
     try:
+        _replace_older(root)
         while not _answers(root):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,6 +59,60 @@ def start_daemon(root: str) -> None:
                 return
     finally:
         os.close(lock)
+
+
+def _replace_older(root: str) -> None:
+    """Have a daemon of an older build make way for the one that is started next: it ends what it
+    does, and its machines go on.
+    """
+    if not _answers(root):
+        return
+    import _signal  # type: ignore[import-not-found]  # signal imports enum and re
+    import select
+
+    from cove.linux.program import build_stamp, is_older
+
+    own = os.environ.get("COVE_STAMP") or build_stamp()
+    pid = _listener(root)
+    if not pid:
+        return
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        # The stamp is written before the socket is there: it is this daemon's, or a later one's.
+        stamp = _stamp(root)
+        if stamp and is_older(stamp, own) and _listener(root) == pid:
+            _signal.pidfd_send_signal(pidfd, _signal.SIGHUP)
+            if not select.select([pidfd], [], [], REPLACE_SECONDS)[0]:
+                raise cannot_start(
+                    "cannot replace the daemon: it is of an older version and does not end",
+                    host=f"pid {pid}",
+                    hint=f"its last words are in {root}/run/daemon.log",
+                )
+    finally:
+        os.close(pidfd)
+
+
+def _stamp(root: str) -> str:
+    try:
+        with open(f"{root}/run/daemon.version", encoding="ascii", errors="replace") as file:
+            return file.read(128).strip()
+    except OSError:
+        return ""
+
+
+def _listener(root: str) -> int:
+    """The daemon that listens; 0: none."""
+    probe = _connect(root)
+    if probe is None:
+        return 0
+    import _socket
+
+    credentials = probe.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+    probe.close()
+    return int.from_bytes(credentials[:4], sys.byteorder)
 
 
 def _open_lock(root: str) -> int:
@@ -75,6 +135,14 @@ def _high(fd: int) -> int:
 
 
 def _answers(root: str) -> bool:
+    probe = _connect(root)
+    if probe is None:
+        return False
+    probe.close()
+    return True
+
+
+def _connect(root: str) -> _socket.socket | None:
     import _socket  # the module socket costs 17 ms
 
     probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
@@ -83,12 +151,12 @@ def _answers(root: str) -> bool:
         directory = os.open(f"{root}/run", os.O_PATH | os.O_DIRECTORY)
         probe.connect(f"/proc/self/fd/{directory}/front.sock")  # whatever the length of root
     except OSError:
-        return False
-    finally:
         probe.close()
+        return None
+    finally:
         if directory >= 0:
             os.close(directory)
-    return True
+    return probe
 
 
 def _spawn_daemon(root: str, lock: int) -> None:

@@ -13,6 +13,9 @@ import sys
 from cove.cli.spawn import DEFAULT_ROOT, CannotStart, cannot_start, own_uid, start_daemon
 
 
+ATTEMPTS, ATTEMPT_SECONDS = 3, 5.0
+
+
 def main() -> int:
     """The entry point; its answer is the exit code."""
     why = os.environ.pop("COVE_WHY", "")
@@ -23,13 +26,10 @@ def main() -> int:
         return _run_here(root)
     try:
         if why == "version":
-            raise cannot_start(
-                "cannot hand the command to the daemon: it is of another version of cove",
-                hint="cove daemon stop: machines go on, and the next command starts the new one",
-            )
+            _count_attempts()
         if why == "denied":
             raise _denied(root)
-        if guarded:
+        if guarded and why != "version":
             raise cannot_start(
                 "cannot reach the daemon: it was started and is gone again",
                 hint=f"its last words are in {root}/run/daemon.log",
@@ -43,6 +43,23 @@ def main() -> int:
     if front:
         os.execve(front, ["cove", *sys.argv[1:]], os.environ | {"COVE_NO_START": "1"})
     return _run_here(root)
+
+
+def _count_attempts() -> None:
+    """A daemon sends a front away once or twice when it is replaced; for ever, when they cannot
+    understand each other.
+    """
+    import time
+
+    count, _, last = os.environ.get("COVE_ATTEMPTS", "0:0").partition(":")
+    now = time.time()
+    number = int(count) + 1 if now - float(last or 0) < ATTEMPT_SECONDS else 1
+    if number > ATTEMPTS:
+        raise cannot_start(
+            "cannot hand the command to the daemon: it is of another version of cove",
+            hint="cove daemon stop: machines go on, and the next command starts the new one",
+        )
+    os.environ["COVE_ATTEMPTS"] = f"{number}:{now}"
 
 
 def _denied(root: str) -> CannotStart:

@@ -43,6 +43,14 @@ class Terminal:
     """What the engine may hand to a monitor; None outside the daemon."""
     cancelled: threading.Event = field(default_factory=threading.Event)
     debug: bool = False
+    portable: bool = False
+    """Another daemon can carry this command on: it changes nothing, or knows where it is."""
+    left: bool = False
+    """Another one does."""
+    resume: str = ""
+    """Where that has to go on."""
+    written: int = 0
+    """Bytes that were written so far."""
 
     def is_terminal(self, fd: int) -> bool:
         return bool(self.terminals & (1 << fd))
@@ -68,7 +76,9 @@ class Terminal:
         while view:
             self._wait_writable(target)
             try:
-                view = view[os.write(target, view[:CHUNK]) :]
+                count = os.write(target, view[:CHUNK])
+                self.written += count
+                view = view[count:]
             except BlockingIOError:
                 continue
             except BrokenPipeError:
@@ -77,7 +87,14 @@ class Terminal:
                 raise Gone(1) from error
 
     def error(self, text: str) -> None:
-        self.write(text, 2)
+        if not self.left:
+            self.write(text, 2)
+
+    def leave(self) -> None:
+        """Stop here, if the command can go on in another daemon."""
+        if self.portable:
+            self.left = True
+            self.cancelled.set()
 
     def _wait_writable(self, fd: int) -> None:
         poll = select.poll()

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cove.cli.terminal import Terminal
+from cove.daemon.leaving import ELSEWHERE, Running, answer
 from cove.engine.calls import Session
 from cove.engine.events import Cancel
 from cove.engine.reactor import Reactor, complain
@@ -184,8 +185,11 @@ def check_stdio(fds: list[int], terminals: int) -> int:
 class Door:
     """Threads that accept the front's connections; more of them while callers wait."""
 
-    def __init__(self, listener: socket.socket, reactor: Reactor, main: Main) -> None:
+    def __init__(
+        self, listener: socket.socket, reactor: Reactor, main: Main, *, stamp: str = ""
+    ) -> None:
         self._listener, self._reactor, self._main = listener, reactor, main
+        self._running = Running(stamp)
         self._world = World.of("/proc/self", os.geteuid())
         self._lock = threading.Lock()
         self._idle = self._threads = 0
@@ -200,6 +204,11 @@ class Door:
             self._listener.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
+
+    def make_way(self, seconds: float) -> None:
+        """For another daemon: what runs goes on there, or has so long to end."""
+        self._running.leave(self._listener, seconds)
+        self.close()
 
     def _add(self) -> None:
         with self._lock:
@@ -252,11 +261,7 @@ class Door:
             for fd in fds:
                 os.close(fd)
         if code is not None:
-            data = text.encode("utf-8", "replace")
-            try:
-                conn.send(HEADER.pack(Kind.EXIT, code, len(data), 0) + data)
-            except OSError:
-                pass  # the front is gone
+            answer(conn, code, text)
 
     def _command(self, conn: socket.socket, request: Request, fds: list[int]) -> int | None:
         terminals = check_stdio(fds, request.terminals)
@@ -272,4 +277,10 @@ class Door:
             session=Session(conn.fileno(), stdio, terminals, request.rows, request.columns),
             cancelled=CallerGone(conn, self._reactor),
         )
-        return self._main(list(request.argv[1:]), terminal)
+        with self._running.caller(conn, terminal) as may:
+            if not may or self._running.refuses(terminal.env.pop("COVE_STAMP", "")):
+                raise Refused(ELSEWHERE)
+            code = self._main(list(request.argv[1:]), terminal)
+        if code is not None and terminal.left:
+            raise Refused(ELSEWHERE, terminal.resume)
+        return code

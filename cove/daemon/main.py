@@ -27,6 +27,8 @@ SWITCH = 1e-4
 """Seconds a busy thread may hold the others up: at Python's 5 ms a start takes 77 ms instead of 4.
 """
 LOG_MAX = 4 << 20
+LAST = 8.0
+"""Seconds that commands have to end when a newer daemon wants this one's place (SIGHUP)."""
 LOCKED = 75
 """Exit code when another daemon has the state directory (EX_TEMPFAIL)."""
 
@@ -162,6 +164,7 @@ def serve(options: Options, environment: dict[str, str]) -> int:
     from cove.daemon.front import Door
     from cove.daemon.later import Api
     from cove.engine.engine import Engine
+    from cove.linux.program import build_stamp
 
     restart = (sys.executable, "-P", "-m", "cove.daemon", "--root", options.root)
     with Engine.open(
@@ -170,13 +173,16 @@ def serve(options: Options, environment: dict[str, str]) -> int:
         home = engine.home
         client = Client(Direct(engine))
         command_tree()
+        stamp = build_stamp()
+        _write(home.store.layout.daemon_version, stamp)
         door = Door(
             listen(home.run_fd, "front.sock", socket.SOCK_SEQPACKET),
             home.reactor,
             lambda words, terminal: command(words, terminal, client),
+            stamp=stamp,
         )
         api = Api(listen(home.run_fd, "api.sock", socket.SOCK_STREAM), engine)
-        _write_pid(home.store.layout.daemon_pid)
+        _write(home.store.layout.daemon_pid, str(os.getpid()))
         sockets = (home.store.layout.front_socket, home.store.layout.api_socket)
         engine.on_shutdown = partial(_end_soon, home.reactor, sockets)
         gc.collect()
@@ -184,8 +190,10 @@ def serve(options: Options, environment: dict[str, str]) -> int:
         door.open()
         api.open()
         _answer(options, "\0")
-        signal.sigwait(signals)
+        asked = signal.sigwait(signals)
         _hide(sockets)
+        if asked == signal.SIGHUP:
+            door.make_way(LAST)
         door.close()
         api.close()
     return 0
@@ -211,9 +219,9 @@ def _end_self() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _write_pid(path: str) -> None:
+def _write(path: str, text: str) -> None:
     with open(path, "w", encoding="ascii") as file:
-        file.write(f"{os.getpid()}\n")
+        file.write(f"{text}\n")
 
 
 def _answer(options: Options, text: str) -> None:

@@ -6,8 +6,8 @@ import os
 import platform
 import socket
 from collections import Counter
-from importlib import metadata
 
+from cove import __version__
 from cove.engine.calls import Info, Version
 from cove.engine.home import Home
 from cove.linux.disk import free_space
@@ -16,16 +16,9 @@ from cove.plan.facts import Facts
 PROTOCOL = 1
 
 
-def version_text() -> str:
-    try:
-        return metadata.version("cove")
-    except metadata.PackageNotFoundError:
-        return "0"
-
-
 def version(home: Home) -> Version:
     return Version(
-        version=version_text(),
+        version=__version__,  # of what runs: what is installed may be newer by now
         protocol=PROTOCOL,
         python=platform.python_version(),
         kernel=os.uname().release,
@@ -37,7 +30,7 @@ def info(home: Home) -> Info:
     space = free_space(home.root)
     states = Counter(record.state for record in home.store.machines())
     return Info(
-        version=version_text(),
+        version=__version__,  # of what runs: what is installed may be newer by now
         root=home.root,
         facts=home.facts,
         machines=dict(states),

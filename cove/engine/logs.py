@@ -48,12 +48,15 @@ def read_logs(
         elif params.since:
             log.since(wanted.first)
         last = False
+        if params.positions and log.position:
+            yield LogEntry(0, NOTE, b"", log.position)
         while True:
             for batch in log.batches():
                 if skip:
                     batch[0] = msgspec.structs.replace(batch[0], data=batch[0].data[skip:])
                     skip = 0
-                yield from _positioned(wanted.of(batch), log.position)
+                found = wanted.of(batch)
+                yield from _positioned(found, log.position) if params.positions else found
                 if wanted.over:
                     return
             if last or wait is None or (cancelled is not None and cancelled.is_set()):

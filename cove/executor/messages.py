@@ -122,6 +122,8 @@ class Start:
     """The detach keys, as the bytes a terminal sends."""
     which: int = 0
     """Of ``Stream``: what its session takes part in."""
+    log_files: int = 1
+    """0: no log is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,8 @@ class State(NamedTuple):
     state: int
     """0 starting, 1 running, 2 exited."""
     exit: ExitRecord | None
+    protocol: int = 0
+    """What this monitor understands; those of the first daemons did not say (0)."""
 
 
 class Report(NamedTuple):
@@ -277,7 +281,9 @@ def decode_state(payload: bytes) -> State:
     if len(payload) < STATE.size:
         raise Bug("a monitor answered with a state that is cut off")
     (state,) = STATE.unpack_from(payload)
-    return State(state, decode_exit(payload[STATE.size :]))
+    rest = payload[STATE.size + EXIT_RECORD.size :]
+    protocol = STATE.unpack_from(rest)[0] if len(rest) >= STATE.size else 0
+    return State(state, decode_exit(payload[STATE.size :]), protocol)
 
 
 def decode_report(payload: bytes) -> Report:

@@ -37,6 +37,8 @@ RESERVE = 512 << 10
 """Bytes kept for the day the disk is full: what ends or removes something must still be written."""
 
 MAGIC = b"SQLite format 3\0"
+DAMAGED = 1 << 16
+"""No version is so high."""
 VERSION_AT = 60
 """Where an SQLite file has its user_version, four bytes."""
 
@@ -498,7 +500,7 @@ def _check_version(layout: Layout) -> None:
     except FileNotFoundError:
         return
     version = int.from_bytes(head[VERSION_AT:], "big")
-    if head.startswith(MAGIC) and version > FORMAT:
+    if head.startswith(MAGIC) and FORMAT < version < DAMAGED:
         raise newer_state(layout, str(version))
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FORMAT = 1
+FORMAT = 2
 """Of the whole state directory; raised when an older cove could not read it any more."""
 
 
@@ -50,6 +50,10 @@ class Layout:
         return f"{self.root}/roots"
 
     @property
+    def kernels(self) -> str:
+        return f"{self.root}/kernels"
+
+    @property
     def machines(self) -> str:
         return f"{self.root}/machines"
 
@@ -87,6 +91,15 @@ class Layout:
         """
         return f"{self.root}/roots/u{key}"
 
+    def kernel(self, name: str) -> str:
+        """A guest kernel: ``meta.json``, ``kernel``, ``config``, ``modules/``, ``initrd/``."""
+        return f"{self.root}/kernels/{name}"
+
+    @property
+    def kvm(self) -> str:
+        """What came of the trial boot."""
+        return f"{self.root}/kvm.json"
+
     def machine(self, key: int) -> str:
         return f"{self.root}/machines/{key}"
 
@@ -113,6 +126,7 @@ class Layout:
             *((f"{self.roots}/{name}", 0o755) for name in mount_points),
             *((f"{self.roots}/{name}", 0o755) for name in ("p", "p/dev", "p/etc")),
             *((f"{self.roots}/{name}", 0o555) for name in ("p/proc", "p/sys")),
+            (self.kernels, 0o700),
             (self.machines, 0o700),
             (self.run, 0o700),
             (self.tmp, 0o700),

@@ -135,11 +135,27 @@ def _check_format(layout: Layout) -> None:
     if not text.isdigit():
         raise HostError(f"cannot use the state directory {layout.root}: {layout.format} is damaged")
     if int(text) > FORMAT:
-        raise HostError(
-            f"cannot use the state directory {layout.root}: it was written by a newer cove",
-            host=f"format {text}, this cove knows {FORMAT}",
-            hint="upgrade cove, or use another directory: --root DIR",
-        )
+        raise newer_state(layout, text)
+
+
+def newer_state(layout: Layout, text: str) -> HostError:
+    return HostError(
+        f"cannot use the state directory {layout.root}: it was written by a newer cove",
+        host=f"format {text}, this cove knows {FORMAT}",
+        hint="upgrade cove, or use another directory: --root DIR",
+    )
+
+
+def raise_format(layout: Layout) -> None:
+    """Before anything of the newer format is written, and with the lock: from here on an older cove
+    refuses the directory.
+    """
+    try:
+        with open(layout.format, encoding="ascii") as file:
+            if int(file.read(64)) < FORMAT:
+                _write_format(layout)
+    except OSError as error:
+        raise state_error(layout.root, error) from error
 
 
 def _write_format(layout: Layout) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -36,6 +37,7 @@ def test_request_carries_the_command_line(daemon: Daemon, tmp_path: Path) -> Non
     connection = daemon.accept()
     request = connection.request()
     assert request.argv == [str(daemon.front), "run", "--rm", "bb", "echo", "", "a b"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+ \d+", request.env.pop("COVE_STAMP"))
     assert request.env == daemon.env
     assert (request.cwd, request.umask, request.terminals) == (str(tmp_path), 0o027, 0)
     assert (request.protocol, len(request.fds)) == (1, 3)
@@ -53,6 +55,7 @@ def test_big_environment_goes_by_sealed_memfd(daemon: Daemon) -> None:
     front = daemon.start("ps", env=daemon.env | big)
     connection = daemon.accept()
     request = connection.request()
+    assert request.env.pop("COVE_STAMP")
     assert request.env == daemon.env | big
     assert len(request.fds) == 4
     with pytest.raises(PermissionError):

@@ -356,7 +356,8 @@ def test_adoption(monitors: Monitors) -> None:
     state = second.expect(STATE)
     assert state.value == machine.pid
     assert int.from_bytes(state.payload[:4], "little") == 1
-    assert Exit.parse(state.payload[4:]).finished == 0
+    assert Exit.parse(state.payload[4:-4]).finished == 0
+    assert int.from_bytes(state.payload[-4:], "little") == 1  # the protocol
     (pidfd,) = state.fds
     machine.ctl.expect_end()
     signal.pidfd_send_signal(pidfd, signal.SIGKILL)

@@ -25,7 +25,7 @@ STRUCTS = {
     "start": m.START.size,
     "attach": m.ATTACH.size,
     "exit_record": m.EXIT_RECORD.size,
-    "state": m.STATE.size + m.EXIT_RECORD.size,
+    "state": 2 * m.STATE.size + m.EXIT_RECORD.size,
     "report": m.REPORT.size,
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from cove.errors import BadArchive, Conflict, HostError, NotFound
 from cove.spec.machine import MachineSpec
 from cove.store import gc
 from cove.store.blobs import Blobs
-from cove.store.db import KEY_BLOCK, RANGES, Store
+from cove.store.db import KEY_BLOCK, MIGRATIONS, RANGES, Store
 from cove.store.layout import FORMAT
 from cove.store.records import ImageRecord, LayerRecord, MachineRecord
 
@@ -347,3 +348,65 @@ class TestBlobs:
     def test_unknown(self, tmp_path: Path) -> None:
         with Store.open(tmp_path / "s") as store, pytest.raises(NotFound, match="no such blob"):
             Blobs(store.layout).read("sha256:" + "0" * 64)
+
+
+# ---- older and newer state ----
+
+
+def older(root: Path) -> None:
+    """What cove 0.1 wrote: format 1, without the tables that came later."""
+    with closing(sqlite3.connect(root / "cove.db")) as db:
+        db.executescript("DROP TABLE leftover; PRAGMA user_version = 1;")
+    (root / "format").write_text("1\n")
+
+
+def version_of(root: Path) -> int:
+    with closing(sqlite3.connect(root / "cove.db")) as db:
+        return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def test_an_older_state_is_migrated(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "s") as store:
+        key = store.new_key()
+    older(tmp_path / "s")
+    with Store.open(tmp_path / "s") as store:
+        assert store.leftovers() == []
+        assert store.new_key() > key
+    assert (tmp_path / "s/format").read_text() == f"{FORMAT}\n"
+    assert version_of(tmp_path / "s") == FORMAT == len(MIGRATIONS)
+
+
+def test_a_migration_is_done_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.open(tmp_path / "s"):
+        pass
+    older(tmp_path / "s")
+    broken = "CREATE TABLE half (x); CREATE TABLE machine (x);"
+    monkeypatch.setattr("cove.store.db.MIGRATIONS", (MIGRATIONS[0], broken))
+    with pytest.raises(HostError, match="cannot use the state directory"):
+        Store.open(tmp_path / "s")
+    monkeypatch.undo()
+    assert version_of(tmp_path / "s") == 1
+    with closing(sqlite3.connect(tmp_path / "s/cove.db")) as db:
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+    assert "half" not in tables
+    with Store.open(tmp_path / "s") as store:
+        assert store.machines() == []
+
+
+def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    with Store.open(root):
+        pass
+    with closing(sqlite3.connect(root / "cove.db")) as db:
+        db.execute(f"PRAGMA user_version = {FORMAT + 1}")
+    for path in sorted(root.rglob("*")):
+        if path.is_file():
+            os.utime(path, (1, 1))
+    before = {p: (p.stat().st_mtime, p.stat().st_size) for p in root.rglob("*") if p.is_file()}
+    with pytest.raises(HostError, match="it was written by a newer cove") as error:
+        Store.open(root)
+    assert error.value.host == f"format {FORMAT + 1}, this cove knows {FORMAT}"
+    after = {p: (p.stat().st_mtime, p.stat().st_size) for p in root.rglob("*") if p.is_file()}
+    assert after == before

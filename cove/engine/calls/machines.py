@@ -150,6 +150,8 @@ class Logs(msgspec.Struct, frozen=True):
     streams: Streams = ("stdout", "stderr")
     merged: bool = False
     """Neighbouring pieces of one stream as one, with the time of the last."""
+    positions: bool = False
+    """Say where reading goes on; the first entry may be empty."""
     position: str = ""
     """Of an entry that was read before: go on behind it."""
 

@@ -1,0 +1,166 @@
+"""An older daemon makes way for a newer one: machines, sessions, followers and commands go on."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.driver import ROOT, Cove, front_path, wait_until
+
+
+class Installed(Cove):
+    """The same state directory, by the front of another installation."""
+
+    def __init__(self, root: Path, front: Path) -> None:
+        super().__init__(root)
+        self.front = front
+
+    def spawn(self, *words: str, **options: object) -> subprocess.Popen[bytes]:
+        options = {"stdin": subprocess.DEVNULL, "stdout": -1, "stderr": -1} | options
+        return subprocess.Popen([str(self.front), *words], env=self.env, **options)  # type: ignore[call-overload,no-any-return]
+
+    def run(self, *words: str) -> str:
+        process = self.spawn(*words)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err.decode()
+        return str(out.decode())
+
+
+def install(directory: Path, version: str, built: int) -> Path:
+    """A copy of this tree as a program of its own, of another version; its front."""
+    for part in ("cove", "init", "tools"):
+        shutil.copytree(ROOT / part, directory / part, ignore=shutil.ignore_patterns("__pycache__"))
+    names = directory / "cove/__init__.py"
+    text = names.read_text()
+    before = text.partition('__version__ = "')[2].partition('"')[0]
+    names.write_text(text.replace(f'"{before}"', f'"{version}"', 1))
+    program = directory / "cove/_native/cove-init"
+    subprocess.run(
+        [sys.executable, "tools/build_init.py", str(program)],
+        cwd=directory, env=os.environ | {"SOURCE_DATE_EPOCH": str(built)}, check=True,
+    )  # fmt: skip
+    (directory / "bin").mkdir()
+    shutil.copy(program, directory / "bin/cove")
+    script = directory / "bin/cove-python"
+    script.write_text(
+        f'#!/bin/sh\nPYTHONPATH={directory} exec {sys.executable} -P -m cove.cli.start "$@"\n'
+    )
+    script.chmod(0o755)
+    return directory / "bin/cove"
+
+
+@pytest.fixture(scope="module")
+def newer_front(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(tmp_path_factory.mktemp("newer"), "99.1.0", 1_000_000_000)
+
+
+@pytest.fixture
+def newer(fresh_cove: Cove, newer_front: Path) -> Installed:
+    return Installed(fresh_cove.root, newer_front)
+
+
+def version_of(cove: Cove) -> str:
+    return (cove.root / "run/daemon.version").read_text().split()[0]
+
+
+COUNT = "i=0; while :; do printf 'line %d' $i; echo ' of a log'; i=$((i+1)); sleep 0.002; done"
+
+
+def test_everything_goes_on(fresh_cove: Cove, newer: Installed) -> None:
+    cove = fresh_cove
+    cove("run", "-d", "--name", "counts", "bb", "sh", "-c", COUNT)
+    pid = cove.inspect("counts")["State"]["Pid"]
+    session = cove.spawn("run", "-i", "--rm", "--name", "talks", "bb", "cat", stdin=-1)
+    extra = cove.spawn("exec", "-i", "counts", "cat", stdin=-1)
+    follower = cove.spawn("logs", "-f", "counts", bufsize=0)
+    stamped = cove.spawn("logs", "-f", "-t", "counts", bufsize=0)
+    late = cove.spawn("logs", "-f", "-n", "0", "counts", bufsize=0)
+    for process in (session, extra):
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(b"before\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"before\n"
+    for process in (follower, stamped, late):
+        assert process.stdout is not None and b"line" in process.stdout.readline()
+    old = cove.daemon_pid()
+    left = os.pidfd_open(old)
+    assert version_of(cove) != "99.1.0"
+
+    assert set(newer.run("ps", "--format", "{{.Names}}").split()) == {"counts", "talks"}
+    assert newer.daemon_pid() != old
+    assert select.select([left], [], [], 10)[0]
+    os.close(left)
+    assert version_of(cove) == "99.1.0"
+    assert newer.run("version", "--format", "{{.Server.Version}}") == "99.1.0\n"
+    assert newer.run("inspect", "-f", "{{.State.Pid}}", "counts") == f"{pid}\n"
+
+    # The older front is served, and does not bring its own daemon back.
+    assert cove("exec", "counts", "echo", "hi").out == "hi\n"
+    assert version_of(cove) == "99.1.0"
+    for process, word in ((session, b"after\n"), (extra, b"too\n")):
+        out, err = process.communicate(word, timeout=20)
+        assert (out, err, process.returncode) == (word, b"", 0)
+
+    cove("stop", "-t", "0", "counts")
+    whole = cove("logs", "counts").out.encode()
+    for process, first in ((follower, 1), (stamped, 1), (late, None)):
+        out, err = process.communicate(timeout=20)
+        assert (err, process.returncode) == (b"", 0)
+        lines = out.splitlines()
+        if process is stamped:
+            lines = [line.partition(b" ")[2] for line in lines]
+        numbers = [int(line.split()[1]) for line in lines]
+        start = numbers[0] if first is None else first
+        assert numbers == list(range(start, start + len(numbers)))
+        assert whole.splitlines()[-1] == lines[-1]
+
+
+def test_a_command_in_flight_ends_where_it_began(fresh_cove: Cove, newer: Installed) -> None:
+    cove = fresh_cove
+    cove("run", "-d", "--name", "stubborn", "bb", "sh", "-c", "trap '' TERM; sleep 1000")
+    old = cove.daemon_pid()
+    stop = cove.spawn("stop", "-t", "2", "stubborn")
+    events = cove.spawn("wait", "stubborn")
+    wait_until(lambda: "TERM" in str(cove.inspect("stubborn")) or stop.poll() is None)
+    assert newer.run("ps", "-aq").strip()
+    assert newer.daemon_pid() != old
+    assert stop.communicate(timeout=20) == (b"stubborn\n", b"") and stop.returncode == 0
+    assert events.communicate(timeout=20) == (b"137\n", b"")
+
+
+def test_many_newer_fronts_at_once(fresh_cove: Cove, newer: Installed) -> None:
+    old = fresh_cove.daemon_pid()
+    fronts = [newer.spawn("run", "--rm", "bb", "echo", str(i)) for i in range(12)]
+    fronts += [fresh_cove.spawn("run", "--rm", "bb", "echo", str(i)) for i in range(12)]
+    for i, front in enumerate(fronts):
+        out, err = front.communicate(timeout=60)
+        assert (out, err, front.returncode) == (f"{i % 12}\n".encode(), b"", 0)
+    assert fresh_cove.daemon_pid() != old and version_of(fresh_cove) == "99.1.0"
+
+
+def test_the_same_version_built_later(fresh_cove: Cove, newer: Installed, tmp_path: Path) -> None:
+    newer.run("ps")
+    first = newer.daemon_pid()
+    newer.run("ps")
+    assert newer.daemon_pid() == first
+    later = Installed(fresh_cove.root, install(tmp_path / "later", "99.1.0", 1_000_000_001))
+    later.run("ps")
+    assert later.daemon_pid() != first
+    second = later.daemon_pid()
+    newer.run("ps")
+    assert later.daemon_pid() == second
+
+
+def test_python_without_a_front(fresh_cove: Cove, newer: Installed) -> None:
+    """The same over HTTP: ``cove-python`` finds an older daemon."""
+    old = fresh_cove.daemon_pid()
+    python = Installed(fresh_cove.root, newer.front.parent / "cove-python")
+    assert "99.1.0" in python.run("version")
+    assert fresh_cove.daemon_pid() != old
+    assert front_path().exists()
