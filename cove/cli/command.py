@@ -80,7 +80,11 @@ class Command(click.Command):
     def _wrong_words(self, path: str, words: tuple[str, ...]) -> UsageError:
         usage = f"{path} {self.words}".rstrip()
         if len(words) < self.least:
-            missing = self.words.split()[len(words)].strip("[].") if self.words else "a word"
+            missing = (
+                self.words.split()[len(words)].strip("[].").partition("[")[0]
+                if self.words
+                else "a word"
+            )
             return UsageError(f"cannot run {path}: {missing} is missing", hint=usage)
         return UsageError(
             f'cannot read "{words[self.most or 0]}": {path} takes no more words', hint=usage

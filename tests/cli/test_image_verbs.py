@@ -107,7 +107,7 @@ def test_tag(own: Cove, tmp_path: Path) -> None:
         (("box:1", "a" * 64), "64 hexadecimal digits are an image id", 125),
         (("box:1", "host"), '"host" is built in', 125),
         (("host", "mine"), "cannot tag host as mine:latest: it is built in", 125),
-        (("box:1",), "NAME[:TAG", 125),
+        (("box:1",), "NAME is missing", 125),
     ],
 )
 def test_what_tag_refuses(
