@@ -28,12 +28,12 @@ class Listing:
     """What ``--quiet`` prints."""
 
 
-def align(lines: Sequence[Sequence[str]]) -> str:
+def align(lines: Sequence[Sequence[str]], *, minimum: int = MINIMUM) -> str:
     """Columns side by side; the last one is not padded."""
     widths: list[int] = []
     for cells in lines:
         for place, cell in enumerate(cells[:-1]):
-            wanted = max(MINIMUM, len(cell) + PADDING)
+            wanted = max(minimum, len(cell) + PADDING)
             if place == len(widths):
                 widths.append(wanted)
             elif wanted > widths[place]:

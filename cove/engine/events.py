@@ -1,6 +1,8 @@
-"""What happens to machines, published inside the daemon: ``wait`` and the API listen here.
+"""What happens to machines and images, published inside the daemon: ``wait``, ``events`` and the
+API listen here.
 
-Publishing never blocks; a listener that is slow only keeps its own queue.
+Publishing never blocks; a listener that is slow keeps a queue of its own, and is told how much did
+not fit into it.
 """
 
 from __future__ import annotations
@@ -13,26 +15,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import msgspec
-
+from cove.engine.calls import MISSED, Event
 from cove.errors import CoveError
 
 KEPT = 1024
 """How many events of the past are kept for ``since``."""
-
-
-class Event(msgspec.Struct, frozen=True):
-    """One thing that happened, with the time in nanoseconds."""
-
-    kind: str
-    """create, start, die, kill, stop, oom, destroy, exec_start, exec_die, attach, import, load,
-    delete.
-    """
-    id: str
-    name: str
-    image: str
-    time_ns: int
-    attributes: dict[str, str] = {}
+WAITING = 1024
+"""How many a listener may leave unread before it misses some."""
+OF_IMAGES = frozenset(
+    ("build", "delete", "import", "load", "pull", "push", "save", "tag", "untag")
+)  # fmt: skip
 
 
 class Cancelled(CoveError):
@@ -75,20 +67,41 @@ class Cancel(threading.Event):
 
 
 class Subscription:
-    """One listener's queue of events."""
+    """One listener's queue of events. It holds ``WAITING`` of them, and a mark for the rest."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._missed = 0
 
     def put(self, event: Event) -> None:
+        """Only one thread at a time does this (``Events.publish``)."""
+        if self._queue.qsize() >= WAITING:
+            with self._lock:
+                self._missed += 1
+            return
+        mark = self._mark() if self._missed else None
+        if mark is not None:
+            self._queue.put(mark)
         self._queue.put(event)
 
+    def _mark(self) -> Event | None:
+        """What stands for the events that did not fit, told once."""
+        with self._lock:
+            count, self._missed = self._missed, 0
+        if not count:
+            return None
+        return Event("listener", MISSED, "", {"count": str(count)}, time.time_ns())
+
     def wake(self) -> None:
-        """Let ``get`` return None."""
-        self._queue.put(None)
+        """Let ``get`` return None; whoever has events to read is awake."""
+        if self._queue.qsize() < WAITING:
+            self._queue.put(None)
 
     def get(self, timeout: float | None = None) -> Event | None:
         """The next event; None: woken, or nothing in time."""
+        if self._missed and self._queue.empty() and (mark := self._mark()) is not None:
+            return mark
         try:
             return self._queue.get(timeout=timeout)
         except queue.Empty:
@@ -137,31 +150,59 @@ class Events:
     def __init__(self) -> None:
         self._listeners: tuple[Subscription, ...] = ()
         self._lock = threading.Lock()
+        self._order = threading.Lock()
+        """Events are remembered, and reach every listener, in one order."""
         self.past: deque[Event] = deque(maxlen=KEPT)
 
     def publish(
         self,
-        kind: str,
+        action: str,
         of: tuple[str, str, str],
         attributes: dict[str, str] | None = None,
+        *,
+        type: str = "",
     ) -> None:
-        """``of``: the id, name and image the event is about."""
-        event = Event(kind, of[0], of[1], of[2], time.time_ns(), attributes or {})
-        self.past.append(event)
-        for listener in self._listeners:
-            listener.put(event)
+        """``of``: the id, name and image the event is about. ``type`` goes without saying for
+        machines, and for what is done to images only.
+        """
+        kind = type or ("image" if action in OF_IMAGES else "container")
+        whole = dict(attributes or {}, name=of[1])
+        if kind == "container":
+            whole["image"] = of[2]
+        with self._order:
+            event = Event(kind, action, of[0], whole, time.time_ns())
+            self.past.append(event)
+            for listener in self._listeners:
+                listener.put(event)
+
+    @contextmanager
+    def follow(self) -> Iterator[tuple[Subscription, tuple[Event, ...]]]:
+        """What is remembered, and a queue of all that happens from there on."""
+        with self._order:
+            mine, past = Subscription(), tuple(self.past)
+            self._add(mine)
+        try:
+            yield mine, past
+        finally:
+            self._drop(mine)
 
     @contextmanager
     def subscribe(self, listener: Subscription | None = None) -> Iterator[Subscription]:
         """Hear everything published while inside."""
         mine = listener or Subscription()
-        with self._lock:
-            self._listeners = (*self._listeners, mine)
+        self._add(mine)
         try:
             yield mine
         finally:
-            with self._lock:
-                self._listeners = tuple(s for s in self._listeners if s is not mine)
+            self._drop(mine)
+
+    def _add(self, mine: Subscription) -> None:
+        with self._lock:
+            self._listeners = (*self._listeners, mine)
+
+    def _drop(self, mine: Subscription) -> None:
+        with self._lock:
+            self._listeners = tuple(s for s in self._listeners if s is not mine)
 
     def nudge(self) -> None:
         """Let every listener look again, although nothing is worth an event."""

@@ -57,10 +57,17 @@ class Stats(NamedTuple):
     memory: int
     memory_peak: int
     memory_limit: int
+    cache: int
+    """Of files; ``inactive_file`` is what of it the kernel gives up first."""
     inactive_file: int
     cpu: int
     cpu_user: int
     cpu_system: int
+    periods: int
+    """In which the group ran under a limit of CPU time, and ``throttled_periods`` those in which
+    it had to wait; ``throttled`` is for how long.
+    """
+    throttled_periods: int
     throttled: int
     pids: int
     pids_limit: int

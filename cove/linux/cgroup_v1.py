@@ -28,12 +28,16 @@ from cove.linux.cgroup_files import (
 )
 from cove.spec.machine import Limits
 
-ALWAYS = ("memory", "pids", "cpu", "cpuacct")
-"""Of every machine. cpuset only when asked for; the freezer only where cgroup2 cannot freeze."""
+ALWAYS = ("memory", "pids", "cpu", "cpuacct", "blkio")
+"""Of every machine; blkio only counts. cpuset only when asked for; the freezer only where cgroup2
+cannot freeze.
+"""
 
 MEMORY_LIMITS = (
     "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.soft_limit_in_bytes",
 )  # fmt: skip
+
+MOVED = "blkio.throttle.io_service_bytes_recursive"
 
 TICK = 10_000_000
 """Nanoseconds of USER_HZ, in which v1 counts user and system time."""
@@ -70,6 +74,7 @@ class CgroupsV1(Cgroups):
         self._cpuacct = self._place("cpuacct")
         self._freezer = self._place("freezer")
         self._cpuset = self._place("cpuset")
+        self._blkio = self._place("blkio")
 
     def _place(self, name: str) -> str:
         path = self._facts.controllers.get(name)
@@ -242,20 +247,36 @@ class CgroupsV1(Cgroups):
 
     def stats(self, group: Group) -> Stats:
         memory = f"{self._memory}/{group.name}"
+        held = read_table(f"{memory}/memory.stat")
         times = read_table(f"{self._cpuacct}/{group.name}/cpuacct.stat")
-        throttled = read_table(f"{self._cpu}/{group.name}/cpu.stat")
+        bandwidth = read_table(f"{self._cpu}/{group.name}/cpu.stat")
         pids = f"{self._pids}/{group.name}"
+        read, written = self._moved(group)
         return Stats(
             memory=read_number(f"{memory}/memory.usage_in_bytes"),
             memory_peak=read_number(f"{memory}/memory.max_usage_in_bytes"),
             memory_limit=read_number(f"{memory}/memory.limit_in_bytes", -1),
-            inactive_file=read_table(f"{memory}/memory.stat").get("total_inactive_file", 0),
+            cache=held.get("total_cache", 0),
+            inactive_file=held.get("total_inactive_file", 0),
             cpu=read_number(f"{self._cpuacct}/{group.name}/cpuacct.usage"),
             cpu_user=times.get("user", 0) * TICK,
             cpu_system=times.get("system", 0) * TICK,
-            throttled=throttled.get("throttled_time", 0),
+            periods=bandwidth.get("nr_periods", 0),
+            throttled_periods=bandwidth.get("nr_throttled", 0),
+            throttled=bandwidth.get("throttled_time", 0),
             pids=read_number(f"{pids}/pids.current"),
             pids_limit=read_number(f"{pids}/pids.max", -1),
-            read=-1,
-            written=-1,
+            read=read,
+            written=written,
         )
+
+    def _moved(self, group: Group) -> tuple[int, int]:
+        """Bytes from and to all disks: ``8:0 Read 4096`` and so on, a line each."""
+        if not self._blkio:
+            return -1, -1
+        sums = {"Read": 0, "Write": 0}
+        for line in read_lines(f"{self._blkio}/{group.name}/{MOVED}"):
+            words = line.split()
+            if len(words) == 3 and words[1] in sums and words[2].isdigit():
+                sums[words[1]] += int(words[2])
+        return sums["Read"], sums["Write"]

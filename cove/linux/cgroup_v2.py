@@ -159,17 +159,20 @@ class CgroupsV2(Cgroups):
 
     def stats(self, group: Group) -> Stats:
         base = group.directory
-        cpu = read_table(f"{base}/cpu.stat")
+        cpu, held = read_table(f"{base}/cpu.stat"), read_table(f"{base}/memory.stat")
         moved = [line.split()[1:] for line in read_lines(f"{base}/io.stat")]
         amounts = [dict(pair.split("=", 1) for pair in line if "=" in pair) for line in moved]
         return Stats(
             memory=read_number(f"{base}/memory.current"),
             memory_peak=read_number(f"{base}/memory.peak", -1),
             memory_limit=read_number(f"{base}/memory.max", -1),
-            inactive_file=read_table(f"{base}/memory.stat").get("inactive_file", 0),
+            cache=held.get("file", 0),
+            inactive_file=held.get("inactive_file", 0),
             cpu=cpu.get("usage_usec", 0) * 1000,
             cpu_user=cpu.get("user_usec", 0) * 1000,
             cpu_system=cpu.get("system_usec", 0) * 1000,
+            periods=cpu.get("nr_periods", 0),
+            throttled_periods=cpu.get("nr_throttled", 0),
             throttled=cpu.get("throttled_usec", 0) * 1000,
             pids=read_number(f"{base}/pids.current"),
             pids_limit=read_number(f"{base}/pids.max", -1),
