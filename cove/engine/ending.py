@@ -113,7 +113,18 @@ def finish(home: Home, live: Live, end: ExitRecord) -> None:
         reason = causes.last_line(cause).encode("utf-8", "replace")[:REASON_MAX]
         tell(live.ctl, Kind.REASON, payload=reason)
     live.over = True
-    home.publish("die", record, {"exitCode": str(end.code)})
+    home.publish("die", record, _last_words(record, cause))
+
+
+def _last_words(record: MachineRecord, cause: Cause) -> dict[str, str]:
+    """What the event of an end says: Docker's words, and why it ended unless by itself."""
+    ran = max(0, round(record.finished - record.started)) if record.started else 0
+    words = {"exitCode": str(record.exit_code), "execDuration": str(ran)}
+    if cause.kind != "exit":
+        words |= {"cause": cause.kind, "reason": cause.text}
+    if cause.syscalls:
+        words["refused"] = ",".join(cause.syscalls)
+    return words
 
 
 def _evidence(home: Home, live: Live, record: MachineRecord, end: ExitRecord) -> causes.Evidence:
@@ -169,7 +180,7 @@ def start_failed(home: Home, live: Live, error: CoveError) -> None:
         finished=time.time(),
     )
     live.over = True
-    home.publish("die", record, {"exitCode": str(error.exit_code)})
+    home.publish("die", record, _last_words(record, live.cause))
 
 
 def keep_plan(home: Home, live: Live, report: Report) -> None:

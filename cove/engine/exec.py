@@ -34,6 +34,8 @@ from cove.spec.machine import ExecSpec
 from cove.spec.values import parse_detach_keys
 from cove.store.records import MachineRecord
 
+COMMAND_MAX = 1024
+
 
 @dataclass(slots=True, eq=False)
 class Extra:
@@ -94,6 +96,7 @@ def exec_in(
             ctl.close()
             raise HostError(f"cannot exec in {record.name}: its monitor did not start") from error
     home.extras[extra.id] = extra
+    _publish(home, extra, "exec_create")
     if foreground is None:
         _wait_started(home, extra)
     else:
@@ -156,7 +159,7 @@ def _hear(home: Home, extra: Extra, message: Message) -> None:
         close_quietly(fd)
     if message.kind == Kind.STARTED:
         extra.started, extra.pid, extra.plan = True, message.value, None
-        home.publish("exec_start", extra.machine, {"execID": extra.id})
+        _publish(home, extra, "exec_start")
     elif message.kind == Kind.FAILED:
         assert extra.plan is not None
         extra.failure = error = explain(extra.plan, decode_report(message.payload))
@@ -176,6 +179,12 @@ def _hear(home: Home, extra: Extra, message: Message) -> None:
 
 
 def _forget(home: Home, extra: Extra) -> None:
+def _publish(home: Home, extra: Extra, action: str) -> None:
+    """Docker puts the command line into the action; no more of it is remembered than tells it."""
+    words = " ".join(extra.spec.command)[:COMMAND_MAX]
+    home.publish(f"{action}: {words}", extra.machine, {"execID": extra.id})
+
+
     if home.extras.pop(extra.id, None) is not None:
         home.reactor.forget(extra.ctl.fileno())
         extra.ctl.close()

@@ -114,9 +114,26 @@ class Home:
             return record
 
     def publish(
-        self, kind: str, record: MachineRecord, attributes: dict[str, str] | None = None
+        self, action: str, record: MachineRecord, attributes: dict[str, str] | None = None
     ) -> None:
-        self.events.publish(kind, (record.id, record.name, record.spec.image), attributes)
+        """Tell everybody what happened to a machine; its labels, name and image are told along."""
+        whole = self._labels(record) | (attributes or {})
+        self.events.publish(action, (record.id, record.name, record.spec.image), whole)
+
+    def publish_image(self, action: str, image: ImageRecord | str, name: str = "") -> None:
+        """Tell everybody what happened to an image, by its id if it may be gone."""
+        image_id = image if isinstance(image, str) else image.id
+        found = self.store.image(image) if isinstance(image, str) else image
+        labels = dict(image_config(found).labels) if found else {}
+        self.events.publish(action, (image_id, name or image_id, ""), labels, type="image")
+
+    def _labels(self, record: MachineRecord) -> dict[str, str]:
+        """Its image's, and its own over them."""
+        base = self.bases.get(record.spec.image)
+        if base is not None and base.record.id == record.image:
+            return base.config.labels | record.spec.labels
+        image = self.store.image(record.image)
+        return (image_config(image).labels if image else {}) | record.spec.labels
 
 
 def effective(limits: Limits) -> Limits:

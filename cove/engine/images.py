@@ -83,7 +83,7 @@ def image_tag(home: Home, params: ImageTag) -> Named:
         )
     home.store.tag(str(name), record.id)
     home.bases.clear()
-    home.events.publish("tag", (record.id, name.familiar(), record.id))
+    home.publish_image("tag", record, name.familiar())
     return Named(record.id, name.familiar())
 
 
@@ -102,7 +102,7 @@ def image_load(home: Home, params: ImageLoad, call: Call) -> Iterator[Progress]:
 
     def work(report: Callable[[object], None]) -> Iterator[Progress]:
         for loaded in load_archive(home.store, call.body, progress=report, origin=params.origin):
-            home.events.publish("load", (loaded.id, loaded.id, loaded.id))
+            home.publish_image("load", loaded.id)
             yield Progress("done", image=loaded.id, tags=loaded.tags)
 
     return _stream(home, call, work)
@@ -178,8 +178,8 @@ def image_bootstrap(home: Home, params: ImageBootstrap, call: Call) -> Iterator[
 def _publish_import(home: Home, record: ImageRecord, name: str) -> None:
     """As Docker tells of it: the name first."""
     if name:
-        home.events.publish("tag", (record.id, familiar(str(parse_reference(name))), record.id))
-    home.events.publish("import", (record.id, record.id, record.id))
+        home.publish_image("tag", record, familiar(str(parse_reference(name))))
+    home.publish_image("import", record)
 
 
 class _Stopped(CoveError):
