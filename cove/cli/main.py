@@ -26,10 +26,10 @@ GLOBAL = (
 
 _IMAGES = ("push", "build", "login", "logout", "search", "save")
 _MACHINES = (
-    "commit", "cp", "diff", "export", "stats", "top",
+    "commit", "cp", "diff", "export",
 )  # fmt: skip
 _LATER = (
-    *_IMAGES, *_MACHINES, "events", "network", "volume", "compose", "context", "builder",
+    *_IMAGES, *_MACHINES, "network", "volume", "compose", "context", "builder",
     "buildx", "swarm", "plugin",
 )  # fmt: skip
 WHEN = "it comes with a later one"
@@ -37,24 +37,30 @@ LATER = dict.fromkeys(_LATER, WHEN)
 """Commands that Docker's users will try: refused by name."""
 LATER_OF_MACHINES = {name: LATER[name] for name in _MACHINES}
 LATER_OF_IMAGES = dict.fromkeys(_IMAGES, WHEN)
-LATER_OF_SYSTEM = dict.fromkeys(("events",), WHEN)
 
 INSTEAD = {
     "build": "load what another tool built: cove load -i FILE",
     "cp": "share a directory when you make the machine: cove run -v ./data:/data",
     "login": "cove pull reads what docker login wrote into ~/.docker/config.json",
     "network": "choose none or host when you make the machine: cove run --network host",
-    "top": "ask inside: cove exec MACHINE ps",
     "volume": "use a directory of the host: cove run -v ./data:/data",
 }
 """What does the work of a command that is not here yet."""
 
 
-def _tree() -> Group:
-    from cove.cli import disk, images, info, inspect, life, list, logs, plan, run, system
+def _of_machines() -> dict[str, click.Command]:
+    from cove.cli import life, list, logs, run, watch
 
-    machines = {**run.COMMANDS, **life.COMMANDS, **list.COMMANDS, **logs.COMMANDS}
-    of_machine = {**machines, "ls": list.COMMANDS["ps"], "inspect": inspect.MACHINE}
+    return {
+        **run.COMMANDS, **life.COMMANDS, **list.COMMANDS, **logs.COMMANDS, **watch.COMMANDS,
+    }  # fmt: skip
+
+
+def _tree() -> Group:
+    from cove.cli import completion, disk, events, images, info, inspect, life, plan, system
+
+    machines = _of_machines()
+    of_machine = {**machines, "ls": machines["ps"], "inspect": inspect.MACHINE}
     of_machine |= {"list": of_machine["ls"], "remove": of_machine["rm"], "prune": life.PRUNE}
     top: dict[str, click.Command] = {
         **machines,
@@ -65,11 +71,13 @@ def _tree() -> Group:
             group="Images", later=LATER_OF_IMAGES,
         ),
         **images.TOP,
+        **events.COMMANDS,
         **info.COMMANDS,
         **system.TOP,
+        **completion.COMMANDS,
         "system": Group(
-            "system", {**info.COMMANDS, **disk.SYSTEM}, help="About cove and this host",
-            group="cove", later=LATER_OF_SYSTEM,
+            "system", {**info.COMMANDS, **disk.SYSTEM, **events.COMMANDS},
+            help="About cove and this host", group="cove",
         ),
         "container": Group(
             "container", of_machine, help="The same verbs as Docker spells them",
