@@ -263,7 +263,7 @@ def stop(typed: Typed, terminal: Terminal, client: Client) -> int:
 
 
 def kill(typed: Typed, terminal: Terminal, client: Client) -> int:
-    signal = typed.text("signal", "KILL")
+    signal = typed.text("signal") or "KILL"
 
     def one(name: str) -> str:
         client.kill(calls.Kill(name, signal))
@@ -295,7 +295,8 @@ def remove(typed: Typed, terminal: Terminal, client: Client) -> int:
 
 _KEYS = next(flag for flag in RUN if flag.name == "detach-keys")
 _SIG_PROXY = next(flag for flag in RUN if flag.name == "sig-proxy")
-SIGNAL = Flag("signal", "signal", "Signal to send", "s", "SIGNAL", values.check_signal)
+SIGNAL = Flag("signal", "signal", "Signal to send; empty: the usual one", "s", "SIGNAL",
+              lambda text: text and values.check_signal(text))  # fmt: skip
 TIMEOUT = Flag("timeout", "timeout", "Seconds until SIGKILL; -1: never", "t", "SECONDS",
                values.parse_int, aliases=("time",))  # fmt: skip
 MACHINES = "MACHINE [MACHINE...]"

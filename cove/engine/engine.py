@@ -119,6 +119,7 @@ class Engine:
         record = self._find(params.machine)
         foreground = _foreground(call, params.attach, params.sig_proxy, params.detach_keys)
         pause.check_not_paused(record, "start")
+        life.wait_begun(self.home, record)
         if life.running(self.home, record) is None:
             record = life.start(self.home, record, foreground)
         elif foreground is not None:

@@ -125,6 +125,16 @@ def run(home: Home, spec: MachineSpec, foreground: Foreground | None) -> Machine
     return _begin(home, record, base, live, foreground, partial(_add, home))
 
 
+def wait_begun(home: Home, record: MachineRecord) -> None:
+    """One that somebody else is starting runs a moment later, or has failed, or ended already."""
+    live = home.lives.get(record.key)
+    if live is not None and not live.started:
+        home.events.wait_until(
+            lambda: live.started or live.ended is not None or has_ended(home, live),
+            timeout=KILL_WAIT,
+        )
+
+
 def start(home: Home, record: MachineRecord, foreground: Foreground | None) -> MachineRecord:
     """Start a machine that does not run; one that is still being put away is waited for."""
     home.events.wait_until(lambda: record.key not in home.lives)
@@ -258,7 +268,9 @@ def kill(home: Home, record: MachineRecord, signal_name: str) -> None:
         wait_end(home, record, live)
     else:
         send_signal(home, live, number)
-        pause.go_on(home, live)
+        own = record.spec.stop_signal or home.base_of_machine(record).config.stop_signal
+        if not own or number == parse_signal(own):  # as in Docker: another one waits
+            pause.go_on(home, live)
 
 
 def send_signal(home: Home, live: Live, number: int) -> None:

@@ -15,7 +15,7 @@ def rename(home: Home, record: MachineRecord, name: str) -> MachineRecord:
     """The record under its new name, which must be good and free."""
     if not name:
         raise UsageError(f"cannot rename {record.name}: the new name is empty")
-    name = parse_name(name.removeprefix("/"))  # Docker shows names with a slash, and takes them so
+    name = parse_name(name)
     with home.lock:
         record = home.record(record.key)
         old = record.name

@@ -20,8 +20,9 @@ def find(
     text: str, machines: Mapping[int, MachineRecord], names: Mapping[str, int]
 ) -> MachineRecord:
     """The machine called ``text``, as Docker finds it: full id, then name, then a unique prefix
-    of an id.
+    of an id. Docker shows names with a slash, and takes them so.
     """
+    text = text.removeprefix("/")
     key = names.get(text)
     if key is not None and len(text) != 64:
         return machines[key]

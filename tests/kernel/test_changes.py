@@ -217,6 +217,14 @@ def test_who_is_attached_sees_the_end_that_a_restart_brings(cove: Cove) -> None:
     cove("rm", "-f", "seen")
 
 
+def test_a_start_of_what_just_starts_is_no_attach(cove: Cove) -> None:
+    """The end may be known to a caller before the start is to the daemon."""
+    cove("create", "--name", "quick", "bb", "sh", "-c", "echo x >> /f; wc -l < /f")
+    for time in range(1, 21):
+        assert cove("start", "-a", "quick").out == f"{time}\n"
+    cove("rm", "quick")
+
+
 def test_restarts_at_the_same_time(cove: Cove) -> None:
     with detached(cove, "dizzy", "sleep", "1000", flags=("--rm",)):
         with ThreadPoolExecutor(6) as pool:
