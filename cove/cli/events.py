@@ -75,14 +75,11 @@ class Shown(Record):
     """An event for templates, by Go's names; as JSON by those of Docker's API."""
 
     def items(self) -> list[tuple[str, object]]:  # type: ignore[override]
-        return list(self.whole().items())
-
-    def whole(self) -> Record:
         told = ("Status", "status"), ("ID", "id"), ("From", "from")
-        found = Record({name: self[key] for key, name in told if self[key]})
+        found = {name: self[key] for key, name in told if self[key]}
         found |= {key: self[key] for key in ("Type", "Action", "Actor")}
         last = ("Scope", "scope"), ("Time", "time"), ("TimeNano", "timeNano")
-        return Record(found | {name: self[key] for key, name in last})
+        return [*found.items(), *((name, self[key]) for key, name in last)]
 
 
 def record(event: calls.Event) -> Shown:

@@ -208,6 +208,8 @@ def _begin(
         live.slot = live.group = None
         raise
     home.visits.end(record.key)
+    if foreground is not None:
+        home.publish("attach", record)
     launch(home, record, base, live, foreground)
     return record
 
@@ -251,10 +253,17 @@ def stop(home: Home, record: MachineRecord, timeout: int | None, signal_name: st
     pause.go_on(home, live)
     ended = partial(has_ended, home, live)
     if seconds >= 0 and number != signal.SIGKILL:
-        end = partial(home.worker.do, partial(ending.kill, home, live, "stop"))
+        end = partial(home.worker.do, partial(_strike, home, record, live))
         live.timers.append(home.reactor.after(seconds, end))
     home.events.wait_until(ended)
     home.publish("stop", record)
+
+
+def _strike(home: Home, record: MachineRecord, live: Live) -> None:
+    """The end of a machine that did not end by itself."""
+    if running(home, record) is live:
+        home.publish("kill", record, {"signal": str(int(signal.SIGKILL))})
+    ending.kill(home, live, "stop")
 
 
 def kill(home: Home, record: MachineRecord, signal_name: str) -> None:
@@ -370,6 +379,7 @@ def _remove(home: Home, record: MachineRecord, *, force: bool) -> bool:
                 hint=f"stop it first: cove stop {record.name}, or use cove rm -f",
             )
         live.forget = True
+        home.publish("kill", record, {"signal": str(int(signal.SIGKILL))})
         ending.kill(home, live, "kill")
         wait_end(home, record, live)
     if not home.events.wait_until(lambda: record.key not in home.lives, timeout=KILL_WAIT):

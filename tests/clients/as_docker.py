@@ -24,7 +24,7 @@ from tests.driver import ROOT, busybox_tar, front_path
 
 CASES = Path(__file__).parent / "cases"
 DOCUMENT = ROOT / "docs/docker.md"
-TOPICS = ("process", "inside", "mounts", "life", "change", "look", "images", "disk")
+TOPICS = ("process", "inside", "mounts", "life", "change", "look", "images", "disk", "watch")
 
 PRELUDE = """
 box() {
