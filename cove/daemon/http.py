@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -28,7 +29,10 @@ from cove.errors import CoveError, NotFound, UsageError
 from cove.spec.check import check_exec, check_machine
 from cove.spec.machine import ExecSpec, MachineSpec
 
-THREADS = 256
+THREADS = 1024
+"""A stream that waits holds one: listeners by the hundred leave room for others."""
+LOOK = 1.0
+"""Seconds after which a stream that says nothing finds that its reader has left."""
 BODY_MAX = 16 << 20
 """Of parameters; bodies of images are streamed."""
 CHUNK = 256 << 10
@@ -128,7 +132,7 @@ class Server:
         )
         response: web.StreamResponse | None = None
         try:
-            while (item := await self._next(items)) is not None:
+            while (item := await self._next(items, request, cancel)) is not None:
                 if response is None:
                     response = await _begin_stream(request)
                 await response.write(encode(item) + b"\n")
@@ -139,14 +143,17 @@ class Server:
             await response.write(encode(error_to_json(error)) + b"\n")
         finally:
             cancel.set()
-            close = getattr(items, "close", None)
-            if close is not None:
-                await asyncio.shield(self._loop.run_in_executor(self._pool, close))
+            await asyncio.shield(self._loop.run_in_executor(self._pool, _close, items))
         await response.write_eof()
         return response
 
-    async def _next(self, items: Iterator[Any]) -> Any:
-        return await asyncio.shield(self._loop.run_in_executor(self._pool, next, items, None))
+    async def _next(self, items: Iterator[Any], request: web.Request, cancel: Cancel) -> Any:
+        """The next item; a caller who has left cancels the wait for it."""
+        coming = self._loop.run_in_executor(self._pool, next, items, None)
+        while not (await asyncio.wait({coming}, timeout=LOOK))[0]:
+            if request.transport is None:
+                cancel.set()
+        return coming.result()
 
     async def _session(self, request: web.Request, verb: Verb, params: Any) -> web.StreamResponse:
         terminals, rows, columns = terminal_header(request.headers.get("Cove-Terminal", "0 0 0"))
@@ -184,6 +191,16 @@ def parse_params(verb: Verb, data: bytes) -> Any:
     elif isinstance(spec, ExecSpec):
         check_exec(spec)
     return params
+
+
+def _close(items: Iterator[Any]) -> None:
+    """End a stream, once the thread that may still be in it has come out."""
+    close = getattr(items, "close", None)
+    while close is not None:
+        try:
+            return close()  # type: ignore[no-any-return]
+        except ValueError:  # "generator already executing": its cancel is on the way
+            time.sleep(0.01)
 
 
 def terminal_header(text: str) -> tuple[int, int, int]:
