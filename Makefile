@@ -10,11 +10,13 @@ TEST_PACKAGES := $(RUN_PACKAGES) musl-tools busybox-static tmux bubblewrap crun 
 	docker-registry openssl mmdebstrap \
 	libseccomp2 clang-format e2fsprogs
 
-.PHONY: help run test check golden bench docs clean
+HOST61_PACKAGES := $(TEST_PACKAGES) qemu-system-x86
+
+.PHONY: help run test test-host61 check golden bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.installed ## set everything up, then a first command in a machine (a shell, on a terminal)
 	@if [ -t 0 ] && [ -t 1 ]; then exec $(COVE) run --rm -it host; \
@@ -27,6 +29,10 @@ run: $(VENV)/.installed ## set everything up, then a first command in a machine 
 test: $(VENV)/.tested ## install what the tests need, then linters and all tests
 	@$(MAKE) --no-print-directory check
 	COVE_MUST_RUN=attack,cli,clients,images,kernel,native,registry,terminal $(VENV)/bin/python -m pytest tests
+
+test-host61: $(VENV)/.tested ## the core of the tests on Debian's Linux 6.1 with pure cgroup v2, in QEMU
+	@$(call need,$(HOST61_PACKAGES))
+	$(VENV)/bin/python -m tests.host61
 
 check: $(VENV)/.tested ## linters, types, sizes
 	$(VENV)/bin/ruff format --check .
@@ -46,7 +52,7 @@ docs: $(VENV)/.installed ## write the generated documents anew
 	$(VENV)/bin/python -m tests.clients.as_docker docs
 
 clean: ## remove what was built here
-	rm -rf $(VENV) build dist cove/_native .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache build dist cove/_native .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.installed: pyproject.toml hatch_build.py tools/build_init.py $(wildcard init/*)
