@@ -321,13 +321,14 @@ static int decode_part(struct run *run, enum side side, struct cursor c, char **
 			return err;
 		if (op->code == OP_clone3) /* what the child inherits */
 			child = *known;
-		if (op->code == OP_execve && (c.at < c.end || run->half == AHEAD))
+		if ((op->code == OP_execve || op->code == OP_archive) && (c.at < c.end || run->half == AHEAD))
 			return fault(run, -EINVAL, "execve");
 	}
 	if (side == HOST)
 		*known = child;
 	if (side == HOST ? cloned != (run->part[MACHINE].ops != NULL)
-			 : run->half != AHEAD && (!part->count || part->ops[part->count - 1].code != OP_execve))
+			 : run->half != AHEAD && (!part->count || (part->ops[part->count - 1].code != OP_execve &&
+								   part->ops[part->count - 1].code != OP_archive)))
 		return fault(run, -EINVAL, side == HOST ? "clone3" : "execve");
 	return 0;
 }

@@ -483,7 +483,7 @@ static int make_entry(struct unpack *u)
 }
 
 /* Control characters never reach a terminal; bytes above ASCII are left for the reader to decode. */
-static void report(const struct unpack *u, const char *name)
+void report(const struct unpack *u, const char *name)
 {
 	char text[4 * PATH_MAX + 300];
 	size_t n = (size_t)snprintf(text, sizeof(text), "unpack: ");

@@ -103,5 +103,7 @@ int pass(struct unpack *u, int fd, uint64_t n);
 int drain(struct unpack *u);
 /* `in` without ".", "/" at its ends and doubled slashes; *slash tells of a trailing one. */
 int clean(struct unpack *u, char *out, const char *in, bool *slash);
+/* The failure as a line on stderr: `name`, and why. */
+void report(const struct unpack *u, const char *name);
 /* Leave everything but `dir`, then open what is in it. */
 int confine(struct unpack *u, const char *dir);

@@ -21,6 +21,7 @@ C_ROLES = {
     "monitor": (1300, ("monitor", "forker.c", "restart.c")),
     "log": (110, ("log.c",)),
     "unpacker": (1200, ("unpack",)),
+    "archiver": (1500, ("archive",)),
     "front": (700, ("front", "request.c", "terminal.c")),
 }
 DATA = {"cove/planner/syscalls.py"}

@@ -25,9 +25,7 @@ GLOBAL = (
 )
 
 _IMAGES = ("push", "build", "login", "logout", "search", "save")
-_MACHINES = (
-    "commit", "cp", "diff", "export",
-)  # fmt: skip
+_MACHINES: tuple[str, ...] = ()
 _LATER = (
     *_IMAGES, *_MACHINES, "network", "volume", "compose", "context", "builder",
     "buildx", "swarm", "plugin",
@@ -40,7 +38,6 @@ LATER_OF_IMAGES = dict.fromkeys(_IMAGES, WHEN)
 
 INSTEAD = {
     "build": "load what another tool built: cove load -i FILE",
-    "cp": "share a directory when you make the machine: cove run -v ./data:/data",
     "login": "cove pull reads what docker login wrote into ~/.docker/config.json",
     "network": "choose none or host when you make the machine: cove run --network host",
     "volume": "use a directory of the host: cove run -v ./data:/data",
@@ -49,10 +46,11 @@ INSTEAD = {
 
 
 def _of_machines() -> dict[str, click.Command]:
-    from cove.cli import life, list, logs, run, watch
+    from cove.cli import copy, life, list, logs, run, watch
 
     return {
         **run.COMMANDS, **life.COMMANDS, **list.COMMANDS, **logs.COMMANDS, **watch.COMMANDS,
+        **copy.COMMANDS,
     }  # fmt: skip
 
 

@@ -50,6 +50,9 @@ class Transport(Protocol):
 
     def stream(self, verb: Verb, params: msgspec.Struct, call: Call) -> Iterator[Any]: ...
 
+    def raw(self, verb: Verb, params: msgspec.Struct, call: Call) -> Any:
+        """Bytes to ``call.sink``, then the answer; an error may come after any of the bytes."""
+
     def session(self, verb: Verb, params: msgspec.Struct, caller: Caller) -> int | None:
         """Run the caller's foreground: its exit code, or None when a monitor has taken it over."""
 
@@ -72,6 +75,9 @@ class Direct:
     def stream(self, verb: Verb, params: msgspec.Struct, call: Call) -> Iterator[Any]:
         items: Iterator[Any] = self._method(verb)(params, call)
         return items
+
+    def raw(self, verb: Verb, params: msgspec.Struct, call: Call) -> Any:
+        return self._method(verb)(params, call)
 
     def session(self, verb: Verb, params: msgspec.Struct, caller: Caller) -> int | None:
         if caller.session is None:
@@ -204,6 +210,13 @@ class Http:
                 if line.startswith(b'{"error"'):
                     raise error_from_json(json.loads(line))
                 yield _decode(line, verb.result)
+
+    def raw(self, verb: Verb, params: msgspec.Struct, call: Call) -> Any:
+        from cove.client.raw import read_frames
+
+        with self._connect() as sock:
+            answer = self._request(sock, verb, params, call)
+            return _decode(read_frames(answer.pieces(), call), verb.result)
 
     def session(self, verb: Verb, params: msgspec.Struct, caller: Caller) -> int | None:
         from cove.client.session import relay

@@ -234,6 +234,7 @@ def _checkpoint_when_idle(home: Home) -> None:
 
 def forget(home: Home, record: MachineRecord) -> None:
     """Remove what is on disk, then the record."""
+    home.visits.end(record.key, removed=True)
     layout = home.store.layout
     home.remover.remove(layout.upper(record.key))
     home.remover.remove(layout.machine(record.key))

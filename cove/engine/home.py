@@ -20,6 +20,7 @@ from cove.engine.logwatch import LogWatch
 from cove.engine.reactor import Reactor, Timer, Worker
 from cove.engine.slots import Slots
 from cove.engine.storage import StorageGuard
+from cove.engine.visitors import Visits
 from cove.errors import CoveError, NotFound
 from cove.executor.forker import Forker
 from cove.image.catalog import image_config, image_views, layer_keys, resolve
@@ -70,6 +71,7 @@ class Home:
     """Machines that run, start, or are being put away, by key."""
     extras: dict[str, Any] = field(default_factory=dict)
     """Processes added by exec, by id."""
+    visits: Visits = field(default_factory=Visits)
     started: float = field(default_factory=time.time)
     logs: LogWatch = field(default_factory=LogWatch)
     closing: bool = False

@@ -129,7 +129,7 @@ def _hand_over(
         if foreground is not None:
             fds["front"] = foreground.session.front
             fds.update(foreground.direct(stdin=spec.stdin_open))
-        binds = _open_binds(fds, spec, home.facts)
+        binds = open_binds(fds, spec, home.facts)
         devices = tuple(_device(device) for device in spec.devices)
         if spec.security.privileged:
             devices += tuple(host_devices())
@@ -256,7 +256,7 @@ def check_binds(spec: MachineSpec) -> None:
             os.close(open_source(mount.source, mount.target, origin=mount.origin).fd)
 
 
-def _open_binds(fds: Descriptors, spec: MachineSpec, facts: Facts) -> tuple[BindSource, ...]:
+def open_binds(fds: Descriptors, spec: MachineSpec, facts: Facts) -> tuple[BindSource, ...]:
     """Bind sources as detached mounts: what is put in their place from here on is not mounted."""
     found = []
     for index, mount in enumerate(spec.mounts):

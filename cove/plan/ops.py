@@ -481,6 +481,17 @@ class Fork(Op):
     """fork(2): the parent stays as PID 1, reaps and forwards signals; the child goes on"""
 
 
+@_row("archive", "m", "ss*")
+@dataclass(frozen=True, slots=True)
+class Archive(Op):
+    """files into a tar on 1, or out of one on 0, by this program itself: it executes nothing, and
+    ends with it
+    """
+
+    action: str
+    arguments: tuple[str, ...]
+
+
 @_row("execve", "m", "us*")
 @dataclass(frozen=True, slots=True)
 class Execve(Op):

@@ -69,8 +69,9 @@ def open_store(walls: Walls, root: str) -> tuple[Op, ...]:
 def lower_layers(place: Place) -> str:
     """The image's layers, the highest first; below them ``p``, where the kernel's file systems and
     the generated files find something to be mounted on: making it in an overlay takes 60 us each.
+    Of a layer that is there twice the higher one says all; overlayfs refuses the other.
     """
-    return ":".join([*(f"l{key}" for key in reversed(place.layers)), POINTS])
+    return ":".join([*(f"l{key}" for key in dict.fromkeys(reversed(place.layers))), POINTS])
 
 
 def mount_root(walls: Walls, place: Place) -> tuple[Op, ...]:

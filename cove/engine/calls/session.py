@@ -31,5 +31,7 @@ class Call:
     body: int = -1
     """fd of the bytes sent along (load, import): a file, a pipe, or a directory for an OCI layout.
     """
+    sink: int = -1
+    """fd that the bytes of a raw verb are written to: a pipe, a file, a socket."""
     cancelled: threading.Event | None = None
     """Set when the caller gave up: streams and waits end soon after, without an error."""

@@ -1,0 +1,140 @@
+"""Runs a plan that ends in ``archive``: cove's own archiver inside a machine, its tar on a pipe.
+
+It has no monitor: what it does is over when the verb is, and it ends with the daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+
+from cove.errors import BadArchive, Conflict, CoveError, HostError, NotFound, Unsupported, printable
+from cove.executor.explain import explain
+from cove.executor.messages import Report
+from cove.linux.program import init_program
+from cove.plan import wire
+from cove.plan.ops import Plan
+
+PLAN_FAILED = 125
+PIPE = 1 << 20
+REPORT = re.compile(rb"(host|machine) ([0-9]+) \S+ (-?[0-9]+) ?(.*)", re.DOTALL)
+MISSING, DAMAGED, TRUNCATED, REFUSED, LIMIT, FULL = 2, 3, 4, 5, 6, 7
+"""Exit codes, of ``enum verdict`` in ``init/unpack.h``."""
+
+
+class Archiver:
+    """One that runs. ``stdin`` and ``stdout`` are the ends of its pipes that are ours, or -1."""
+
+    def __init__(self, plan: Plan, child: subprocess.Popen[bytes], what: str) -> None:
+        self._plan, self._child, self._what = plan, child, what
+        self._lock = threading.Lock()
+        self._stdin = child.stdin
+        self.stopped = threading.Event()
+
+    @property
+    def stdin(self) -> int:
+        assert self._stdin is not None
+        return self._stdin.fileno()
+
+    @property
+    def stdout(self) -> int:
+        assert self._child.stdout is not None
+        return self._child.stdout.fileno()
+
+    def close_stdin(self) -> None:
+        if self._stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._stdin.close()
+
+    def stop(self) -> None:
+        """End it from any thread; its own thread finds out, and waits for it."""
+        self.stopped.set()
+        with self._lock:
+            if self._child.returncode is None:
+                self._child.kill()
+
+    def read_result(self) -> bytes:
+        """What it says on standard output, to its end."""
+        assert self._child.stdout is not None
+        return self._child.stdout.read()
+
+    def finish(self) -> None:
+        """Wait for its end, and raise what went wrong. Its standard error has ended only when every
+        process of it has.
+        """
+        child = self._child
+        assert child.stderr is not None
+        complaint = child.stderr.read()
+        with self._lock:
+            code = child.wait()
+        if code:
+            raise self._error(code, complaint)
+
+    def _error(self, code: int, complaint: bytes) -> CoveError:
+        if self.stopped.is_set():
+            return Conflict(f"cannot {self._what}: the machine was started or removed meanwhile")
+        match = REPORT.match(complaint)
+        if code == PLAN_FAILED and match is not None:
+            detail = match[4].rstrip(b"\n").decode("utf-8", "surrogateescape")
+            side = int(match[1] == b"machine")
+            return explain(self._plan, Report(side, int(match[2]), int(match[3]), detail))
+        text = complaint.decode("utf-8", "backslashreplace").strip().removeprefix("unpack: ")
+        reason = printable(text) or f"its process ended with {code}"
+        kind = _KINDS.get(code, HostError)
+        return kind(f"cannot {self._what}: {reason}", exit_code=1)
+
+
+_KINDS: dict[int, type[CoveError]] = {
+    MISSING: NotFound,
+    DAMAGED: BadArchive,
+    TRUNCATED: BadArchive,
+    REFUSED: Unsupported,
+    LIMIT: BadArchive,
+    FULL: HostError,
+}
+
+
+@contextlib.contextmanager
+def run_archiver(
+    plan: Plan, fds: Mapping[str, int], *, what: str, reads: bool = False
+) -> Iterator[Archiver]:
+    """Run ``plan`` with registers ``fds``; killed, and waited for, if the block ends before it."""
+    with contextlib.ExitStack() as stack:
+        parts = []
+        for part in (plan.host, plan.machine):
+            memory = os.memfd_create("cove-plan", os.MFD_CLOEXEC)
+            stack.callback(os.close, memory)
+            os.write(memory, wire.encode(part))
+            parts.append(memory)
+        argv = [init_program(), "run-plan", *(f"/proc/self/fd/{fd}" for fd in parts)]
+        argv += [f"{name}={fd}" for name, fd in fds.items()]
+        try:
+            child = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE if reads else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                pipesize=PIPE,
+                pass_fds=(*parts, *fds.values()),
+                cwd="/",
+                env={},
+            )
+        except OSError as error:
+            raise HostError(f"cannot {what}: {(error.strerror or '').lower()}") from error
+        archiver = Archiver(plan, child, what)
+        try:
+            yield archiver
+        finally:
+            with contextlib.suppress(OSError):
+                archiver.close_stdin()
+            if child.returncode is None:
+                child.kill()
+                child.wait()
+            for stream in (child.stdout, child.stderr):
+                if stream is not None:
+                    stream.close()
