@@ -141,11 +141,10 @@ def _prune_images(home: Home, params: ImagePrune) -> ImagesPruned:
 
 
 def publish_removed(home: Home, removed: Removed) -> None:
-    image = removed.image
     for _ in removed.untagged:
-        home.events.publish("untag", (image, image, image))
+        home.publish_image("untag", removed.record)
     if removed.deleted:
-        home.events.publish("delete", (image, image, image))
+        home.publish_image("delete", removed.image)
 
 
 def _wanted(record: ImageRecord, params: ImagePrune) -> bool:

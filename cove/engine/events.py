@@ -166,7 +166,7 @@ class Events:
         machines, and for what is done to images only.
         """
         kind = type or ("image" if action in OF_IMAGES else "container")
-        whole = dict(attributes or {}, name=of[1])
+        whole = dict(attributes or {}) | ({"name": of[1]} if of[1] else {})
         if kind == "container":
             whole["image"] = of[2]
         with self._order:

@@ -147,7 +147,9 @@ def image_pull(home: Home, params: ImagePull, call: Call) -> Iterator[Progress]:
             pulled = pull(home.store, text, platform=params.platform, **common)
             tag = familiar(pulled.reference)
             name = parse_reference(pulled.reference, default_tag=False).familiar_name
-            home.events.publish("pull", (tag, name, tag))
+            image = home.store.image(pulled.id)
+            labels = dict(catalog.image_config(image).labels) if image else {}
+            home.events.publish("pull", (tag, name, ""), labels)
             yield Progress(
                 "done", image=pulled.id, tags=(tag,), digest=pulled.digest, fresh=pulled.fresh
             )

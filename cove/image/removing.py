@@ -32,11 +32,16 @@ LEAVING = 5.0
 class Removed:
     """Names that mean nothing any more, and the ids of what is gone: an image, then layers."""
 
-    image: str
+    record: ImageRecord
+    """As it was."""
     untagged: tuple[str, ...]
     deleted: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
     """Diff IDs of the layers that are gone."""
+
+    @property
+    def image(self) -> str:
+        return self.record.id
 
 
 def remove(store: Store, text: str, *, force: bool = False) -> Removed:
@@ -121,7 +126,7 @@ def _take(
                 store.untag(name)
             digests = tuple(one for one in record.digests if one not in names)
             store.put_image(msgspec.structs.replace(record, digests=digests))
-        return Removed(record.id, untagged)
+        return Removed(record, untagged)
     return _delete(store, record, untagged)
 
 
@@ -187,7 +192,7 @@ def _collect(store: Store, record: ImageRecord, untagged: tuple[str, ...]) -> Re
     gone = drop_unused(store, reversed(record.layers))
     plain = (layer.partition("+")[0] for layer in record.layers)
     chains = dict(zip(record.layers, accumulate(plain, chain_id), strict=True))
-    return Removed(record.id, untagged, (record.id, *(chains[layer] for layer in gone)), gone)
+    return Removed(record, untagged, (record.id, *(chains[layer] for layer in gone)), gone)
 
 
 # ---- pruning ----

@@ -13,6 +13,7 @@ import re
 import select
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -401,3 +402,39 @@ def test_a_running_machine_keeps_its_image(cove: Cove) -> None:
     finally:
         cove("rm", "-f", "prune-up")
     assert cove("run", "--rm", "bb", "echo", "again").out == "again\n"
+
+
+# ---- events ----
+
+
+def test_events_of_images(own: Cove, tmp_path: Path) -> None:
+    """Docker's names, who they are about, and the image's labels."""
+    since = str(int(time.time()))
+    labels = {"team": "web"}
+    image = loaded(own, tmp_path / "e.tar", [Tar().file("e").data()], config={"Labels": labels})
+    own("tag", image, "ev:1")
+    own("rmi", "ev:1")
+    (tmp_path / "i.tar").write_bytes(Tar().file("i").data())
+    made = own("image", "import", "-q", str(tmp_path / "i.tar"), "ev:2").out.strip()
+    own("rmi", made)
+    own("image", "prune", "-f")
+    words = ("--since", since, "--until", str(int(time.time()) + 1), "--filter", "type=image")
+    said = [json.loads(line) for line in own("events", *words, "--format", "json").out.splitlines()]
+    seen = [
+        (event["Action"], event["Actor"]["ID"], event["Actor"]["Attributes"])
+        for event in said
+        if event["Actor"]["ID"] in (image, made, "")
+    ]
+    whole = [event for event in seen if event[0] != "prune"]
+    assert whole == [
+        ("load", image, {"name": image} | labels),
+        ("tag", image, {"name": "ev:1"} | labels),
+        ("untag", image, {"name": image} | labels),
+        ("delete", image, {"name": image}),
+        ("tag", made, {"name": "ev:2"}),
+        ("import", made, {"name": made}),
+        ("untag", made, {"name": made}),
+        ("delete", made, {"name": made}),
+    ]
+    *_, pruned = [event for event in seen if event[0] == "prune"]
+    assert pruned[1:] == ("", {"reclaimed": "0"})

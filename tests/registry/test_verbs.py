@@ -148,6 +148,13 @@ def test_all_tags(fresh: Cove, fake: Fake, bb: FakeImage, web: str) -> None:
     assert f"Status: Image is up to date for {name}\n" in fresh("pull", "-a", name).out
 
 
+def test_a_pull_is_an_event(fresh: Cove, web: str) -> None:
+    fresh("pull", "-q", web)
+    form = "{{.Action}} {{.Actor.ID}} {{.Actor.Attributes.name}}"
+    words = ("--since", "1h", "--until", "0s", "--filter", "event=pull", "--format", form)
+    assert fresh("events", *words).out == f"pull {web} {web.removesuffix(':1')}\n"
+
+
 @pytest.mark.parametrize("words", ['{"tags": [5]}', '{"tags": ["../x"]}', "[]", "{"])
 def test_a_hostile_list_of_tags(fresh: Cove, fake: Fake, web: str, words: str) -> None:
     fake.fault("/tags/list", body(words.encode()))
