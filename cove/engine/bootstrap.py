@@ -1,4 +1,5 @@
-"""``cove image bootstrap``: mmdebstrap in a machine of the image ``host``; its output is imported.
+"""``cove image bootstrap``: mmdebstrap or debootstrap in a machine of the image ``host``; its
+output is imported.
 
 What it installs is other people's programs run as root: they run inside the machine, with the few
 capabilities that unpacking and chroot need. The network is the host's, as there is no other yet.
@@ -20,7 +21,7 @@ from cove.engine.home import Home
 from cove.engine.start import Foreground
 from cove.errors import BadArchive, CoveError, UsageError
 from cove.image.aptspeak import Listener, failure
-from cove.image.distributions import Wish, check_host, command, sources_for
+from cove.image.distributions import Wish, command, sources_for, tool_for
 from cove.image.host import HOST, PATH
 from cove.image.importing import import_rootfs
 from cove.image.layers import Progress
@@ -52,11 +53,11 @@ def bootstrap(
     gone: Callable[[], bool],
 ) -> ImageRecord:
     """The new image, called ``name``. Once ``gone`` says that nobody wants it the machine ends."""
-    check_host(wish)
+    tool = tool_for(wish)
     listener = Listener(str(wish))
     with contextlib.ExitStack() as stack:
         out, error = _Pipe(stack), _Pipe(stack)
-        machine = _start(home, _spec(wish, env), stack, out.write, error.write)
+        machine = _start(home, _spec(wish, env, tool), stack, out.write, error.write)
         out.close_write()
         error.close_write()
         ended = _in_thread(stack, lambda: life.wait(home, machine, "not-running", None))
@@ -72,7 +73,7 @@ def bootstrap(
             code, cause = ended()
             heard()
             if code != 0:
-                raise failure(wish, listener.lines, code, cause.text)
+                raise failure(wish, listener.lines, code, cause.text, tool)
 
         try:
             return import_rootfs(
@@ -90,10 +91,10 @@ def bootstrap(
             raise
 
 
-def _spec(wish: Wish, env: tuple[str, ...]) -> MachineSpec:
+def _spec(wish: Wish, env: tuple[str, ...], tool: str) -> MachineSpec:
     return MachineSpec(
         HOST,
-        command(wish, sources_for(wish)),
+        command(wish, sources_for(wish), tool),
         env=("LC_ALL=C.UTF-8", *env),
         labels={"cove.bootstrap": str(wish)},
         network="host",

@@ -1,4 +1,6 @@
-"""What mmdebstrap and apt say on stderr, as steps for people and, when it failed, as one error."""
+"""What mmdebstrap, debootstrap and apt say on stderr, as steps for people and, when it failed, as
+one error.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,13 @@ PHASES = {
     "installing essential packages": "installing packages",
     "creating tarball": "making the image",
 }
+OF_DEBOOTSTRAP = {
+    "Retrieving": "downloading packages",
+    "Validating": "downloading packages",
+    "Extracting": "unpacking packages",
+    "Unpacking": "unpacking packages",
+    "Configuring": "setting up packages",
+}
 UNREACHABLE = re.compile(
     r"Temporary failure resolving|Could not resolve|Could not connect|Unable to connect"
     r"|Network is unreachable|Connection (refused|timed out|failed)|Cannot initiate the connection"
@@ -27,7 +36,7 @@ UNREACHABLE = re.compile(
 NO_PACKAGE = re.compile(
     r"E: Unable to locate package (\S+)|E: Package '(\S+)' has no installation candidate"
     r"|E: Couldn't find any package by \w+ '(\S+)'|E: Version '\S+' for '(\S+)' was not found"
-    r"|E: Release '\S+' for '(\S+)' was not found"
+    r"|E: Release '\S+' for '(\S+)' was not found|E: Couldn't find these debs: (\S+)"
 )
 
 
@@ -44,7 +53,7 @@ class Listener:
         """The step that begins or goes on with this line, if any."""
         self.lines.append(line)
         if line.startswith("I: "):
-            phase = PHASES.get(line[3:].rstrip("."))
+            phase = PHASES.get(line[3:].rstrip(".")) or OF_DEBOOTSTRAP.get(line.split()[1])
             return Step(phase, self.name) if phase else None
         if match := re.search(r"(\d+) newly installed", line):
             self._packages += int(match[1])
@@ -75,7 +84,9 @@ def _size(number: str, unit: str) -> int:
     return int(float(number.replace(",", "")) * UNITS[unit])
 
 
-def failure(wish: Wish, lines: deque[str], exit_code: int, cause: str) -> CoveError:
+def failure(
+    wish: Wish, lines: deque[str], exit_code: int, cause: str, tool: str = "mmdebstrap"
+) -> CoveError:
     """Why it did not become an image. ``cause``: why the machine was ended, if it was."""
     begin = f"cannot bootstrap {wish}"
     text = "\n".join(lines)
@@ -86,7 +97,7 @@ def failure(wish: Wish, lines: deque[str], exit_code: int, cause: str) -> CoveEr
         return UsageError(f"{begin}: it has no package {name}", origin=f"--include {name}")
     if "No space left on device" in text:
         return HostError(f"{begin}: no space left on device", host="in the machine that makes it")
-    if re.search(r"does not have a Release file|404 +Not Found", text):
+    if re.search(r"does not have a Release file|404 +Not Found|Failed getting release file", text):
         return NotFound(
             f"{begin}: the package sources have no suite {wish.suite}",
             origin=f"--mirror {wish.mirror}" if wish.mirror else "",
@@ -107,4 +118,4 @@ def failure(wish: Wish, lines: deque[str], exit_code: int, cause: str) -> CoveEr
             host=line,
             hint=f"apt-get install {wish.distribution.keys_from}",
         )
-    return HostError(f"{begin}: {cause or f'mmdebstrap ended with {exit_code}'}", host=line)
+    return HostError(f"{begin}: {cause or f'{tool} ended with {exit_code}'}", host=line)

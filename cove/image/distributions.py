@@ -23,6 +23,10 @@ FOLLOWING = ("", "-updates", "-security")
 """Suites that belong to one release."""
 
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]+(:[a-z0-9-]+)?(/[a-z0-9.-]+|=[A-Za-z0-9.+~:-]+)?")
+TOOLS = ("mmdebstrap", "debootstrap")
+"""The first one that is here."""
+ROOT = "/var/tmp/root"
+"""Where debootstrap makes the tree, in the machine."""
 MIRROR = re.compile(r"(https?|ftp)://[^\s\[\]]+")
 
 
@@ -132,12 +136,19 @@ def _distribution(text: str) -> tuple[Distribution, Reference]:
 # ---- the host ----
 
 
-def check_host(wish: Wish) -> None:
-    """Whether the host has the program and the keys."""
-    if shutil.which("mmdebstrap", path=PATH) is None:
+def tool_for(wish: Wish) -> str:
+    """The program of this host that makes it, if the keys are here as well."""
+    tools = [tool for tool in TOOLS if shutil.which(tool, path=PATH)]
+    if not tools:
         raise Unsupported(
-            f"cannot bootstrap {wish}: mmdebstrap is not installed",
+            f"cannot bootstrap {wish}: neither mmdebstrap nor debootstrap is installed",
             hint="apt-get install mmdebstrap",
+        )
+    if tools[0] == "debootstrap" and wish.variant not in FLAGS:
+        raise Unsupported(
+            f"cannot bootstrap {wish}: debootstrap has no variant {wish.variant}",
+            origin=f"--variant {wish.variant}",
+            hint=f"apt-get install mmdebstrap, or choose one of {', '.join(FLAGS)}",
         )
     if not os.path.exists(wish.distribution.keyring):
         raise Unsupported(
@@ -145,6 +156,7 @@ def check_host(wish: Wish) -> None:
             host=f"{wish.distribution.keyring} is missing",
             hint=f"apt-get install {wish.distribution.keys_from}",
         )
+    return tools[0]
 
 
 def sources_for(wish: Wish, *, root: str = "/") -> tuple[Source, ...]:
@@ -223,10 +235,12 @@ def _stanzas(text: str) -> Iterator[Source]:
                 yield Source(uri, suite, tuple(fields.get("components", ())), keys)
 
 
-def command(wish: Wish, sources: tuple[Source, ...]) -> tuple[str, ...]:
+def command(wish: Wish, sources: tuple[Source, ...], tool: str = "mmdebstrap") -> tuple[str, ...]:
     """What runs in the machine: the tar on stdout, what it does on stderr. The names of the
     machine it runs in do not stay in the image.
     """
+    if tool == "debootstrap":
+        return _debootstrap(wish, sources)
     include = (f"--include={','.join(wish.include)}",) if wish.include else ()
     return (
         "mmdebstrap",
@@ -239,4 +253,43 @@ def command(wish: Wish, sources: tuple[Source, ...]) -> tuple[str, ...]:
         wish.suite,
         "-",
         *(source.line() for source in sources),
+    )
+
+
+FLAGS = {"minbase": ("--variant=minbase",), "buildd": ("--variant=buildd",), "important": ()}
+"""debootstrap's words for the variants that it has."""
+
+DEBOOTSTRAP = """\
+set -e
+lines=$1
+shift
+container=lxc debootstrap "$@" >&2
+eval "root=\\${$(($# - 1))}"
+rm -rf "$root/etc/resolv.conf" "$root/etc/hostname" "$root/var/cache/apt/archives"/*.deb \\
+    "$root/var/lib/apt/lists"/*_* "$root/var/log/bootstrap.log"
+printf '%s\\n' "$lines" >"$root/etc/apt/sources.list"
+echo 'I: creating tarball...' >&2
+exec tar -C "$root" --numeric-owner --one-file-system --xattrs --xattrs-include='*' -cf - .
+"""
+"""A user namespace makes no device nodes: ``container=lxc`` has it bind those of the machine. It
+knows one source; the others are written down for later.
+"""
+
+
+def _debootstrap(wish: Wish, sources: tuple[Source, ...]) -> tuple[str, ...]:
+    include = (f"--include={','.join(wish.include)}",) if wish.include else ()
+    first = next((s for s in sources if s.suite == wish.suite), sources[0])
+    return (
+        "sh",
+        "-c",
+        DEBOOTSTRAP,
+        "debootstrap",
+        "\n".join(source.line() for source in sources),
+        *FLAGS[wish.variant],
+        *include,
+        f"--components={','.join(first.components)}",
+        f"--keyring={first.signed_by or wish.distribution.keyring}",
+        wish.suite,
+        ROOT,
+        first.uri,
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cove.engine.bootstrap import CAPABILITIES
 from cove.errors import CoveError
 from cove.image.aptspeak import Listener, failure
 from cove.image.distributions import command, read_wish, sources_for
@@ -119,8 +120,28 @@ def test_a_missing_tool_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(distributions.shutil, "which", lambda name, path: None)
     with pytest.raises(CoveError) as caught:
-        distributions.check_host(read_wish("debian:bookworm", "", (), ""))
+        distributions.tool_for(read_wish("debian:bookworm", "", (), ""))
     assert caught.value.hint == "apt-get install mmdebstrap"
+
+
+def test_debootstrap_where_mmdebstrap_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cove.image import distributions
+
+    found = {"mmdebstrap": "/usr/bin/mmdebstrap", "debootstrap": "/usr/sbin/debootstrap"}
+    monkeypatch.setattr(distributions.shutil, "which", lambda name, path: found.get(name))
+    monkeypatch.setattr(distributions.os.path, "exists", lambda path: True)
+    wish = read_wish("debian:bookworm", "", ("jq",), "http://m.example/d")
+    assert distributions.tool_for(wish) == "mmdebstrap"
+    del found["mmdebstrap"]
+    assert distributions.tool_for(wish) == "debootstrap"
+    words = command(wish, sources_for(wish), "debootstrap")
+    assert words[:2] == ("sh", "-c") and words[-3::2] == ("bookworm", "http://m.example/d")
+    assert {"--variant=minbase", "--include=jq", "--components=main", f"--keyring={KEYS}"} < {
+        *words
+    }
+    with pytest.raises(CoveError, match="debootstrap has no variant apt") as caught:
+        distributions.tool_for(read_wish("debian:bookworm", "apt", (), ""))
+    assert "apt-get install mmdebstrap" in caught.value.hint
 
 
 # ---- what the tool says ----
@@ -154,6 +175,8 @@ Setting up a (1) ..."""
         ("E: The repository 'x' does not have a Release file.", "have no suite bookworm"),
         ("W: GPG error: NO_PUBKEY 0123", "signed by a key that is not known here"),
         ("Err:1 x\n  Temporary failure resolving 'x'", "sources cannot be reached"),
+        ("E: Couldn't find these debs: nope", "it has no package nope"),
+        ("E: Failed getting release file http://x/Release", "have no suite bookworm"),
         ("E: something else", "mmdebstrap ended with 25"),
     ],
 )
@@ -239,3 +262,33 @@ def test_debian_from_the_sources_of_this_machine(cove: Cove, tool: None) -> None
 
 def _release() -> str:
     return Path("/etc/os-release").read_text()
+
+
+@pytest.mark.timeout(900)
+def test_debian_by_debootstrap(cove: Cove, tmp_path: Path) -> None:
+    """The same machine as bootstrap makes, and what comes out of it."""
+    if shutil.which("debootstrap") is None:
+        pytest.skip("needs debootstrap: it is not installed")
+    wish = read_wish("debian:bookworm", "", (), "")
+    try:
+        words = command(wish, sources_for(wish), "debootstrap")
+    except CoveError as error:
+        pytest.skip(f"needs package sources: {error.message}")
+    grants = [word for name in CAPABILITIES for word in ("--cap-add", name)]
+    with (tmp_path / "root.tar").open("wb") as out, (tmp_path / "log").open("wb") as err:
+        made = cove.spawn("run", "--rm", "--network", "host", "--cap-drop", "ALL", *grants, "-e",
+                          "LC_ALL=C.UTF-8", "host", *words, stdout=out, stderr=err)  # fmt: skip
+        code = made.wait(800)
+    said = (tmp_path / "log").read_text(errors="replace")
+    if "Failed getting release file" in said:
+        pytest.skip("needs package sources: those of this machine cannot be reached")
+    assert code == 0, said[-2000:]
+    listener = Listener("debian:bookworm")
+    stages = [step.stage for line in said.splitlines() if (step := listener.hear(line))]
+    assert list(dict.fromkeys(stages))[-1] == "making the image"
+    assert {"downloading packages", "unpacking packages", "setting up packages"} < set(stages)
+    cove("image", "import", "-q", str(tmp_path / "root.tar"), "debooted:1", timeout=120)
+    script = "dpkg -l | grep '^ii  dpkg'; cat /etc/apt/sources.list; ls /etc/hostname /dev/null"
+    read = cove("run", "--rm", "--pull", "never", "debooted:1", "sh", "-c", script).out
+    assert "ii  dpkg" in read and " bookworm main" in read and " bookworm-security main" in read
+    cove("rmi", "debooted:1")

@@ -463,3 +463,53 @@ def test_a_certificate_that_nobody_vouches_for(
     monkeypatch.setattr("cove.image.pulling.endpoint_of", lambda *words: strict)
     error = fails(store, web, "its certificate is not trusted: self")
     assert secure.requests == [] and error.hint == ""
+
+
+CA = """
+[ca]
+default_ca = this
+[this]
+database = {0}/database
+rand_serial = yes
+new_certs_dir = {0}
+default_md = sha256
+policy = any
+x509_extensions = names
+[any]
+commonName = supplied
+[names]
+subjectAltName = IP:127.0.0.1
+"""
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [("20200101000000Z", "20200201000000Z"), ("20900101000000Z", "20910101000000Z")],
+)
+def test_a_clock_that_is_wrong(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: str, end: str
+) -> None:
+    """A trusted certificate that is over, or has not begun, by this host's clock."""
+    need("openssl")
+    (tmp_path / "database").touch()
+    (tmp_path / "ca.conf").write_text(CA.format(tmp_path))
+    for words in (
+        ["req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-keyout", "key",
+         "-out", "asked"],
+        ["ca", "-batch", "-notext", "-selfsign", "-config", "ca.conf", "-keyfile", "key",
+         "-in", "asked", "-out", "cert", "-startdate", begin, "-enddate", end],
+    ):  # fmt: skip
+        subprocess.run(["openssl", *words], cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+    server = Fake(context=context)
+    try:
+        web = server.add("web:1", FakeImage([FILES]))
+        strict = Endpoint(server.host)
+        monkeypatch.setattr("cove.image.pulling.endpoint_of", lambda *words: strict)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert"))
+        error = fails(store, web, "its certificate is not trusted: certificate")
+        assert error.hint == "look at this host's clock: date"
+        assert server.requests == []
+    finally:
+        server.close()
