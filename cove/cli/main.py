@@ -46,7 +46,15 @@ INSTEAD = {
 
 
 def _of_machines() -> dict[str, click.Command]:
-    from cove.cli import copy, life, list, logs, run, watch
+    from cove.cli import (
+        copy,
+        kernels,
+        life,
+        list,
+        logs,
+        run,
+        watch,
+    )
 
     return {
         **run.COMMANDS, **life.COMMANDS, **list.COMMANDS, **logs.COMMANDS, **watch.COMMANDS,
@@ -70,6 +78,10 @@ def _tree() -> Group:
         ),
         **images.TOP,
         **events.COMMANDS,
+        "kernel": Group(
+            "kernel", kernels.COMMANDS, help="Kernels for virtual machines",
+            group="Virtual machines",
+        ),
         **info.COMMANDS,
         **system.TOP,
         **completion.COMMANDS,

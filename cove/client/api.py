@@ -15,6 +15,7 @@ import msgspec
 from cove.client.transport import Caller, Transport
 from cove.client.verbs import VERBS
 from cove.engine import calls
+from cove.engine.calls import kernels
 
 NONE = calls.Call()
 
@@ -209,6 +210,34 @@ class Client:
     ) -> Iterator[calls.Progress]:
         call = calls.Call(cancelled=cancelled)
         return self.transport.stream(VERBS["image.bootstrap"], params, call)
+
+    # ---- guest kernels ----
+
+    def kernel_list(self, params: kernels.KernelList) -> kernels.KernelsListed:
+        result: kernels.KernelsListed = self._call("kernel.list", params)
+        return result
+
+    def kernel_add(
+        self, params: kernels.KernelAdd, cancelled: threading.Event | None = None
+    ) -> Iterator[calls.Progress]:
+        call = calls.Call(cancelled=cancelled)
+        return self.transport.stream(VERBS["kernel.add"], params, call)
+
+    def kernel_fetch(
+        self, params: kernels.KernelFetch, cancelled: threading.Event | None = None
+    ) -> Iterator[calls.Progress]:
+        call = calls.Call(cancelled=cancelled)
+        return self.transport.stream(VERBS["kernel.fetch"], params, call)
+
+    def kernel_build(
+        self, params: kernels.KernelBuild, cancelled: threading.Event | None = None
+    ) -> Iterator[calls.Progress]:
+        call = calls.Call(cancelled=cancelled)
+        return self.transport.stream(VERBS["kernel.build"], params, call)
+
+    def kernel_remove(self, params: kernels.KernelRemove) -> kernels.KernelRemoved:
+        result: kernels.KernelRemoved = self._call("kernel.remove", params)
+        return result
 
     # ---- the system ----
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cove.engine import calls
+from cove.engine.calls import kernels
 
 PROTOCOL = 1
 """Raised when a verb or its data changes in a way that older clients cannot read."""
@@ -89,6 +90,11 @@ VERBS: dict[str, Verb] = {
             "image.bootstrap", "image_bootstrap", calls.ImageBootstrap, calls.Progress, stream=True
         ),
         Verb("system.events", "events", calls.Events, calls.Event, stream=True),
+        Verb("kernel.list", "kernel_list", kernels.KernelList, kernels.KernelsListed),
+        Verb("kernel.add", "kernel_add", kernels.KernelAdd, calls.Progress, stream=True),
+        Verb("kernel.fetch", "kernel_fetch", kernels.KernelFetch, calls.Progress, stream=True),
+        Verb("kernel.build", "kernel_build", kernels.KernelBuild, calls.Progress, stream=True),
+        Verb("kernel.remove", "kernel_remove", kernels.KernelRemove, kernels.KernelRemoved),
         Verb("system.info", "info", calls.Nothing, calls.Info),
         Verb("system.df", "disk_usage", calls.Nothing, calls.DiskUsage),
         Verb("system.prune", "system_prune", calls.SystemPrune, calls.SystemPruned),

@@ -19,6 +19,7 @@ from cove.engine import (
     ending,
     images,
     info,
+    kernels,
     life,
     logs,
     machines,
@@ -34,6 +35,7 @@ from cove.engine import (
     watching,
 )
 from cove.engine.attach import attach
+from cove.engine.calls import kernels as of_kernels
 from cove.engine.events import Events
 from cove.engine.exec import exec_in
 from cove.engine.home import Home, boot_id
@@ -263,6 +265,33 @@ class Engine:
         self, params: calls.ImageBootstrap, call: calls.Call
     ) -> Iterator[calls.Progress]:
         return images.image_bootstrap(self.home, params, call)
+
+    # ---- guest kernels ----
+
+    def kernel_list(
+        self, params: of_kernels.KernelList, call: calls.Call
+    ) -> of_kernels.KernelsListed:
+        return kernels.kernel_list(self.home)
+
+    def kernel_add(
+        self, params: of_kernels.KernelAdd, call: calls.Call
+    ) -> Iterator[calls.Progress]:
+        return kernels.kernel_add(self.home, params, call)
+
+    def kernel_fetch(
+        self, params: of_kernels.KernelFetch, call: calls.Call
+    ) -> Iterator[calls.Progress]:
+        return kernels.kernel_fetch(self.home, params, call)
+
+    def kernel_build(
+        self, params: of_kernels.KernelBuild, call: calls.Call
+    ) -> Iterator[calls.Progress]:
+        return kernels.kernel_build(self.home, params, call)
+
+    def kernel_remove(
+        self, params: of_kernels.KernelRemove, call: calls.Call
+    ) -> of_kernels.KernelRemoved:
+        return kernels.kernel_remove(self.home, params)
 
     # ---- the system ----
 

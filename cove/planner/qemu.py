@@ -36,6 +36,10 @@ class Kernel:
     options: frozenset[str] = frozenset()
     """Of its configuration, those of ``WATCHED`` that are set."""
 
+    @property
+    def needs_acpi(self) -> bool:
+        return not self.options >= BARE
+
 
 BARE = frozenset({"VIRTIO_MMIO_CMDLINE_DEVICES", "X86_MPPARSE"})
 """With these an x86 kernel finds devices and CPUs without ACPI, which it then need not read."""
@@ -73,8 +77,9 @@ class Guest:
     """Bytes of the guest's RAM."""
     cpus: int
     agent: int
-    """Descriptor of a stream socket, as are the next two."""
+    """Descriptor of a stream socket, as is ``qmp``."""
     console: int
+    """Descriptor of a pipe to write to. A socket would hold 270 letters, which is no panic."""
     qmp: int
     kernel: Kernel | None = None
     """None: a clone, which has the template's in its memory."""
@@ -294,9 +299,10 @@ def _quiet(kernel: Kernel) -> Iterator[tuple[str, str]]:
 
 def _channels(guest: Guest) -> Iterator[Option]:
     yield Option(
-        ("-chardev", f"socket,id=console,fd={guest.console}", "-serial", "chardev:console"),
-        default("the kernel's last words"),
-    )
+        ("-add-fd", f"fd={guest.console},set=0",
+         "-chardev", "file,id=console,path=/dev/fdset/0,append=on", "-serial", "chardev:console"),
+        default("the kernel's last words; nothing is said to it"),
+    )  # fmt: skip
     yield Option(
         ("-chardev", f"socket,id=qmp,fd={guest.qmp}", "-mon", "chardev=qmp,mode=control"),
         default("control, by a socket that has no name"),

@@ -20,11 +20,12 @@ VERSION = 1
 DIRECTORIES = ("dev", "modules", "proc", "root", "sys")
 """For the kernel's file systems and the machine's root to be mounted on."""
 
-ORDER = "modules/order"
-"""Names of the files beside it, one a line: ``/init`` loads them from top to bottom."""
+ORDER, LATER = "modules/order", "modules/later"
+"""Names of the files beside them, one a line: ``/init`` loads the ones of ``order`` from top to
+bottom, and those of ``later`` when a directory of the host is to be mounted."""
 
 
-def initrd(init: bytes, modules: Iterable[Module]) -> bytes:
+def initrd(init: bytes, modules: Iterable[Module], later: Iterable[Module] = ()) -> bytes:
     """``init`` is a static program for the guest's CPU."""
     archive = _Archive()
     for name in DIRECTORIES:
@@ -32,19 +33,18 @@ def initrd(init: bytes, modules: Iterable[Module]) -> bytes:
     # What the kernel opens for /init before anything is mounted.
     archive.add("dev/console", DEVICE, device=(5, 1))
     archive.add("init", PROGRAM, init)
-    order = []
-    for module in modules:
-        order.append(f"{module.name}.ko\n")
-        archive.add(f"modules/{module.name}.ko", FILE, module.data)
-    archive.add(ORDER, FILE, "".join(order).encode())
+    for listing, files in ((ORDER, tuple(modules)), (LATER, tuple(later))):
+        for module in files:
+            archive.add(f"modules/{module.name}.ko", FILE, module.data)
+        archive.add(listing, FILE, "".join(f"{module.name}.ko\n" for module in files).encode())
     return archive.end()
 
 
-def initrd_key(init: bytes, modules: Iterable[Module]) -> str:
+def initrd_key(init: bytes, modules: Iterable[Module], later: Iterable[Module] = ()) -> str:
     """What an initrd is kept under: hexadecimal digits that change with every input."""
     digest = hashlib.sha256(b"cove-initrd %d\0" % VERSION)
     digest.update(hashlib.sha256(init).digest())
-    for module in modules:
+    for module in (*modules, Module("", b""), *later):
         digest.update(module.name.encode() + b"\0" + hashlib.sha256(module.data).digest())
     return digest.hexdigest()[:32]
 

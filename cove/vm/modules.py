@@ -7,6 +7,7 @@ and not installed has no ``modules.dep``, which depmod makes of just that.
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ MODULE_MAX = 64 << 20
 FILES_MAX = 50_000
 """Of a modules directory."""
 
+NAME = re.compile(r"[A-Za-z0-9_]{1,56}")
 SIGNATURE = b"~Module signature appended~\n"
 SIGNATURE_SIZE = 12
 """Of the header before that mark."""
@@ -31,9 +33,8 @@ class Driver:
     """Of the kernel's configuration."""
     module: str
     why: str
-    arch: str = ""
-    """Empty: every CPU."""
-    optional: bool = False
+    later: bool = False
+    """Loaded when it is needed, and not missed before."""
 
 
 DRIVERS = (
@@ -41,11 +42,10 @@ DRIVERS = (
     Driver("VIRTIO_BLK", "virtio_blk", "its disks"),
     Driver("VIRTIO_CONSOLE", "virtio_console", "the agent's channel"),
     Driver("VIRTIO_NET", "virtio_net", "its network"),
-    Driver("HW_RANDOM_VIRTIO", "virtio_rng", "entropy of the host", optional=True),
     Driver("EROFS_FS", "erofs", "the image"),
     Driver("EXT4_FS", "ext4", "the scratch disk"),
     Driver("OVERLAY_FS", "overlay", "the writable layer over the image"),
-    Driver("VIRTIO_FS", "virtiofs", "directories shared by the host", optional=True),
+    Driver("VIRTIO_FS", "virtiofs", "directories shared by the host", later=True),
 )
 """In the order in which they are loaded."""
 
@@ -126,7 +126,8 @@ def _walk(directory: str) -> Iterator[tuple[str, str]]:
         folders.sort()
         for file in files:
             stem, _, rest = file.partition(".ko")
-            if rest in ("", ".xz", ".zst", ".gz") and stem != file:
+            known = rest in ("", ".xz", ".zst", ".gz") and stem != file
+            if known and NAME.fullmatch(_plain(stem)):
                 yield _plain(stem), os.path.join(parent, file)
         count += len(files)
         if count > FILES_MAX:

@@ -192,7 +192,7 @@ MODULES = (Module("virtio", b"one"), Module("virtio_blk", b"another"))
 
 def test_an_initrd_is_a_cpio_of_init_and_modules(tmp_path: Path) -> None:
     archive = tmp_path / "initrd.cpio"
-    archive.write_bytes(initrd(b"program", MODULES))
+    archive.write_bytes(initrd(b"program", MODULES, (Module("fuse", b"three"),)))
     listed = subprocess.run(
         [sys.executable, "-c", READ, archive],
         capture_output=True, text=True, check=True,
@@ -202,6 +202,7 @@ def test_an_initrd_is_a_cpio_of_init_and_modules(tmp_path: Path) -> None:
         "020600 dev/console 5:1", "100755 init b'program'", "100644 modules/virtio.ko b'one'",
         "100644 modules/virtio_blk.ko b'another'",
         "100644 modules/order b'virtio.ko\\nvirtio_blk.ko\\n'",
+        "100644 modules/fuse.ko b'three'", "100644 modules/later b'fuse.ko\\n'",
     ]  # fmt: skip
 
 
@@ -230,6 +231,7 @@ def test_an_initrd_is_the_same_for_the_same_and_kept_under_its_inputs() -> None:
         initrd_key(b"q", MODULES),
         initrd_key(b"p", MODULES[::-1]),
         initrd_key(b"p", MODULES[:1]),
+        initrd_key(b"p", MODULES[:1], MODULES[1:]),
         initrd_key(b"p", (Module("virtio", b"two"), MODULES[1])),
     }
-    assert len(keys) == 5 and all(len(key) == 32 for key in keys)
+    assert len(keys) == 6 and all(len(key) == 32 for key in keys)

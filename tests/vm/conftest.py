@@ -1,0 +1,132 @@
+"""Guest kernels for the tests, kept between runs in ``.cache/vm``: a state directory of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cove.errors import CoveError
+from cove.linux.probe import probe_facts
+from cove.linux.virtual import probe_virtual
+from cove.plan.facts import Facts
+from cove.store.layout import Layout
+from cove.store.lock import open_layout
+from cove.vm.debian import fetch
+from cove.vm.kernels import Kernels
+from cove.vm.record import Kernel
+from tests.conftest import need
+from tests.driver import ROOT
+
+CACHE = ROOT / ".cache/vm"
+HOW = f"COVE_ROOT={CACHE} cove kernel build"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A kernel, and the directory it is in."""
+
+    kernels: Kernels
+    kernel: Kernel
+
+
+@contextmanager
+def _cache() -> Iterator[Layout]:
+    """One session at a time fetches; the others find what it has fetched."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    layout = open_layout(CACHE)
+    with (CACHE / "fetching").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield layout
+
+
+def stock_kernel() -> Stored:
+    """Debian's cloud kernel; skips where it is not here and cannot be fetched."""
+    with _cache() as layout:
+        kernels = Kernels(layout)
+        for kernel in kernels.all():
+            if kernel.source == "debian" and kernel.arch == probe_facts(CACHE).arch:
+                return Stored(kernels, kernel)
+        scratch = Path(layout.tmp) / "fetch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        try:
+            kernel, _ = fetch(
+                kernels,
+                probe_facts(CACHE).arch,
+                package="",
+                env=(),
+                progress=lambda step: None,
+                gone=lambda: False,
+                scratch=str(scratch),
+            )
+        except CoveError as error:
+            pytest.skip(f"needs a guest kernel: {error.message}")
+        finally:
+            shutil.rmtree(scratch)
+        return Stored(kernels, kernel)
+
+
+def fast_kernel() -> Stored:
+    with _cache() as layout:
+        kernels = Kernels(layout)
+        try:
+            return Stored(kernels, kernels.find("fast"))
+        except CoveError:
+            pytest.skip(f"needs the fast guest kernel: {HOW}")
+
+
+@pytest.fixture(scope="session", params=["stock", "fast"])
+def stored(request: pytest.FixtureRequest) -> Stored:
+    """Every test of a guest runs with both kernels."""
+    need("qemu-system-x86_64")
+    return stock_kernel() if request.param == "stock" else fast_kernel()
+
+
+@pytest.fixture(scope="session")
+def one_stored() -> Stored:
+    """For what does not depend on the kernel: the fast one, if it was built."""
+    need("qemu-system-x86_64")
+    try:
+        return fast_kernel()
+    except pytest.skip.Exception:
+        return stock_kernel()
+
+
+@pytest.fixture(scope="session")
+def emulating() -> Facts:
+    """This host, without KVM."""
+    return msgspec.structs.replace(probe_virtual(probe_facts("/")), kvm=False)
+
+
+@pytest.fixture(scope="session")
+def guest_init(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The PID 1 of a test guest."""
+    program = tmp_path_factory.mktemp("guest") / "init"
+    source = ROOT / "tests/probe/guest.c"
+    subprocess.run(
+        ["gcc", "-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o", program, source], check=True
+    )
+    return program.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def root_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image: erofs, compressed by lz4, with one file."""
+    need("mkfs.erofs")
+    directory = tmp_path_factory.mktemp("root")
+    (directory / "tree").mkdir()
+    (directory / "tree/hello").write_text("world\n")
+    subprocess.run(
+        ["mkfs.erofs", "-zlz4", directory / "root.erofs", directory / "tree"],
+        check=True,
+        capture_output=True,
+    )
+    return directory / "root.erofs"
