@@ -46,15 +46,7 @@ INSTEAD = {
 
 
 def _of_machines() -> dict[str, click.Command]:
-    from cove.cli import (
-        copy,
-        kernels,
-        life,
-        list,
-        logs,
-        run,
-        watch,
-    )
+    from cove.cli import copy, life, list, logs, run, watch
 
     return {
         **run.COMMANDS, **life.COMMANDS, **list.COMMANDS, **logs.COMMANDS, **watch.COMMANDS,
@@ -63,7 +55,19 @@ def _of_machines() -> dict[str, click.Command]:
 
 
 def _tree() -> Group:
-    from cove.cli import completion, disk, events, images, info, inspect, life, plan, system
+    from cove.cli import (
+        check,
+        completion,
+        disk,
+        events,
+        images,
+        info,
+        inspect,
+        kernels,
+        life,
+        plan,
+        system,
+    )
 
     machines = _of_machines()
     of_machine = {**machines, "ls": machines["ps"], "inspect": inspect.MACHINE}
@@ -86,7 +90,7 @@ def _tree() -> Group:
         **system.TOP,
         **completion.COMMANDS,
         "system": Group(
-            "system", {**info.COMMANDS, **disk.SYSTEM, **events.COMMANDS},
+            "system", {**info.COMMANDS, **disk.SYSTEM, **events.COMMANDS, **check.COMMANDS},
             help="About cove and this host", group="cove",
         ),
         "container": Group(

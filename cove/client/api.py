@@ -15,6 +15,7 @@ import msgspec
 from cove.client.transport import Caller, Transport
 from cove.client.verbs import VERBS
 from cove.engine import calls
+from cove.engine.calls.check import Check, Checked
 from cove.engine.calls import kernels
 
 NONE = calls.Call()
@@ -250,6 +251,11 @@ class Client:
     def info(self) -> calls.Info:
         result: calls.Info = self._call("system.info", calls.Nothing())
         return result
+
+    def check(self, params: Check, cancelled: threading.Event | None = None) -> Iterator[Checked]:
+        """The records against the disk: steps, and what was found."""
+        call = calls.Call(cancelled=cancelled)
+        return self.transport.stream(VERBS["system.check"], params, call)
 
     def disk_usage(self) -> calls.DiskUsage:
         result: calls.DiskUsage = self._call("system.df", calls.Nothing())

@@ -12,6 +12,7 @@ from typing import Any
 
 from cove.engine import calls
 from cove.engine.calls import kernels
+from cove.engine.calls.check import Check, Checked
 
 PROTOCOL = 1
 """Raised when a verb or its data changes in a way that older clients cannot read."""
@@ -98,6 +99,7 @@ VERBS: dict[str, Verb] = {
         Verb("system.info", "info", calls.Nothing, calls.Info),
         Verb("system.df", "disk_usage", calls.Nothing, calls.DiskUsage),
         Verb("system.prune", "system_prune", calls.SystemPrune, calls.SystemPruned),
+        Verb("system.check", "check", Check, Checked, stream=True),
         Verb("system.version", "version", calls.Nothing, calls.Version),
         Verb("system.shutdown", "shutdown", calls.Nothing, calls.Nothing),
     )

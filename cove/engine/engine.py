@@ -13,6 +13,7 @@ from typing import Self
 
 from cove.engine import (
     calls,
+    check,
     commit,
     copying,
     disk,
@@ -31,11 +32,13 @@ from cove.engine import (
     rename,
     stats,
     top,
+    trees,
     update,
     watching,
 )
 from cove.engine.attach import attach
 from cove.engine.calls import kernels as of_kernels
+from cove.engine.calls.check import Check, Checked
 from cove.engine.events import Events
 from cove.engine.exec import exec_in
 from cove.engine.home import Home, boot_id
@@ -80,6 +83,9 @@ class Engine:
             home.slots.open()
             disk.watch_leftovers(home, time.time)
             plan.warm_up(home)
+            recorder = trees.Recorder(home)
+            recorder.start()
+            stack.callback(recorder.close)
             take_up(home)
             return cls(home, stack.pop_all())
 
@@ -306,6 +312,9 @@ class Engine:
 
     def system_prune(self, params: calls.SystemPrune, call: calls.Call) -> calls.SystemPruned:
         return disk.system_prune(self.home, params)
+
+    def check(self, params: Check, call: calls.Call) -> Iterator[Checked]:
+        return check.check(self.home, params)
 
     def version(self, params: calls.Nothing, call: calls.Call) -> calls.Version:
         return info.version(self.home)

@@ -313,12 +313,33 @@ def settle(home: Home, keys: Iterable[int]) -> None:
     """Wait for the records of machines whose program has ended: the caller saw a command end, and
     what it asks next must know of it.
     """
+    keys = tuple(keys)
+    for live in [live for key in keys if (live := home.lives.get(key))]:
+        if not live.started and _has_spoken(live):
+            started = partial(_heard, live)
+            home.events.wait_until(started, timeout=SETTLED)
     poll = select.poll()
     by_fd = {live.pidfd: live for key in keys if (live := home.lives.get(key)) and live.pidfd >= 0}
     for fd in by_fd:
         poll.register(fd, select.POLLIN)
     for fd, _ in poll.poll(0) if by_fd else ():
         home.events.wait_until(partial(has_ended, home, by_fd[fd]), timeout=SETTLED)
+
+
+def _has_spoken(live: Live) -> bool:
+    """Whether its monitor has said something that nobody has heard yet: that it started, and maybe
+    ended, which the caller may know already.
+    """
+    poll = select.poll()
+    try:
+        poll.register(live.ctl, select.POLLIN)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # none, or closed just now
+        return False
+    return bool(poll.poll(0))
+
+
+def _heard(live: Live) -> bool:
+    return live.started or live.gone or live.over or live.failure is not None
 
 
 def wait_end(home: Home, record: MachineRecord, live: Live) -> None:

@@ -120,6 +120,10 @@ class Slots:
                 return slot
             self.give_up_later(slot)
 
+    def waiting(self) -> list[Slot]:
+        with self._lock:
+            return list(self._ready)
+
     def put_back(self, slot: Slot) -> None:
         """Nothing was made of it: the next machine takes it."""
         with self._lock:

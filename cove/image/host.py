@@ -83,7 +83,7 @@ def _checked_image(store: Store, root: str, now: float) -> ImageRecord:
 
 def _there(store: Store, diff_id: str) -> bool:
     layer = store.layer(diff_id)
-    return layer is not None and os.path.isdir(store.layout.layer(layer.key))
+    return layer is not None and store.is_whole(layer)
 
 
 def _renew(store: Store, root: str, diff_id: str, old: ImageRecord | None) -> ImageRecord:

@@ -73,7 +73,7 @@ def _fitted(
     name = f"{layer.diff_id}+{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     pins.enter_context(store.pinned(name))
     known = store.layer(name)
-    if known is not None and os.path.isdir(store.layout.layer(known.key)):
+    if known is not None and store.is_whole(known):
         return known
     with staging(store) as directory:
         pipeline.link_tree(store.layout.layer(layer.key), f"{directory}/fs")

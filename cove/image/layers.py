@@ -90,7 +90,7 @@ def add_layer(
     waiting = Step("waiting", short(blob.diff_id))
     with _alone(store, blob.diff_id, lambda: tell(waiting)):
         known = store.layer(blob.diff_id) if blob.diff_id else None
-        if known is not None and os.path.isdir(store.layout.layer(known.key)):
+        if known is not None and store.is_whole(known):
             tell(Step("layer exists", short(known.diff_id)))
             return known
         return _unpack_layer(store, blob, tell, pins)
@@ -119,7 +119,7 @@ def install_layer(
     """Make a finished directory tree the layer ``diff_id``; of two that race the first one wins."""
     with _alone(store, f"record {diff_id}"):
         known = store.layer(diff_id)
-        if known is not None and os.path.isdir(store.layout.layer(known.key)):
+        if known is not None and store.is_whole(known):
             return known
         record = LayerRecord(store.new_key(), diff_id, size, time.time(), implied)
         try:

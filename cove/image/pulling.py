@@ -280,7 +280,7 @@ def _here(store: Store, image_id: str) -> tuple[LayerRecord, ...] | None:
     if image is None:
         return None
     chain = [store.layer(diff_id) for diff_id in image.layers]
-    if not all(layer and os.path.isdir(store.layout.layer(layer.key)) for layer in chain):
+    if not all(layer and store.is_whole(layer) for layer in chain):
         return None
     return tuple(layer for layer in chain if layer is not None)
 

@@ -245,6 +245,18 @@ class Cgroups(ABC):
                 self.remove(group)
         return gone
 
+    def pooled(self) -> set[str]:
+        """Names of groups that wait for a machine, or to be removed."""
+        with self._lock:
+            return {group.name for group in self._pool} | set(self._dying)
+
+    def drop(self, name: str) -> None:
+        """End what is in a group that nobody needs, and remove it."""
+        group = self._group(name)
+        with contextlib.suppress(OSError):
+            self.kill(group)
+        self.remove(group)
+
     def names(self) -> set[str]:
         """Of all groups of ours that exist, in whatever hierarchy."""
         found: set[str] = set()

@@ -164,6 +164,15 @@ class Store:
                 self._execute("PRAGMA wal_checkpoint(PASSIVE)")
                 self._make_reserve()
 
+    def damage(self) -> list[str]:
+        """What SQLite finds wrong with the file; others wait meanwhile."""
+        try:
+            with self._lock:
+                rows = self._execute("PRAGMA integrity_check(20)").fetchall()
+        except (CoveError, sqlite3.Error) as error:
+            return [str(error)]
+        return [str(row[0]) for row in rows if row[0] != "ok"]
+
     def needed(self, write: Callable[[], None]) -> None:
         """A write that ends or removes something: where the disk is full, the reserve is for it."""
         with self._lock:
@@ -230,6 +239,11 @@ class Store:
         with self._lock:
             for index in [i for i, holder in self._ranges.items() if holder == key]:
                 del self._ranges[index]
+
+    def ranges(self) -> dict[int, int]:
+        """Id ranges that are held, with the keys of their machines."""
+        with self._lock:
+            return dict(self._ranges)
 
     # ---- machines ----
 
@@ -340,6 +354,10 @@ class Store:
     def pins(self) -> frozenset[str]:
         with self._lock:
             return frozenset(self._pins)
+
+    def is_whole(self, layer: LayerRecord) -> bool:
+        """It need not be unpacked again."""
+        return not layer.broken and os.path.isdir(self.layout.layer(layer.key))
 
     def put_leftover(self, record: LeftoverRecord) -> None:
         with self._lock:

@@ -74,6 +74,10 @@ class LayerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Directories that have no entry of their own in the layer, as latin-1: in an image they are
     what the layers below say.
     """
+    tree: str = ""
+    """What it looked like soon after it was unpacked: entries, bytes, digest; empty: unknown."""
+    broken: bool = False
+    """It is not that any more: whoever brings the layer again replaces it."""
 
 
 class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
