@@ -290,8 +290,9 @@ BOOTSTRAP = Command(
     least=1,
     most=1,
     group="Images",
-    about="As in `cove image bootstrap debian:bookworm`. No registry is asked: mmdebstrap, or debootstrap, runs in "
-    "a machine of the image `host`, and takes the packages from the host's own sources.",
+    about="As in `cove image bootstrap debian:bookworm`. No registry is asked: mmdebstrap "
+    "or debootstrap runs in a machine of the image `host`, and takes the packages from the host's "
+    "own sources.",
 )  # fmt: skip
 
 GROUPED = {

@@ -21,6 +21,7 @@ from cove.client.api import Client
 from cove.engine import calls
 from cove.errors import CoveError, NotFound, UsageError, printable
 from cove.oci.reference import familiar
+from cove.planner.paths import MASKED, READONLY
 from cove.spec.flags import Flag
 from cove.spec.machine import MachineSpec, Mount
 from cove.store.records import MachineRecord
@@ -184,8 +185,8 @@ def _host_config(spec: MachineSpec) -> Record:
             Record(PathOnHost=d.source, PathInContainer=d.target, CgroupPermissions=d.access)
             for d in spec.devices
         ],
-        MaskedPaths=NoList() if security.masked else [],
-        ReadonlyPaths=NoList() if security.masked else [],
+        MaskedPaths=list(MASKED) if security.masked and not security.privileged else [],
+        ReadonlyPaths=list(READONLY) if security.masked and not security.privileged else [],
         **_UNUSED,
     )
 
@@ -195,6 +196,10 @@ _UNUSED: dict[str, Any] = {
     "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0, "DnsOptions": [], "DnsSearch": [],
     "KernelMemory": 0, "Links": NoList(), "MemorySwappiness": None, "OomKillDisable": False,
     "PublishAllPorts": False, "VolumeDriver": "", "VolumesFrom": NoList(),
+    "BlkioDeviceReadBps": [], "BlkioDeviceReadIOps": [], "BlkioDeviceWriteBps": [],
+    "BlkioDeviceWriteIOps": [], "BlkioWeightDevice": [], "Cgroup": "", "ConsoleSize": [0, 0],
+    "CpuCount": 0, "CpuPercent": 0, "DeviceCgroupRules": NoList(), "DeviceRequests": NoList(),
+    "IOMaximumBandwidth": 0, "IOMaximumIOps": 0, "KernelMemoryTCP": 0,
 }  # fmt: skip
 """What Docker's templates may ask for and cove does not have."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cove.errors import Conflict, CoveError, UsageError
+from cove.errors import Conflict, CoveError, NoSuchImage, UsageError
 from cove.image import catalog, leftovers, removing
 from cove.image.removing import prune, remove
 from cove.oci.config import chain_id
@@ -213,6 +213,18 @@ def test_what_a_verb_has_pinned_stays(store: Store) -> None:
         assert len(layer_directories(store)) == 1
     assert pruned(store) == set()
     assert store.layers() == [] and not layer_directories(store)
+
+
+def test_a_machine_and_its_image_never_miss_each_other(store: Store) -> None:
+    """A start has chosen its image, which is pruned before the machine is written; or after."""
+    record = imported(store, "")
+    late = machine(store, record.id, state="created")
+    assert pruned(store, everything=True) == set()
+    store.remove_machine(late.key)
+    assert pruned(store, everything=True) == {record.id}
+    with pytest.raises(NoSuchImage, match="was removed just now") as caught:
+        store.add_machine(late, of_image=True)
+    assert caught.value.exit_code == 125 and store.machines() == []
 
 
 def test_prunes_and_imports_at_once(store: Store) -> None:
