@@ -83,6 +83,7 @@ def _params(typed: Typed, terminal: Terminal, position: str) -> calls.Logs:
         tail=int(typed.values.get("tail", -1)),
         since=parse_time(since, now, zone) if since else 0.0,
         until=parse_time(until, now, zone) if until else 0.0,
+        notes=True,
         merged=not typed.on("timestamps"),
         positions=typed.on("follow"),
         position=position,

@@ -77,7 +77,8 @@ class Wanted:
     """The entries that were asked for, of those that are there."""
 
     def __init__(self, params: Logs) -> None:
-        self.streams = {STREAMS[name] for name in params.streams if name in STREAMS} | {NOTE}
+        self.streams = {STREAMS[name] for name in params.streams if name in STREAMS}
+        self.streams |= {NOTE} if params.notes else set()
         self.first = int(params.since * 1e9) - FLOAT if params.since else 0
         self.last = int(params.until * 1e9) + FLOAT if params.until else 1 << 63
         self.merged = params.merged

@@ -5,107 +5,20 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cove.client.verbs import PROTOCOL
 from cove.engine import causes, info
-from cove.engine.calls import LogEntry, Logs
 from cove.engine.events import Cancel, Cancelled, Events
-from cove.engine.logs import Log, last_lines, read_logs
 from cove.engine.names import ADJECTIVES, NOUNS, choose_name
 from cove.engine.reactor import Reactor, Worker
-from cove.executor.messages import LOG_RECORD, ExitRecord
+from cove.executor.messages import ExitRecord
 from cove.spec.machine import Limits
 
 
 def test_engine_and_client_speak_of_the_same_protocol() -> None:
     assert info.PROTOCOL == PROTOCOL
-
-
-# ---- logs ----
-
-
-def record(data: bytes, *, time_ns: int = 1, stream: int = 1) -> bytes:
-    return LOG_RECORD.pack(time_ns, len(data), stream) + data
-
-
-def text(entries: Iterator[LogEntry]) -> bytes:
-    return b"".join(entry.data for entry in entries)
-
-
-def test_both_files_are_read_in_order(tmp_path: Path) -> None:
-    (tmp_path / "log.1").write_bytes(record(b"first\n"))
-    (tmp_path / "log").write_bytes(record(b"second\n"))
-    assert text(read_logs(str(tmp_path), Logs("m"))) == b"first\nsecond\n"
-
-
-def test_a_machine_without_a_log_said_nothing(tmp_path: Path) -> None:
-    assert text(read_logs(str(tmp_path), Logs("m"))) == b""
-
-
-def test_a_record_that_is_still_being_written_is_waited_for(tmp_path: Path) -> None:
-    whole = record(b"later\n")
-    (tmp_path / "log").write_bytes(record(b"now\n") + whole[:10])
-    log = Log(str(tmp_path))
-    assert text(log.entries()) == b"now\n"
-    with open(tmp_path / "log", "ab") as file:
-        file.write(whole[10:])
-    assert text(log.entries()) == b"later\n"
-    log.close()
-
-
-@pytest.mark.parametrize("rotations", [1, 2])
-def test_a_rotation_between_two_reads_loses_nothing_that_is_there(
-    tmp_path: Path, rotations: int
-) -> None:
-    log_file = tmp_path / "log"
-    log_file.write_bytes(record(b"0\n"))
-    log = Log(str(tmp_path))
-    assert text(log.entries()) == b"0\n"
-    with open(log_file, "ab") as file:
-        file.write(record(b"0b\n"))
-    for number in range(1, rotations + 1):
-        log_file.rename(tmp_path / "log.1")
-        log_file.write_bytes(record(f"{number}\n".encode()))
-    expected = "0b\n" + "".join(f"{n}\n" for n in range(1, rotations + 1))
-    assert text(log.entries()) == expected.encode()
-    log.close()
-
-
-def test_streams_times_and_notes(tmp_path: Path) -> None:
-    (tmp_path / "log").write_bytes(
-        record(b"a", time_ns=10**9)
-        + record(b"b", time_ns=2 * 10**9, stream=2)
-        + record(b"lost bytes", time_ns=2 * 10**9, stream=0)
-        + record(b"c", time_ns=3 * 10**9)
-    )
-    at = str(tmp_path)
-    assert text(read_logs(at, Logs("m", streams=("stderr",)))) == b"b"
-    assert text(read_logs(at, Logs("m", since=2.0))) == b"bc"
-    assert text(read_logs(at, Logs("m", until=2.0))) == b"ab"
-
-
-def test_a_torn_record_of_a_dead_host_ends_the_log(tmp_path: Path) -> None:
-    (tmp_path / "log").write_bytes(record(b"good\n") + LOG_RECORD.pack(1, 1 << 31, 1) + b"xx")
-    assert text(read_logs(str(tmp_path), Logs("m"))) == b"good\n"
-
-
-@given(st.lists(st.binary(max_size=12), max_size=8), st.integers(0, 6))
-def test_tail_gives_the_last_lines(pieces: list[bytes], count: int) -> None:
-    pieces = [p.replace(b"\r", b"").replace(b"\x0b", b"").replace(b"\x0c", b"") for p in pieces]
-    whole = b"".join(pieces)
-    lines = whole.split(b"\n")
-    if lines and lines[-1] == b"":
-        lines.pop()
-    wanted = lines[max(0, len(lines) - count) :] if count else []
-    entries = iter([LogEntry(1, 1, piece) for piece in pieces])
-    found = b"".join(entry.data for entry in last_lines(entries, count))
-    expected = b"\n".join(wanted) + (b"\n" if wanted and whole.endswith(b"\n") else b"")
-    assert found == expected
 
 
 # ---- causes ----

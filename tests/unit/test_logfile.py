@@ -154,7 +154,7 @@ def test_a_reader_that_is_overtaken_is_told(place: Path) -> None:
 
 def test_reading_goes_on_where_another_reader_was(place: Path) -> None:
     write(place, [[(1, 1, b"a\n")], [(1, 1, b"b\n")]])
-    first = list(read_logs(str(place), Logs("m")))
+    first = list(read_logs(str(place), Logs("m", positions=True)))
     append(place, b"c\n")
     turn(place, 5)
     append(place, b"d\n")
@@ -162,3 +162,33 @@ def test_reading_goes_on_where_another_reader_was(place: Path) -> None:
     assert read(place, position=first[0].position) == b"b\nc\nd\n"
     (place / "log.2").unlink()
     assert read(place, position=first[0].position) == b"b\nc\nd\n"
+
+
+def test_a_machine_without_a_log_said_nothing(tmp_path: Path) -> None:
+    assert read(tmp_path) == read(tmp_path, tail=3) == read(tmp_path, since=1.0) == b""
+
+
+def test_a_record_that_is_still_being_written_is_waited_for(place: Path) -> None:
+    write(place, [[]])
+    whole = record(1, 1, b"later\n")
+    (place / "log").write_bytes(record(1, 1, b"now\n") + whole[:20])
+    log = Log(str(place))
+    more = followed(log)
+    assert next(more) == b"now\n"
+    with open(place / "log", "ab") as file:
+        file.write(whole[20:])
+    assert next(more) == b"later\n"
+    log.close()
+
+
+def test_a_torn_record_of_a_dead_host_ends_the_log(place: Path) -> None:
+    write(place, [[(1, 1, b"good\n")]])
+    with open(place / "log", "ab") as file:
+        file.write(LOG_RECORD.pack(1, 1 << 31, 1, 4) + b"xx")
+    assert read(place) == read(place, tail=1) == b"good\n"
+
+
+def test_what_the_log_says_itself_is_told_to_those_who_ask(place: Path) -> None:
+    write(place, [[(1, 1, b"a\n"), (1, 0, b"lost\n")]])
+    assert read(place) == b"a\n"
+    assert read(place, notes=True) == b"a\nlost\n"

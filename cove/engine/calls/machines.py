@@ -148,6 +148,8 @@ class Logs(msgspec.Struct, frozen=True):
     since: float = 0.0
     until: float = 0.0
     streams: Streams = ("stdout", "stderr")
+    notes: bool = False
+    """Also what the log says about itself, as stream 0."""
     merged: bool = False
     """Neighbouring pieces of one stream as one, with the time of the last."""
     positions: bool = False
