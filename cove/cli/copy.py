@@ -46,6 +46,9 @@ def cp(typed: Typed, terminal: Terminal, client: Client) -> int:
             hint=f"through a pipe: cove cp {typed.words[0]} - | cove cp - {typed.words[1]}",
             exit_code=1,
         )
+    if (one and not source) or (other and not target):
+        word = typed.words[0 if one else 1]
+        raise UsageError(f"cannot copy: {word} names no path", hint=f"{word}/", exit_code=1)
     if not one and not other:
         raise UsageError(
             f"cannot copy {typed.words[0]} to {typed.words[1]}: neither is in a machine",

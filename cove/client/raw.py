@@ -9,7 +9,7 @@ import json
 import os
 import select
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from cove.engine.calls import Call
 from cove.errors import CoveError, HostError
@@ -31,12 +31,12 @@ def frame(kind: int, data: bytes) -> bytes:
     return HEAD.pack(kind, len(data)) + data
 
 
-def read_frames(pieces: Iterator[bytes], call: Call) -> bytes:
+def read_frames(
+    pieces: Iterator[bytes], call: Call, error_of: Callable[[object], CoveError]
+) -> bytes:
     """The bytes to ``call.sink``; the answer. Raises the daemon's error, and BrokenPipeError when
     nobody reads the sink any more.
     """
-    from cove.client.transport import error_from_json
-
     pending = bytearray()
     for piece in pieces:
         pending += piece
@@ -51,7 +51,7 @@ def read_frames(pieces: Iterator[bytes], call: Call) -> bytes:
             if kind == ANSWER:
                 return data
             if kind == ERROR:
-                raise error_from_json(json.loads(data))
+                raise error_of(json.loads(data))
             _write(data, call)
     raise HostError("cannot read the daemon's answer: it ended in the middle")
 

@@ -216,7 +216,7 @@ class Http:
 
         with self._connect() as sock:
             answer = self._request(sock, verb, params, call)
-            return _decode(read_frames(answer.pieces(), call), verb.result)
+            return _decode(read_frames(answer.pieces(), call, error_from_json), verb.result)
 
     def session(self, verb: Verb, params: msgspec.Struct, caller: Caller) -> int | None:
         from cove.client.session import relay

@@ -24,7 +24,9 @@ from tests.driver import ROOT, busybox_tar, front_path
 
 CASES = Path(__file__).parent / "cases"
 DOCUMENT = ROOT / "docs/docker.md"
-TOPICS = ("process", "inside", "mounts", "life", "change", "look", "images", "disk", "watch")
+TOPICS = (
+    "process", "inside", "mounts", "life", "change", "look", "images", "disk", "watch", "files",
+)  # fmt: skip
 
 PRELUDE = """
 box() {

@@ -117,6 +117,7 @@ def test_out_refuses_what_docker_refuses(cove: Cove, box: str, tmp_path: Path) -
         ((f"{box}:/data/one/", out), "cannot find /data/one/"),
         ((f"{box}:/a", f"{box}:/b"), "between machines"),
         (("a", "b"), "neither is in a machine"),
+        ((f"{box}:", out), "names no path"),
         (("nosuch:/a", out), "no such machine"),
     ):
         done = cove("cp", *words, code=1)
@@ -159,7 +160,7 @@ def test_into(cove: Cove, box: str, tmp_path: Path) -> None:
     for words, path, text in (
         ((f"{here}/file", f"{box}:/data/other"), "/data/other/file", b"from here"),
         ((f"{here}/file", f"{box}:/data/other/named"), "/data/other/named", b"from here"),
-        ((f"{here}/file", f"{box}:"), "/file", b"from here"),
+        ((f"{here}/file", f"{box}:/"), "/file", b"from here"),
         ((f"{here}/tree", f"{box}:/data/other"), "/data/other/tree/deep/leaf", b"leaf"),
         ((f"{here}/tree", f"{box}:/data/other/t"), "/data/other/t/deep/leaf", b"leaf"),
         ((f"{here}/tree/.", f"{box}:/data/other"), "/data/other/deep/leaf", b"leaf"),
