@@ -41,7 +41,7 @@ def info(home: Home) -> Info:
         started=home.started,
         host=socket.gethostname(),
         system=system_name(),
-        warnings=warnings(home.facts),
+        warnings=(*warnings(home.facts), *_of_virtual_machines(home)),
     )
 
 
@@ -50,6 +50,16 @@ def system_name() -> str:
         return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
     except OSError:
         return "Linux"
+
+
+def _of_virtual_machines(home: Home) -> tuple[str, ...]:
+    """What came of the trial boot, once there was one."""
+    from cove.vm.accel import remembered
+
+    found = remembered(home.store.layout)
+    if found is None or found.usable:
+        return ()
+    return (f"no KVM: virtual machines are emulated ({found.reason})",)
 
 
 def warnings(facts: Facts) -> tuple[str, ...]:

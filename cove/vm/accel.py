@@ -31,6 +31,8 @@ SECONDS = 10.0
 MEMORY = 128 << 20
 PROOF = 42
 """What the guest's program says with its last breath."""
+POWER_DOWN = "reboot: Power down"
+"""What an arm64 kernel says when the program has it end the machine; x86-64 has a port for it."""
 KVM = "/dev/kvm"
 
 
@@ -148,7 +150,7 @@ def boot_trial(kernels: Kernels, kernel: Kernel, facts: Facts, *, seconds: float
             acpi=boot.needs_acpi,
         )  # fmt: skip
         line = argv(plan_qemu(guest, facts))
-        return _judge(program(guest), line, ends.passed, console, facts.arch, seconds)
+        return _judge(program(guest), line, ends.passed, console, seconds)
 
 
 def _judge(
@@ -156,7 +158,6 @@ def _judge(
     line: tuple[str, ...],
     passed: list[int],
     console: int,
-    arch: str,
     seconds: float,
 ) -> str:
     try:
@@ -176,21 +177,26 @@ def _judge(
         except subprocess.TimeoutExpired:
             child.kill()
             child.communicate()
-            return f"a guest did not start within {seconds:.0f} seconds{_last(console)}"
-    if child.returncode == (PROOF * 2 + 1 if arch == "x86_64" else 0):
+            return f"a guest did not start within {seconds:.0f} seconds{_last(_heard(console))}"
+    heard = _heard(console)
+    if child.returncode == PROOF * 2 + 1 or (child.returncode == 0 and POWER_DOWN in heard):
         return ""
     text = said.decode("utf-8", "replace").strip().splitlines()
-    return f"QEMU ended with code {child.returncode}: {text[-1] if text else 'it says nothing'}"
+    last = text[-1] if text else "it says nothing"
+    return f"QEMU ended with code {child.returncode}: {last}{_last(heard)}"
 
 
-def _last(console: int) -> str:
-    """The guest's last line, if it came so far as to say one."""
+def _heard(console: int) -> str:
     try:
-        lines = os.read(console, 1 << 16).decode("utf-8", "replace").split("\n")
-    except OSError:
-        lines = []
-    lines = [line.strip() for line in lines if line.strip()]
-    return f': "{lines[-1][:200]}"' if lines else ", and said nothing"
+        return os.read(console, 1 << 16).decode("utf-8", "replace")
+    except BlockingIOError:
+        return ""
+
+
+def _last(heard: str) -> str:
+    """The guest's last line, if it came so far as to say one."""
+    lines = [line.strip() for line in heard.split("\n") if line.strip()]
+    return f': "{lines[-1][:200]}"' if lines else ", and the guest said nothing"
 
 
 # mov edi,3; mov eax,172 (iopl); syscall; mov dx,port; mov al,PROOF; out dx,al; jmp self
