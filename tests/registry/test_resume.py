@@ -14,15 +14,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cove.engine import disk
 from cove.errors import BadArchive, HostError
 from cove.image import catalog, leftovers, removing
 from cove.image.pulling import pull
 from cove.oci.web import Patience
 from cove.store.db import Store
 from cove.store.gc import collect, expire, partial_name, strays
+from cove.store.records import LeftoverRecord
 from tests.driver import Cove, wait_until
 from tests.images.tars import Tar, tree
 from tests.images.test_load import mount
+from tests.kernel.conftest import open_engine
 from tests.registry.registries import Fake, FakeImage, blob_requests, body, cut, stall
 from tests.registry.test_verbs import bb, fresh, last, web
 
@@ -188,6 +191,17 @@ def test_it_is_kept_for_a_day(store: Store, fake: Fake, image: FakeImage) -> Non
     assert store.layers() == [] and parts(store.layout.root) == {} and store.leftovers() == []
 
 
+def test_a_daemon_that_goes_on_gives_it_up_too(
+    bb_tar: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "EXPIRE_EVERY", 0.05)
+    with open_engine(bb_tar) as engine:
+        store = engine.home.store
+        for name, moment in (("old", 1.0), ("new", time.time())):
+            store.put_leftover(LeftoverRecord(name, (), (), moment))
+        wait_until(lambda: [known.name for known in store.leftovers()] == ["new"])
+
+
 def test_the_next_daemon_keeps_it_for_a_day(store: Store, fake: Fake, image: FakeImage) -> None:
     cut_off(store, fake, image, fake.add("web:1", image))
     stray = Path(store.layout.partial) / partial_name("sha256:" + "0" * 64)
@@ -245,9 +259,10 @@ def test_removing_an_image_leaves_what_is_kept(store: Store, fake: Fake, image: 
 
 
 def test_a_store_of_before_has_nothing_kept(store: Store) -> None:
-    """An older cove of this format has no such table, and passes over it where it is."""
+    """An older cove had no such table."""
     assert store.leftovers() == []
     store._execute("DROP TABLE leftover")
+    store._execute("PRAGMA user_version = 1")
     root = store.layout.root
     store.close()
     with Store.open(root) as again:
