@@ -425,7 +425,7 @@ def _next_page(link: str) -> str:
     if "next" not in relation:
         return ""
     last = parse_qs(urlsplit(target.strip().removeprefix("<")).query)
-    known = {key: last[key][0] for key in ("last", "n") if key in last}
+    known: dict[str, object] = {key: last[key][0] for key in ("last", "n") if key in last}
     return f"?{urlencode(known)}" if "last" in known else ""
 
 
