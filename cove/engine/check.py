@@ -21,6 +21,7 @@ from cove.engine.trees import UNREADABLE, record_tree, tree_of
 from cove.errors import CoveError
 from cove.image.catalog import short_id
 from cove.image.host import HOST, is_former
+from cove.linux.mounts import lower_layers
 from cove.oci.reference import familiar
 from cove.store.blobs import Blobs
 from cove.store.gc import KEY_NAME, ROOT_NAME, partial_name
@@ -254,7 +255,7 @@ def _strays(home: Home) -> Steps:
         return
     time.sleep(LOOK_AGAIN)
     second = _unrecorded(home)
-    used = _lower_layers(home)
+    used = lower_layers(live.pid for live in list(home.lives.values()))
     for path, problem in first.items():
         if path not in second:
             continue
@@ -314,21 +315,6 @@ def _unrecorded_downloads(home: Home) -> dict[str, tuple[str, str]]:
         for name in os.listdir(store.layout.partial)
         if name not in kept
     }
-
-
-def _lower_layers(home: Home) -> set[str]:
-    """Directories below roots/ that are mounted in a running machine."""
-    used: set[str] = set()
-    for live in list(home.lives.values()):
-        try:
-            with open(f"/proc/{live.pid}/mountinfo", encoding="utf-8", errors="replace") as file:
-                text = file.read()
-        except OSError:
-            continue
-        for option in text.replace("\n", ",").split(","):
-            if option.startswith("lowerdir="):
-                used |= {os.path.basename(word) for word in option[9:].split(":")}
-    return used
 
 
 def _sweep(home: Home, path: str, kind: str) -> str:

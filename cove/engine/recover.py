@@ -17,6 +17,7 @@ from cove.engine import ending, monitors, pause, update
 from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.executor.messages import ExitRecord, Kind, decode_exit, receive, send
+from cove.linux.mounts import lower_layers
 from cove.store.gc import LEFTOVER_LIFE, collect, expire, strays
 from cove.store.records import Cause, MachineRecord
 
@@ -29,8 +30,11 @@ def recover(home: Home) -> None:
     waiting = [live for record in home.store.machines() if (live := _take_up(home, record))]
     expire(home.store, time.time() - LEFTOVER_LIFE)
     collect(home.store)  # layers of an image that was on its way
+    # A layer that was replaced because it was broken may be under a machine that runs.
+    used = lower_layers(live.pid or home.record(live.key).pid for live in waiting)
     for path in strays(home.store):
-        _sweep(home, path)
+        if os.path.basename(path) not in used:
+            _sweep(home, path)
     home.groups.sweep({record.group for record in home.store.machines() if record.group})
     _hear_all(home, waiting)
     for live in waiting:

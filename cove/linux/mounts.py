@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from cove.errors import CoveError, HostError, NotFound, UsageError
@@ -104,3 +105,20 @@ def _source_error(what: str, path: str, target: str, origin: str, error: OSError
     if error.errno == 40:
         return HostError(f"{what}: too many symbolic links, or one of /proc", origin=origin)
     return HostError(f"{what}: {(error.strerror or str(error)).lower()}", origin=origin)
+
+
+def lower_layers(pids: Iterable[int]) -> set[str]:
+    """Names of the directories that are lower layers of an overlay in one of these processes' mount
+    namespaces.
+    """
+    used: set[str] = set()
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace") as file:
+                text = file.read()
+        except OSError:
+            continue  # it has ended
+        for option in text.replace("\n", ",").split(","):
+            if option.startswith("lowerdir="):
+                used |= {os.path.basename(word) for word in option[9:].split(":")}
+    return used

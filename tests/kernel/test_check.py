@@ -137,6 +137,8 @@ def test_a_running_machine_keeps_its_layer(fresh_cove: Cove, bb_tar: Path) -> No
     assert (found["Problem"], found["Mended"]) == ("no record names this layer", "")
     assert "a running machine stands on it" in found["Hint"]
     assert cove("exec", "stands", "cat", "/etc/group").out.startswith("root:")
+    cove.kill_daemon()  # the next one leaves it, too
+    assert cove("exec", "stands", "cat", "/etc/passwd").out.startswith("root:")
     cove("rm", "-f", "stands")
     assert only(cove, "--repair", code=0)["Mended"] == "removed"
 

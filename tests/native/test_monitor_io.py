@@ -211,6 +211,27 @@ def test_log_is_capped_and_rotated(monitors: Monitors) -> None:
     assert sorted(p.name for p in machine.directory.iterdir()) == ["exit", "log", "log.1", "sock"]
 
 
+def test_log_is_kept_in_as_many_files_as_asked(monitors: Monitors) -> None:
+    script = "i=0; while [ $i -lt 2000 ]; do echo line $i of the log; i=$((i+1)); done"
+    machine = monitors.start(script, flags=LOG, log_max=4096, log_files=5).started()
+    machine.finish()
+    names = ["log.4", "log.3", "log.2", "log.1", "log"]
+    assert sorted(p.name for p in machine.directory.glob("log*")) == sorted(names)
+    assert all((machine.directory / name).stat().st_size <= 4096 for name in names)
+    text = b"".join(t for name in names for _, t in machine.log(name))
+    lines = text.splitlines()[1:]  # the first may have lost its beginning
+    first = int(lines[0].split()[1])
+    assert lines == [b"line %d of the log" % i for i in range(first, 2000)]
+
+
+def test_no_log_takes_the_output_all_the_same(monitors: Monitors) -> None:
+    machine = monitors.start(
+        "head -c 300000 /dev/zero && echo end >&2", flags=LOG, log_max=4096, log_files=0
+    ).started()
+    machine.finish()
+    assert (machine.directory / "log").stat().st_size == 0
+
+
 def test_log_of_a_restarted_machine_goes_on(monitors: Monitors) -> None:
     first = monitors.start("echo first", flags=LOG, log_max=1 << 20).started()
     first.finish()
