@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import errno
 import gzip
 import io
+import json
 import os
+import socket
 import stat
 import subprocess
 import tarfile
@@ -14,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.driver import Cove
+from tests.driver import Cove, wait_until
 
 SCRIPT = """
 mkdir -p /data/dir/sub /data/other
@@ -393,6 +397,48 @@ def test_over_http_too(cove: Cove, tmp_path: Path) -> None:
             assert "tmp/big" in archive.getnames()
     finally:
         cove("rm", "-f", "http")
+
+
+def archivers(cove: Cove) -> list[int]:
+    """Processes of the daemon's that are at a machine's files."""
+    pid = cove.daemon_pid()
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            for child in (task / "children").read_text().split():
+                if b"run-plan" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
+    return found
+
+
+def request(cove: Cove, head: str, body: bytes) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(str(cove.root / "run/api.sock"))
+    client.sendall(f"{head}\r\nHost: cove\r\n".encode() + body)
+    return client
+
+
+def test_http_clients_that_vanish_leave_nothing(cove: Cove) -> None:
+    """In the middle of an answer, and in the middle of a body: the verb ends, and its process."""
+    cove("run", "-d", "--name", "vanish", "bb", "sleep", "1000")
+    cove("exec", "vanish", "dd", "if=/dev/zero", "of=/big", "bs=1M", "count=32")
+    try:
+        params = json.dumps({"machine": "vanish", "path": base64.b64encode(b"/").decode()})
+        sized = f"Content-Length: {len(params)}\r\n\r\n{params}"
+        with request(cove, "POST /cove/v1/machine.copy_out HTTP/1.1", sized.encode()) as client:
+            assert client.recv(4096).startswith(b"HTTP/1.1 200")
+            assert archivers(cove)
+        wait_until(lambda: not archivers(cove), "the archiver of a reader that left")
+        where = params.replace(base64.b64encode(b"/").decode(), base64.b64encode(b"/tmp").decode())
+        head = f"Cove-Params: {where}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        part = tar_of((tarfile.TarInfo("cut"), bytes(4096)))[:2048]
+        begun = head + b"%x\r\n" % len(part) + part + b"\r\n"
+        with request(cove, "POST /cove/v1/machine.copy_in HTTP/1.1", begun):
+            wait_until(lambda: bool(archivers(cove)), "the archiver of a writer")
+        wait_until(lambda: not archivers(cove), "the archiver of a writer that left")
+        assert "Up" in cove("ps", "--filter", "name=vanish").out
+    finally:
+        cove("rm", "-f", "vanish")
 
 
 def test_no_room(cove: Cove, tmp_path: Path) -> None:
