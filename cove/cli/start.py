@@ -77,9 +77,9 @@ def _is_local(argv: list[str]) -> bool:
         if word in ("--root", "--host", "-H"):
             next(words, "")
         elif word in ("--help", "-h"):
+            return True
         elif word in ("completion", "__complete"):
             return True  # a key pressed in a shell starts nothing
-            return True
         elif word == "daemon":
             return next(words, "") != "start"
         elif not word.startswith("-"):

@@ -178,13 +178,13 @@ def _hear(home: Home, extra: Extra, message: Message) -> None:
         _forget(home, extra)
 
 
-def _forget(home: Home, extra: Extra) -> None:
 def _publish(home: Home, extra: Extra, action: str) -> None:
     """Docker puts the command line into the action; no more of it is remembered than tells it."""
     words = " ".join(extra.spec.command)[:COMMAND_MAX]
     home.publish(f"{action}: {words}", extra.machine, {"execID": extra.id})
 
 
+def _forget(home: Home, extra: Extra) -> None:
     if home.extras.pop(extra.id, None) is not None:
         home.reactor.forget(extra.ctl.fileno())
         extra.ctl.close()
