@@ -273,7 +273,6 @@ def _words(guest: Guest, kernel: Kernel, facts: Facts) -> Iterator[tuple[str, st
     if tcg:
         yield "mitigations=off", "an emulated CPU does not speculate"
     yield from _quiet(kernel)
-    yield "rcupdate.rcu_expedited=1", "one CPU waits for a tick otherwise, at every unmount"
     yield "panic=-1", "a kernel that panics ends the machine at once"
     if guest.arch == "x86_64":
         yield "reboot=t", "by a triple fault: there is no keyboard controller to ask"
