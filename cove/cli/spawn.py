@@ -161,7 +161,7 @@ def _connect(root: str) -> _socket.socket | None:
 
 def _spawn_daemon(root: str, lock: int) -> None:
     """Start the daemon, give it the lock, and wait for its word that it listens."""
-    import _signal  # type: ignore[import-not-found]  # signal imports enum and re
+    import _signal
 
     reader, writer = os.pipe()
     writer = _high(writer)

@@ -116,8 +116,6 @@ class Start:
     columns: int = 0
     log_max: int = 0
     """Bytes of one file of the log; 0: no end."""
-    log_files: int = 1
-    """0: no log is kept."""
     keys: bytes = b""
     """The detach keys, as the bytes a terminal sends."""
     which: int = 0
