@@ -95,6 +95,20 @@ class Bug(CoveError):
     exit_code = 125
 
 
+def error_to_json(error: CoveError) -> dict[str, object]:
+    """As it goes to other processes."""
+    return {
+        "error": {
+            "class": type(error).__name__,
+            "message": error.message,
+            "origin": error.origin,
+            "host": error.host,
+            "hint": error.hint,
+            "exit_code": error.exit_code,
+        }
+    }
+
+
 def printable(text: str) -> str:
     """``text`` with control characters escaped, so that no name can drive a terminal."""
     if text.isprintable():

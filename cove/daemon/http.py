@@ -20,6 +20,7 @@ from aiohttp import web
 
 from cove.client.transport import error_to_json
 from cove.client.verbs import PREFIX, VERBS, Verb
+from cove.daemon import streams
 from cove.daemon.upgrade import SessionBridge
 from cove.engine.calls import Call
 from cove.engine.engine import Engine
@@ -86,9 +87,17 @@ class Server:
             verb = VERBS.get(name)
             if verb is None:
                 raise NotFound(f'cannot carry out "{name}": the daemon has no such verb')
+            if verb.body and not verb.stream:
+                given = request.headers.get("Cove-Params", "{}").encode()
+                method = getattr(self._engine, verb.method)
+                params = parse_params(verb, given)
+                return await streams.with_piped_body(request, self._pool, method, params)
             if verb.body:
                 return await self._with_body(request, verb)
             params = parse_params(verb, await request.read())
+            if verb.raw:
+                method = getattr(self._engine, verb.method)
+                return await streams.answer_raw(request, self._pool, method, params)
             if verb.stream:
                 return await self._stream(request, verb, params, -1)
             if verb.session and request.headers.get("Upgrade", "") == "cove-session":
