@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -30,7 +31,9 @@ from cove.roots import prepare_root
 from cove.store.records import MachineRecord
 
 SETTLE = 20.0
-"""Seconds that a machine may take to start or end before its files can be reached."""
+"""Seconds that a machine may take to start or end, or another visit to leave one that does not run,
+before its files can be reached.
+"""
 
 
 @contextmanager
@@ -52,11 +55,12 @@ def visit(
             yield archiver
         return
     lock = home.visits.alone(record.key)
+    late = time.monotonic() + SETTLE
     while not lock.acquire(timeout=0.1):
-        _check_cancelled(call)
+        _check_wanted(call, late, what)
     try:
         while home.visits.any(record.key):
-            _check_cancelled(call)
+            _check_wanted(call, late, what)
             select.select([], [], [], 0.02)
         if record.key in home.lives:
             raise Conflict(f"cannot {what}: the machine was started meanwhile")
@@ -159,6 +163,15 @@ def _told(archiver: Archiver, call: Call) -> Iterator[None]:
     except (Stopped, Conflict, BrokenPipeError):
         _check_cancelled(call)
         raise
+
+
+def _check_wanted(call: Call, late: float, what: str) -> None:
+    _check_cancelled(call)
+    if time.monotonic() > late:
+        raise Conflict(
+            f"cannot {what}: another copy of the same machine does not come to its end",
+            hint="end that command, or start the machine, which ends it",
+        )
 
 
 def _check_cancelled(call: Call) -> None:
