@@ -270,6 +270,7 @@ def _words(guest: Guest, kernel: Kernel, facts: Facts) -> Iterator[tuple[str, st
             yield f"lpj={loops}", f"so does counting loops; {kernel.hz} ticks a second"
         yield "no_timer_check", "so does waiting for the timer's first tick"
         yield "tsc=reliable", "no other clock is there to compare it with"
+        yield "noreplace-smp", "patching locks out for one CPU costs a fifth of an emulated boot"
     if tcg:
         yield "mitigations=off", "an emulated CPU does not speculate"
     yield from _quiet(kernel)
