@@ -9,6 +9,7 @@ import errno
 import glob
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -51,6 +52,7 @@ def furnish(root: str) -> None:
         os.makedirs(target, exist_ok=True)
         mount(source, target, kind, flags, data)
     mount("none", "/", "", MS_SHARED_RECURSIVE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1 << 20))
     os.makedirs(root, exist_ok=True)
     mount("/mnt", root, "", MS_BIND)
     for name, target in (("fd", "self/fd"), ("stdin", "self/fd/0"), ("stdout", "self/fd/1")):
