@@ -89,6 +89,13 @@ class OpError(CoveError):
     """An op of a plan failed in the kernel."""
 
 
+class Failed(CoveError):
+    """A program that was to succeed (``check=True``) did not; ``result`` has what it left."""
+
+    exit_code = 1
+    result: object = None
+
+
 class Bug(CoveError):
     """cove's own mistake; the message asks for a report."""
 

@@ -253,7 +253,7 @@ static void on_message(struct front *front)
 			return;
 		}
 		sigprocmask(SIG_SETMASK, &front->before, NULL);
-		write_all(2, buffer, head.len);
+		write_all(2, buffer, strnlen(buffer, head.len)); /* behind a NUL: the same as data */
 		front->code = head.value & 255;
 	}
 }

@@ -67,6 +67,7 @@ struct session {
 	bool in_socket, has_stdin, in_eof;
 	bool choked; /* the next message does not fit into the buffer */
 	bool ending; /* MSG_EXIT goes out when all output has */
+	bool bound;  /* the machine ends with it */
 	int code, error;
 	struct sink sink[2];
 	size_t head, fill;

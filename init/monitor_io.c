@@ -157,6 +157,9 @@ static void session_lost(struct monitor *m, struct session *s)
 {
 	if (s->has_stdin && m->flags & START_STDIN_ONCE && !(m->flags & START_TTY))
 		stdin_close(m);
+	if (s->bound)
+		machine_signal(m, SIGKILL);
+	s->bound = false;
 	s->has_stdin = false;
 	close_fd(&s->front);
 	close_fd(&s->in);
@@ -208,6 +211,7 @@ int session_add(struct monitor *m, uint32_t flags, uint32_t which, const int fds
 		which &= ~(uint32_t)WHICH_STDERR; /* a terminal has one stream */
 	s->front = fds[0];
 	s->in = fds[1];
+	s->bound = flags & START_BOUND;
 	s->front_slot = s->in_slot = -1;
 	s->has_stdin = which & WHICH_STDIN && m->stdin_fd >= 0;
 	if (!s->has_stdin)

@@ -21,7 +21,8 @@ enum {
 	START_SIG_PROXY = 64,
 	START_STDIN_ONCE = 128,
 	START_AHEAD = 256,     /* the first half of a plan, to be run now; a second MSG_START brings the rest */
-	START_WHICH_SHIFT = 9, /* from here on: WHICH_* of the session */
+	START_WHICH_SHIFT = 9, /* three bits: WHICH_* of the session */
+	START_BOUND = 4096,    /* what was started ends when its session is lost */
 };
 
 /* MSG_START; then nnames names with their NULs (one a file descriptor), detach keys, host part, machine part. */

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from cove.cli.main import main as run_command
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
+from cove.client.place import socket_path
 from cove.client.transport import Http
-from cove.errors import CoveError, Unsupported
-
-UNIX = "unix://"
+from cove.errors import CoveError
 
 
 def main(argv: Sequence[str], root: str) -> int:
@@ -27,19 +26,6 @@ def main(argv: Sequence[str], root: str) -> int:
         return run_command(argv, own_terminal(), client) or 0
     except KeyboardInterrupt:
         return 130
-
-
-def socket_path(host: str, root: str) -> str:
-    """Where the daemon that ``host`` names listens; without a host the one of ``root``."""
-    if not host:
-        return f"{root}/run/api.sock"
-    if not host.startswith(f"{UNIX}/"):
-        raise Unsupported(
-            f'cannot connect to "{host}": only unix sockets are known',
-            origin=f"COVE_HOST={host}",
-            hint="COVE_HOST=unix:///path/of/api.sock, over ssh with a forwarded socket",
-        )
-    return host.removeprefix(UNIX)
 
 
 def own_terminal() -> Terminal:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from cove.cli.spawn import DEFAULT_ROOT, CannotStart, cannot_start, own_uid, start_daemon
-
+from cove.client.spawn import DEFAULT_ROOT, CannotStart, cannot_start, own_uid, start_daemon
 
 ATTEMPTS, ATTEMPT_SECONDS = 3, 5.0
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from cove.cli.command import Command, Group, Typed
-from cove.cli.spawn import DEFAULT_ROOT, CannotStart, start_daemon
 from cove.cli.terminal import Terminal
 from cove.cli.units import human_duration
 from cove.client.api import Client
+from cove.client.spawn import DEFAULT_ROOT, CannotStart, start_daemon
 from cove.client.transport import Unreachable
 
 

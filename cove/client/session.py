@@ -106,12 +106,17 @@ class Channel:
 
     def receive(self) -> Iterator[Message]:
         """Whole messages that are there; raises LostPeer at the end of file."""
-        try:
-            data = self._sock.recv(MESSAGE_MAX + HEAD.size)
-        except BlockingIOError:
-            data = None
-        except ConnectionResetError:
-            data = b""
+        data: bytes | None = b""
+        for _ in range(2):
+            try:
+                data = self._sock.recv(MESSAGE_MAX + HEAD.size)
+            except BlockingIOError:
+                data = None
+            except ConnectionResetError:
+                # Once, from a peer that closed with something of ours unread; what it had said
+                # comes after.
+                continue
+            break
         self._in += data or b""
         yield from self.buffered()
         if data == b"":
@@ -231,7 +236,8 @@ class Session:
             if self._flags & RAW_TERMINAL:
                 self._make_raw()
         elif message.kind == EXIT:
-            self._code, self._said = message.value & 255, message.payload
+            # Behind a NUL the same is said once more, as data.
+            self._code, self._said = message.value & 255, message.payload.partition(b"\0")[0]
 
     def _write(self) -> None:
         fd, left = self._out[0]

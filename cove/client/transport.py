@@ -89,19 +89,6 @@ class Direct:
 # ---- errors on the wire ----
 
 
-def error_to_json(error: CoveError) -> dict[str, Any]:
-    return {
-        "error": {
-            "class": type(error).__name__,
-            "message": error.message,
-            "origin": error.origin,
-            "host": error.host,
-            "hint": error.hint,
-            "exit_code": error.exit_code,
-        }
-    }
-
-
 def error_from_json(document: object) -> CoveError:
     """The error a daemon sent; what is not one is an error of its own."""
     body = document.get("error") if isinstance(document, dict) else None
@@ -222,7 +209,16 @@ class Http:
         from cove.client.session import relay
 
         terminal = f"{caller.terminals} {caller.rows} {caller.columns}"
-        with self._connect() as sock:
+        sock, received = self.upgrade(verb, params, terminal)
+        with sock:
+            return int(relay(sock, caller, received))
+
+    def upgrade(
+        self, verb: Verb, params: msgspec.Struct, terminal: str = "0 0 0"
+    ) -> tuple[socket.socket, bytes]:
+        """A connection that carries a session, and what of it has been read already."""
+        sock = self._connect()
+        try:
             body = msgspec.json.encode(params)
             head = _head(verb, len(body)) + (
                 f"Connection: Upgrade\r\nUpgrade: cove-session\r\nCove-Terminal: {terminal}\r\n\r\n"
@@ -232,7 +228,10 @@ class Http:
             if answer.status != 101:
                 _raise_error(answer)
                 raise HostError("cannot start a session: the daemon does not upgrade connections")
-            return int(relay(sock, caller, bytes(answer.rest)))
+        except BaseException:
+            sock.close()
+            raise
+        return sock, bytes(answer.rest)
 
     def _connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

@@ -19,12 +19,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cove.cli.terminal import Terminal
+from cove.daemon import calls
 from cove.daemon.leaving import ELSEWHERE, Running, answer
 from cove.engine.calls import Session
+from cove.engine.engine import Engine
 from cove.engine.events import Cancel
 from cove.engine.reactor import Reactor, complain
 from cove.errors import Bug, CoveError, UsageError, printable
-from cove.executor.messages import HEADER, Kind, Request, decode_request, receive
+from cove.executor.messages import HEADER, Kind, Message, Request, decode_request, receive
 
 FRONT_PROTOCOL = 1
 REQUEST_MAX = 16 << 20
@@ -134,8 +136,10 @@ class CallerGone(Cancel):
             self.set()
 
 
-def take_request(conn: socket.socket, fds: list[int]) -> Request:
-    """The request; its fds are appended to ``fds``, which the caller closes. Raises Refused."""
+def take_request(conn: socket.socket, fds: list[int]) -> Request | Message:
+    """The request, or a CALL; its fds are appended to ``fds``, which the caller closes. Raises
+    Refused.
+    """
     try:
         message = receive(conn)
     except (BlockingIOError, ConnectionError) as error:
@@ -145,6 +149,8 @@ def take_request(conn: socket.socket, fds: list[int]) -> Request:
     if message is None:
         raise Refused(OTHER_PROTOCOL, "the front said nothing\n")
     fds += message.fds
+    if message.kind == Kind.CALL:
+        return message
     if message.kind != Kind.REQUEST or message.reserved != FRONT_PROTOCOL or len(fds) < 3:
         raise Refused(OTHER_PROTOCOL, "front and daemon are of different versions\n")
     payload = message.payload
@@ -186,10 +192,11 @@ class Door:
     """Threads that accept the front's connections; more of them while callers wait."""
 
     def __init__(
-        self, listener: socket.socket, reactor: Reactor, main: Main, *, stamp: str = ""
+        self, listener: socket.socket, engine: Engine, main: Main, *, stamp: str = ""
     ) -> None:
-        self._listener, self._reactor, self._main = listener, reactor, main
+        self._listener, self._engine, self._main = listener, engine, main
         self._running = Running(stamp)
+        self._reactor = engine.home.reactor
         self._world = World.of("/proc/self", os.geteuid())
         self._lock = threading.Lock()
         self._idle = self._threads = 0
@@ -249,7 +256,12 @@ class Door:
             request = take_request(conn, fds)
             if not peer_is_of(conn, self._world):
                 raise Refused(NOT_HERE)
-            code = self._command(conn, request, fds)
+            if isinstance(request, Message):
+                with self._running.caller(conn, None):
+                    calls.answer(self._engine, conn, request, fds, CallerGone(conn, self._reactor))
+                code = None
+            else:
+                code = self._command(conn, request, fds)
         except Refused as refused:
             code, text = refused.value, refused.text
         except CoveError as error:

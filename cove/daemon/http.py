@@ -18,17 +18,15 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from cove.client.transport import error_to_json
 from cove.client.verbs import PREFIX, VERBS, Verb
 from cove.daemon import streams
+from cove.daemon.params import parse_params
 from cove.daemon.upgrade import SessionBridge
 from cove.engine.calls import Call
 from cove.engine.engine import Engine
 from cove.engine.events import Cancel
 from cove.engine.reactor import complain
-from cove.errors import CoveError, NotFound, UsageError
-from cove.spec.check import check_exec, check_machine
-from cove.spec.machine import ExecSpec, MachineSpec
+from cove.errors import CoveError, NotFound, UsageError, error_to_json
 
 THREADS = 1024
 """A stream that waits holds one: listeners by the hundred leave room for others."""
@@ -39,8 +37,6 @@ BODY_MAX = 16 << 20
 CHUNK = 256 << 10
 
 encode = msgspec.json.Encoder().encode
-# Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
-DECODERS = {verb.name: msgspec.json.Decoder(verb.params).decode for verb in VERBS.values()}
 
 
 def error_answer(error: CoveError) -> web.Response:
@@ -186,20 +182,6 @@ class Server:
             raise ConnectionResetError
         await bridge.relay(request, self._loop)
         return response
-
-
-def parse_params(verb: Verb, data: bytes) -> Any:
-    """What the command line would have checked is checked here for everybody else."""
-    try:
-        params = DECODERS[verb.name](data or b"{}")
-    except msgspec.MsgspecError as error:
-        raise UsageError(f"cannot read the parameters of {verb.name}: {error}") from error
-    spec = getattr(params, "spec", None)
-    if isinstance(spec, MachineSpec):
-        check_machine(spec)
-    elif isinstance(spec, ExecSpec):
-        check_exec(spec)
-    return params
 
 
 def _close(items: Iterator[Any]) -> None:

@@ -177,7 +177,7 @@ def serve(options: Options, environment: dict[str, str]) -> int:
         _write(home.store.layout.daemon_version, stamp)
         door = Door(
             listen(home.run_fd, "front.sock", socket.SOCK_SEQPACKET),
-            home.reactor,
+            engine,
             lambda words, terminal: command(words, terminal, client),
             stamp=stamp,
         )

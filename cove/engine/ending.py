@@ -12,11 +12,13 @@ import socket
 import time
 from functools import partial
 
+import msgspec
+
 from cove.engine import causes, files, refusals
 from cove.engine.home import Home, effective
 from cove.engine.live import Live
 from cove.engine.ranges import range_base
-from cove.errors import CoveError
+from cove.errors import CoveError, error_to_json
 from cove.executor.messages import ExitRecord, Kind, Report, send
 from cove.plan import text
 from cove.store.records import Cause, MachineRecord
@@ -34,6 +36,19 @@ def tell(ctl: socket.socket, kind: Kind, *, value: int = 0, payload: bytes = b""
         send(ctl, kind, value=value, payload=payload, flags=socket.MSG_DONTWAIT)
     except OSError:
         pass
+
+
+def reason_words(text: str, data: dict[str, object]) -> bytes:
+    """What a session is told at its end: a line for people and, behind a NUL, the same as data for
+    programs. A front shows what comes before the NUL.
+    """
+    said, more = text.encode("utf-8", "replace"), msgspec.json.encode(data)
+    room = REASON_MAX - len(said) - 1
+    return said + b"\0" + more if len(more) <= room else said[:REASON_MAX]
+
+
+def failure_words(error: CoveError) -> bytes:
+    return reason_words(error.render(), error_to_json(error))
 
 
 def kill(home: Home, live: Live, asked: str) -> None:
@@ -110,7 +125,7 @@ def finish(home: Home, live: Live, end: ExitRecord) -> None:
         finished=end.finished_ns / 1e9 or time.time(),
     )
     if live.session and end.code and live.ctl is not None:
-        reason = causes.last_line(cause).encode("utf-8", "replace")[:REASON_MAX]
+        reason = reason_words(causes.last_line(cause), {"cause": cause})
         tell(live.ctl, Kind.REASON, payload=reason)
     live.over = True
     home.publish("die", record, _last_words(record, cause))

@@ -113,6 +113,7 @@ def _message(extra: Extra, base: int, foreground: Foreground | None) -> Start:
     keys, rows, columns = spec.detach_keys, 0, 0
     if foreground is not None:
         flags |= StartFlag.SESSION
+        flags |= StartFlag.BOUND if foreground.bound else StartFlag(0)
         rows, columns = foreground.session.rows, foreground.session.columns
         keys = foreground.detach_keys or keys
     return Start(
@@ -165,7 +166,7 @@ def _hear(home: Home, extra: Extra, message: Message) -> None:
         extra.failure = error = explain(extra.plan, decode_report(message.payload))
         extra.exit_code = error.exit_code
         if extra.session:
-            text = error.render().encode("utf-8", "replace")[: ending.REASON_MAX]
+            text = ending.failure_words(error)
             ending.tell(extra.ctl, Kind.REASON, value=error.exit_code, payload=text)
     elif message.kind == Kind.EXITED:
         record = decode_exit(message.payload)

@@ -137,7 +137,7 @@ def _failed(home: Home, live: Live, message: Message) -> None:
     ending.keep_plan(home, live, report)
     ending.start_failed(home, live, error)
     if live.session and live.ctl is not None:
-        text = error.render().encode("utf-8", "replace")[: ending.REASON_MAX]
+        text = ending.failure_words(error)
         ending.tell(live.ctl, Kind.REASON, value=error.exit_code, payload=text)
 
 

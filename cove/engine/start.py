@@ -47,6 +47,8 @@ class Foreground:
     streams: tuple[str, ...]
     sig_proxy: bool = True
     detach_keys: str = ""
+    bound: bool = False
+    """What is started ends when this session is lost."""
 
     @property
     def which(self) -> Stream:
@@ -231,6 +233,7 @@ def _message(record: MachineRecord, plan: Plan, foreground: Foreground | None) -
     if foreground is not None:
         flags |= StartFlag.SESSION
         flags |= StartFlag.SIG_PROXY if foreground.sig_proxy else StartFlag(0)
+        flags |= StartFlag.BOUND if foreground.bound else StartFlag(0)
         keys = foreground.detach_keys or keys
         rows, columns = foreground.session.rows, foreground.session.columns
     base = range_base(record.id_range)

@@ -59,11 +59,14 @@ class Kind(IntEnum):
     INPUT = 33
     INPUT_EOF = 34
     DETACH = 35
+    CALL = 36
     SIGNAL = 48
     RESIZE = 49
     SESSION = 64
     OUTPUT = 65
     EXIT = 66
+    ANSWER = 67
+    ERROR = 68
     FORK = 80
 
 
@@ -78,6 +81,8 @@ class StartFlag(IntFlag):
     STDIN_ONCE = 128
     AHEAD = 256
     """The first half of a plan, to be run now; a second message brings the rest."""
+    BOUND = 4096
+    """What was started ends when its session is lost. Below are three bits of ``WHICH_SHIFT``."""
 
 
 class Stream(IntFlag):

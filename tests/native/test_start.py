@@ -177,7 +177,7 @@ def test_daemon_that_holds_the_lock_and_is_mute(start: Start) -> None:
     with (start.root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         program = (
-            "import cove.cli.spawn as p, cove.cli.start as s; p.WAIT_SECONDS = 0; exit(s.main())"
+            "import cove.client.spawn as p, cove.cli.start as s; p.WAIT_SECONDS = 0; exit(s.main())"
         )
         ran = subprocess.run(
             [sys.executable, "-c", program, "ps"],
@@ -272,4 +272,10 @@ print(*sorted(set(sys.modules) - before))
     with ending(start):
         loaded = set(ran.stdout.split())
         cheap = {"__future__", "_socket", "_signal", "fcntl", "time"}
-        assert loaded - cheap == {"cove", "cove.cli", "cove.cli.spawn", "cove.cli.start"}
+        assert loaded - cheap == {
+            "cove",
+            "cove.cli",
+            "cove.cli.start",
+            "cove.client",
+            "cove.client.spawn",
+        }

@@ -13,9 +13,9 @@ import pytest
 
 from cove import errors
 from cove.client.api import Client
-from cove.client.transport import Http, Unreachable, error_from_json, error_to_json
+from cove.client.transport import Http, Unreachable, error_from_json
 from cove.engine import calls
-from cove.errors import CoveError, HostError, NotFound, Unsupported
+from cove.errors import CoveError, HostError, NotFound, Unsupported, error_to_json
 
 Daemon = Callable[[bytes], Client]
 

@@ -30,6 +30,8 @@ class Run(msgspec.Struct, frozen=True):
     attach: Streams = ()
     """Empty: detached."""
     sig_proxy: bool = True
+    bound: bool = False
+    """The machine is killed when its session is lost: it never outlives who asked for it."""
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -52,6 +54,8 @@ class Exec(msgspec.Struct, frozen=True):
     spec: ExecSpec
     attach: Streams = ()
     """Empty: detached."""
+    bound: bool = False
+    """As for ``Run``; what the process has started goes on."""
 
 
 class Started(msgspec.Struct, frozen=True):
