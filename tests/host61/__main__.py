@@ -65,7 +65,9 @@ def main() -> int:
         argv = words
     else:
         argv = [python, "-m", "pytest", *pytest_words(words)]
-    must_run = {} if options.exec or words else {"COVE_MUST_RUN": MUST_RUN}
+    environment = {"COVE_WALK": "9"}
+    if not (options.exec or words):
+        environment["COVE_MUST_RUN"] = MUST_RUN
     began = time.monotonic()
     try:
         guest = guest_disk()
@@ -76,7 +78,7 @@ def main() -> int:
                 guest,
                 checkout,
                 argv=argv,
-                environment=must_run,
+                environment=environment,
                 memory=options.memory,
                 seconds=options.minutes * 60,
                 show=not options.facts,

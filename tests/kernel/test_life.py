@@ -34,7 +34,7 @@ def wait_for_output(cove: Cove, name: str, text: str) -> None:
     assert process.stdout is not None
     seen = b""
     while text.encode() not in seen:
-        ready, _, _ = select.select([process.stdout], [], [], 10)
+        ready, _, _ = select.select([process.stdout], [], [], 60)
         assert ready, f"{name} did not say {text!r}, but {seen!r}"
         data = os.read(process.stdout.fileno(), 4096)
         assert data, f"{name} ended without {text!r}: {seen!r}"
