@@ -1,7 +1,7 @@
 """cove runs machines: isolated commands, services and systems on one host.
 
 The names of the Python API are loaded when they are first used, so that ``import cove`` costs
-nothing.
+nothing. They are described in docs/python.md.
 """
 
 from __future__ import annotations
@@ -13,17 +13,95 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from typing import Any
 
-    from cove.client.api import Client
-    from cove.errors import CoveError
+    from cove import aio
+    from cove.client.options import Options
+    from cove.client.results import Chunk, Result
+    from cove.client.sync import Client, Images, Machine, Process, connect
+    from cove.errors import (
+        BadArchive,
+        Conflict,
+        CoveError,
+        Failed,
+        HostError,
+        NoSuchImage,
+        NotFound,
+        OpError,
+        Unsupported,
+        UsageError,
+    )
+    from cove.store.records import Cause
 
-_WHERE = {"Client": "cove.client.api", "CoveError": "cove.errors"}
+    _of_default = Client()
+    run, popen, start = _of_default.run, _of_default.popen, _of_default.start
+    machine, machines, get = _of_default.machine, _of_default.machines, _of_default.get
+    events, info, version = _of_default.events, _of_default.info, _of_default.version
+    images: Images
 
-__all__ = ["Client", "CoveError", "__version__"]
+_ERRORS = (
+    "BadArchive", "Conflict", "CoveError", "Failed", "HostError", "NoSuchImage", "NotFound",
+    "OpError", "Unsupported", "UsageError",
+)  # fmt: skip
+_SYNC = ("Client", "Images", "Machine", "Process", "connect")
+_WHERE = {
+    **dict.fromkeys(_ERRORS, "cove.errors"),
+    **dict.fromkeys(_SYNC, "cove.client.sync"),
+    "Cause": "cove.store.records",
+    "Chunk": "cove.client.results",
+    "Result": "cove.client.results",
+    "Options": "cove.client.options",
+}
+OF_DEFAULT = (
+    "run", "popen", "machine", "start", "machines", "get", "images", "events", "info", "version",
+)  # fmt: skip
+"""Methods of the client of the default daemon: the one that the command ``cove`` speaks to."""
+
+__all__ = [
+    "BadArchive",
+    "Cause",
+    "Chunk",
+    "Client",
+    "Conflict",
+    "CoveError",
+    "Failed",
+    "HostError",
+    "Images",
+    "Machine",
+    "NoSuchImage",
+    "NotFound",
+    "OpError",
+    "Options",
+    "Process",
+    "Result",
+    "Unsupported",
+    "UsageError",
+    "__version__",
+    "aio",
+    "connect",
+    "events",
+    "get",
+    "images",
+    "info",
+    "machine",
+    "machines",
+    "popen",
+    "run",
+    "start",
+    "version",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'cove' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_WHERE[name]), name)
+    if name in OF_DEFAULT:
+        return getattr(import_module("cove.client.sync").default(), name)
+    if name == "aio":
+        return import_module("cove.aio")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'cove' has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_WHERE[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,4 +1,5 @@
-"""Write the generated documents: docs/cli.md from the commands, docs/plan.md; ``make docs``."""
+"""Write the generated documents: docs/cli.md from the commands, docs/plan.md, and the
+Python API for asyncio; ``make docs``."""
 
 from __future__ import annotations
 
@@ -22,10 +23,12 @@ belongs to the machine. A mistake exits with 125 and names what was typed.
 
 
 def main() -> int:
+    import aio
     import plan_doc
 
     TARGET.write_text(text())
     plan_doc.main()
+    aio.main()
     return 0
 
 

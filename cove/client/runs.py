@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 import select
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -15,7 +17,7 @@ import msgspec
 from cove.client.fetch import fetch, may_be_pulled
 from cove.client.link import INPUT_CHUNK, Link
 from cove.client.results import Chunk, Result
-from cove.client.steps import Item, Ready, Steps
+from cove.client.steps import Item, Ready, Steps, Work
 from cove.client.talk import Daemon
 from cove.engine import calls
 from cove.errors import Failed, NoSuchImage, NotFound, UsageError, one_line
@@ -134,9 +136,7 @@ class Talk:
                 self.cut = Cause("timeout", text, 9)
             elif not feeding or link.busy:
                 yield from link.hear(left, sending=True)
-            elif not source.waits:
-                feeding = self._feed(source)
-            elif (yield from self._either(source.fd)):
+            elif not source.waits or (yield from self._either(source.fd)):
                 feeding = self._feed(source)
             self.collect()
         if link.failure is not None and self.cut is None:
@@ -230,7 +230,9 @@ def begin(
 
 def hold(daemon: Daemon, spec: MachineSpec, pull: str) -> Steps[tuple[Link, calls.Created]]:
     """A machine that runs while its link is held, once it does."""
-    name = spec.name
+    name = spec.name or f"py-{secrets.token_hex(6)}"
+    if daemon.http is not None:
+        spec = msgspec.structs.replace(spec, name=name)
     link = yield from begin(daemon, spec, pull, ("stdin",), tell=True)
     try:
         while not link.over and not (link.started and (link.result or daemon.http)):
@@ -318,3 +320,90 @@ def finished(link: Link, begun: float, most: int | None, timeout: float | None) 
 
 def exec_session(daemon: Daemon, params: msgspec.Struct) -> Steps[Link]:
     return (yield from daemon.session("machine.exec", params))
+
+
+def stream(daemon: Daemon, params: msgspec.Struct) -> Steps[None]:
+    """One more program, and its output as it comes."""
+    link = yield from exec_session(daemon, params)
+    try:
+        yield from chunks(link)
+    finally:
+        link.close()
+
+
+# ---- machines from afar ----
+
+
+def watch(daemon: Daemon, machine: str) -> Steps[None]:
+    """Readings, one a second."""
+    steps = daemon.stream("machine.stats", calls.StatsRequest((machine,)))
+    try:
+        want = next(steps)
+        while True:
+            wants = [Item(s) for s in want.value.stats] if isinstance(want, Item) else [want]
+            answer = None
+            for pause in wants:
+                answer = yield pause
+            want = steps.send(answer)
+    except StopIteration:
+        return
+    finally:
+        steps.close()
+
+
+def reading(daemon: Daemon, machine: str) -> Steps[calls.Stats]:
+    """One."""
+    found: list[calls.Stats] = []
+    steps = daemon.stream("machine.stats", calls.StatsRequest((machine,), stream=False))
+    try:
+        want = next(steps)
+        while True:
+            if isinstance(want, Item):
+                found += want.value.stats
+                want = steps.send(None)
+            else:
+                want = steps.send((yield want))
+    except StopIteration:
+        pass
+    finally:
+        steps.close()
+    if not found:
+        raise NotFound(f"cannot read the stats of {machine}: it is gone")
+    return found[0]
+
+
+def wait_for(daemon: Daemon, machine: str) -> Steps[Result]:
+    begun = time.monotonic()
+    ended: calls.Waited = yield from daemon.call("machine.wait", calls.Wait(machine))
+    return Result(b"", b"", ended.exit_code, time.monotonic() - begun, ended.cause)
+
+
+def work(do: Callable[[], Any]) -> Steps[Any]:
+    """What blocks, done where that is no harm."""
+    return (yield Work(do))
+
+
+# ---- files ----
+
+
+@contextmanager
+def opened(archive: str | os.PathLike[str] | IO[bytes]) -> Iterator[int]:
+    """A descriptor of a path (``/.``: a directory), or of an open file."""
+    if not isinstance(archive, str | os.PathLike):
+        yield archive.fileno()
+        return
+    try:
+        fd = os.open(archive, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"cannot read {shown(archive)}: {reason}") from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def shown(archive: object) -> str:
+    if isinstance(archive, str | os.PathLike):
+        return os.fsdecode(archive)
+    return str(getattr(archive, "name", "the archive"))

@@ -19,7 +19,7 @@ from cove.client.link import Link
 from cove.client.options import Options, Size, Words, exec_spec, machine_spec
 from cove.client.results import Chunk, Result
 from cove.client.runs import MAX_OUTPUT, Input, Source
-from cove.client.steps import Work, each, finish
+from cove.client.steps import each, finish
 from cove.client.talk import Daemon
 from cove.engine import calls
 from cove.spec.values import parse_signal
@@ -170,12 +170,14 @@ class Machine:
 
     def inspect(self) -> calls.Inspected:
         """Everything known of it; ``record`` has spec, state, times and cause."""
-        found: calls.Inspected = finish(self._daemon.call("machine.inspect", calls.Inspect(self.id)))
+        found: calls.Inspected = finish(
+            self._daemon.call("machine.inspect", calls.Inspect(self.id))
+        )
         return found
 
     def stats(self) -> calls.Stats:
         """One reading: CPU in nanoseconds, memory and disks in bytes, processes."""
-        return [reading for reading in finish(runs.readings(self._daemon, self.id))][0]
+        return finish(runs.reading(self._daemon, self.id))
 
     def watch(self) -> Iterator[calls.Stats]:
         """A reading a second, until the machine is gone or the loop is left."""
@@ -193,14 +195,16 @@ class Machine:
     def put(self, source: Path | bytes, target: Path) -> None:
         """Copy a file or a directory of this host into it, by the rules of ``cove cp``; bytes are
         written to the file ``target``, with mode 644 and its root as owner."""
-        finish(_work(partial(transfer.put, self._daemon, self.id, source, target)))
+        finish(runs.work(partial(transfer.put, self._daemon, self.id, source, target)))
 
-    def get(self, source: Path, target: Path | None = None, *, max_size: Size = MAX_OUTPUT) -> bytes:
+    def get(
+        self, source: Path, target: Path | None = None, *, max_size: Size = MAX_OUTPUT
+    ) -> bytes:
         """Copy a file or a directory of it to ``target`` here. Without one: the bytes of the file,
         of at most ``max_size``."""
         most = runs.limit_of(max_size) or MAX_OUTPUT
         work = partial(transfer.get, self._daemon, self.id, source, target, most)
-        data: bytes = finish(_work(work))
+        data: bytes = finish(runs.work(work))
         return data
 
     # ---- its life ----
@@ -312,7 +316,9 @@ class Images:
         id, names and digest. ``progress`` is called with every step."""
         return finish(fetch(self._daemon, image, platform, progress))
 
-    def load(self, archive: Path | IO[bytes], *, progress: Progress | None = None) -> calls.Progress:
+    def load(
+        self, archive: Path | IO[bytes], *, progress: Progress | None = None
+    ) -> calls.Progress:
         """A docker-archive, OCI archive or OCI layout: the last step, with id and names."""
         with runs.opened(archive) as fd:
             steps = self._daemon.stream("image.load", calls.ImageLoad(runs.shown(archive)), fd)
@@ -421,7 +427,6 @@ class Client:
     ) -> Opening:
         """For ``with``: a machine that is there during the block. ``argv`` None: the image's own
         command, whose input stays open, so that a shell waits."""
-        runs.named(self._daemon, options)
         spec = machine_spec(image, argv, options, stdin=True)
         return Opening(partial(runs.hold, self._daemon, spec, pull), self._daemon)
 
@@ -491,7 +496,3 @@ def default() -> Client:
     if found is None:
         found = _clients[key] = Client()
     return found
-
-
-def _work(do: Callable[[], Any]) -> Any:
-    return (yield Work(do))
