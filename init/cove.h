@@ -18,6 +18,7 @@
 #define REG_NAME 24
 
 enum side { HOST, MACHINE };
+#define GUEST_SIDE 2
 
 struct op {
 	uint16_t code; /* row of ops.def */
@@ -32,7 +33,7 @@ struct part {
 
 /* Where and why a plan stopped: what the executor in Python maps back to the op's `why`. */
 struct report {
-	uint32_t side;	  /* enum side */
+	uint32_t side;	  /* enum side; + GUEST_SIDE: of the plan that runs in the guest */
 	uint32_t op;	  /* index in its part */
 	int32_t err;	  /* errno, positive; 0: all went well */
 	char detail[108]; /* the word of the op that was at fault, or "" */
@@ -174,6 +175,8 @@ int monitor_main(int ctl, int restart_argc, char **restart_argv);
 int unpack_main(int argc, char **argv);
 int tsc_main(int argc, char **argv);
 int archive_main(int argc, char **argv);
+int agent_main(void);	  /* PID 1 of a guest */
+extern int in_guest;	  /* set by it: ops that change a whole system may run */
 extern char *start_words; /* what /proc/self/cmdline shows */
 extern size_t start_words_len;
 void pid1(pid_t child) __attribute__((noreturn)); /* reap, forward signals, exit with the child's status */

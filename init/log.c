@@ -1,7 +1,7 @@
 /*
- * The log of a machine: records in `log`; when that is full it becomes `log.1`, that `log.2` and so on, the oldest goes,
- * and a new one begins. A full disk loses lines, never the machine: what is lost is counted, and said in the log once
- * there is room. Each record has its length also at its end, so that the last lines are found from there.
+ * The log of a machine: records in `log`; when that is full it becomes `log.1`, that `log.2` and so on, the oldest
+ * goes, and a new one begins. A full disk loses lines, never the machine: what is lost is counted, and said in the log
+ * once there is room. Each record has its length also at its end, so that the last lines are found from there.
  */
 #include <errno.h>
 #include <fcntl.h>

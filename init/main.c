@@ -27,6 +27,10 @@ MISSING(forker_main)
 MISSING(unpack_main)
 MISSING(tsc_main)
 MISSING(archive_main)
+__attribute__((weak)) int agent_main(void)
+{
+	return 125;
+}
 
 static int usage(void)
 {
@@ -155,6 +159,8 @@ int main(int argc, char **argv)
 
 	if (!strcmp(name, "cove"))
 		return front_main(argc, argv);
+	if (getpid() == 1 && !strcmp(name, "init"))
+		return agent_main();
 	if (argc < 2)
 		return usage();
 	start_words = argv[0];

@@ -82,6 +82,14 @@ static unsigned nibble(char c)
 	return c <= '9' ? (unsigned)(c - '0') : (unsigned)(c - 'a' + 10);
 }
 
+/* Otherwise this process goes on under the filter, with its descriptors. */
+static int ends_in_execve(const struct run *run)
+{
+	const struct part *part = &run->part[MACHINE];
+
+	return part->count && OPS[part->ops[part->count - 1].code].run == op_execve;
+}
+
 int op_seccomp(struct run *run, const struct op *op)
 {
 	char *hex = op->argv[1], *bytes = hex;
@@ -94,7 +102,7 @@ int op_seccomp(struct run *run, const struct op *op)
 	struct sock_fprog prog = {.len = (unsigned short)(len / sizeof(struct sock_filter)),
 				  .filter = (struct sock_filter *)(void *)bytes};
 	/* The filter may refuse what making ready needs, unless the payload's own ids are still to be set. */
-	if (prctl(PR_GET_NO_NEW_PRIVS, 0UL, 0UL, 0UL, 0UL) == 1 && (err = exec_alone(run)))
+	if (prctl(PR_GET_NO_NEW_PRIVS, 0UL, 0UL, 0UL, 0UL) == 1 && ends_in_execve(run) && (err = exec_alone(run)))
 		return err;
 	return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, (unsigned)word_u(op->argv[0]), &prog) < 0 ? -errno : 0;
 }

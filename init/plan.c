@@ -31,9 +31,11 @@ enum code {
 static const struct {
 	enum code code;
 	int word;
-} NO_FD[] = {{OP_clone3, 1},	 {OP_open_tree, 1}, {OP_mount_setattr, 0}, {OP_mount_setattr, 6},
-	     {OP_move_mount, 1}, {OP_mkdirat, 0},   {OP_mknodat, 0},	   {OP_symlinkat, 1}},
+} NO_FD[] = {{OP_clone3, 1},  {OP_open_tree, 1}, {OP_mount_setattr, 0}, {OP_mount_setattr, 6}, {OP_move_mount, 1},
+	     {OP_mkdirat, 0}, {OP_mknodat, 0},	 {OP_symlinkat, 1},	{OP_file, 0}},
   WIDE[] = {{OP_clone3, 0}, {OP_prctl, 1}};
+
+int in_guest;
 
 struct cursor {
 	char *at, *end;
@@ -209,6 +211,12 @@ static int check_word(struct run *run, struct regs *known, const struct op *op, 
 	return err ? fault(run, err, word) : 0;
 }
 
+/* After it there is no plan any more. */
+static int is_last(const struct op *op)
+{
+	return op->code == OP_execve || op->code == OP_archive || op->code == OP_guest || op->code == OP_guest_exec;
+}
+
 /* What the signature cannot say. */
 static int check_op(struct run *run, struct regs *known, const struct op *op)
 {
@@ -222,6 +230,10 @@ static int check_op(struct run *run, struct regs *known, const struct op *op)
 	case OP_capbset:
 	case OP_capset:
 		return strlen(op->argv[0]) > 16 ? fault(run, -EINVAL, op->argv[0]) : 0;
+	case OP_spawn:
+		return op->argc < 2 || *op->argv[1] != '/' ? fault(run, -EINVAL, "spawn") : 0;
+	case OP_reseed:
+		return strlen(op->argv[0]) != 128 ? fault(run, -EINVAL, op->argv[0]) : 0;
 	case OP_seccomp: /* 8 bytes an instruction, BPF_MAXINSNS of them */
 		if (strlen(op->argv[1]) % 16 || strlen(op->argv[1]) > 4096 * 16)
 			return fault(run, -EINVAL, op->argv[1]);
@@ -238,7 +250,7 @@ static int check_op(struct run *run, struct regs *known, const struct op *op)
 			return fault(run, -EINVAL, op->argv[0]);
 		return 0;
 	default:
-		if (op->code != OP_send && op->code != OP_recv && op->code != OP_barrier)
+		if (op->code != OP_send && op->code != OP_recv && op->code != OP_barrier && op->code != OP_pass)
 			return 0;
 		return op->argc > FDS_MAX ? fault(run, -E2BIG, OPS[op->code].name) : 0;
 	}
@@ -279,7 +291,7 @@ static int next_op(struct run *run, struct cursor *c, char ***slots, enum side s
 		return fault(run, -ENOSYS, name);
 	if (parse_digits(count, 10, UINT16_MAX, &argc))
 		return fault(run, -EINVAL, count);
-	if (OPS[row].side == (side == HOST ? 'm' : 'h'))
+	if (OPS[row].side == (side == HOST ? 'm' : 'h') || (OPS[row].side == 'g' && (side == MACHINE || !in_guest)))
 		return fault(run, -EOPNOTSUPP, name);
 	op->code = (uint16_t)row;
 	op->argc = (uint16_t)argc;
@@ -321,14 +333,13 @@ static int decode_part(struct run *run, enum side side, struct cursor c, char **
 			return err;
 		if (op->code == OP_clone3) /* what the child inherits */
 			child = *known;
-		if ((op->code == OP_execve || op->code == OP_archive) && (c.at < c.end || run->half == AHEAD))
-			return fault(run, -EINVAL, "execve");
+		if (is_last(op) && (c.at < c.end || run->half == AHEAD))
+			return fault(run, -EINVAL, OPS[op->code].name);
 	}
 	if (side == HOST)
 		*known = child;
 	if (side == HOST ? cloned != (run->part[MACHINE].ops != NULL)
-			 : run->half != AHEAD && (!part->count || (part->ops[part->count - 1].code != OP_execve &&
-								   part->ops[part->count - 1].code != OP_archive)))
+			 : run->half != AHEAD && (!part->count || !is_last(&part->ops[part->count - 1])))
 		return fault(run, -EINVAL, side == HOST ? "clone3" : "execve");
 	return 0;
 }

@@ -70,8 +70,8 @@ struct resize {
 /* MSG_SESSION's value: what the front has to do itself. */
 enum { RELAY_STDIN = 1, RAW_TERMINAL = 2, FORWARD_SIGNALS = 4, RELAY_STDOUT = 8, RELAY_STDERR = 16 };
 
-/* The log: this, then len bytes, then `end` bytes: len again (4), or nothing (0, as cove 0.1 wrote). Stream 1 or 2; 0: a
-   note of the monitor itself. */
+/* The log: this, then len bytes, then `end` bytes: len again (4), or nothing (0, as cove 0.1 wrote). Stream 1 or 2; 0:
+   a note of the monitor itself. */
 struct log_record {
 	uint64_t time_ns; /* CLOCK_REALTIME */
 	uint32_t len;

@@ -22,6 +22,7 @@ C_ROLES = {
     "log": (110, ("log.c",)),
     "unpacker": (1200, ("unpack",)),
     "archiver": (1500, ("archive",)),
+    "guest and jail": (1650, ("agent", "channel", "mux", "pump", "jail", "guest")),
     "front": (700, ("front", "request.c", "terminal.c")),
 }
 DATA = {"cove/planner/syscalls.py"}

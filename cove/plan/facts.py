@@ -42,3 +42,6 @@ class Facts(msgspec.Struct, frozen=True):
     """Version of the QEMU for this host's own CPU; empty: not installed."""
     kvm: bool = False
     """A guest was booted under KVM here, and came to its end."""
+    guest: bool = False
+    """Of a guest of cove's own: its kernel is the wall, so a machine in it has no ids of its own.
+    """

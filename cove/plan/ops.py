@@ -86,7 +86,7 @@ OPS: dict[str, type[Op]] = {}
 """Every op by name, in the order of ``init/ops.def``."""
 
 
-def _row(name: str, sides: str, signature: str) -> Callable[[OpClass], OpClass]:
+def row(name: str, sides: str, signature: str) -> Callable[[OpClass], OpClass]:
     """Bind a class to its row of ``init/ops.def``."""
 
     def bind(cls: OpClass) -> OpClass:
@@ -103,7 +103,7 @@ def _row(name: str, sides: str, signature: str) -> Callable[[OpClass], OpClass]:
     return bind
 
 
-@_row("unshare", "b", "u")
+@row("unshare", "b", "u")
 @dataclass(frozen=True, slots=True)
 class Unshare(Op):
     """unshare(2): leave the named namespaces for new ones"""
@@ -111,7 +111,7 @@ class Unshare(Op):
     flags: CloneFlags
 
 
-@_row("clone3", "h", "uf")
+@row("clone3", "h", "uf")
 @dataclass(frozen=True, slots=True)
 class Clone3(Op):
     """clone3(2): begin the machine part as a child in new namespaces (and in a cgroup v2 group, by
@@ -122,7 +122,7 @@ class Clone3(Op):
     cgroup: str = NONE
 
 
-@_row("id_map", "h", "ss")
+@row("id_map", "h", "ss")
 @dataclass(frozen=True, slots=True)
 class IdMap(Op):
     """write(2) the child's uid_map and gid_map; fills register userns"""
@@ -131,7 +131,7 @@ class IdMap(Op):
     gid_map: str
 
 
-@_row("oom_score_adj", "h", "s")
+@row("oom_score_adj", "h", "s")
 @dataclass(frozen=True, slots=True)
 class OomScoreAdj(Op):
     """write(2) the child's oom_score_adj"""
@@ -139,7 +139,7 @@ class OomScoreAdj(Op):
     value: str
 
 
-@_row("barrier", "h", "us*")
+@row("barrier", "h", "us*")
 @dataclass(frozen=True, slots=True)
 class Barrier(Op):
     """hand the child's namespaces to the daemon (1: and wait until it releases the machine)"""
@@ -148,7 +148,7 @@ class Barrier(Op):
     names: tuple[str, ...]
 
 
-@_row("send", "b", "f*")
+@row("send", "b", "f*")
 @dataclass(frozen=True, slots=True)
 class Send(Op):
     """sendmsg(2): registers for the other part; none: only the word to go on"""
@@ -156,7 +156,7 @@ class Send(Op):
     registers: tuple[str, ...] = ()
 
 
-@_row("recv", "b", "F*")
+@row("recv", "b", "F*")
 @dataclass(frozen=True, slots=True)
 class Recv(Op):
     """recvmsg(2): wait for the other part's send, and fill registers"""
@@ -164,7 +164,7 @@ class Recv(Op):
     registers: tuple[str, ...] = ()
 
 
-@_row("setns", "b", "fu")
+@row("setns", "b", "fu")
 @dataclass(frozen=True, slots=True)
 class Setns(Op):
     """setns(2): join namespaces of a pidfd or namespace fd"""
@@ -173,7 +173,7 @@ class Setns(Op):
     flags: CloneFlags
 
 
-@_row("open_tree", "b", "Ffsu")
+@row("open_tree", "b", "Ffsu")
 @dataclass(frozen=True, slots=True)
 class OpenTree(Op):
     """open_tree(2): a mount or a detached copy of one"""
@@ -184,7 +184,7 @@ class OpenTree(Op):
     flags: OpenTreeFlags
 
 
-@_row("mount_setattr", "b", "fsuuuuf")
+@row("mount_setattr", "b", "fsuuuuf")
 @dataclass(frozen=True, slots=True)
 class MountSetattr(Op):
     """mount_setattr(2): dirfd path flags set clear propagation userns"""
@@ -198,7 +198,7 @@ class MountSetattr(Op):
     userns: str = NONE
 
 
-@_row("move_mount", "b", "ffsu")
+@row("move_mount", "b", "ffsu")
 @dataclass(frozen=True, slots=True)
 class MoveMount(Op):
     """move_mount(2): attach a mount at a path; with a root register the path is resolved in that
@@ -211,7 +211,7 @@ class MoveMount(Op):
     resolve: Resolve = _ANY_PATH
 
 
-@_row("fchdir", "b", "f")
+@row("fchdir", "b", "f")
 @dataclass(frozen=True, slots=True)
 class Fchdir(Op):
     """fchdir(2)"""
@@ -219,7 +219,7 @@ class Fchdir(Op):
     register: str
 
 
-@_row("setfsuid", "h", "uu")
+@row("setfsuid", "h", "uu")
 @dataclass(frozen=True, slots=True)
 class Setfsuid(Op):
     """setfsuid(2), setfsgid(2) with securebits that keep the capabilities"""
@@ -228,7 +228,7 @@ class Setfsuid(Op):
     gid: int
 
 
-@_row("mount", "b", "sssus")
+@row("mount", "b", "sssus")
 @dataclass(frozen=True, slots=True)
 class Mount(Op):
     """mount(2): source target type flags data"""
@@ -240,7 +240,7 @@ class Mount(Op):
     data: str
 
 
-@_row("fsmount", "b", "Fsus*")
+@row("fsmount", "b", "Fsus*")
 @dataclass(frozen=True, slots=True)
 class Fsmount(Op):
     """fsopen(2), fsconfig(2), fsmount(2): a new detached file system; type, mount attributes,
@@ -253,7 +253,7 @@ class Fsmount(Op):
     options: tuple[str, ...] = ()
 
 
-@_row("mkdirat", "b", "fsouu")
+@row("mkdirat", "b", "fsouu")
 @dataclass(frozen=True, slots=True)
 class Mkdirat(Op):
     """mkdirat(2) below a root, parents too; an existing directory is kept; mode uid gid"""
@@ -265,7 +265,7 @@ class Mkdirat(Op):
     gid: int
 
 
-@_row("mknodat", "b", "fsouuuu")
+@row("mknodat", "b", "fsouuuu")
 @dataclass(frozen=True, slots=True)
 class Mknodat(Op):
     """mknodat(2) below a root, parents too: mode with type, major, minor, uid, gid; an existing
@@ -281,7 +281,7 @@ class Mknodat(Op):
     gid: int
 
 
-@_row("symlinkat", "b", "sfsuu")
+@row("symlinkat", "b", "sfsuu")
 @dataclass(frozen=True, slots=True)
 class Symlinkat(Op):
     """symlinkat(2): target dirfd name uid gid; an existing name is kept"""
@@ -293,7 +293,7 @@ class Symlinkat(Op):
     gid: int
 
 
-@_row("mask", "m", "fffs*")
+@row("mask", "m", "fffs*")
 @dataclass(frozen=True, slots=True)
 class Mask(Op):
     """move_mount(2) an empty directory or a null device over paths of procfs and sysfs: root null
@@ -306,7 +306,7 @@ class Mask(Op):
     paths: tuple[str, ...]
 
 
-@_row("readonly", "m", "fs*")
+@row("readonly", "m", "fs*")
 @dataclass(frozen=True, slots=True)
 class Readonly(Op):
     """mount_setattr(2): make paths of procfs and sysfs read-only"""
@@ -315,7 +315,7 @@ class Readonly(Op):
     paths: tuple[str, ...]
 
 
-@_row("pivot_root", "m", "f")
+@row("pivot_root", "m", "f")
 @dataclass(frozen=True, slots=True)
 class PivotRoot(Op):
     """pivot_root(2) into a mount, and umount2(2) of what was there"""
@@ -323,7 +323,7 @@ class PivotRoot(Op):
     root: str
 
 
-@_row("sethostname", "b", "s")
+@row("sethostname", "b", "s")
 @dataclass(frozen=True, slots=True)
 class Sethostname(Op):
     """sethostname(2)"""
@@ -331,7 +331,7 @@ class Sethostname(Op):
     name: str
 
 
-@_row("setdomainname", "b", "s")
+@row("setdomainname", "b", "s")
 @dataclass(frozen=True, slots=True)
 class Setdomainname(Op):
     """setdomainname(2)"""
@@ -339,7 +339,7 @@ class Setdomainname(Op):
     name: str
 
 
-@_row("sysctl", "m", "fss")
+@row("sysctl", "m", "fss")
 @dataclass(frozen=True, slots=True)
 class Sysctl(Op):
     """write(2) a value below sys/ of a procfs mount"""
@@ -349,7 +349,7 @@ class Sysctl(Op):
     value: str
 
 
-@_row("cgroup_attach", "m", "s*")
+@row("cgroup_attach", "m", "s*")
 @dataclass(frozen=True, slots=True)
 class CgroupAttach(Op):
     """write(2) 0 to the tasks or cgroup.procs files: the caller moves itself"""
@@ -357,7 +357,7 @@ class CgroupAttach(Op):
     files: tuple[str, ...]
 
 
-@_row("ifup", "m", "s")
+@row("ifup", "m", "s")
 @dataclass(frozen=True, slots=True)
 class Ifup(Op):
     """ioctl(2) SIOCSIFFLAGS: bring an interface up"""
@@ -365,7 +365,7 @@ class Ifup(Op):
     name: str
 
 
-@_row("setrlimit", "m", "uss")
+@row("setrlimit", "m", "uss")
 @dataclass(frozen=True, slots=True)
 class Setrlimit(Op):
     """setrlimit(2): resource soft hard; a number or unlimited"""
@@ -375,7 +375,7 @@ class Setrlimit(Op):
     hard: str
 
 
-@_row("umask", "b", "o")
+@row("umask", "b", "o")
 @dataclass(frozen=True, slots=True)
 class Umask(Op):
     """umask(2)"""
@@ -383,7 +383,7 @@ class Umask(Op):
     mode: int
 
 
-@_row("chdir", "b", "s")
+@row("chdir", "b", "s")
 @dataclass(frozen=True, slots=True)
 class Chdir(Op):
     """chdir(2)"""
@@ -391,13 +391,13 @@ class Chdir(Op):
     path: str
 
 
-@_row("setsid", "m", "")
+@row("setsid", "m", "")
 @dataclass(frozen=True, slots=True)
 class Setsid(Op):
     """setsid(2)"""
 
 
-@_row("setids", "b", "uu")
+@row("setids", "b", "uu")
 @dataclass(frozen=True, slots=True)
 class Setids(Op):
     """setgroups(2) to none, setresgid(2), setresuid(2): uid gid"""
@@ -406,7 +406,7 @@ class Setids(Op):
     gid: int
 
 
-@_row("openpty", "m", "suu")
+@row("openpty", "m", "suu")
 @dataclass(frozen=True, slots=True)
 class Openpty(Op):
     """a terminal of the machine's devpts as 0, 1, 2; its master goes to the monitor: directory
@@ -418,13 +418,13 @@ class Openpty(Op):
     columns: int
 
 
-@_row("stdio", "m", "")
+@row("stdio", "m", "")
 @dataclass(frozen=True, slots=True)
 class Stdio(Op):
     """dup2(2) the monitor's pipes to 0, 1, 2"""
 
 
-@_row("prctl", "b", "uu")
+@row("prctl", "b", "uu")
 @dataclass(frozen=True, slots=True)
 class Prctl(Op):
     """prctl(2): option argument"""
@@ -433,13 +433,13 @@ class Prctl(Op):
     argument: int
 
 
-@_row("keyctl", "m", "")
+@row("keyctl", "m", "")
 @dataclass(frozen=True, slots=True)
 class Keyctl(Op):
     """keyctl(2): a session keyring of the machine's own"""
 
 
-@_row("capbset", "m", "x")
+@row("capbset", "m", "x")
 @dataclass(frozen=True, slots=True)
 class Capbset(Op):
     """prctl(2) PR_CAPBSET_DROP of every capability outside the mask"""
@@ -447,7 +447,7 @@ class Capbset(Op):
     mask: Capability
 
 
-@_row("setuser", "m", "ss*")
+@row("setuser", "m", "ss*")
 @dataclass(frozen=True, slots=True)
 class Setuser(Op):
     """user[:group] and more groups, looked up in the machine's own /etc, then setgroups(2),
@@ -458,7 +458,7 @@ class Setuser(Op):
     groups: tuple[str, ...] = ()
 
 
-@_row("capset", "m", "x")
+@row("capset", "m", "x")
 @dataclass(frozen=True, slots=True)
 class Capset(Op):
     """capset(2): permitted and effective for root; none for any other user"""
@@ -466,7 +466,7 @@ class Capset(Op):
     mask: Capability
 
 
-@_row("seccomp", "m", "ux")
+@row("seccomp", "m", "ux")
 @dataclass(frozen=True, slots=True)
 class Seccomp(Op):
     """seccomp(2) SECCOMP_SET_MODE_FILTER: flags, the filter's instructions"""
@@ -475,13 +475,13 @@ class Seccomp(Op):
     filter: bytes
 
 
-@_row("fork", "m", "")
+@row("fork", "m", "")
 @dataclass(frozen=True, slots=True)
 class Fork(Op):
     """fork(2): the parent stays as PID 1, reaps and forwards signals; the child goes on"""
 
 
-@_row("archive", "m", "ss*")
+@row("archive", "m", "ss*")
 @dataclass(frozen=True, slots=True)
 class Archive(Op):
     """files into a tar on 1, or out of one on 0, by this program itself: it executes nothing, and
@@ -492,7 +492,7 @@ class Archive(Op):
     arguments: tuple[str, ...]
 
 
-@_row("execve", "m", "us*")
+@row("execve", "m", "us*")
 @dataclass(frozen=True, slots=True)
 class Execve(Op):
     """execve(2) by the PATH of its own environment: number of arguments, arguments, environment"""
@@ -512,3 +512,5 @@ class Plan:
 
     host: tuple[Op, ...]
     machine: tuple[Op, ...]
+    guest: Plan | None = None
+    """Of a virtual machine: what its agent does, once the machine part has brought it up."""

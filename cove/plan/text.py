@@ -21,19 +21,27 @@ _INSTRUCTION = 8  # bytes of one struct sock_filter
 
 def render(plan: Plan) -> str:
     """Both parts, headed, one op a line."""
-    parts = (
-        ("host: run by the launcher, outside", plan.host),
-        ("machine: run by the child, inside its new namespaces", plan.machine),
-    )
+    machine = "machine: run by the child, inside its new namespaces"
+    if plan.guest is not None:
+        machine = "jail: run by the child, inside its new namespaces, around the emulator"
+    parts = [("host: run by the launcher, outside", plan.host), (machine, plan.machine)]
+    if plan.guest is not None:
+        parts += [
+            ("guest: run by the agent, in the virtual machine", plan.guest.host),
+            ("machine: run by its child, inside its new namespaces", plan.guest.machine),
+        ]
     return "\n".join(f"# {head}\n" + "".join(_lines(ops)) for head, ops in parts)
 
 
-def to_data(plan: Plan) -> dict[str, list[dict[str, object]]]:
+def to_data(plan: Plan) -> dict[str, object]:
     """The plan as JSON data: for each op its name, its words by field name, and why."""
-    return {
+    data: dict[str, object] = {
         "host": [_data(op) for op in plan.host],
         "machine": [_data(op) for op in plan.machine],
     }
+    if plan.guest is not None:
+        data["guest"] = to_data(plan.guest)
+    return data
 
 
 def to_json(plan: Plan) -> str:

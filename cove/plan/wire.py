@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from enum import IntEnum, IntFlag
 from typing import get_type_hints
 
+import cove.plan.vm_ops  # noqa: F401  (puts its ops into the table)
 from cove.errors import UsageError
 from cove.plan.ops import OPS, Execve, Op
 

@@ -57,6 +57,7 @@ from cove.planner.overlay import (
     as_root_outside,
     attach_views,
     clone_views,
+    mount_images,
     mount_root,
     mount_views,
     open_store,
@@ -86,6 +87,7 @@ def plan_machine(spec: MachineSpec, image: ImageConfig, facts: Facts, place: Pla
             *as_root_inside(walls, place.base),
             *mount_root(walls, place),
             *mount_views(walls, place),
+            *mount_images(place),
             *console(tty=spec.tty),
             *asked_devices(place.devices, _devices_why(walls)),
             *as_root_outside(walls),
@@ -240,7 +242,7 @@ def leave_host_mounts() -> tuple[Op, ...]:
 def _begin(walls: Walls, cgroup: str) -> tuple[Op, ...]:
     why = default("own ids, mounts, processes and host name")
     if not walls.userns:
-        why = f"{walls.host_why}: own mounts, processes and host name, but the host's ids"
+        why = f"{walls.host_why}: own mounts, processes and host name, but no ids of its own"
     return (Clone3(walls.namespaces, cgroup, why=why),)
 
 
@@ -301,13 +303,19 @@ def say_held() -> tuple[Op, ...]:
     return (Send(why=default("the child may go on")),)
 
 
+def _made_outside(place: Place) -> tuple[str, ...]:
+    """Registers that the launcher fills: the root, views, images that are mounted."""
+    views = tuple(f"up{i}" for i in range(len(place.views)))
+    return (ROOT, *views, *(source.register for source in place.binds if source.layers))
+
+
 @lru_cache(maxsize=16)
-def _hand_over(views: int) -> tuple[Op, ...]:
-    return (Send((ROOT, *(f"up{i}" for i in range(views))), why=default("the root is ready")),)
+def _hand_over(registers: tuple[str, ...]) -> tuple[Op, ...]:
+    return (Send(registers, why=default("the root is ready")),)
 
 
 def hand_over(place: Place) -> tuple[Op, ...]:
-    return _hand_over(len(place.views))
+    return _hand_over(_made_outside(place))
 
 
 # ---- machine part ----
@@ -365,13 +373,12 @@ def receive_dev() -> tuple[Op, ...]:
 
 
 @lru_cache(maxsize=16)
-def _receive(views: int) -> tuple[Op, ...]:
-    registers = (ROOT, *(f"up{i}" for i in range(views)))
+def _receive(registers: tuple[str, ...]) -> tuple[Op, ...]:
     return (Recv(registers, why=default("wait until the root is ready")),)
 
 
 def receive_root(place: Place) -> tuple[Op, ...]:
-    return _receive(len(place.views))
+    return _receive(_made_outside(place))
 
 
 def make_workdir(spec: MachineSpec, image: ImageConfig) -> tuple[Op, ...]:

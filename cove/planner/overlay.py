@@ -22,7 +22,7 @@ from cove.plan.ops import (
     Setfsuid,
 )
 from cove.planner.mounts import IN_ROOT, NO_SYMLINKS, ROOT
-from cove.planner.place import Place
+from cove.planner.place import BindSource, Place
 from cove.planner.walls import Walls
 from cove.planner.why import default
 
@@ -66,17 +66,17 @@ def open_store(walls: Walls, root: str) -> tuple[Op, ...]:
     return _open_store(walls.userns, f"{root}/roots")
 
 
-def lower_layers(place: Place) -> str:
-    """The image's layers, the highest first; below them ``p``, where the kernel's file systems and
+def lower_layers(layers: tuple[int, ...]) -> str:
+    """An image's layers, the highest first; below them ``p``, where the kernel's file systems and
     the generated files find something to be mounted on: making it in an overlay takes 60 us each.
     Of a layer that is there twice the higher one says all; overlayfs refuses the other.
     """
-    return ":".join([*(f"l{key}" for key in dict.fromkeys(reversed(place.layers))), POINTS])
+    return ":".join([*(f"l{key}" for key in dict.fromkeys(reversed(layers))), POINTS])
 
 
 def mount_root(walls: Walls, place: Place) -> tuple[Op, ...]:
     """The image's layers with the machine's writable layer on top."""
-    lower = lower_layers(place)
+    lower = lower_layers(place.layers)
     why = "image: its layers below, what the machine writes above"
     if place.volatile:
         why += "; --rm: never synced"
@@ -98,6 +98,27 @@ def mount_views(walls: Walls, place: Place) -> tuple[Op, ...]:
         ops.append(MoveMount(f"low{i}", "store", at, IN_ROOT, why=why))
         ops += _overlay(walls, place, f"up{i}", at, (f"v{i}", f"w{i}"), why)
     return tuple(ops)
+
+
+def mount_images(place: Place) -> tuple[Op, ...]:
+    """Other images, read-only, for ``--mount type=image``."""
+    ops: list[Op] = []
+    for source in place.binds:
+        if source.layers:
+            why = "--mount type=image: the layers of another image"
+            data = f"lowerdir={lower_layers(source.layers)}"
+            flags = MountFlags.MS_RDONLY | MountFlags.MS_NODEV
+            ops.append(Mount("overlay", "m", "overlay", flags, _fitting(data, source), why=why))
+            ops += _take(source.register)
+    return tuple(ops)
+
+
+def _fitting(data: str, source: BindSource) -> str:
+    if len(data) >= _PAGE:
+        raise Unsupported(
+            f"cannot mount {len(source.layers)} layers: mount(2) takes {_PAGE} bytes of options"
+        )
+    return data
 
 
 def _overlay(

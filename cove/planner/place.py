@@ -17,6 +17,8 @@ class BindSource:
     """What of it may be idmapped: with its submounts, alone, or not (its file system cannot)."""
     userns: str = ""
     """Register of the user namespace for ``idmap=caller``."""
+    layers: tuple[int, ...] = ()
+    """Of an image that is mounted, lowest first: then the plan itself fills the register."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,8 @@ class Guest:
     """Descriptor of the file that is the RAM; -1: QEMU's own memory."""
     shared: bool = False
     """The guest writes into that file: it is becoming a template."""
+    listens: bool = False
+    """The control socket is one that QEMU accepts connections on."""
     acpi: bool = True
     """As the kernel needs it, or for a clone its template's: a machine keeps its shape."""
 
@@ -304,8 +306,17 @@ def _channels(guest: Guest) -> Iterator[Option]:
         default("the kernel's last words; nothing is said to it"),
     )  # fmt: skip
     yield Option(
-        ("-chardev", f"socket,id=qmp,fd={guest.qmp}", "-mon", "chardev=qmp,mode=control"),
-        default("control, by a socket that has no name"),
+        (
+            "-chardev",
+            f"socket,id=qmp,fd={guest.qmp}{',server=on,wait=off' * guest.listens}",
+            "-mon",
+            "chardev=qmp,mode=control",
+        ),
+        default(
+            "control, by a socket that a later daemon finds again"
+            if guest.listens
+            else "control, by a socket that has no name"
+        ),
     )
     yield Option(
         ("-device", "virtio-serial-device,max_ports=2"), default("one port beside the console's")

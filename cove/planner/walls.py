@@ -45,16 +45,16 @@ class Walls:
 def walls_of(spec: MachineSpec, facts: Facts) -> Walls:
     """The walls this spec asks for; refuses by name what this host cannot build."""
     _refuse(spec, facts)
-    return _walls(spec.security, spec.network, facts.last_cap, facts.root)
+    return _walls(spec.security, spec.network, facts.last_cap, facts.root, facts.guest)
 
 
 @lru_cache(maxsize=256)
-def _walls(security: Security, network: str, last_cap: int, root: bool) -> Walls:
+def _walls(security: Security, network: str, last_cap: int, root: bool, guest: bool) -> Walls:
     privileged = security.privileged
     names = capabilities.granted(
         security.cap_add, security.cap_drop, privileged=privileged, last_cap=last_cap
     )
-    userns = security.userns == "machine" and not privileged
+    userns = security.userns == "machine" and not privileged and not guest
     if not userns and not root:
         raise Unsupported(
             "cannot run without a user namespace: the daemon is not root",
@@ -72,10 +72,16 @@ def _walls(security: Security, network: str, last_cap: int, root: bool) -> Walls
         masked=security.masked and not privileged,
         filtered=_filtered(security),
         privileged=privileged,
-        host_why="--privileged" if privileged else "--userns=host",
+        host_why=_host_why(privileged=privileged, guest=guest),
         namespaces=_EARLY | CloneFlags.CLONE_NEWUSER if userns else _EARLY,
         late_namespaces=_LATE if network == "host" else _LATE | CloneFlags.CLONE_NEWNET,
     )
+
+
+def _host_why(*, privileged: bool, guest: bool) -> str:
+    if privileged:
+        return "--privileged"
+    return "--isolation vm" if guest else "--userns=host"
 
 
 def _filtered(security: Security) -> bool:
@@ -92,7 +98,7 @@ def _refuse(spec: MachineSpec, facts: Facts) -> None:
             "cannot run a container: this kernel is too old",
             host=f"Linux {have}; cove needs 6.1 or newer",
         )
-    userns = spec.security.userns == "machine" and not spec.security.privileged
+    userns = spec.security.userns == "machine" and not spec.security.privileged and not facts.guest
     if not facts.idmapped_mounts and facts.root and userns:
         raise HostError(
             "cannot run a container: the state directory's file system takes no idmapped mount",
@@ -111,7 +117,7 @@ def _refuse(spec: MachineSpec, facts: Facts) -> None:
             host="CONFIG_SECCOMP_FILTER is off",
             hint="--security-opt seccomp=unconfined runs without one",
         )
-    if spec.isolation != "container":
+    if spec.isolation != "container" and not facts.guest:
         raise Unsupported(
             f"cannot run with --isolation {spec.isolation}: only container is there yet"
         )

@@ -18,7 +18,7 @@ from cove.plan import ops, text, wire
 from cove.plan.flags import Capability, CloneFlags, MountAttr, SeccompFlags
 
 ROOT = Path(__file__).parents[2]
-ROW = re.compile(r'^X\((\w+),\s*([hmb]),\s*"([^"]*)",\s*"([^"]*)"\)$', re.M)
+ROW = re.compile(r'^X\((\w+),\s*([hmbg]),\s*"([^"]*)",\s*"([^"]*)"\)$', re.M)
 ROWS = ROW.findall((ROOT / "init" / "ops.def").read_text())
 
 

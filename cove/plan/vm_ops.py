@@ -1,0 +1,112 @@
+"""The ops of virtual machines: those of the jail around an emulator, and those of a guest, which
+change the whole system they run in and which only its agent may be asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cove.plan.ops import Op, row
+
+
+@row("pass", "m", "f*")
+@dataclass(frozen=True, slots=True)
+class Pass(Op):
+    """dup2(2) these to 3, 4, ... of the next program that is spawned"""
+
+    registers: tuple[str, ...]
+
+
+@row("spawn", "m", "fs*")
+@dataclass(frozen=True, slots=True)
+class Spawn(Op):
+    """fork(2), execve(2): a program beside the machine's own, which ends with it; where its
+    messages go, and its words
+    """
+
+    messages: str
+    argv: tuple[str, ...]
+
+
+@row("guest", "m", "ffffffu")
+@dataclass(frozen=True, slots=True)
+class Guest(Op):
+    """carry the streams of the machine's program in the guest, and end as it does: serial port,
+    listener, plan, console, its log, end record, flags
+    """
+
+    serial: str
+    listener: str
+    plan: str
+    console: str
+    log: str
+    end: str
+    flags: int
+
+
+@row("guest_exec", "m", "ffu")
+@dataclass(frozen=True, slots=True)
+class GuestExec(Op):
+    """the same for one more process, by the hub's socket: socket, plan, flags"""
+
+    hub: str
+    plan: str
+    flags: int
+
+
+@row("disk", "g", "ss")
+@dataclass(frozen=True, slots=True)
+class Disk(Op):
+    """symlinkat(2) a name to the block device with this serial number, once it is there"""
+
+    serial: str
+    path: str
+
+
+@row("driver", "g", "sus")
+@dataclass(frozen=True, slots=True)
+class Driver(Op):
+    """write(2) every virtio device of a kind to its driver's bind or unbind: driver, kind, which"""
+
+    name: str
+    kind: int
+    which: str
+
+
+@row("write", "g", "ss")
+@dataclass(frozen=True, slots=True)
+class Write(Op):
+    """write(2) a value to a file of the kernel's"""
+
+    path: str
+    value: str
+
+
+@row("file", "b", "fsosuu")
+@dataclass(frozen=True, slots=True)
+class File(Op):
+    """openat2(2), write(2) a new file below a root: path, mode, content, uid, gid"""
+
+    dirfd: str
+    path: str
+    mode: int
+    content: str
+    uid: int
+    gid: int
+
+
+@row("settime", "g", "uu")
+@dataclass(frozen=True, slots=True)
+class Settime(Op):
+    """clock_settime(2): seconds nanoseconds"""
+
+    seconds: int
+    nanoseconds: int
+
+
+@row("reseed", "g", "x")
+@dataclass(frozen=True, slots=True)
+class Reseed(Op):
+    """ioctl(2) RNDADDENTROPY, RNDRESEEDCRNG: nobody else's random numbers"""
+
+    seed: bytes

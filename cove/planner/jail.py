@@ -1,0 +1,107 @@
+"""The jail of a virtual machine: a container without privileges or a root to write to, in which the
+emulator runs, and beside it the process that stands in for the machine's program.
+
+Under emulation (TCG) this jail is the boundary: whoever breaks out of the guest is nobody here.
+"""
+
+from __future__ import annotations
+
+from cove.oci.config import ImageConfig
+from cove.plan.facts import Facts
+from cove.plan.ops import Execve, Op, Openpty, Plan, Stdio
+from cove.plan.vm_ops import Guest, GuestExec, Pass, Spawn
+from cove.planner.container import plan_machine
+from cove.planner.place import Place
+from cove.planner.process import plan_exec
+from cove.planner.why import default
+from cove.spec.machine import ExecSpec, Limits, MachineSpec, Security
+
+JAIL_IMAGE = "host"
+"""The emulator is the host's own program."""
+NOBODY = "65534:65534"
+RUN_STDIN, RUN_SYNC = 2, 8
+"""Flags of ``init/guest.h``."""
+
+OVERHEAD = 192 << 20
+"""Bytes that an emulator may take besides its guest's memory."""
+
+PROCESSES = 128
+"""Threads of the emulator and processes of the jail."""
+
+_STEADY = MachineSpec(
+    image=JAIL_IMAGE,
+    command=("emulator",),
+    user=NOBODY,
+    security=Security(cap_drop=("ALL",), read_only=True),
+)
+
+
+def jail_spec(spec: MachineSpec, *, memory: int) -> MachineSpec:
+    """The container that holds a virtual machine with so much memory (bytes)."""
+    return MachineSpec(
+        image=_STEADY.image,
+        command=_STEADY.command,
+        user=NOBODY,
+        hostname="guest",
+        tty=spec.tty,
+        stdin_open=spec.stdin_open,
+        remove=True,
+        security=_STEADY.security,
+        limits=Limits(
+            memory=memory + OVERHEAD,
+            memory_swap=-1,
+            cpu_shares=spec.limits.cpu_shares,
+            cpuset_cpus=spec.limits.cpuset_cpus,
+            pids=PROCESSES,
+        ),
+    )
+
+
+def plan_vm(
+    spec: MachineSpec,
+    jail: MachineSpec,
+    image: ImageConfig,
+    facts: Facts,
+    place: Place,
+    guest: Plan,
+    *,
+    emulator: tuple[str, ...],
+    passed: tuple[str, ...],
+) -> Plan:
+    """``jail``, ``image``, ``facts`` and ``place`` are the jail's; ``emulator`` its command line,
+    which finds the registers of ``passed`` at 3, 4, ...
+    """
+    whole = plan_machine(jail, image, facts, place)
+    flags = (RUN_STDIN if spec.stdin_open else 0) | (0 if spec.remove else RUN_SYNC)
+    beside = (
+        Pass(passed, why="--isolation vm: only these descriptors; the emulator opens no file"),
+        Spawn("messages", emulator, why="--isolation vm: a kernel of the machine's own"),
+    )
+    why = default("its program's streams, signals and end are the machine's")
+    last = Guest("serial", "hub", "guestplan", "console", "consolelog", "end", flags, why=why)
+    return Plan(whole.host, (*_inside(whole.machine, beside), last), guest)
+
+
+def plan_vm_exec(
+    spec: ExecSpec,
+    jail: MachineSpec,
+    image: ImageConfig,
+    facts: Facts,
+    place: Place,
+    guest: Plan,
+) -> Plan:
+    """One more stand-in, in the same jail, for one more process in the guest."""
+    beside = ExecSpec(command=("guest",), tty=spec.tty, stdin_open=spec.stdin_open)
+    whole = plan_exec(beside, jail, image, facts, place)
+    flags = RUN_STDIN if spec.stdin_open else 0
+    last = GuestExec("hub", "guestplan", flags, why="exec: a process in the guest")
+    return Plan(whole.host, (*_inside(whole.machine, ()), last), guest)
+
+
+def _inside(machine: tuple[Op, ...], beside: tuple[Op, ...]) -> tuple[Op, ...]:
+    """A container's machine part without its command; the streams come last, so that nothing that
+    runs beside has them.
+    """
+    streams = tuple(op for op in machine if isinstance(op, (Stdio, Openpty)))
+    rest = tuple(op for op in machine if not isinstance(op, (Stdio, Openpty, Execve)))
+    return (*rest, *beside, *streams)

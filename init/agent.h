@@ -1,0 +1,10 @@
+/* Between the agent and the processes that carry its channels. */
+#pragma once
+
+#include "guest.h"
+
+/* The first program of the machine as the agent sees it, 0 while there is none; shared by the agent's processes. */
+extern volatile pid_t *machine_pid;
+
+/* One channel: takes a plan, runs it, carries the streams, tells the end. */
+void channel_main(int conn) __attribute__((noreturn));
