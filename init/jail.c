@@ -22,7 +22,7 @@
 #include "ops.h"
 
 #define PASSED	    3	/* the first number that a program finds its descriptors at */
-#define END_SIGNAL  64 /* stands for SIGKILL */
+#define END_SIGNAL  64	/* stands for SIGKILL */
 #define KEPT	    600 /* above whatever the monitor has open */
 #define CONSOLE_MAX (64 << 10)
 

@@ -45,6 +45,10 @@ class Evidence:
     timeout: float = 0.0
     storage: int = 0
     pids: int = 0
+    lost_guest: bool = False
+    """A virtual machine that went without a word."""
+    panic: str = ""
+    """What its kernel said before."""
 
 
 def size_text(count: int) -> str:
@@ -74,6 +78,10 @@ def cause_of(found: Evidence, limits: Limits) -> Cause:
         return Cause("storage", text, end.signal, limit=found.storage)
     if found.asked == "monitor":
         return Cause("monitor", "its monitor ended, and the machine with it", end.signal)
+    if found.lost_guest and not found.asked:
+        if found.panic:
+            return Cause("panic", f"guest kernel panic: {found.panic}", end.signal)
+        return Cause("emulator", "its emulator ended, and the virtual machine with it", end.signal)
     if found.oom_kills and end.code:
         return _out_of_memory(found, limits)
     if found.forks_refused and end.code:

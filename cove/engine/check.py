@@ -25,7 +25,7 @@ from cove.linux.mounts import lower_layers
 from cove.oci.reference import familiar
 from cove.store.blobs import Blobs
 from cove.store.gc import KEY_NAME, ROOT_NAME, partial_name
-from cove.store.layout import VIEWS
+from cove.store.layout import SOCKETS, VIEWS
 from cove.store.records import ImageRecord, LayerRecord, MachineRecord
 
 LOOK_AGAIN = 0.5
@@ -291,8 +291,8 @@ def _unrecorded(home: Home) -> dict[str, tuple[str, str]]:
         elif int(name) not in machines:
             found[f"{layout.machines}/{name}"] = ("directory", "no machine has it")
     for name in os.listdir(layout.run):
-        key = name.removesuffix(".sock")
-        if name != key and KEY_NAME.fullmatch(key) and int(key) not in machines:
+        key, _, kind = name.partition(".")
+        if kind in SOCKETS and KEY_NAME.fullmatch(key) and int(key) not in machines:
             found[f"{layout.run}/{name}"] = ("socket", "no machine listens there")
     found |= _unrecorded_downloads(home)
     groups = {m.group for m in store.machines()} | {slot.group.name for slot in slots}

@@ -14,7 +14,7 @@ from functools import partial
 
 import msgspec
 
-from cove.engine import causes, files, refusals
+from cove.engine import causes, files, guests, refusals
 from cove.engine.home import Home, effective
 from cove.engine.live import Live
 from cove.engine.ranges import range_base
@@ -26,6 +26,10 @@ from cove.store.records import Cause, MachineRecord
 REASON_MAX = 2000
 IDLE = 5.0
 """Seconds without an end of a machine after which the store's log is written home."""
+END_SIGNAL = 64
+"""To the process that stands in for a guest's program: SIGKILL, there."""
+GUEST_PATIENCE = 5.0
+"""Seconds that a guest may take to end a killed program and to write its disk."""
 SETTLE = 0.02
 """Seconds that audit records of a machine's last system calls may take to arrive."""
 
@@ -54,6 +58,9 @@ def failure_words(error: CoveError) -> bytes:
 def kill(home: Home, live: Live, asked: str) -> None:
     """End everything in the machine at once. The first reason given stays."""
     live.asked = live.asked or asked
+    if live.keeps_disk and not live.ending_guest:
+        _end_guest(home, live, asked)
+        return
     if live.pidfd >= 0:
         try:
             signal.pidfd_send_signal(live.pidfd, signal.SIGKILL)
@@ -63,6 +70,19 @@ def kill(home: Home, live: Live, asked: str) -> None:
         home.groups.kill(live.group)
 
 
+def _end_guest(home: Home, live: Live, asked: str) -> None:
+    """A virtual machine whose disk is kept ends its program from inside, and writes its disk; one
+    that does not is ended like any other.
+    """
+    live.ending_guest = True
+    try:
+        signal.pidfd_send_signal(live.pidfd, END_SIGNAL)
+    except ProcessLookupError:
+        return
+    end = partial(home.worker.do, partial(kill, home, live, asked))
+    live.timers.append(home.reactor.after(GUEST_PATIENCE, end))
+
+
 def set_deadline(home: Home, live: Live, deadline: float) -> None:
     end = partial(home.worker.do, partial(kill, home, live, "timeout"))
     live.timers.append(home.reactor.after(deadline - time.time(), end))
@@ -70,7 +90,8 @@ def set_deadline(home: Home, live: Live, deadline: float) -> None:
 
 def watch_limits(home: Home, live: Live, record: MachineRecord) -> None:
     """What watches a machine while it runs, begun after it does: the size of its writable layer."""
-    if home.storage is not None:
+    live.keeps_disk = record.spec.isolation == "vm" and not record.spec.remove
+    if home.storage is not None and record.spec.isolation != "vm":  # a disk limits itself
         limit = effective(record.spec.limits).storage
         pids = partial(_pids, home, live)
         path, beside = home.store.layout.upper(live.key), home.store.layout.machine(live.key)
@@ -143,6 +164,8 @@ def _last_words(record: MachineRecord, cause: Cause) -> dict[str, str]:
 
 
 def _evidence(home: Home, live: Live, record: MachineRecord, end: ExitRecord) -> causes.Evidence:
+    if record.spec.isolation == "vm":
+        return _guest_evidence(home, live, record, end)
     kills = forks = 0
     oom = causes.OutOfMemory()
     limits = effective(record.spec.limits)
@@ -160,6 +183,27 @@ def _evidence(home: Home, live: Live, record: MachineRecord, end: ExitRecord) ->
         timeout=record.spec.timeout,
         storage=limits.storage,
         pids=limits.pids,
+    )
+
+
+def _guest_evidence(
+    home: Home, live: Live, record: MachineRecord, end: ExitRecord
+) -> causes.Evidence:
+    """By the guest's own counters. What its jail was refused is the emulator's affair."""
+    told = guests.read_end(home.store.layout.machine(live.key))
+    limits = effective(record.spec.limits)
+    live.refused.clear()
+    return causes.Evidence(
+        exit=end,
+        asked=live.asked,
+        oom_kills=told.oom_kills,
+        oom=told.oom,
+        forks_refused=told.forks_refused,
+        timeout=record.spec.timeout,
+        storage=limits.storage,
+        pids=limits.pids,
+        lost_guest=not told.told,
+        panic=told.panic,
     )
 
 
@@ -222,7 +266,8 @@ def put_away(home: Home, live: Live) -> None:
     if live.group is not None:
         home.groups.remove(live.group)
     live.close()
-    unlink(home.store.layout.monitor_socket(key))
+    for path in home.store.layout.sockets(key):
+        unlink(path)
     record = home.record(key)
     kept = not live.forget and (record.restarting or not record.spec.remove)
     if kept:
@@ -253,7 +298,8 @@ def forget(home: Home, record: MachineRecord) -> None:
     layout = home.store.layout
     home.remover.remove(layout.upper(record.key))
     home.remover.remove(layout.machine(record.key))
-    unlink(layout.monitor_socket(record.key))
+    for path in layout.sockets(record.key):
+        unlink(path)
     home.store.remove_machine(record.key)
     home.publish("destroy", record)
 

@@ -39,6 +39,7 @@ from cove.engine import (
 from cove.engine.attach import attach
 from cove.engine.calls import kernels as of_kernels
 from cove.engine.calls.check import Check, Checked
+from cove.engine.disks import Disks
 from cove.engine.events import Events
 from cove.engine.exec import exec_in
 from cove.engine.home import Home, boot_id
@@ -387,6 +388,7 @@ def _open_home(
         run_fd=run_fd,
     )
     stack.callback(home.logs.close)
+    home.disks = Disks()
     worker.start()
     stack.callback(worker.close)
     reactor.start()

@@ -14,7 +14,9 @@ from cove.engine.home import Home, close_quietly
 from cove.engine.life import running
 from cove.engine.pause import check_not_paused
 from cove.engine.ranges import range_base
-from cove.engine.start import Descriptors, Foreground
+from cove.engine import virtual
+from cove.engine.descriptors import Descriptors
+from cove.engine.start import Foreground
 from cove.errors import Bug, Conflict, CoveError, HostError
 from cove.executor.explain import explain
 from cove.executor.messages import (
@@ -27,6 +29,7 @@ from cove.executor.messages import (
     receive,
     send_start,
 )
+from cove.linux.cgroup import Group
 from cove.plan import wire
 from cove.plan.ops import Plan
 from cove.planner import Place, plan_exec
@@ -67,18 +70,6 @@ def exec_in(
     check_not_paused(record, "exec in")
     group = live.group
     assert group is not None
-    base = home.base_of_machine(record)
-    place = Place(
-        key=record.key,
-        root=home.root,
-        base=range_base(record.id_range),
-        cgroup_files=group.tasks,
-        cgroup_into=bool(group.directory),
-        hostname=files.hostname_of(record.spec, record.id),
-        rows=foreground.session.rows if foreground else 0,
-        columns=foreground.session.columns if foreground else 0,
-    )
-    plan = plan_exec(spec, record.spec, base.config, home.facts, place)
     with Descriptors() as fds:
         if foreground is not None:
             fds["front"] = foreground.session.front
@@ -87,11 +78,12 @@ def exec_in(
         if group.directory:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
             fds.mine("cgroup", os.open(group.directory, flags))
+        plan = _plan(home, record, spec, group, foreground, fds)
         session = foreground is not None
         ctl = home.forker.fork()
         extra = Extra(secrets.token_hex(32), record, spec, plan, ctl, session)
         try:
-            send_start(ctl, _message(extra, place.base, foreground), fds)
+            send_start(ctl, _message(extra, range_base(record.id_range), foreground), fds)
         except OSError as error:
             ctl.close()
             raise HostError(f"cannot exec in {record.name}: its monitor did not start") from error
@@ -102,6 +94,30 @@ def exec_in(
     else:
         home.reactor.watch(ctl.fileno(), partial(_ready, home, extra))
     return extra
+
+
+def _plan(
+    home: Home,
+    record: MachineRecord,
+    spec: ExecSpec,
+    group: Group,
+    foreground: Foreground | None,
+    fds: Descriptors,
+) -> Plan:
+    base, size = home.base_of_machine(record), foreground.session if foreground else None
+    if record.spec.isolation == "vm":
+        return virtual.plan_more(home, record, spec, base, group, fds, size)
+    place = Place(
+        key=record.key,
+        root=home.root,
+        base=range_base(record.id_range),
+        cgroup_files=group.tasks,
+        cgroup_into=bool(group.directory),
+        hostname=files.hostname_of(record.spec, record.id),
+        rows=size.rows if size else 0,
+        columns=size.columns if size else 0,
+    )
+    return plan_exec(spec, record.spec, base.config, home.facts, place)
 
 
 def _message(extra: Extra, base: int, foreground: Foreground | None) -> Start:

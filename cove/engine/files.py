@@ -24,7 +24,8 @@ def hostname_of(spec: MachineSpec, machine_id: str) -> str:
     return socket.gethostname() if spec.network == "host" else machine_id[:12]
 
 
-def _texts(spec: MachineSpec, hostname: str) -> tuple[tuple[str, str], ...]:
+def texts(spec: MachineSpec, hostname: str) -> tuple[tuple[str, str], ...]:
+    """Register and content of each."""
     hosts = render_hosts(hostname, spec.extra_hosts, domainname=spec.domainname)
     resolv = render_resolv(spec.dns)
     if spec.network == "host":
@@ -68,7 +69,7 @@ def write_default(directory: int, hostname: str) -> dict[str, int]:
 
 def write_generated(directory: int, spec: MachineSpec, hostname: str) -> dict[str, int]:
     """Name to fd; the files are written anew at every start, as Docker does."""
-    return _write(directory, _texts(spec, hostname))
+    return _write(directory, texts(spec, hostname))
 
 
 def _write(directory: int, texts: tuple[tuple[str, str], ...]) -> dict[str, int]:

@@ -76,6 +76,8 @@ class Home:
     logs: LogWatch = field(default_factory=LogWatch)
     closing: bool = False
     idle_timer: Timer | None = None
+    disks: Any = None
+    """Of ``engine.disks``: images as root disks."""
     bases: dict[str, Base] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 

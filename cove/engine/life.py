@@ -21,7 +21,8 @@ from cove.engine.live import Live
 from cove.engine.names import choose_name
 from cove.engine.slots import Slot
 from cove.engine.start import Foreground, check_binds, launch
-from cove.errors import Conflict, HostError, NoSuchImage, Unsupported
+from cove.engine.virtual import jail_of
+from cove.errors import Conflict, HostError, NoSuchImage
 from cove.linux.cgroup import Group
 from cove.linux.pidfd import wait_exit
 from cove.oci.config import ImageConfig
@@ -43,11 +44,6 @@ def new_record(
     home: Home, spec: MachineSpec, base: Base, *, slot: Slot | None = None
 ) -> MachineRecord:
     """A machine that is not written yet; of a slot, if it is to run at once."""
-    if spec.isolation != "container":
-        raise Unsupported(
-            f"cannot create machine: this cove has no isolation {spec.isolation} yet",
-            origin=f"--isolation {spec.isolation}",
-        )
     _check_platform(spec, base.config)
     check_binds(spec)
     if spec.name and not home.store.name_free(spec.name):
@@ -115,6 +111,9 @@ def _free_name(home: Home, machine_id: str) -> str:
 def run(home: Home, spec: MachineSpec, foreground: Foreground | None) -> MachineRecord:
     """Create and start with one write: a crash in between leaves a machine that is cleared away."""
     base = home.base(spec.image)
+    if spec.isolation == "vm":
+        record = msgspec.structs.replace(new_record(home, spec, base), state="running")
+        return _begin(home, record, base, Live(record.key), foreground, partial(_add, home))
     slot = home.slots.take()
     try:
         record = new_record(home, spec, base, slot=slot)
@@ -181,6 +180,8 @@ def _begin(
 ) -> MachineRecord:
     """Group and id range are set aside, the record says so, and only then are they used."""
     spec, slot = record.spec, live.slot
+    if spec.isolation == "vm":
+        spec = jail_of(spec)
     live.session = foreground is not None
     try:
         live.group = _group(home, spec.limits, slot)

@@ -45,6 +45,10 @@ class Live:
     """Once it ended."""
     asked: str = ""
     """Who ended it, if cove did: timeout, storage, stop, kill, monitor."""
+    keeps_disk: bool = False
+    """A virtual machine whose disk is to be written before it ends."""
+    ending_guest: bool = False
+    """That was asked of it."""
     forget: bool = False
     """Remove its record too once it is put away."""
     gone: bool = False

@@ -43,7 +43,7 @@ def recover(home: Home) -> None:
 
 
 def _sweep(home: Home, path: str) -> None:
-    if path.endswith(".sock"):
+    if os.path.dirname(path) == home.store.layout.run:
         ending.unlink(path)
     else:
         home.remover.remove(path)

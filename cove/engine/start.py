@@ -12,8 +12,9 @@ import os
 import stat
 from dataclasses import dataclass, replace
 
-from cove.engine import ending, files, monitors
+from cove.engine import ending, files, monitors, virtual
 from cove.engine.calls import Session
+from cove.engine.descriptors import Descriptors
 from cove.engine.home import Base, Home
 from cove.engine.live import Live
 from cove.engine.ranges import range_base
@@ -24,9 +25,9 @@ from cove.linux.cgroup import Group
 from cove.linux.mounts import clone_mount, idmap_of, open_source
 from cove.linux.probe import host_devices
 from cove.plan import wire
-from cove.plan.facts import Facts
 from cove.plan.ops import Plan
 from cove.planner import BindSource, Place, plan_machine
+from cove.planner.jail import JAIL_IMAGE
 from cove.roots import prepare_root
 from cove.spec.machine import Device, MachineSpec
 from cove.spec.values import parse_detach_keys
@@ -69,28 +70,6 @@ class Foreground:
         }
 
 
-class Descriptors(dict[str, int]):
-    """Descriptors that go to a monitor, by name; ``mine`` are closed here at the end of the
-    ``with``.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._mine: list[int] = []
-
-    def mine(self, name: str, fd: int) -> int:
-        self._mine.append(fd)
-        self[name] = fd
-        return fd
-
-    def __enter__(self) -> Descriptors:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for fd in self._mine:
-            os.close(fd)
-
-
 def launch(
     home: Home, record: MachineRecord, base: Base, live: Live, foreground: Foreground | None
 ) -> None:
@@ -121,7 +100,7 @@ def launch(
 def _hand_over(
     home: Home, record: MachineRecord, base: Base, live: Live, foreground: Foreground | None
 ) -> None:
-    spec, group = record.spec, live.group
+    group = live.group
     assert group is not None
     slot, live.slot = live.slot, None
     with Descriptors() as fds, Descriptors() as ready:
@@ -130,16 +109,13 @@ def _hand_over(
         _prepare(home, record, base, ready, ready_made=slot is not None)
         if foreground is not None:
             fds["front"] = foreground.session.front
-            fds.update(foreground.direct(stdin=spec.stdin_open))
-        binds = open_binds(fds, spec, home.facts)
-        devices = tuple(_device(device) for device in spec.devices)
-        if spec.security.privileged:
-            devices += tuple(host_devices())
-        place = make_place(home, record, base, group, binds, devices)
-        if foreground is not None and spec.tty:
-            session = foreground.session
-            place = replace(place, rows=session.rows, columns=session.columns)
-        plan = live.plan = plan_machine(spec, base.config, home.facts, place)
+            fds.update(foreground.direct(stdin=record.spec.stdin_open))
+        if record.spec.isolation == "vm":
+            size = foreground.session if foreground and record.spec.tty else None
+            plan = virtual.plan_start(home, record, base, group, ready["dir"], fds, size)
+        else:
+            plan = _plan_container(home, record, base, group, foreground, fds)
+        live.plan = plan
         if slot is not None and slot.ahead is not None:
             rest = after(plan, slot.ahead)
             if rest is not None and _sent(live, _message(record, rest, foreground), fds):
@@ -150,6 +126,26 @@ def _hand_over(
             ready.mine("cgroup", cgroup)
         live.ctl = live.ctl or home.forker.fork()
         send_start(live.ctl, _message(record, plan, foreground), fds | ready)
+
+
+def _plan_container(
+    home: Home,
+    record: MachineRecord,
+    base: Base,
+    group: Group,
+    foreground: Foreground | None,
+    fds: Descriptors,
+) -> Plan:
+    spec = record.spec
+    binds = open_binds(home, fds, spec)
+    devices = tuple(_device(device) for device in spec.devices)
+    if spec.security.privileged:
+        devices += tuple(host_devices())
+    place = make_place(home, record, base, group, binds, devices)
+    if foreground is not None and spec.tty:
+        session = foreground.session
+        place = replace(place, rows=session.rows, columns=session.columns)
+    return plan_machine(spec, base.config, home.facts, place)
 
 
 def _take_slot(ready: Descriptors, live: Live, slot: Slot) -> None:
@@ -174,8 +170,10 @@ def _prepare(
         hostname = files.hostname_of(spec, record.id)
         for register, fd in files.write_generated(ready["dir"], spec, hostname).items():
             ready.mine(register, fd)
-    if not ready_made or base.views:
-        prepare_root(home.root, key, views=len(base.views))
+    # Of a virtual machine this is the root of its jail, which shows what the host's image shows.
+    views = home.base(JAIL_IMAGE).views if spec.isolation == "vm" else base.views
+    if not ready_made or views:
+        prepare_root(home.root, key, views=len(views))
 
 
 def after(plan: Plan, ahead: Plan) -> Plan | None:
@@ -259,11 +257,15 @@ def check_binds(spec: MachineSpec) -> None:
             os.close(open_source(mount.source, mount.target, origin=mount.origin).fd)
 
 
-def open_binds(fds: Descriptors, spec: MachineSpec, facts: Facts) -> tuple[BindSource, ...]:
+def open_binds(home: Home, fds: Descriptors, spec: MachineSpec) -> tuple[BindSource, ...]:
     """Bind sources as detached mounts: what is put in their place from here on is not mounted."""
     found = []
     for index, mount in enumerate(spec.mounts):
         if mount.type == "tmpfs":
+            continue
+        if mount.type == "image":
+            layers = home.base(mount.source).layers
+            found.append(BindSource(f"bind{index}", idmap="none", layers=layers))
             continue
         if mount.type == "volume":
             raise Unsupported(
@@ -276,9 +278,9 @@ def open_binds(fds: Descriptors, spec: MachineSpec, facts: Facts) -> tuple[BindS
             mount.source, mount.target, origin=mount.origin, create=mount.create_source
         )
         try:
-            idmap = idmap_of(f"/proc/self/fd/{source.fd}", facts.kernel)
+            idmap = idmap_of(f"/proc/self/fd/{source.fd}", home.facts.kernel)
             what = f"cannot mount {mount.source} on {mount.target}"
-            if facts.root:
+            if home.facts.root:
                 clone = clone_mount(
                     source.fd, recursive=mount.recursive, what=what, origin=mount.origin
                 )

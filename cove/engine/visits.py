@@ -15,12 +15,13 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from cove.engine.calls import Call
+from cove.engine.descriptors import Descriptors
 from cove.engine.events import Cancel, Cancelled
 from cove.engine.home import Base, Home
 from cove.engine.life import running
 from cove.engine.live import Live
 from cove.engine.ranges import range_base
-from cove.engine.start import Descriptors, open_binds
+from cove.engine.start import open_binds
 from cove.errors import BadArchive, Conflict, CoveError
 from cove.executor.archiver import Archiver, run_archiver
 from cove.linux.pump import Stopped, pump
@@ -116,7 +117,7 @@ def _stopped(
         place = _place(home, record, base, range_base(home.store.take_range(guest)))
         prepare_root(home.root, record.key, views=len(base.views))
         with Descriptors() as fds:
-            binds = () if bare else open_binds(fds, record.spec, home.facts)
+            binds = () if bare else open_binds(home, fds, record.spec)
             place = Place(place.key, place.root, place.base, place.layers, place.views, binds=binds)
             plan = plan_stopped(record.spec, home.facts, place, words, bare=bare)
             with run_archiver(plan, fds, what=what, reads=reads) as archiver:

@@ -30,8 +30,14 @@ class Said(NamedTuple):
     kind: type[CoveError] = OpError
 
 
+GUEST_SIDE = 2
+"""Of a report: it is about the plan that ran in the guest."""
+
+
 def explain(plan: Plan, report: Report) -> CoveError:
     """The error a report of ``plan`` means."""
+    if report.side & GUEST_SIDE and plan.guest is not None:
+        return explain(plan.guest, report._replace(side=report.side & 1))
     part = (plan.host, plan.machine)[report.side & 1]
     side = ("host", "machine")[report.side & 1]
     if report.op == len(part) and report.errno == errno.ECHILD:

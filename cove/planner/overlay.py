@@ -66,7 +66,11 @@ def open_store(walls: Walls, root: str) -> tuple[Op, ...]:
     return _open_store(walls.userns, f"{root}/roots")
 
 
-def lower_layers(layers: tuple[int, ...]) -> str:
+def lower_layers(place: Place) -> str:
+    return stacked(place.layers)
+
+
+def stacked(layers: tuple[int, ...]) -> str:
     """An image's layers, the highest first; below them ``p``, where the kernel's file systems and
     the generated files find something to be mounted on: making it in an overlay takes 60 us each.
     Of a layer that is there twice the higher one says all; overlayfs refuses the other.
@@ -76,7 +80,7 @@ def lower_layers(layers: tuple[int, ...]) -> str:
 
 def mount_root(walls: Walls, place: Place) -> tuple[Op, ...]:
     """The image's layers with the machine's writable layer on top."""
-    lower = lower_layers(place.layers)
+    lower = lower_layers(place)
     why = "image: its layers below, what the machine writes above"
     if place.volatile:
         why += "; --rm: never synced"
@@ -106,7 +110,7 @@ def mount_images(place: Place) -> tuple[Op, ...]:
     for source in place.binds:
         if source.layers:
             why = "--mount type=image: the layers of another image"
-            data = f"lowerdir={lower_layers(source.layers)}"
+            data = f"lowerdir={stacked(source.layers)}"
             flags = MountFlags.MS_RDONLY | MountFlags.MS_NODEV
             ops.append(Mount("overlay", "m", "overlay", flags, _fitting(data, source), why=why))
             ops += _take(source.register)

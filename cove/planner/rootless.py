@@ -73,7 +73,7 @@ def begin(walls: Walls, place: Place) -> tuple[Op, ...]:
 
 def mount_root(place: Place) -> tuple[Op, ...]:
     """Machine: the layers with the writable layer on top."""
-    lower, upper = lower_layers(place.layers), f"u{place.key}"
+    lower, upper = lower_layers(place), f"u{place.key}"
     data = f"lowerdir={lower},upperdir={upper}/fs,workdir={upper}/work,userxattr"
     if place.volatile:
         data += ",volatile"

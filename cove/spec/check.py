@@ -88,12 +88,6 @@ def _problems(spec: MachineSpec) -> Iterator[CoveError]:
     yield from _network(spec)
     yield from _grants(spec)
     yield from _log(spec)
-    if spec.isolation == "vm":
-        yield Unsupported(
-            "cannot make a VM: this version of cove has containers only",
-            origin="--isolation vm",
-            hint="leave --isolation out",
-        )
 
 
 def _words(spec: MachineSpec) -> Iterator[CoveError]:

@@ -15,7 +15,7 @@ Isolation = Literal["container", "vm"]
 class Mount(msgspec.Struct, frozen=True, omit_defaults=True):
     """One mount into the machine, from ``-v``, ``--mount`` or ``--tmpfs``."""
 
-    type: Literal["bind", "volume", "tmpfs"]
+    type: Literal["bind", "volume", "tmpfs", "image"]
     target: str
     source: str = ""
     read_only: bool = False

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from cove.store.blobs import Blobs
 from cove.store.db import Store
+from cove.store.layout import SOCKETS, Layout
 from cove.store.records import ImageRecord, LayerRecord
 
 LEFTOVER_LIFE = 24 * 3600.0
@@ -52,7 +53,16 @@ def collect(store: Store) -> Collected:
     lost = tuple(digest for digest in blobs.digests() if digest not in wanted)
     for digest in lost:
         blobs.remove(digest)
+    _collect_disks(store.layout, {image.id for image in images})
     return Collected(layers, lost, tuple(store.layout.layer(layer.key) for layer in layers))
+
+
+def _collect_disks(layout: Layout, images: set[str]) -> None:
+    """The root disks of images that are gone; a machine that has one open keeps what it has."""
+    for name in os.listdir(layout.disks):
+        image = name.removesuffix(".erofs")
+        if name != image and f"sha256:{image}" not in images:
+            os.unlink(f"{layout.disks}/{name}")
 
 
 def expire(store: Store, before: float) -> None:
@@ -82,8 +92,8 @@ def strays(store: Store) -> list[str]:
         if KEY_NAME.fullmatch(name) and int(name) not in machines:
             found.append(f"{layout.machines}/{name}")
     for name in os.listdir(layout.run):
-        key = name.removesuffix(".sock")
-        if name != key and KEY_NAME.fullmatch(key) and int(key) not in machines:
+        key, _, kind = name.partition(".")
+        if kind in SOCKETS and KEY_NAME.fullmatch(key) and int(key) not in machines:
             found.append(f"{layout.run}/{name}")
     kept = {partial_name(blob) for record in store.leftovers() for blob in record.blobs}
     found += [f"{layout.partial}/{name}" for name in os.listdir(layout.partial) if name not in kept]

@@ -10,6 +10,10 @@ FORMAT = 2
 """Of the whole state directory; raised when an older cove could not read it any more."""
 
 
+SOCKETS = ("sock", "guest", "qmp")
+"""Of a machine, in ``run/``: its monitor's and, of a virtual machine, its guest's and QEMU's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The paths below ``root``, which is absolute and holds no symbolic link."""
@@ -100,6 +104,18 @@ class Layout:
         """What came of the trial boot."""
         return f"{self.root}/kvm.json"
 
+    @property
+    def disks(self) -> str:
+        return f"{self.root}/disks"
+
+    def disk(self, image: str) -> str:
+        """An image as the root disk of virtual machines: an erofs, by the image's id."""
+        return f"{self.root}/disks/{image.removeprefix('sha256:')}.erofs"
+
+    def scratch(self, size: int, *, journal: bool) -> str:
+        """An empty scratch disk of so many bytes, which new ones are copies of."""
+        return f"{self.root}/disks/scratch-{size}{'-journal' if journal else ''}.ext4"
+
     def machine(self, key: int) -> str:
         return f"{self.root}/machines/{key}"
 
@@ -115,6 +131,9 @@ class Layout:
     def monitor_socket(self, key: int) -> str:
         return f"{self.root}/run/{key}.sock"
 
+    def sockets(self, key: int) -> tuple[str, ...]:
+        return tuple(f"{self.root}/run/{key}.{kind}" for kind in SOCKETS)
+
     def directories(self) -> tuple[tuple[str, int], ...]:
         """The directories of an empty state directory, parents first, each with its mode."""
         mount_points = ("m", *(f"v{i}" for i in range(VIEWS)))
@@ -128,6 +147,7 @@ class Layout:
             *((f"{self.roots}/{name}", 0o555) for name in ("p/proc", "p/sys")),
             (self.kernels, 0o700),
             (self.machines, 0o700),
+            (self.disks, 0o700),
             (self.run, 0o700),
             (self.tmp, 0o700),
         )

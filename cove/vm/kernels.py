@@ -136,7 +136,7 @@ class Kernels:
 
     def open_kernel(self, kernel: Kernel) -> int:
         """A descriptor of the kernel proper."""
-        return os.open(f"{self.layout.kernel(kernel.name)}/kernel", os.O_RDONLY | os.O_CLOEXEC)
+        return _open_public(f"{self.layout.kernel(kernel.name)}/kernel")
 
     def modules(self, kernel: Kernel, names: tuple[str, ...]) -> tuple[Module, ...]:
         directory = f"{self.layout.kernel(kernel.name)}/modules"
@@ -148,13 +148,13 @@ class Kernels:
         directory = f"{self.layout.kernel(kernel.name)}/initrd"
         path = f"{directory}/{initrd_key(init, *modules)}"
         with contextlib.suppress(FileNotFoundError):
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return _open_public(path)
         new = self._doomed()
         _write(new, initrd(init, *modules))
         for old in os.listdir(directory):  # of another agent: nobody asks for it any more
             os.unlink(f"{directory}/{old}")
         os.rename(new, path)
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return _open_public(path)
 
     def _doomed(self) -> str:
         return f"{self.layout.tmp}/kernel-{os.getpid()}-{next(_number)}"
@@ -359,6 +359,13 @@ def _write(path: str, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _open_public(path: str) -> int:
+    """QEMU, which is nobody in its jail, opens it once more by its descriptor."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    os.fchmod(fd, 0o444)
+    return fd
 
 
 def _private(path: str, flags: int) -> int:

@@ -443,7 +443,6 @@ WRONG = [
     (("run", "--pull", "daily", "host"), "it is missing, always or never", "from: --pull daily"),
     (("run", "-v", "data:/d", "host"), 'cannot mount the volume "data"', "-v ./data:/d"),
     (("run", "-m", "1m", "host"), "the minimum is 6m", "from: --memory 1m"),
-    (("run", "--isolation", "vm", "host"), "cannot make a VM", ""),
     (("push", "debian"), 'cannot run "push": not in this version', ""),
     (("pull", "Debian"), "a repository name must be lowercase", "write debian"),
     (("volume", "ls"), 'cannot run "volume": not in this version', "-v ./data:/data"),

@@ -191,12 +191,6 @@ WRONG: list[tuple[MachineSpec, str, str, str]] = [
     (MachineSpec("i", limits=Limits(cpu_shares=1)), "the minimum is 2", "--cpu-shares 1", ""),
     (MachineSpec("i", limits=Limits(storage=5)), "the minimum is 1m", "--storage-opt size=5", ""),
     (
-        MachineSpec("i", isolation="vm"),
-        "cannot make a VM",
-        "--isolation vm",
-        "leave --isolation out",
-    ),
-    (
         MachineSpec("i", network="bridge"),
         'cannot join the network "bridge"',
         "--network bridge",

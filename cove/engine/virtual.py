@@ -1,0 +1,306 @@
+"""Virtual machines as the engine starts them: what a container has as directories, pipes and
+namespaces, they have as disks, sockets and a guest; the monitor, the plan and the record are the
+same.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from functools import cache
+from typing import Protocol
+
+from cove.engine import files
+from cove.engine.descriptors import Descriptors
+from cove.engine.home import Base, Home
+from cove.engine.ranges import range_base
+from cove.errors import HostError, NotFound
+from cove.executor.messages import sealed_memory
+from cove.linux.cgroup import Group
+from cove.linux.program import init_program
+from cove.linux.virtual import probe_virtual
+from cove.plan import wire
+from cove.plan.facts import Facts
+from cove.plan.ops import Plan
+from cove.planner import Place
+from cove.planner.defaults import STORAGE
+from cove.planner.guest import (
+    ROOT_DISK,
+    SCRATCH_DISK,
+    Identity,
+    guest_facts,
+    plan_guest,
+    plan_guest_exec,
+)
+from cove.planner.jail import jail_spec, plan_vm, plan_vm_exec
+from cove.planner.qemu import Disk, Guest, argv, plan_qemu
+from cove.planner.qemu import Kernel as Boot
+from cove.roots.scratch import make_scratch
+from cove.spec.machine import ExecSpec, Limits, MachineSpec
+from cove.store.records import MachineRecord
+from cove.vm.accel import facts_with_kvm
+from cove.vm.kernels import Kernels
+from cove.vm.record import Kernel
+
+RUN = struct.Struct("<IIHH")
+"""``struct guest_run`` of ``init/guest.h``: lengths of both parts, rows, columns."""
+
+MEBIBYTE = 1 << 20
+MEMORY = 512 * MEBIBYTE
+"""Of a guest whose machine has no limit."""
+KERNEL_SHARE = 128 * MEBIBYTE
+"""Of a guest's memory that its kernel takes before a machine's limit counts."""
+
+SOURCES = ("built", "debian", "file", "host")
+"""Of a guest kernel, the preferred first."""
+
+PASSED = ("agentq", "consoleq", "qmp", "kernel", "initrd", "rootdisk", "scratch")
+"""Registers that the emulator finds at 3, 4, ..."""
+
+
+def memory_of(limits: Limits) -> int:
+    """Bytes of RAM of a machine's guest: a power of two, so that few templates serve all."""
+    if limits.memory <= 0:
+        return MEMORY
+    size = MEMORY
+    while size < limits.memory + KERNEL_SHARE:
+        size *= 2
+    return size
+
+
+def cpus_of(limits: Limits, facts: Facts) -> int:
+    """Whole CPUs; a fraction is the guest's group's to keep."""
+    if limits.cpus:
+        return max(1, min(facts.cpus, -int(-limits.cpus // 1)))
+    return 1
+
+
+def jail_of(spec: MachineSpec) -> MachineSpec:
+    return jail_spec(spec, memory=memory_of(spec.limits))
+
+
+class Size(Protocol):
+    """Of the caller's terminal."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def columns(self) -> int: ...
+
+
+def facts_of(home: Home) -> Facts:
+    """What a virtual machine needs to know of this host, asked for with the first one.
+
+    Raises:
+        HostError: there is no emulator.
+    """
+    if not home.facts.qemu:
+        home.facts = probe_virtual(home.facts)
+    if not home.facts.qemu:
+        package = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}[home.facts.arch]
+        raise HostError(
+            f"cannot make a virtual machine: there is no qemu-system-{home.facts.arch}",
+            hint=f"apt-get install {package}",
+        )
+    return home.facts
+
+
+def kernel_for(kernels: Kernels, arch: str) -> Kernel:
+    """The guest kernel for this CPU: the fast one if it was built, else the newest of its kind."""
+    fitting = [kernel for kernel in kernels.all() if kernel.arch == arch]
+    for source in SOURCES:
+        for kernel in fitting:
+            if kernel.source == source:
+                return kernel
+    raise NotFound(
+        f"cannot make a virtual machine: there is no guest kernel for {arch}",
+        hint="cove kernel fetch takes the distribution's; cove kernel build makes a faster one",
+        exit_code=125,
+    )
+
+
+def version_of(kernel: Kernel) -> tuple[int, int]:
+    """Of ``6.1.0-56-cloud-amd64``: (6, 1)."""
+    major, minor = (*kernel.version.split("."), "0", "0")[:2]
+    return int(major), int(minor) if minor.isdigit() else 0
+
+
+@cache
+def program() -> bytes:
+    """The agent is this very program."""
+    with open(init_program(), "rb") as file:
+        return file.read()
+
+
+def plan_start(
+    home: Home,
+    record: MachineRecord,
+    base: Base,
+    group: Group,
+    directory: int,
+    fds: Descriptors,
+    size: Size | None,
+) -> Plan:
+    """Everything the machine's emulator needs is opened and put into ``fds``; what is to be done
+    with it is the plan.
+    """
+    spec = record.spec
+    facts = facts_of(home)
+    kernels = Kernels(home.store.layout)
+    kernel = kernel_for(kernels, facts.arch)
+    facts, _ = facts_with_kvm(kernels, kernel, facts)
+    hostname = files.hostname_of(spec, record.id)
+    guest = plan_guest(
+        spec,
+        base.config,
+        guest_facts(facts, version_of(kernel)),
+        Identity(os.urandom(64), time.time_ns()),
+        dict(files.texts(spec, hostname)),
+        hostname=hostname,
+    )
+    fds.mine("guestplan", _memory_of(guest, size))
+    fds.mine("kernel", kernels.open_kernel(kernel))
+    fds.mine("initrd", kernels.open_initrd(kernel, program()))
+    fds.mine("rootdisk", home.disks.open(home, base))
+    fds.mine("scratch", _scratch(home, spec, directory))
+    _channels(home, record.key, fds)
+    for name, register in (("emulator", "messages"), ("console", "consolelog"), ("end", "end")):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+        fds.mine(register, os.open(name, flags, 0o600, dir_fd=directory))
+    jail = jail_of(spec)
+    around = home.base(jail.image)
+    return plan_vm(
+        spec,
+        jail,
+        around.config,
+        facts,
+        _place(home, record, around, group, size),
+        guest,
+        emulator=_emulator(spec, kernel, facts),
+        passed=PASSED,
+    )
+
+
+def _emulator(spec: MachineSpec, kernel: Kernel, facts: Facts) -> tuple[str, ...]:
+    number = {name: 3 + index for index, name in enumerate(PASSED)}
+    boot = Boot(number["kernel"], number["initrd"], kernel.hz, frozenset(kernel.options))
+    described = Guest(
+        arch=facts.arch,
+        memory=memory_of(spec.limits),
+        cpus=cpus_of(spec.limits, facts),
+        agent=number["agentq"],
+        console=number["consoleq"],
+        qmp=number["qmp"],
+        kernel=boot,
+        disks=(
+            Disk(ROOT_DISK, number["rootdisk"], read_only=True),
+            Disk(SCRATCH_DISK, number["scratch"], read_only=False),
+        ),
+        listens=True,
+        acpi=boot.needs_acpi,
+    )
+    return (f"/usr/bin/qemu-system-{facts.arch}", *argv(plan_qemu(described, facts)))
+
+
+def plan_more(
+    home: Home,
+    record: MachineRecord,
+    spec: ExecSpec,
+    base: Base,
+    group: Group,
+    fds: Descriptors,
+    size: Size | None,
+) -> Plan:
+    """One more process in the guest."""
+    facts = facts_of(home)
+    kernel = kernel_for(Kernels(home.store.layout), facts.arch)
+    hostname = files.hostname_of(record.spec, record.id)
+    inside = guest_facts(facts, version_of(kernel))
+    guest = plan_guest_exec(spec, record.spec, base.config, inside, hostname=hostname)
+    fds.mine("guestplan", _memory_of(guest, size))
+    fds.mine("hub", connect_hub(home, record.key))
+    jail = jail_of(record.spec)
+    around = home.base(jail.image)
+    place = _place(home, record, around, group, size)
+    return plan_vm_exec(spec, jail, around.config, facts, place, guest)
+
+
+def connect_hub(home: Home, key: int) -> int:
+    """A channel of its own to the guest."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        connection.connect(f"/proc/self/fd/{home.run_fd}/{key}.guest")
+    except OSError as error:
+        connection.close()
+        raise HostError("cannot reach the guest: it has ended") from error
+    return connection.detach()
+
+
+def _place(
+    home: Home, record: MachineRecord, around: Base, group: Group, size: Size | None
+) -> Place:
+    return Place(
+        key=record.key,
+        root=home.root,
+        base=range_base(record.id_range),
+        layers=around.layers,
+        views=around.views,
+        cgroup_files=group.tasks,
+        cgroup_into=bool(group.directory),
+        volatile=True,
+        files=files.TARGETS,
+        hostname="guest",
+        rows=size.rows if size else 0,
+        columns=size.columns if size else 0,
+    )
+
+
+def _memory_of(guest: Plan, size: Size | None) -> int:
+    host, machine = wire.encode(guest.host), wire.encode(guest.machine)
+    rows, columns = (size.rows, size.columns) if size else (0, 0)
+    head = RUN.pack(len(host), len(machine), rows, columns)
+    return sealed_memory("guest", (head, host, machine))
+
+
+def _scratch(home: Home, spec: MachineSpec, directory: int) -> int:
+    """What the machine wrote at its last run, or an empty disk."""
+    try:
+        return os.open("scratch", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+    size = spec.limits.storage or STORAGE
+    template = home.store.layout.scratch(size, journal=not spec.remove)
+    return make_scratch(
+        template, f"/proc/self/fd/{directory}/scratch", size, journal=not spec.remove
+    )
+
+
+def _channels(home: Home, key: int, fds: Descriptors) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    fds.mine("serial", ours.detach())
+    fds.mine("agentq", theirs.detach())
+    # What a guest prints is read and cut by the hub: a file it wrote into itself would have no end.
+    read, write = os.pipe2(os.O_CLOEXEC)
+    fds.mine("console", read)
+    fds.mine("consoleq", write)
+    fds.mine("hub", _listen(home, f"{key}.guest", socket.SOCK_SEQPACKET))
+    fds.mine("qmp", _listen(home, f"{key}.qmp", socket.SOCK_STREAM))
+
+
+def _listen(home: Home, name: str, kind: int) -> int:
+    path = f"/proc/self/fd/{home.run_fd}/{name}"
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    listener = socket.socket(socket.AF_UNIX, kind)
+    try:
+        listener.bind(path)
+        listener.listen(64)
+    except BaseException:
+        listener.close()
+        raise
+    return listener.detach()

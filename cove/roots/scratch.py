@@ -1,0 +1,84 @@
+"""Scratch disks of virtual machines: what a machine writes, in a sparse file that holds an ext4 of
+limited size. Made once for each size; a new machine's is a copy of its few written blocks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+
+from cove.errors import HostError
+
+MKFS = ("mkfs.ext4", "-q", "-F", "-m", "0",
+        "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0")  # fmt: skip
+JOURNAL = ("-O", "^resize_inode", "-J", "size=16")
+NO_JOURNAL = ("-O", "^has_journal,^resize_inode")
+"""A disk that is thrown away at the machine's end is never read after a crash."""
+SMALLEST = 16 << 20
+
+
+def make_scratch(template: str, path: str, size: int, *, journal: bool) -> int:
+    """A new scratch disk of ``size`` bytes at ``path``: its descriptor. ``template`` is the empty
+    one of that size, made where it is missing.
+
+    Raises:
+        HostError: there is no ``mkfs.ext4``, or no room.
+    """
+    if not os.path.exists(template):
+        _make_template(template, max(size, SMALLEST), journal=journal)
+    source = os.open(template, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        target = os.open(path, flags, 0o600)
+        try:
+            copy_sparse(source, target)
+        except BaseException:
+            os.close(target)
+            os.unlink(path)
+            raise
+        return target
+    finally:
+        os.close(source)
+
+
+def copy_sparse(source: int, target: int) -> None:
+    """The written parts of a file; the holes stay holes."""
+    size = os.fstat(source).st_size
+    os.truncate(target, size)
+    at = 0
+    while True:
+        try:
+            begin = os.lseek(source, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        at = os.lseek(source, begin, os.SEEK_HOLE)
+        while begin < at:
+            begin += os.copy_file_range(source, target, at - begin, begin, begin)
+
+
+def _make_template(template: str, size: int, *, journal: bool) -> None:
+    made = f"{template}.{os.getpid()}"
+    with open(made, "wb") as file:
+        file.truncate(size)
+    try:
+        done = subprocess.run(
+            [*MKFS, *(JOURNAL if journal else NO_JOURNAL), made],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"},
+        )
+    except FileNotFoundError:
+        os.unlink(made)
+        raise HostError(
+            "cannot make a scratch disk: there is no mkfs.ext4",
+            hint="apt-get install e2fsprogs",
+        ) from None
+    if done.returncode:
+        os.unlink(made)
+        reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
+        raise HostError(f"cannot make a scratch disk: {reason}")
+    os.rename(made, template)
