@@ -8,7 +8,7 @@ APT := apt-get -o DPkg::Lock::Timeout=300 -qq
 RUN_PACKAGES := python3-venv gcc libc6-dev
 TEST_PACKAGES := $(RUN_PACKAGES) musl-tools busybox-static tmux bubblewrap crun runc skopeo umoci \
 	docker-registry openssl mmdebstrap \
-	libseccomp2 clang-format e2fsprogs
+	libseccomp2 clang-format e2fsprogs qemu-user-static
 
 HOST61_PACKAGES := $(TEST_PACKAGES) qemu-system-x86
 

@@ -209,6 +209,19 @@ int op_sysctl(struct run *run, const struct op *op)
 	return err ? fault(run, err, op->argv[1]) : 0;
 }
 
+int op_binfmt(struct run *run, const struct op *op)
+{
+	int fd = open_in(word_fd(run, op->argv[0]), "register", O_WRONLY, RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV), err;
+
+	if (fd < 0)
+		return fault(run, fd, op->argv[0]);
+	err = check_fs(fd, BINFMTFS_MAGIC);
+	if (!err && write(fd, op->argv[1], strlen(op->argv[1])) < 0)
+		err = -errno;
+	close(fd);
+	return err ? fault(run, err, op->argv[1]) : 0;
+}
+
 int op_cgroup_attach(struct run *run, const struct op *op)
 {
 	for (int i = 0; i < op->argc; i++) {

@@ -54,6 +54,7 @@ def info_document(seen: calls.Info) -> Record:
         SecurityOptions=options,
         Warnings=list(seen.warnings) or None,
         Facts=msgspec.to_builtins(facts),
+        EmulatedPlatforms=list(seen.emulated),
         DiskFree=seen.disk_free,
         DiskTotal=seen.disk_total,
         Pid=seen.pid,
@@ -85,6 +86,7 @@ def info_text(seen: calls.Info, now: float) -> str:
         ("can", ", ".join(name for name, there in features.items() if there) or "-"),
         ("cannot", ", ".join(name for name, there in features.items() if not there) or "-"),
         ("isolation", "container"),
+        ("emulates", ", ".join(seen.emulated) or "no other CPU"),
     ]
     width = max(len(name) for name, _ in rows) + 2
     text = "".join(f"{name + ':':<{width}}{value}\n" for name, value in rows)

@@ -65,6 +65,7 @@ def machine_document(seen: calls.Inspected) -> Record:
     document |= {
         "Isolation": spec.isolation,
         "Cause": _builtins(record.cause),
+        "Emulation": seen.emulation,
         "Walls": list(seen.walls),
         "CgroupPath": seen.cgroup,
         "Spec": _builtins(spec),

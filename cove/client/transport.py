@@ -41,6 +41,8 @@ class Caller(Protocol):
     session: Session | None
     cancelled: threading.Event
 
+    def error(self, text: str) -> None: ...
+
 
 class Transport(Protocol):
     local: bool
@@ -82,7 +84,8 @@ class Direct:
     def session(self, verb: Verb, params: msgspec.Struct, caller: Caller) -> int | None:
         if caller.session is None:
             raise Bug(f"bug: {verb.name} without a session inside the daemon")
-        self._method(verb)(params, Call(session=caller.session, cancelled=caller.cancelled))
+        call = Call(session=caller.session, cancelled=caller.cancelled, tell=caller.error)
+        self._method(verb)(params, call)
         return None
 
 

@@ -18,6 +18,7 @@ from cove.engine import (
     copying,
     disk,
     ending,
+    foreign,
     images,
     info,
     kernels,
@@ -116,13 +117,15 @@ class Engine:
     # ---- machines ----
 
     def create(self, params: calls.Create, call: calls.Call) -> calls.Created:
+        notes = foreign.notes(self.home, params.spec, call)
         record = life.create(self.home, params.spec)
-        return calls.Created(record.id, record.name)
+        return calls.Created(record.id, record.name, notes)
 
     def run(self, params: calls.Run, call: calls.Call) -> calls.Created:
         foreground = _foreground(call, params.attach, params.sig_proxy, bound=params.bound)
+        notes = foreign.notes(self.home, params.spec, call)
         record = life.run(self.home, params.spec, foreground)
-        return calls.Created(record.id, record.name)
+        return calls.Created(record.id, record.name, notes)
 
     def start(self, params: calls.Start, call: calls.Call) -> calls.Started:
         record = self._find(params.machine)

@@ -9,6 +9,7 @@ from collections import Counter
 
 from cove import __version__
 from cove.engine.calls import Info, Version
+from cove.engine.foreign import emulated_here
 from cove.engine.home import Home
 from cove.linux.disk import free_space
 from cove.plan.facts import Facts
@@ -41,6 +42,7 @@ def info(home: Home) -> Info:
         started=home.started,
         host=socket.gethostname(),
         system=system_name(),
+        emulated=emulated_here(home.facts),
         warnings=(*warnings(home.facts), *_of_virtual_machines(home)),
     )
 

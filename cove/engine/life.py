@@ -16,6 +16,7 @@ from functools import partial
 import msgspec
 
 from cove.engine import ending, pause
+from cove.engine.foreign import check_emulation
 from cove.engine.home import Base, Home, effective
 from cove.engine.live import Live
 from cove.engine.names import choose_name
@@ -45,6 +46,7 @@ def new_record(
 ) -> MachineRecord:
     """A machine that is not written yet; of a slot, if it is to run at once."""
     _check_platform(spec, base.config)
+    check_emulation(spec, base.config, home.facts)
     check_binds(spec)
     if spec.name and not home.store.name_free(spec.name):
         _wait_for_name(home, spec.name)

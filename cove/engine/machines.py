@@ -5,7 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from cove.engine.calls import Inspected, Listed, Sizes
+from cove.engine.foreign import emulation
 from cove.engine.home import Home
+from cove.image.catalog import image_config
 from cove.plan.facts import Facts
 from cove.roots import usage
 from cove.spec.machine import MachineSpec
@@ -56,6 +58,7 @@ def inspect_machine(home: Home, record: MachineRecord, *, sizes: bool) -> Inspec
         layers=tuple(layout.layer(layer) for layer in layers),
         cgroup=group_text(live.group.directory or live.group.name) if live and live.group else "",
         walls=walls(record.spec, home.facts, record.id_range),
+        emulation=emulation(record.spec, image_config(image), home.facts) if image else "",
         sizes=sizes_of(home, record) if sizes else None,
     )
 

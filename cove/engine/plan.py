@@ -6,6 +6,7 @@ import os
 import stat
 
 from cove.engine import files
+from cove.engine.foreign import emulators
 from cove.engine.home import Home
 from cove.engine.ranges import range_base
 from cove.errors import CoveError
@@ -40,6 +41,7 @@ def plan_only(home: Home, spec: MachineSpec) -> Plan:
         ),
         files=files.TARGETS,
         hostname=files.hostname_of(spec, EXAMPLE_ID),
+        emulators=emulators(spec, base.config, home.facts),
     )
     return plan_machine(spec, base.config, home.facts, place)
 

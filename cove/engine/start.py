@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from cove.engine import ending, files, monitors, virtual
 from cove.engine.calls import Session
+from cove.engine.foreign import emulators
 from cove.engine.descriptors import Descriptors
 from cove.engine.home import Base, Home
 from cove.engine.live import Live
@@ -215,6 +216,7 @@ def make_place(
         files=files.TARGETS,
         hostname=files.hostname_of(record.spec, record.id),
         devices=devices,
+        emulators=emulators(record.spec, base.config, home.facts),
     )
 
 

@@ -363,6 +363,18 @@ def _sysctl(op: Op, report: Report) -> Said:
     return Said(f"cannot set sysctl {name}: {reason}", hint=hint)
 
 
+def _binfmt(op: Op, report: Report) -> Said:
+    assert isinstance(op, ops.Binfmt)
+    path = op.handler.split(":")[-2]
+    reasons = {
+        errno.ENOENT: "it is not in the monitor's view of the host",
+        errno.EACCES: "nobody but its owner may run it",
+        errno.EINVAL: "the kernel does not take the handler",
+    }
+    reason = reasons.get(report.errno) or _reason(report.errno)
+    return Said(f"cannot run programs of another CPU with {path}: {reason}", kind=HostError)
+
+
 def _setrlimit(op: Op, report: Report) -> Said:
     assert isinstance(op, ops.Setrlimit)
     name = op.resource.name.removeprefix("RLIMIT_").lower()
@@ -417,6 +429,7 @@ _EXPLAIN: dict[str, Callable[[Op, Report], Said]] = {
     "mknodat": _below,
     "clone3": _namespaces,
     "unshare": _namespaces,
+    "binfmt": _binfmt,
     "cgroup_attach": _cgroup_attach,
     "sysctl": _sysctl,
     "setrlimit": _setrlimit,

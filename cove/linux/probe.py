@@ -36,6 +36,7 @@ HOW = {
     "audit": "binding the netlink multicast group, and errno in actions_logged",
     "lsm": "/sys/kernel/security/lsm",
     "devices": "character and block devices below /dev",
+    "binfmt": "Linux 6.7, with binfmt_misc in it or among its modules",
     "tsc_khz": "cove-init tsc: the counter against CLOCK_MONOTONIC_RAW",
     "qemu": "qemu-system-* -version",
     "kvm": "a boot of a guest kernel under KVM, remembered",
@@ -52,6 +53,9 @@ IDMAP_SINCE = {
     "zfs": (6, 0),
 }
 """File systems a state directory may be on, and the kernel since which they can be idmapped."""
+
+OWN_BINFMT = (6, 7)
+"""Before, there is one binfmt_misc, the host's, and what is registered there holds everywhere."""
 
 RLIMITS = (
     "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
@@ -99,6 +103,7 @@ def probe_facts(root: str | Path) -> Facts:
         seccomp="errno" in _text("/proc/sys/kernel/seccomp/actions_avail").split(),
         audit=_audit(),
         lsm=tuple(filter(None, _text("/sys/kernel/security/lsm").strip().split(","))),
+        binfmt=_own_binfmt(kernel),
         devices=tuple((node.path, node.major, node.minor) for node in host_devices()),
     )
 
@@ -227,6 +232,21 @@ def _audit() -> bool:
     except OSError:
         return False
     return True
+
+
+def _own_binfmt(kernel: tuple[int, int]) -> bool:
+    """Whether a user namespace has handlers of its own. Not tried: the first mount loads the
+    module, which is a change of the host.
+    """
+    if kernel < OWN_BINFMT:
+        return False
+    listed = {line.split()[-1] for line in _text("/proc/filesystems").splitlines() if line.split()}
+    if "binfmt_misc" in listed:
+        return True
+    modules = f"/lib/modules/{os.uname().release}/kernel/fs"
+    with contextlib.suppress(OSError):
+        return any(name.startswith("binfmt_misc.ko") for name in os.listdir(modules))
+    return False
 
 
 def _existing(path: str) -> str:

@@ -35,6 +35,8 @@ class Facts(msgspec.Struct, frozen=True):
     """Refused system calls can be read from the audit multicast group."""
     lsm: tuple[str, ...] = ()
     devices: tuple[tuple[str, int, int], ...] = ()
+    binfmt: bool = False
+    """A user namespace may have handlers of its own for programs of other CPUs."""
     tsc_khz: int = 0
     """Of the time stamp counter, as an emulated x86 guest reads it; 0: unknown. This and what
     follows is asked for with the first virtual machine: ``cove.linux.virtual``."""

@@ -349,6 +349,15 @@ class Sysctl(Op):
     value: str
 
 
+@row("binfmt", "m", "fs")
+@dataclass(frozen=True, slots=True)
+class Binfmt(Op):
+    """write(2) a handler into a binfmt_misc mount: programs of another CPU"""
+
+    mount: str
+    handler: str
+
+
 @row("cgroup_attach", "m", "s*")
 @dataclass(frozen=True, slots=True)
 class CgroupAttach(Op):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import cove.planner.foreign as foreign
 import cove.planner.process as process
 import cove.planner.rootless as rootless
 from cove.errors import UsageError
@@ -171,7 +172,8 @@ def inside(
 ) -> tuple[Op, ...]:
     """Machine: from the root's mount to the command."""
     return (
-        *attach_root(),
+        *foreign.register(spec, image, facts, place, walls),
+        *attach_root(foreign.cover(spec, image, facts)),
         *attach_views(place),
         *attach(spec, place),
         *attach_files(spec, place),

@@ -200,9 +200,11 @@ def attach_kernel(cgroup2: bool) -> tuple[Op, ...]:
     )
 
 
-@lru_cache(maxsize=1)
-def attach_root() -> tuple[Op, ...]:
-    """Machine: the root, and in it the kernel's file systems with all that covers their paths."""
+@lru_cache(maxsize=2)
+def attach_root(handlers: tuple[Op, ...] = ()) -> tuple[Op, ...]:
+    """Machine: the root, and in it the kernel's file systems with all that covers their paths.
+    ``handlers`` are covered by /dev.
+    """
     ops: list[Op] = [
         MountSetattr(
             NONE,
@@ -212,6 +214,7 @@ def attach_root() -> tuple[Op, ...]:
             why=default("nothing the host mounts later appears inside"),
         ),
         MoveMount(ROOT, NONE, ATTACH_AT, why=default("the root is mounted before it becomes /")),
+        *handlers,
     ]
     why = default("the machine's own; an image with a symlink here is refused")
     for register, path, mode in (("proc", "proc", 0o555), ("sys", "sys", 0o555), (DEV, DEV, 0o755)):

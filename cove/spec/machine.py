@@ -123,6 +123,8 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """Bytes of one of its files; 0: no end."""
     log_files: int = 5
     platform: str = ""
+    emulate: tuple[str, ...] = ()
+    """Architectures whose programs it runs besides its image's own; asked for by ``bootstrap``."""
 
 
 class ExecSpec(msgspec.Struct, frozen=True, omit_defaults=True):

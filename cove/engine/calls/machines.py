@@ -141,6 +141,8 @@ class Inspected(msgspec.Struct, frozen=True, omit_defaults=True):
     cgroup: str = ""
     walls: tuple[str, ...] = ()
     """What stands between this machine and the host, one line each."""
+    emulation: str = ""
+    """``linux/arm64 by qemu-aarch64 on x86_64``; empty: its programs are of this host's CPU."""
     sizes: Sizes | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -35,3 +36,5 @@ class Call:
     """fd that the bytes of a raw verb are written to: a pipe, a file, a socket."""
     cancelled: threading.Event | None = None
     """Set when the caller gave up: streams and waits end soon after, without an error."""
+    tell: Callable[[str], None] | None = None
+    """Says something to a caller in the foreground, whose verb has no answer."""

@@ -37,4 +37,6 @@ class Info(msgspec.Struct, frozen=True):
     host: str = ""
     system: str = ""
     """PRETTY_NAME of os-release."""
+    emulated: tuple[str, ...] = ()
+    """Platforms of other CPUs whose images run here."""
     warnings: tuple[str, ...] = ()
