@@ -65,7 +65,7 @@ def main() -> int:
     elif options.exec:
         argv = words
     else:
-        argv = [python, "-m", "pytest", *pytest_words(words)]
+        argv = [python, "-u", "-m", "pytest", *pytest_words(words)]
     environment = {"COVE_WALK": "9"}
     if not (options.exec or words):
         environment["COVE_MUST_RUN"] = MUST_RUN
