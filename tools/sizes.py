@@ -17,11 +17,12 @@ FILE_LINES = 600
 FUNCTION_LINES = 60
 C_ROLES = {
     "launcher and ops": (2200, ("plan.c", "launch.c", "ops_", "pid1.c")),
-    "messages and roles": (300, ("io.c", "main.c")),
+    "messages and roles": (310, ("io.c", "main.c")),
     "monitor": (1300, ("monitor", "forker.c", "restart.c")),
     "log": (110, ("log.c",)),
     "unpacker": (1200, ("unpack",)),
     "archiver": (1500, ("archive",)),
+    "copier of layers": (450, ("copy",)),
     "guest and jail": (1650, ("agent", "channel", "mux", "pump", "jail", "guest")),
     "front": (700, ("front", "request.c", "terminal.c")),
 }
