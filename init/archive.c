@@ -8,6 +8,7 @@
  *	beneath DIR OWNER        the same, but no link is followed out of DIR
  *	diff, layer              PREFIX UPPER LOWER ...: what a writable layer changed, as a list or as a tar of an
  *image
+ *	signs                    the same list, each path followed by what is there, for two of them to be compared
  *
  * Nothing is executed, and only the system calls of `allowed` are made. A path is the tree's own business: in a machine
  * the root is the machine's. Names are opened one by one, never through what was looked at before. An error is one
@@ -107,12 +108,14 @@ static int dispatch(struct unpack *u, int argc, char **argv)
 	if (argc == 3 && (!strcmp(argv[0], "in") || !strcmp(argv[0], "beneath")))
 		return run_in(u, argv, *argv[0] == 'b');
 	if (argc > 1 && argc % 3 == 1 && !strcmp(argv[0], "diff"))
-		return archive_diff(u, argc - 1, argv + 1);
+		return archive_diff(u, argc - 1, argv + 1, false);
+	if (argc > 1 && argc % 3 == 1 && !strcmp(argv[0], "signs"))
+		return archive_diff(u, argc - 1, argv + 1, true);
 	if (argc > 1 && argc % 3 == 1 && !strcmp(argv[0], "layer"))
 		return archive_layer(u, argc - 1, argv + 1);
 	return fail(u, USAGE,
 		    "usage: archive stat PATH | out PATH NAME FOLLOW | in DIR OWNER | beneath DIR OWNER | "
-		    "diff ... | layer ...");
+		    "diff ... | signs ... | layer ...");
 }
 
 int archive_run(int argc, char **argv)

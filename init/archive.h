@@ -59,7 +59,7 @@ int archive_stat(struct unpack *u, const char *from);
 
 /* ---- archive_layer.c: argv is PREFIX UPPER LOWER, repeated ---- */
 
-int archive_diff(struct unpack *u, int argc, char **argv);
+int archive_diff(struct unpack *u, int argc, char **argv, bool with_signs);
 int archive_layer(struct unpack *u, int argc, char **argv);
 
 /* ---- archive_in.c ---- */

@@ -52,11 +52,27 @@ static bool is_changed(const struct stat *a, const struct stat *b)
 	return a->st_size != b->st_size || a->st_rdev != b->st_rdev || !same_time(a, b);
 }
 
-static int tell(struct unpack *u, char kind)
+/* For two lists to be compared: behind each path what there is. */
+static bool signing;
+
+static int sign(struct unpack *u, const struct stat *st)
+{
+	char text[160] = "";
+	int n = st ? snprintf(text, sizeof(text), "%o %u %u", st->st_mode, st->st_uid, st->st_gid) : 0;
+
+	if (st && !S_ISDIR(st->st_mode))
+		snprintf(text + n, sizeof(text) - (size_t)n, " %lld %llu %lld.%ld", (long long)st->st_size,
+			 (unsigned long long)st->st_rdev, (long long)st->st_mtim.tv_sec, st->st_mtim.tv_nsec);
+	return put(u, text, strlen(text) + 1);
+}
+
+static int tell(struct unpack *u, char kind, const struct stat *st)
 {
 	char head[3] = {kind, '/', 0};
 
-	return put(u, head, 2) || put(u, here.text, here.len + 1) ? -EINVAL : 0;
+	if (put(u, head, 2) || put(u, here.text, here.len + 1))
+		return -EINVAL;
+	return signing ? sign(u, st) : 0;
 }
 
 static int open_lower(int lower, const char *base)
@@ -83,7 +99,7 @@ static int diff_hidden(struct unpack *u, const struct pair *pair, int *changes)
 		if (!fstatat(pair->upper, names.at[i], &st, AT_SYMLINK_NOFOLLOW))
 			continue;
 		err = push(u, names.at[i]);
-		err = err ? err : tell(u, 'D');
+		err = err ? err : tell(u, 'D', NULL);
 		pop(len);
 		++*changes;
 	}
@@ -117,14 +133,14 @@ static int diff_one(struct unpack *u, const struct pair *pair, const char *base,
 		return errno == ENOENT ? 0 : fail_errno(u, "stat");
 	if (is_whiteout(&st)) {
 		*changes += was;
-		return was ? tell(u, 'D') : 0;
+		return was ? tell(u, 'D', NULL) : 0;
 	}
 	if (S_ISDIR(st.st_mode))
 		err = diff_below(u, pair, base, &inside);
 	if (err || (was && !inside && !is_changed(&st, &old)))
 		return err;
 	++*changes;
-	return tell(u, was ? 'C' : 'A');
+	return tell(u, was ? 'C' : 'A', &st);
 }
 
 static int diff_dir(struct unpack *u, const struct pair *pair, bool opaque, int *changes)
@@ -218,8 +234,9 @@ static int open_both(struct unpack *u, char **argv, struct pair *pair)
 	return pair->upper < 0 || pair->lower < 0 ? fail_errno(u, "open") : 0;
 }
 
-int archive_diff(struct unpack *u, int argc, char **argv)
+int archive_diff(struct unpack *u, int argc, char **argv, bool with_signs)
 {
+	signing = with_signs;
 	for (int i = 0; i + 3 <= argc; i += 3) {
 		struct pair pair;
 		int changes = 0;

@@ -175,6 +175,7 @@ int monitor_main(int ctl, int restart_argc, char **restart_argv);
 int unpack_main(int argc, char **argv);
 int tsc_main(int argc, char **argv);
 int archive_main(int argc, char **argv);
+int copy_main(int argc, char **argv);
 int agent_main(void);	  /* PID 1 of a guest */
 extern int in_guest;	  /* set by it: ops that change a whole system may run */
 extern char *start_words; /* what /proc/self/cmdline shows */

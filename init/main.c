@@ -27,6 +27,7 @@ MISSING(forker_main)
 MISSING(unpack_main)
 MISSING(tsc_main)
 MISSING(archive_main)
+MISSING(copy_main)
 __attribute__((weak)) int agent_main(void)
 {
 	return 125;
@@ -34,7 +35,8 @@ __attribute__((weak)) int agent_main(void)
 
 static int usage(void)
 {
-	fputs("usage: cove-init forker ARGV... | unpack ... | archive ... | run-plan HOST MACHINE [NAME=FD...] |\n"
+	fputs("usage: cove-init forker ARGV... | unpack ... | archive ... | copy ... | run-plan HOST MACHINE "
+	      "[NAME=FD...] |\n"
 	      "       decode [HOST MACHINE]... | tsc | version\n",
 	      stderr);
 	return 125;
@@ -171,6 +173,8 @@ int main(int argc, char **argv)
 		return unpack_main(argc, argv);
 	if (!strcmp(argv[1], "archive"))
 		return archive_main(argc, argv);
+	if (!strcmp(argv[1], "copy"))
+		return copy_main(argc, argv);
 	if (!strcmp(argv[1], "run-plan"))
 		return run_main(argc - 2, argv + 2);
 	if (!strcmp(argv[1], "decode"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import click
 
@@ -18,6 +19,7 @@ from cove.cli.events import KEYS
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
+from cove.engine.calls.snapshots import SnapshotList
 from cove.errors import CoveError, UsageError, one_line
 from cove.spec.flags import Flag
 from cove.spec.suggest import did_you_mean
@@ -110,6 +112,9 @@ def completion(typed: Typed, terminal: Terminal, client: Client) -> int:
 # ---- what may follow ----
 
 
+Tree = Callable[[], Group]
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     words: tuple[tuple[str, str], ...] = ()
@@ -117,11 +122,9 @@ class Answer:
     kind: str = WORDS
 
 
-def complete(typed: Typed, terminal: Terminal, client: Client) -> int:
-    from cove.cli.main import root
-
+def complete(tree: Tree, typed: Typed, terminal: Terminal, client: Client) -> int:
     *before, current = typed.words or ("",)
-    answer = follow(root(), before, current, client)
+    answer = follow(tree(), before, current, client)
     offered = {
         word: meaning
         for word, meaning in answer.words
@@ -227,6 +230,9 @@ def _word(usage: str, name: str, said: set[str], client: Client) -> Answer:
                 (m.name + ends, m.spec.image) for m in listed if m.name + ends not in said
             )
             return Answer(found, OPEN if ends else WORDS)
+        if usage.startswith("SNAPSHOT"):
+            kept = client.snapshot_list(SnapshotList(sizes=False)).snapshots
+            return Answer(tuple((s.record.name, s.record.machine_name) for s in kept))
         if usage.startswith("IMAGE"):
             images = client.images(calls.ImageList()).images
             return Answer(tuple((tag, "") for image in images for tag in image.tags))
@@ -292,25 +298,27 @@ def _hidden(command: Command) -> Command:
     return command
 
 
-COMMANDS = {
-    "completion": Command(
-        "completion",
-        completion,
-        help="Print a script that completes commands, flags, machines and images",
-        words="SHELL",
-        least=1,
-        most=1,
-        group="cove",
-        about="Shells: bash, zsh, fish. For bash: source <(cove completion bash)",
-    ),
-    "__complete": _hidden(
-        Command(
-            "__complete",
-            complete,
-            help="What may follow",
-            words="[WORD...]",
-            most=None,
-            interspersed=False,
-        )
-    ),
-}
+def commands(tree: Tree) -> dict[str, Command]:
+    """``tree``: all commands, these included."""
+    return {
+        "completion": Command(
+            "completion",
+            completion,
+            help="Print a script that completes commands, flags, machines and images",
+            words="SHELL",
+            least=1,
+            most=1,
+            group="cove",
+            about="Shells: bash, zsh, fish. For bash: source <(cove completion bash)",
+        ),
+        "__complete": _hidden(
+            Command(
+                "__complete",
+                partial(complete, tree),
+                help="What may follow",
+                words="[WORD...]",
+                most=None,
+                interspersed=False,
+            )
+        ),
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from cove.cli import units
@@ -164,15 +164,18 @@ def _say_done(count: _Counter | None, terminal: Terminal, where: str) -> None:
 
 
 def diff(typed: Typed, terminal: Terminal, client: Client) -> int:
-    found = client.diff(calls.Diff(typed.words[0])).changes
+    write_changes(terminal, client.diff(calls.Diff(typed.words[0])).changes)
+    return 0
+
+
+def write_changes(terminal: Terminal, changes: Iterable[calls.Change]) -> None:
     escape = terminal.is_terminal(1)
-    for change in found:
+    for change in changes:
         path: str | bytes = change.path
         if escape:
             path = printable(os.fsdecode(change.path)).replace("\n", "\\n")
         line = path.encode() if isinstance(path, str) else path
         terminal.write(change.kind.encode() + b" " + line + b"\n")
-    return 0
 
 
 def export(typed: Typed, terminal: Terminal, client: Client) -> int:

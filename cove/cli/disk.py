@@ -87,9 +87,12 @@ def summary(seen: calls.DiskUsage) -> list[Record]:
     written = sum(m.writable for m in machines)
     idle = sum(m.writable for m, running in zip(machines, runs, strict=True) if not running)
     spare = max(0, seen.layers - seen.needed)
+    kept = seen.snapshots
+    more = [kind("Snapshots", kept.count, kept.active, kept.size, kept.idle, share=True)]
     return [
         kind("Images", len(images), used, seen.layers, spare, share=True),
         kind("Containers", len(machines), sum(runs), written, idle, share=True),
+        *(more if kept.count or kept.size else ()),  # Docker knows none
         kind("Local Volumes", 0, 0, 0, 0, share=True),
         kind("Build Cache", 0, 0, 0, 0, share=False),
     ]

@@ -308,7 +308,7 @@ def show(typed: Typed, terminal: Terminal, client: Client, kind: str) -> int:
             documents.append(find(name, client, kind, sizes=typed.on("size")))
         except NotFound as error:
             errors.append(error)
-    terminal.write(_text(documents, typed.text("format"), escape=terminal.is_terminal(1)))
+    terminal.write(documents_text(documents, typed.text("format"), escape=terminal.is_terminal(1)))
     for missing in errors:
         terminal.error(missing.render())
     return 1 if errors else 0
@@ -332,7 +332,7 @@ def find(name: str, client: Client, kind: str, *, sizes: bool) -> Record:
         ) from absent
 
 
-def _text(documents: list[Record], form: str, *, escape: bool) -> str:
+def documents_text(documents: list[Record], form: str, *, escape: bool) -> str:
     if form == "json":
         return functions.to_json(documents) + "\n"
     if not form:

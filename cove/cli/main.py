@@ -46,11 +46,11 @@ INSTEAD = {
 
 
 def _of_machines() -> dict[str, click.Command]:
-    from cove.cli import copy, life, list, logs, run, watch
+    from cove.cli import copy, life, list, logs, run, snapshots, watch
 
     return {
         **run.COMMANDS, **life.COMMANDS, **list.COMMANDS, **logs.COMMANDS, **watch.COMMANDS,
-        **copy.COMMANDS,
+        **copy.COMMANDS, **snapshots.COMMANDS,
     }  # fmt: skip
 
 
@@ -66,6 +66,7 @@ def _tree() -> Group:
         kernels,
         life,
         plan,
+        snapshots,
         system,
     )
 
@@ -81,6 +82,10 @@ def _tree() -> Group:
             group="Images", later=LATER_OF_IMAGES,
         ),
         **images.TOP,
+        "snapshot": Group(
+            "snapshot", snapshots.GROUPED, help="What machines were, to go back to",
+            group=snapshots.GROUP,
+        ),
         **events.COMMANDS,
         "kernel": Group(
             "kernel", kernels.COMMANDS, help="Kernels for virtual machines",
@@ -88,7 +93,7 @@ def _tree() -> Group:
         ),
         **info.COMMANDS,
         **system.TOP,
-        **completion.COMMANDS,
+        **completion.commands(root),
         "system": Group(
             "system", {**info.COMMANDS, **disk.SYSTEM, **events.COMMANDS, **check.COMMANDS},
             help="About cove and this host", group="cove",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cove.cli.command import Command, Typed
-from cove.cli.run import machine_spec
+from cove.cli.command import Typed
+from cove.cli.run import OfImage, machine_spec
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
@@ -11,14 +11,14 @@ from cove.spec.flags import REFUSED, RUN, SHORT_REFUSED, Flag
 
 
 def plan(typed: Typed, terminal: Terminal, client: Client) -> int:
-    request = calls.PlanRequest(machine_spec(typed, terminal), typed.on(".json"))
+    request = calls.PlanRequest(machine_spec(typed, terminal, client), typed.on(".json"))
     text = client.plan(request).text
     terminal.write(text if text.endswith("\n") else text + "\n")
     return 0
 
 
 COMMANDS = {
-    "plan": Command(
+    "plan": OfImage(
         "plan",
         plan,
         help="Show every kernel operation that run would do, and why",

@@ -4,10 +4,11 @@ client."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Literal
 
+from cove.cli import parse
 from cove.cli.command import Command, Typed
 from cove.cli.notes import note_low_ports
 from cove.cli.parse import Typed as Flags
@@ -16,11 +17,13 @@ from cove.cli.pull import with_image
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
+from cove.engine.calls import snapshots
 from cove.errors import CoveError, NotFound, UsageError, printable
 from cove.spec import values
 from cove.spec.assemble import Caller, assemble_exec, assemble_machine, needs_caller, with_command
 from cove.spec.check import check_command, check_exec, check_machine
-from cove.spec.flags import CREATE, EXEC, REFUSED, RUN, SHORT_REFUSED, Flag
+from cove.spec.flags import CREATE, EXEC, FROM_SNAPSHOT, REFUSED, RUN, SHORT_REFUSED, Flag
+from cove.spec.inherit import inherit
 from cove.spec.machine import MachineSpec
 
 # ---- what was typed, as a spec ----
@@ -46,7 +49,19 @@ def _same_everywhere(flags: Flags) -> MachineSpec:
     return spec
 
 
-def machine_spec(typed: Typed, terminal: Terminal) -> MachineSpec:
+def _inherited(typed: Typed, terminal: Terminal, client: Client) -> MachineSpec:
+    """What was typed, over the spec of the snapshot's machine."""
+    ask = snapshots.SnapshotInspect(typed.text("snapshot"), sizes=False)
+    other = client.snapshot_inspect(ask).record.spec
+    spec = assemble_machine(typed.values, caller(terminal), image="-", command=typed.words)
+    spec = inherit(other, spec, typed.values.keys())
+    check_machine(spec)
+    return spec
+
+
+def machine_spec(typed: Typed, terminal: Terminal, client: Client) -> MachineSpec:
+    if typed.text("snapshot"):
+        return _inherited(typed, terminal, client)
     image, command = typed.words[0], typed.words[1:]
     if not image or needs_caller(typed.values):
         spec = assemble_machine(typed.values, caller(terminal), image=image, command=command)
@@ -79,9 +94,11 @@ def want_terminal(terminal: Terminal, wanted: object, attach: calls.Streams) -> 
 
 
 def run(typed: Typed, terminal: Terminal, client: Client) -> int | None:
-    spec = machine_spec(typed, terminal)
+    spec = machine_spec(typed, terminal, client)
     note_low_ports(spec, terminal, client)
     act = partial(_run, typed, terminal, client, spec)
+    if spec.snapshot:
+        return act()
     return with_image(typed, terminal, client, spec, act)
 
 
@@ -109,9 +126,11 @@ def _run(typed: Typed, terminal: Terminal, client: Client, spec: MachineSpec) ->
 
 
 def create(typed: Typed, terminal: Terminal, client: Client) -> int:
-    spec = machine_spec(typed, terminal)
+    spec = machine_spec(typed, terminal, client)
     note_low_ports(spec, terminal, client)
     act = partial(_create, typed, terminal, client, spec)
+    if spec.snapshot:
+        return act()
     return with_image(typed, terminal, client, spec, act)
 
 
@@ -302,10 +321,24 @@ TIMEOUT = Flag("timeout", "timeout", "Seconds until SIGKILL; -1: never", "t", "S
 MACHINES = "MACHINE [MACHINE...]"
 RUNNING = "Run"
 
+
+class OfImage(Command):
+    """One whose first word is an image, unless a snapshot is named."""
+
+    def read(self, path: str, args: Sequence[str]) -> Typed:
+        try:
+            return super().read(path, args)
+        except UsageError:
+            flags, words = parse.scan(args, self.spellings, interspersed=self.interspersed)
+            if words or not any(flag is FROM_SNAPSHOT for flag, _ in flags):
+                raise
+            return Typed(read_values(flags), words, flags)
+
+
 COMMANDS: dict[str, Command] = {
     command.name or "": command
     for command in (
-        Command(
+        OfImage(
             "run",
             run,
             help="Make a machine from an image and run a command in it",
@@ -321,7 +354,7 @@ COMMANDS: dict[str, Command] = {
             "when cove could not start it, 126 when it cannot be executed, 127 when it is not "
             "found, 128 and the signal's number when a signal ended it.",
         ),
-        Command(
+        OfImage(
             "create",
             create,
             help="Make a machine without starting it",

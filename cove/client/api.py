@@ -15,8 +15,8 @@ import msgspec
 from cove.client.transport import Caller, Transport
 from cove.client.verbs import VERBS
 from cove.engine import calls
+from cove.engine.calls import kernels, snapshots
 from cove.engine.calls.check import Check, Checked
-from cove.engine.calls import kernels
 
 NONE = calls.Call()
 
@@ -166,6 +166,46 @@ class Client:
     ) -> calls.Committed:
         call = calls.Call(cancelled=cancelled)
         result: calls.Committed = self._call("machine.commit", params, call)
+        return result
+
+    # ---- snapshots ----
+
+    def snapshot_create(
+        self, params: snapshots.SnapshotCreate, cancelled: threading.Event | None = None
+    ) -> snapshots.SnapshotNamed:
+        call = calls.Call(cancelled=cancelled)
+        result: snapshots.SnapshotNamed = self._call("snapshot.create", params, call)
+        return result
+
+    def snapshot_list(self, params: snapshots.SnapshotList) -> snapshots.SnapshotsListed:
+        result: snapshots.SnapshotsListed = self._call("snapshot.list", params)
+        return result
+
+    def snapshot_inspect(self, params: snapshots.SnapshotInspect) -> snapshots.Snapshot:
+        result: snapshots.Snapshot = self._call("snapshot.inspect", params)
+        return result
+
+    def snapshot_remove(self, params: snapshots.SnapshotRemove) -> snapshots.SnapshotNamed:
+        result: snapshots.SnapshotNamed = self._call("snapshot.remove", params)
+        return result
+
+    def snapshot_diff(
+        self, params: snapshots.SnapshotDiff, cancelled: threading.Event | None = None
+    ) -> snapshots.SnapshotChanges:
+        call = calls.Call(cancelled=cancelled)
+        result: snapshots.SnapshotChanges = self._call("snapshot.diff", params, call)
+        return result
+
+    def restore(self, params: snapshots.Restore) -> snapshots.Restored:
+        result: snapshots.Restored = self._call("machine.restore", params)
+        return result
+
+    def fork(
+        self, params: snapshots.Fork, cancelled: threading.Event | None = None
+    ) -> snapshots.Forked:
+        result: snapshots.Forked = self._call(
+            "machine.fork", params, calls.Call(cancelled=cancelled)
+        )
         return result
 
     # ---- images ----

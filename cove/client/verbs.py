@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cove.engine import calls
-from cove.engine.calls import kernels
+from cove.engine.calls import kernels, snapshots
 from cove.engine.calls.check import Check, Checked
 
 PROTOCOL = 1
@@ -71,6 +71,17 @@ VERBS: dict[str, Verb] = {
         Verb("machine.diff", "diff", calls.Diff, calls.Changes),
         Verb("machine.export", "export", calls.Export, calls.Named, raw=True),
         Verb("machine.commit", "commit", calls.Commit, calls.Committed),
+        Verb("machine.restore", "restore", snapshots.Restore, snapshots.Restored),
+        Verb("machine.fork", "fork", snapshots.Fork, snapshots.Forked),
+        Verb(
+            "snapshot.create", "snapshot_create", snapshots.SnapshotCreate, snapshots.SnapshotNamed
+        ),
+        Verb("snapshot.list", "snapshot_list", snapshots.SnapshotList, snapshots.SnapshotsListed),
+        Verb("snapshot.inspect", "snapshot_inspect", snapshots.SnapshotInspect, snapshots.Snapshot),
+        Verb(
+            "snapshot.remove", "snapshot_remove", snapshots.SnapshotRemove, snapshots.SnapshotNamed
+        ),
+        Verb("snapshot.diff", "snapshot_diff", snapshots.SnapshotDiff, snapshots.SnapshotChanges),
         Verb("image.list", "image_list", calls.ImageList, calls.Images),
         Verb("image.inspect", "image_inspect", calls.ImageInspect, calls.Image),
         Verb("image.remove", "image_remove", calls.ImageRemove, calls.ImageRemoved),

@@ -230,14 +230,14 @@ def _machines(home: Home) -> Steps:
         if _lost_upper(home, record):
             yield _found(
                 "machines", "machine", record.name,
-                f"its writable layer is missing (roots/u{record.key})",
+                f"its writable layer is missing (roots/u{record.upper})",
                 means="what it wrote is lost", hint=f"cove rm {record.name}",
             )  # fmt: skip
 
 
 def _lost_upper(home: Home, record: MachineRecord) -> bool:
     """Not of one that is being removed: that loses its layer first, and then its record."""
-    upper = f"{home.store.layout.upper(record.key)}/fs"
+    upper = f"{home.store.layout.upper(record.upper)}/fs"
     if not record.started or record.spec.remove or os.path.isdir(upper):
         return False
     time.sleep(LOOK_AGAIN)
@@ -276,12 +276,13 @@ def _unrecorded(home: Home) -> dict[str, tuple[str, str]]:
     slots = home.slots.waiting()
     machines = {m.key for m in store.machines()} | {slot.key for slot in slots} | set(home.lives)
     layers = {layer.key for layer in store.layers()}
+    uppers = machines | store.uppers()
     found: dict[str, tuple[str, str]] = {}
     for name in os.listdir(layout.roots):
         match = ROOT_NAME.fullmatch(name)
         if match and match[1] == "l" and int(match[2]) not in layers and not store.pins():
             found[f"{layout.roots}/{name}"] = ("directory", "no record names this layer")
-        elif match and match[1] == "u" and int(match[2]) not in machines:
+        elif match and match[1] == "u" and int(match[2]) not in uppers and not store.pins():
             found[f"{layout.roots}/{name}"] = ("directory", "no machine has this writable layer")
         elif not match and name not in ("p", "m", *(f"v{i}" for i in range(VIEWS))):
             found[f"{layout.roots}/{name}"] = ("file", "it is not of a state directory")

@@ -35,7 +35,7 @@ def commit(home: Home, record: MachineRecord, params: Commit, call: Call) -> Ima
         start=start_of(base.record, record.spec, params.changes),
     )
     visit = visit_layer(home, record, call, "layer", what=f"commit {record.name}")
-    with _frozen(home, record, params.pause), visit as archiver:
+    with frozen(home, record, params.pause), visit as archiver:
         image = commit_layer(home.store, base.record, archiver.stdout, wish, check=archiver.finish)
     home.bases.clear()
     name = familiar(str(wish.name)) if wish.name else ""
@@ -48,7 +48,7 @@ def commit(home: Home, record: MachineRecord, params: Commit, call: Call) -> Ima
 
 
 @contextmanager
-def _frozen(home: Home, record: MachineRecord, wanted: bool) -> Iterator[None]:
+def frozen(home: Home, record: MachineRecord, wanted: bool) -> Iterator[None]:
     """A machine that runs stands still meanwhile. Its record does not say so: the next daemon lets
     it go on if this one is killed.
     """

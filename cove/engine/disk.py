@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cove.engine import life, prune
+from cove.engine import life, prune, uppers
 from cove.engine.calls import (
     DiskUsage,
     Image,
@@ -23,6 +23,7 @@ from cove.engine.calls import (
     SystemPrune,
     SystemPruned,
 )
+from cove.engine.calls.disk import SnapshotUsage
 from cove.engine.home import Home
 from cove.engine.machines import as_seen
 from cove.image import catalog
@@ -75,7 +76,9 @@ def disk_usage(home: Home) -> DiskUsage:
     needed = {
         layer
         for found in listed
-        if found.machines or found.record.id == HOST
+        if found.machines
+        or found.record.id == HOST
+        or home.store.snapshot_of_image(found.record.id) is not None
         for layer in found.record.layers
     }
     images = []
@@ -90,7 +93,7 @@ def disk_usage(home: Home) -> DiskUsage:
         )
     partial = partial_usage(home.store)
     machines = [
-        MachineUsage(as_seen(record), usage(home.root, record.key))
+        MachineUsage(as_seen(record), usage(home.root, record.upper))
         for record in reversed(home.store.machines())
         if holds_name(record)
     ]
@@ -100,6 +103,20 @@ def disk_usage(home: Home) -> DiskUsage:
         layers=sum(sizes.values()) + partial,
         needed=sum(sizes.get(layer, 0) for layer in needed),
         unfinished=partial,
+        snapshots=_snapshot_usage(home),
+    )
+
+
+def _snapshot_usage(home: Home) -> SnapshotUsage:
+    sizes = uppers.strata_sizes(home, {stratum.key for stratum in home.store.strata()})
+    machines, snapshots = home.store.machines(), home.store.snapshots()
+    used = {key for machine in machines for key in machine.strata}
+    stood_on = {machine.snapshot for machine in machines}
+    return SnapshotUsage(
+        len(snapshots),
+        sum(snapshot.id in stood_on for snapshot in snapshots),
+        sum(sizes.values()),
+        sum(size for key, size in sizes.items() if key not in used),
     )
 
 

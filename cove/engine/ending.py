@@ -14,7 +14,7 @@ from functools import partial
 
 import msgspec
 
-from cove.engine import causes, files, guests, refusals
+from cove.engine import causes, files, guests, refusals, uppers
 from cove.engine.home import Home, effective
 from cove.engine.live import Live
 from cove.engine.ranges import range_base
@@ -94,7 +94,7 @@ def watch_limits(home: Home, live: Live, record: MachineRecord) -> None:
     if home.storage is not None and record.spec.isolation != "vm":  # a disk limits itself
         limit = effective(record.spec.limits).storage
         pids = partial(_pids, home, live)
-        path, beside = home.store.layout.upper(live.key), home.store.layout.machine(live.key)
+        path, beside = home.store.layout.upper(record.upper), home.store.layout.machine(live.key)
         generated = tuple(f"{beside}/{name}" for name in files.TARGETS.values())
         home.storage.watch(live.key, path, limit=limit, pids=pids, beside=generated)
         live.closers.append(partial(home.storage.forget, live.key))
@@ -296,11 +296,13 @@ def forget(home: Home, record: MachineRecord) -> None:
     """Remove what is on disk, then the record."""
     home.visits.end(record.key, removed=True)
     layout = home.store.layout
-    home.remover.remove(layout.upper(record.key))
+    home.remover.remove(layout.upper(record.upper))
     home.remover.remove(layout.machine(record.key))
     for path in layout.sockets(record.key):
         unlink(path)
     home.store.remove_machine(record.key)
+    if record.strata:
+        uppers.prune(home)
     home.publish("destroy", record)
 
 

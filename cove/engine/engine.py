@@ -16,6 +16,7 @@ from cove.engine import (
     check,
     commit,
     copying,
+    differences,
     disk,
     ending,
     foreign,
@@ -31,6 +32,7 @@ from cove.engine import (
     recover,
     refusals,
     rename,
+    snapshots,
     stats,
     top,
     trees,
@@ -39,6 +41,7 @@ from cove.engine import (
 )
 from cove.engine.attach import attach
 from cove.engine.calls import kernels as of_kernels
+from cove.engine.calls import snapshots as of_snapshots
 from cove.engine.calls.check import Check, Checked
 from cove.engine.disks import Disks
 from cove.engine.events import Events
@@ -241,6 +244,42 @@ class Engine:
     def commit(self, params: calls.Commit, call: calls.Call) -> calls.Committed:
         image = commit.commit(self.home, self._find(params.machine), params, call)
         return calls.Committed(image.id)
+
+    # ---- snapshots ----
+
+    def snapshot_create(
+        self, params: of_snapshots.SnapshotCreate, call: calls.Call
+    ) -> of_snapshots.SnapshotNamed:
+        made = snapshots.create(self.home, self._find(params.machine), params, call)
+        return of_snapshots.SnapshotNamed(made.id, made.name)
+
+    def snapshot_list(
+        self, params: of_snapshots.SnapshotList, call: calls.Call
+    ) -> of_snapshots.SnapshotsListed:
+        return of_snapshots.SnapshotsListed(snapshots.listed(self.home, params))
+
+    def snapshot_inspect(
+        self, params: of_snapshots.SnapshotInspect, call: calls.Call
+    ) -> of_snapshots.Snapshot:
+        return snapshots.inspect(self.home, params)
+
+    def snapshot_remove(
+        self, params: of_snapshots.SnapshotRemove, call: calls.Call
+    ) -> of_snapshots.SnapshotNamed:
+        gone = snapshots.remove(self.home, params.snapshot)
+        return of_snapshots.SnapshotNamed(gone.id, gone.name)
+
+    def snapshot_diff(
+        self, params: of_snapshots.SnapshotDiff, call: calls.Call
+    ) -> of_snapshots.SnapshotChanges:
+        return of_snapshots.SnapshotChanges(differences.between(self.home, params, call))
+
+    def restore(self, params: of_snapshots.Restore, call: calls.Call) -> of_snapshots.Restored:
+        return snapshots.restore(self.home, self._find(params.machine), params)
+
+    def fork(self, params: of_snapshots.Fork, call: calls.Call) -> of_snapshots.Forked:
+        made = snapshots.fork(self.home, self._find(params.machine), params, call)
+        return of_snapshots.Forked(tuple(of_snapshots.SnapshotNamed(m.id, m.name) for m in made))
 
     # ---- images ----
 

@@ -79,6 +79,8 @@ class Home:
     disks: Any = None
     """Of ``engine.disks``: images as root disks."""
     bases: dict[str, Base] = field(default_factory=dict)
+    strata_sizes: dict[int, int] = field(default_factory=dict)
+    """Bytes of layers that machines and snapshots stand on, as far as somebody has asked."""
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def base(self, reference: str) -> Base:

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 
 import msgspec
@@ -23,7 +24,7 @@ from cove.engine.names import choose_name
 from cove.engine.slots import Slot
 from cove.engine.start import Foreground, check_binds, launch
 from cove.engine.virtual import jail_of
-from cove.errors import Conflict, HostError, NoSuchImage
+from cove.errors import Conflict, HostError, NoSuchImage, Unsupported
 from cove.linux.cgroup import Group
 from cove.linux.pidfd import wait_exit
 from cove.oci.config import ImageConfig
@@ -41,10 +42,40 @@ KILL_WAIT = 10.0
 """Seconds that a killed machine may take to end before that is an error."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What the root of a machine begins with."""
+
+    base: Base
+    strata: tuple[int, ...] = ()
+    snapshot: str = ""
+
+
+def ground_of(home: Home, spec: MachineSpec) -> Ground:
+    """The image, or the snapshot with the image that it stands on."""
+    if not spec.snapshot:
+        return Ground(home.base(spec.image))
+    snapshot = home.store.find_snapshot(spec.snapshot)
+    if snapshot.spec.isolation != spec.isolation:
+        raise Unsupported(
+            f"cannot run snapshot {snapshot.name} with isolation {spec.isolation}: it is one of a "
+            f"machine with isolation {snapshot.spec.isolation}",
+            origin=f"--isolation {spec.isolation}",
+        )
+    image = home.store.image(snapshot.image)
+    if image is None:
+        raise NoSuchImage(
+            f"cannot run snapshot {snapshot.name}: its image {snapshot.spec.image} is gone",
+            exit_code=125,
+        )
+    return Ground(home.base_of(image), snapshot.strata, snapshot.id)
+
+
 def new_record(
-    home: Home, spec: MachineSpec, base: Base, *, slot: Slot | None = None
+    home: Home, spec: MachineSpec, ground: Ground, *, slot: Slot | None = None
 ) -> MachineRecord:
     """A machine that is not written yet; of a slot, if it is to run at once."""
+    base = ground.base
     _check_platform(spec, base.config)
     check_emulation(spec, base.config, home.facts)
     check_binds(spec)
@@ -61,6 +92,8 @@ def new_record(
         state="running" if slot else "created",
         created=time.time(),
         argv=argv_of(spec, base.config),
+        strata=ground.strata,
+        snapshot=ground.snapshot,
     )
 
 
@@ -88,7 +121,7 @@ def _check_platform(spec: MachineSpec, image: ImageConfig) -> None:
 
 
 def create(home: Home, spec: MachineSpec) -> MachineRecord:
-    return _add(home, new_record(home, spec, home.base(spec.image)))
+    return _add(home, new_record(home, spec, ground_of(home, spec)))
 
 
 def _add(home: Home, record: MachineRecord) -> MachineRecord:
@@ -110,20 +143,22 @@ def _free_name(home: Home, machine_id: str) -> str:
     return choose_name(machine_id, lambda name: not home.store.name_free(name))
 
 
-def run(home: Home, spec: MachineSpec, foreground: Foreground | None) -> MachineRecord:
+def run(
+    home: Home, spec: MachineSpec, foreground: Foreground | None, ground: Ground | None = None
+) -> MachineRecord:
     """Create and start with one write: a crash in between leaves a machine that is cleared away."""
-    base = home.base(spec.image)
+    ground = ground or ground_of(home, spec)
     if spec.isolation == "vm":
-        record = msgspec.structs.replace(new_record(home, spec, base), state="running")
-        return _begin(home, record, base, Live(record.key), foreground, partial(_add, home))
+        record = msgspec.structs.replace(new_record(home, spec, ground), state="running")
+        return _begin(home, record, ground.base, Live(record.key), foreground, partial(_add, home))
     slot = home.slots.take()
     try:
-        record = new_record(home, spec, base, slot=slot)
+        record = new_record(home, spec, ground, slot=slot)
     except BaseException:
         home.slots.put_back(slot)
         raise
     live = Live(slot.key, slot=slot)
-    return _begin(home, record, base, live, foreground, partial(_add, home))
+    return _begin(home, record, ground.base, live, foreground, partial(_add, home))
 
 
 def wait_begun(home: Home, record: MachineRecord) -> None:
@@ -166,7 +201,15 @@ def _write_start(home: Home, live: Live, record: MachineRecord) -> MachineRecord
         if now.spec.limits != record.spec.limits and live.group is not None:
             live.group = home.groups.set_limits(live.group, effective(now.spec.limits))
         record = msgspec.structs.replace(
-            record, name=now.name, spec=now.spec, restarting=now.restarting, limits_before=None
+            record,
+            name=now.name,
+            spec=now.spec,
+            restarting=now.restarting,
+            limits_before=None,
+            strata=now.strata,
+            own=now.own,
+            snapshot=now.snapshot,
+            restoring=now.restoring,
         )
         home.store.put_machine(record)
         return record

@@ -7,6 +7,7 @@ import msgspec
 from cove.engine.calls import Inspected, Listed, Sizes
 from cove.engine.foreign import emulation
 from cove.engine.home import Home
+from cove.engine.uppers import strata_sizes
 from cove.image.catalog import image_config
 from cove.plan.facts import Facts
 from cove.roots import usage
@@ -38,8 +39,9 @@ def list_machines(home: Home, *, everything: bool, sizes: bool) -> Listed:
 
 def sizes_of(home: Home, record: MachineRecord) -> Sizes:
     image = home.store.image(record.image)
-    writable = usage(home.root, record.key)
-    return Sizes(writable, writable + (image.size if image else 0))
+    writable = usage(home.root, record.upper)
+    below = sum(strata_sizes(home, record.strata).values())
+    return Sizes(writable, writable + below + (image.size if image else 0))
 
 
 def inspect_machine(home: Home, record: MachineRecord, *, sizes: bool) -> Inspected:
@@ -54,8 +56,11 @@ def inspect_machine(home: Home, record: MachineRecord, *, sizes: bool) -> Inspec
         image_name=record.spec.image if record.spec.image in tags or not tags else tags[0],
         log_path=layout.log(key),
         directory=layout.machine(key),
-        upper=f"{layout.upper(key)}/fs",
-        layers=tuple(layout.layer(layer) for layer in layers),
+        upper=f"{layout.upper(record.upper)}/fs",
+        layers=(
+            *(layout.layer(layer) for layer in layers),
+            *(f"{layout.upper(stratum)}/fs" for stratum in record.strata),
+        ),
         cgroup=group_text(live.group.directory or live.group.name) if live and live.group else "",
         walls=walls(record.spec, home.facts, record.id_range),
         emulation=emulation(record.spec, image_config(image), home.facts) if image else "",

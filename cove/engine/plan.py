@@ -8,6 +8,7 @@ import stat
 from cove.engine import files
 from cove.engine.foreign import emulators
 from cove.engine.home import Home
+from cove.engine.life import ground_of
 from cove.engine.ranges import range_base
 from cove.errors import CoveError
 from cove.oci.config import ImageConfig
@@ -22,7 +23,8 @@ EXAMPLE_ID = "0" * 64
 
 def plan_only(home: Home, spec: MachineSpec) -> Plan:
     """The plan of a machine that is never made: key 0, the first id range, group 0."""
-    base = home.base(spec.image)
+    ground = ground_of(home, spec)
+    base = ground.base
     own_ids = not (spec.security.privileged or spec.security.userns == "host")
     example = home.groups.example()
     place = Place(
@@ -30,6 +32,7 @@ def plan_only(home: Home, spec: MachineSpec) -> Plan:
         root=home.root,
         base=range_base(0 if own_ids else -1),
         layers=base.layers,
+        strata=ground.strata,
         views=base.views,
         cgroup_files=example.tasks,
         cgroup_into=bool(example.directory),

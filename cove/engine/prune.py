@@ -26,7 +26,7 @@ def prune(home: Home, params: Prune) -> Pruned:
     for record in home.store.machines():
         if not (_is_idle(home, record) and _wanted(home, record, params)):
             continue
-        size = usage(home.root, record.key)
+        size = usage(home.root, record.upper)
         if _remove(home, record.key):
             ids.append(record.id)
             reclaimed += size

@@ -30,6 +30,7 @@ def recover(home: Home) -> None:
     waiting = [live for record in home.store.machines() if (live := _take_up(home, record))]
     expire(home.store, time.time() - LEFTOVER_LIFE)
     collect(home.store)  # layers of an image that was on its way
+    home.store.drop_strata()
     # A layer that was replaced because it was broken may be under a machine that runs.
     used = lower_layers(live.pid or home.record(live.key).pid for live in waiting)
     for path in strays(home.store):

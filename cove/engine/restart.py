@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from functools import partial
 
-from cove.engine import ending, life
+from cove.engine import ending, life, strata
 from cove.engine.home import Home
 from cove.engine.reactor import complain
 from cove.errors import CoveError
@@ -18,9 +18,13 @@ from cove.store.records import MachineRecord
 ACTIVE = ("running", "paused")
 
 
-def restart(home: Home, record: MachineRecord, timeout: int | None, signal_name: str) -> None:
-    """Once it runs again; two restarts of one machine come one after the other."""
-    _claim(home, record.key)
+def restart(
+    home: Home, record: MachineRecord, timeout: int | None, signal_name: str, *, restoring: str = ""
+) -> None:
+    """Once it runs again; two restarts of one machine come one after the other. ``restoring``: the
+    id of a snapshot that it goes back to meanwhile.
+    """
+    _claim(home, record.key, restoring)
     _carry_out(home, record, timeout, signal_name)
 
 
@@ -38,7 +42,7 @@ def _resume(home: Home, record: MachineRecord) -> None:
             _done(home, record.key)
             home.publish("restart", record)
         else:
-            _carry_out(home, record, None, "")
+            _carry_out(home, record, 0 if record.restoring else None, "")
     except CoveError:
         pass  # nobody waits for it; the record says why it does not run
     except Exception:
@@ -49,18 +53,21 @@ def _resume(home: Home, record: MachineRecord) -> None:
 def _carry_out(home: Home, record: MachineRecord, timeout: int | None, signal_name: str) -> None:
     try:
         life.stop(home, record, timeout, signal_name)
+        strata.finish_restore(home, record.key)
         record = life.start(home, record, None)
     finally:
         _done(home, record.key)
     home.publish("restart", record)
 
 
-def _claim(home: Home, key: int) -> None:
+def _claim(home: Home, key: int, restoring: str) -> None:
     """Write the intention down, once nobody else's is."""
     while True:
         with home.lock:
             if not home.record(key).restarting:
-                home.update(key, restarting=True, stopping=True)
+                if restoring:
+                    home.store.find_snapshot(restoring)  # which from here on nobody removes
+                home.update(key, restarting=True, stopping=True, restoring=restoring)
                 return
         home.events.wait_until(lambda: not _is_restarting(home, key))
 
@@ -76,7 +83,7 @@ def _done(home: Home, key: int) -> None:
     with home.lock:
         if not home.store.has_machine(key):
             return
-        record = home.update(key, restarting=False)
+        record = home.update(key, restarting=False, restoring="")
         if record.spec.remove and record.state not in ACTIVE and key not in home.lives:
             ending.forget(home, record)
     home.events.nudge()

@@ -12,10 +12,10 @@ import os
 import stat
 from dataclasses import dataclass, replace
 
-from cove.engine import ending, files, monitors, virtual
+from cove.engine import ending, files, monitors, uppers, virtual
 from cove.engine.calls import Session
-from cove.engine.foreign import emulators
 from cove.engine.descriptors import Descriptors
+from cove.engine.foreign import emulators
 from cove.engine.home import Base, Home
 from cove.engine.live import Live
 from cove.engine.ranges import range_base
@@ -29,7 +29,6 @@ from cove.plan import wire
 from cove.plan.ops import Plan
 from cove.planner import BindSource, Place, plan_machine
 from cove.planner.jail import JAIL_IMAGE
-from cove.roots import prepare_root
 from cove.spec.machine import Device, MachineSpec
 from cove.spec.values import parse_detach_keys
 from cove.store.lock import ROOM
@@ -173,8 +172,8 @@ def _prepare(
             ready.mine(register, fd)
     # Of a virtual machine this is the root of its jail, which shows what the host's image shows.
     views = home.base(JAIL_IMAGE).views if spec.isolation == "vm" else base.views
-    if not ready_made or views:
-        prepare_root(home.root, key, views=len(views))
+    if not ready_made or views or record.strata:
+        uppers.prepare(home, record, len(views), anew=ready_made)
 
 
 def after(plan: Plan, ahead: Plan) -> Plan | None:
@@ -208,6 +207,8 @@ def make_place(
         root=home.root,
         base=range_base(record.id_range),
         layers=base.layers,
+        strata=record.strata,
+        own=record.own,
         views=base.views,
         cgroup_files=group.tasks,
         cgroup_into=bool(group.directory),

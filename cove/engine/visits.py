@@ -12,8 +12,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
+from cove.engine import uppers
 from cove.engine.calls import Call
 from cove.engine.descriptors import Descriptors
 from cove.engine.events import Cancel, Cancelled
@@ -28,7 +30,6 @@ from cove.linux.pump import Stopped, pump
 from cove.plan.ops import Plan
 from cove.planner import Place
 from cove.planner.archive import plan_layer, plan_running, plan_stopped
-from cove.roots import prepare_root
 from cove.store.records import MachineRecord
 
 SETTLE = 20.0
@@ -49,7 +50,7 @@ def visit(
     reads: bool = False,
 ) -> Iterator[Archiver]:
     """The archiver in the machine's own root, whether it runs or not."""
-    live = _settled(home, record)
+    live = settled(home, record)
     if live is not None:
         running_one = _running(home, record, live, words, what, bare, reads)
         with running_one as archiver, _watched(home, record, archiver, call):
@@ -72,14 +73,14 @@ def visit(
         lock.release()
 
 
-def _settled(home: Home, record: MachineRecord) -> Live | None:
+def settled(home: Home, record: MachineRecord) -> Live | None:
     """The machine that runs; None: it does not. What is between the two is waited for."""
 
-    def settled() -> bool:
+    def is_settled() -> bool:
         live = running(home, record)
         return record.key not in home.lives or (live is not None and live.started)
 
-    home.events.wait_until(settled, timeout=SETTLE)
+    home.events.wait_until(is_settled, timeout=SETTLE)
     live = running(home, record)
     return live if live is not None and live.pidfd >= 0 else None
 
@@ -115,10 +116,10 @@ def _stopped(
     guest = home.store.new_key()
     try:
         place = _place(home, record, base, range_base(home.store.take_range(guest)))
-        prepare_root(home.root, record.key, views=len(base.views))
+        uppers.prepare(home, record, len(base.views))
         with Descriptors() as fds:
             binds = () if bare else open_binds(home, fds, record.spec)
-            place = Place(place.key, place.root, place.base, place.layers, place.views, binds=binds)
+            place = replace(place, binds=binds)
             plan = plan_stopped(record.spec, home.facts, place, words, bare=bare)
             with run_archiver(plan, fds, what=what, reads=reads) as archiver:
                 yield archiver
@@ -127,22 +128,27 @@ def _stopped(
 
 
 def _place(home: Home, record: MachineRecord, base: Base, ids: int) -> Place:
-    return Place(record.key, home.root, ids, base.layers, base.views)
+    return Place(
+        record.key, home.root, ids, base.layers, record.strata, record.own, views=base.views
+    )
 
 
 @contextmanager
 def visit_layer(
     home: Home, record: MachineRecord, call: Call, action: str, *, what: str
 ) -> Iterator[Archiver]:
-    """What it wrote, beside the image's layers."""
+    """What it wrote, also before its snapshots, beside the image's layers."""
     base = home.base_of_machine(record)
     if not record.started and record.key not in home.lives:
         with home.visits.alone(record.key):
-            prepare_root(home.root, record.key, views=len(base.views))
-    plan: Plan = plan_layer(_place(home, record, base, 0), action)
-    run = run_archiver(plan, {}, what=what)
-    with run as archiver, _watched(home, record, archiver, call, layer=True):
-        yield archiver
+            uppers.prepare(home, record, len(base.views))
+    place, every = _place(home, record, base, 0), (*record.strata, record.upper)
+    hollow = action != "layer"
+    with uppers.one_upper(home, every, len(base.views), call, what, hollow=hollow) as own:
+        plan: Plan = plan_layer(replace(place, strata=(), own=own), action)
+        run = run_archiver(plan, {}, what=what)
+        with run as archiver, _watched(home, record, archiver, call, layer=True):
+            yield archiver
 
 
 @contextmanager

@@ -55,6 +55,8 @@ def remove(store: Store, text: str, *, force: bool = False) -> Removed:
     names = references(store, record)
     name = _meant(text, names)
     users = _users(store, record)
+    if not users and not force and (not name or _single(names)):
+        _check_snapshots(store, record, text)
     if name:
         return _remove_name(store, record, name, names, users, force=force)
     if not force or any(user.state in ACTIVE for user in users):
@@ -120,7 +122,7 @@ def _take(
 ) -> Removed:
     """Without ``names``, and without the image too unless something needs it."""
     untagged = tuple(familiar(name) for name in names)
-    if keep or users:
+    if keep or users or store.snapshot_of_image(record.id):
         with store.transaction():
             for name in names:
                 store.untag(name)
@@ -156,6 +158,17 @@ def _users(store: Store, record: ImageRecord) -> list[MachineRecord]:
 def _check_running(users: list[MachineRecord], text: str) -> None:
     if users and users[0].state in ACTIVE:
         raise _in_use(text, users[0])
+
+
+def _check_snapshots(store: Store, record: ImageRecord, text: str) -> None:
+    snapshot = store.snapshot_of_image(record.id)
+    if snapshot is not None:
+        raise Conflict(
+            f'cannot remove image "{text}": snapshot {snapshot.name} stands on it',
+            origin=text,
+            hint=f"remove the snapshot: cove snapshot rm {snapshot.name}; or only the image's "
+            "names: --force",
+        )
 
 
 def _in_use(text: str, machine: MachineRecord) -> Conflict:
@@ -236,6 +249,8 @@ def _prune_image(store: Store, image_id: str, *, everything: bool) -> Removed | 
         names = references(store, record)
         tagged = any("@" not in name for name in names)
         if (tagged and not everything) or any(m.image == image_id for m in store.machines()):
+            return None
+        if store.snapshot_of_image(image_id) is not None:
             return None
         store.remove_image(image_id)
     return _collect(store, record, tuple(familiar(name) for name in names))

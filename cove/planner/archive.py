@@ -27,6 +27,7 @@ from cove.plan.ops import (
     Archive,
     Capbset,
     Capset,
+    Chdir,
     Clone3,
     Fsmount,
     Mkdirat,
@@ -61,12 +62,15 @@ from cove.planner.overlay import (
     as_root_outside,
     attach_views,
     clone_views,
+    lower_layers,
     mount_root,
     mount_views,
     open_store,
+    strata,
 )
 from cove.planner.place import Place
 from cove.planner.walls import walls_of
+from cove.planner.why import default
 from cove.spec.machine import MachineSpec, Security
 
 COPIER = ("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "SETFCAP")
@@ -173,17 +177,18 @@ def plan_layer(place: Place, action: str) -> Plan:
 def _layers(place: Place) -> tuple[Op, ...]:
     why = _WHY + "what the machine wrote, and what lies below it"
     roots = f"{place.root}/roots"
-    lower = ":".join(
-        [*(f"{roots}/l{key}" for key in dict.fromkeys(reversed(place.layers))), f"{roots}/p"]
-    )
-    pairs = [(f"{roots}/u{place.key}/fs", f"{roots}/m")]
-    pairs += [(f"{roots}/u{place.key}/v{i}", view) for i, view in enumerate(place.views)]
+    own = f"{roots}/u{place.upper}"
+    pairs = [(f"{own}/fs", f"{roots}/m")]
+    pairs += [(f"{own}/v{i}", view) for i, view in enumerate(place.views)]
     ops: list[Op] = []
-    if place.layers:
-        ops.append(Mount("overlay", f"{roots}/m", "overlay", MountFlags(0), f"lowerdir={lower}",
-                         why=why))  # fmt: skip
+    if place.layers or place.strata:
+        ops.append(Chdir(roots, why=default("short names: 500 layers fit into one mount")))
+        ops.append(_stack("m", lower_layers(place), why))
     else:
         pairs[0] = (pairs[0][0], f"{roots}/p")
+    for i, view in enumerate(place.views if place.strata else ()):
+        ops.append(_stack(f"v{i}", ":".join([*strata(place, f"v{i}"), view]), why))
+        pairs[i + 1] = (pairs[i + 1][0], f"{roots}/v{i}")
     shut = (
         MountAttr.MOUNT_ATTR_RDONLY | MountAttr.MOUNT_ATTR_NOSUID
         | MountAttr.MOUNT_ATTR_NODEV | MountAttr.MOUNT_ATTR_NOEXEC
@@ -201,6 +206,10 @@ def _layers(place: Place) -> tuple[Op, ...]:
             ops.append(Mkdirat(ROOT, path, 0o755, 0, 0, why=why))
             ops.append(MoveMount(f"{letter}{i}", ROOT, path, IN_ROOT, why=why))
     return tuple(ops)
+
+
+def _stack(target: str, lower: str, why: str) -> Op:
+    return Mount("overlay", target, "overlay", MountFlags(0), f"lowerdir={lower}", why=why)
 
 
 def _begin(kinds: CloneFlags) -> tuple[Op, ...]:

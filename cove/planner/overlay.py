@@ -67,7 +67,8 @@ def open_store(walls: Walls, root: str) -> tuple[Op, ...]:
 
 
 def lower_layers(place: Place) -> str:
-    return stacked(place.layers)
+    """What its snapshots wrote, and the image below."""
+    return ":".join([*strata(place, "fs"), stacked(place.layers)])
 
 
 def stacked(layers: tuple[int, ...]) -> str:
@@ -78,10 +79,17 @@ def stacked(layers: tuple[int, ...]) -> str:
     return ":".join([*(f"l{key}" for key in dict.fromkeys(reversed(layers))), POINTS])
 
 
+def strata(place: Place, part: str) -> list[str]:
+    """What its snapshots wrote, the highest first."""
+    return [f"u{key}/{part}" for key in reversed(place.strata)]
+
+
 def mount_root(walls: Walls, place: Place) -> tuple[Op, ...]:
     """The image's layers with the machine's writable layer on top."""
     lower = lower_layers(place)
     why = "image: its layers below, what the machine writes above"
+    if place.strata:
+        why += "; between them what snapshots of it wrote"
     if place.volatile:
         why += "; --rm: never synced"
     return _overlay(walls, place, ROOT, lower, ("fs", "work"), why)
@@ -100,7 +108,8 @@ def mount_views(walls: Walls, place: Place) -> tuple[Op, ...]:
                 )
             )
         ops.append(MoveMount(f"low{i}", "store", at, IN_ROOT, why=why))
-        ops += _overlay(walls, place, f"up{i}", at, (f"v{i}", f"w{i}"), why)
+        lower = ":".join([*strata(place, f"v{i}"), at])
+        ops += _overlay(walls, place, f"up{i}", lower, (f"v{i}", f"w{i}"), why)
     return tuple(ops)
 
 
@@ -128,7 +137,8 @@ def _fitting(data: str, source: BindSource) -> str:
 def _overlay(
     walls: Walls, place: Place, register: str, lower: str, upper: tuple[str, str], why: str
 ) -> tuple[Op, ...]:
-    data = f"lowerdir={lower},upperdir=u{place.key}/{upper[0]},workdir=u{place.key}/{upper[1]}"
+    own = f"u{place.upper}"
+    data = f"lowerdir={lower},upperdir={own}/{upper[0]},workdir={own}/{upper[1]}"
     if place.volatile:
         data += ",volatile"
     if len(data) >= _PAGE:

@@ -32,6 +32,10 @@ class Place:
     """Host uid of the machine's root; 0 without a user namespace."""
     layers: tuple[int, ...] = ()
     """Layer keys, lowest first."""
+    strata: tuple[int, ...] = ()
+    """Keys of former writable layers above them, of snapshots and forks, lowest first."""
+    own: int = 0
+    """Key of the writable layer; 0: the machine's."""
     views: tuple[str, ...] = ()
     """Host directories of the ``host`` image, by target."""
     cgroup_files: tuple[str, ...] = ()
@@ -54,3 +58,7 @@ class Place:
     uid: int = 0
     """Rootless: the user's own uid, which is root inside; ``base`` is the first of its subuids."""
     gid: int = 0
+
+    @property
+    def upper(self) -> int:
+        return self.own or self.key

@@ -224,8 +224,13 @@ MACHINE = (
          why="every machine has its own cgroup namespace"), group="Security"),
 )  # fmt: skip
 
-RUN = (*PROCESS, *_ATTACHED, *MACHINE)
-CREATE = (*PROCESS, *_ATTACHED[1:2], *MACHINE)
+FROM_SNAPSHOT = Flag(
+    "from-snapshot", "snapshot", "Begin as this snapshot was, with what its machine was made with; "
+    "then no IMAGE is named", "", "SNAPSHOT",
+)  # fmt: skip
+
+RUN = (*PROCESS, *_ATTACHED, *MACHINE, FROM_SNAPSHOT)
+CREATE = (*PROCESS, *_ATTACHED[1:2], *MACHINE, FROM_SNAPSHOT)
 
 _NETWORKS = "cove has the networks none and host so far"
 _PORTS = f"{_NETWORKS}; with --network host a server's ports are the host's"

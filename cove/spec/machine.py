@@ -125,6 +125,8 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     platform: str = ""
     emulate: tuple[str, ...] = ()
     """Architectures whose programs it runs besides its image's own; asked for by ``bootstrap``."""
+    snapshot: str = ""
+    """Its root begins as this snapshot was, not as the image is."""
 
 
 class ExecSpec(msgspec.Struct, frozen=True, omit_defaults=True):

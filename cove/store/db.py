@@ -29,6 +29,8 @@ from cove.store.lock import (
     take_lock,
 )
 from cove.store.records import ImageRecord, LayerRecord, LeftoverRecord, MachineRecord
+from cove.store.snapshots import TABLES as SNAPSHOTS
+from cove.store.snapshots import Snapshots
 
 RANGES = 4096
 """Id ranges of 64 Ki, from host uid 1879048192 on."""
@@ -60,7 +62,7 @@ LEFTOVERS = """
 CREATE TABLE IF NOT EXISTS leftover (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
 
-MIGRATIONS = (FIRST, LEFTOVERS)
+MIGRATIONS = (FIRST, LEFTOVERS, SNAPSHOTS)
 """The first makes an empty database one of format 1, the next makes that one of format 2, and so
 on: what is missing is done in one transaction. There are as many as ``FORMAT`` says.
 """
@@ -74,7 +76,7 @@ _leftover = msgspec.json.Decoder(LeftoverRecord).decode
 PUT_MACHINE = "INSERT OR REPLACE INTO machine VALUES (?, ?, ?, ?, ?)"
 
 
-class Store:
+class Store(Snapshots):
     """One state directory, open and locked. ``Store.open(root)`` is a context manager."""
 
     def __init__(self, layout: Layout, lock_fd: int) -> None:
@@ -89,6 +91,7 @@ class Store:
         self._layers: dict[str, LayerRecord] = {}
         self._tags: dict[str, str] = {}
         self._leftovers: dict[str, LeftoverRecord] = {}
+        self._snapshots, self._strata = {}, {}
         self._ranges: dict[int, int] = {}
         self._range_at = 0
         self._pins: dict[str, int] = {}
@@ -257,6 +260,11 @@ class Store:
                     f"cannot create machine: its image {record.spec.image} was removed just now",
                     exit_code=125,
                 )
+            if not self._strata.keys() >= set(record.strata):
+                raise NotFound(
+                    f"cannot create machine: snapshot {record.spec.snapshot} was removed just now",
+                    exit_code=125,
+                )
             if record.key in self._machines:
                 raise Conflict(f"cannot create machine: key {record.key} is in use")
             self.put_machine(record)
@@ -413,6 +421,13 @@ class Store:
                         f"machine {name} uses it",
                         hint=f"remove the machine first: cove rm {name}",
                     )
+            snapshot = self.snapshot_of_image(image_id)
+            if snapshot is not None:
+                raise Conflict(
+                    f"cannot remove image {image_id.removeprefix('sha256:')[:12]}: "
+                    f"snapshot {snapshot.name} stands on it",
+                    hint=f"remove the snapshot first: cove snapshot rm {snapshot.name}",
+                )
             self._execute("DELETE FROM tag WHERE image = ?", (image_id,))
             self._execute("DELETE FROM image WHERE id = ?", (image_id,))
             self._images.pop(image_id, None)
@@ -473,6 +488,7 @@ class Store:
         self._leftovers = {
             name: _leftover(blob) for name, blob in rows("SELECT name, record FROM leftover")
         }
+        self._load_snapshots(rows)
         self._next_key = self._last_key = 0
 
 

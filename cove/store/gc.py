@@ -82,11 +82,11 @@ def strays(store: Store) -> list[str]:
     """
     layout = store.layout
     machines = {machine.key for machine in store.machines()}
-    layers = {layer.key for layer in store.layers()}
+    layers, uppers = {layer.key for layer in store.layers()}, store.uppers()
     found = [f"{layout.tmp}/{name}" for name in os.listdir(layout.tmp)]
     for name in os.listdir(layout.roots):
         match = ROOT_NAME.fullmatch(name)
-        if match and int(match[2]) not in (layers if match[1] == "l" else machines):
+        if match and int(match[2]) not in (layers if match[1] == "l" else uppers):
             found.append(f"{layout.roots}/{name}")
     for name in os.listdir(layout.machines):
         if KEY_NAME.fullmatch(name) and int(name) not in machines:

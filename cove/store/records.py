@@ -60,6 +60,19 @@ class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A restart was begun: it ends in order to start again, also when it is ephemeral."""
     limits_before: Limits | None = None
     """While an update is under way: what its limits were."""
+    strata: tuple[int, ...] = ()
+    """Keys of the writable layers of others that it begins with, above the image, lowest first."""
+    own: int = 0
+    """Key of its own writable layer; 0: the machine's."""
+    snapshot: str = ""
+    """Id of the snapshot that it stands on: the last one taken or restored."""
+    restoring: str = ""
+    """While a restore of a machine that ran is under way: id of the snapshot."""
+
+    @property
+    def upper(self) -> int:
+        """Key of its writable layer: another one after a snapshot or a restore."""
+        return self.own or self.key
 
 
 class LayerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -78,6 +91,37 @@ class LayerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """What it looked like soon after it was unpacked: entries, bytes, digest; empty: unknown."""
     broken: bool = False
     """It is not that any more: whoever brings the layer again replaces it."""
+
+
+class StratumRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A writable layer, roots/u<key>, that nobody writes any more: machines and snapshots stand on
+    it. It goes with the last of them.
+    """
+
+    key: int
+    created: float
+
+
+class SnapshotRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a machine was at a moment."""
+
+    id: str
+    """64 hexadecimal digits."""
+    name: str
+    machine: str
+    """Id of the machine it was taken of, which may be gone."""
+    machine_name: str
+    spec: MachineSpec
+    image: str
+    """The image's id."""
+    created: float
+    argv: tuple[str, ...] = ()
+    strata: tuple[int, ...] = ()
+    """Above the image, lowest first."""
+    parent: str = ""
+    """Id of the snapshot that the machine stood on."""
+    kind: str = "file system"
+    """``disk``, ``disk and memory``: of virtual machines."""
 
 
 class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True):

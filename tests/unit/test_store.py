@@ -356,7 +356,8 @@ class TestBlobs:
 def older(root: Path) -> None:
     """What cove 0.1 wrote: format 1, without the tables that came later."""
     with closing(sqlite3.connect(root / "cove.db")) as db:
-        db.executescript("DROP TABLE leftover; PRAGMA user_version = 1;")
+        tables = "".join(f"DROP TABLE {name}; " for name in ("leftover", "snapshot", "stratum"))
+        db.executescript(f"{tables}PRAGMA user_version = 1;")
     (root / "format").write_text("1\n")
 
 

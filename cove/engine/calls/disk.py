@@ -87,6 +87,17 @@ class MachineUsage(msgspec.Struct, frozen=True):
     """Bytes on the disk."""
 
 
+class SnapshotUsage(msgspec.Struct, frozen=True):
+    """What snapshots and forks share with each other."""
+
+    count: int = 0
+    active: int = 0
+    """Snapshots that a machine stands on."""
+    size: int = 0
+    idle: int = 0
+    """Bytes that no machine stands on."""
+
+
 class DiskUsage(msgspec.Struct, frozen=True):
     """Bytes on the disk; what several images have is counted once."""
 
@@ -98,3 +109,4 @@ class DiskUsage(msgspec.Struct, frozen=True):
     """Of the layers that machines are made of."""
     unfinished: int
     """Of blobs that came in part."""
+    snapshots: SnapshotUsage = SnapshotUsage()

@@ -1,0 +1,51 @@
+"""A spec from another machine's: what was typed, over what that one was made with. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+
+from cove.spec.machine import MachineSpec
+
+OWN = ("name", "remove", "tty", "stdin_open", "detach_keys", "snapshot")
+"""What belongs to the caller's session and to one machine alone: never inherited."""
+ADDED = ("labels", "annotations")
+FROM_FILES = {
+    ".env": "env",
+    ".env_file": "env",
+    ".label_file": "labels",
+    ".cpu_quota": "limits.cpus",
+}
+
+
+def inherit(other: MachineSpec, typed: MachineSpec, fields: Collection[str]) -> MachineSpec:
+    """``fields`` are those of the flags that were typed: what they set holds, also where it is the
+    default. Variables, labels and mounts are added to the other's.
+    """
+    named = {FROM_FILES.get(field, field) for field in fields}
+    changes: dict[str, Any] = {name: getattr(typed, name) for name in OWN}
+    plain = set(MachineSpec.__struct_fields__) - {"image", "command", "limits", "security"}
+    for name in named & plain:
+        changes[name] = getattr(typed, name)
+    for part in ("limits", "security"):
+        own = getattr(typed, part)
+        inner = {n.partition(".")[2] for n in named if n.startswith(f"{part}.")}
+        given = {name: getattr(own, name) for name in inner}
+        changes[part] = msgspec.structs.replace(getattr(other, part), **given)
+    if "env" in named:
+        changes["env"] = _over(other.env, typed.env, key=lambda word: word.partition("=")[0])
+    if "mounts" in named:
+        changes["mounts"] = _over(other.mounts, typed.mounts, key=lambda mount: mount.target)
+    for name in ADDED:
+        changes[name] = getattr(other, name) | getattr(typed, name)
+    if typed.command or "entrypoint" in named:
+        changes["command"] = typed.command
+    return msgspec.structs.replace(other, **changes)
+
+
+def _over(below: tuple[Any, ...], above: tuple[Any, ...], *, key: Any) -> tuple[Any, ...]:
+    return tuple(
+        ({key(item): item for item in below} | {key(item): item for item in above}).values()
+    )
