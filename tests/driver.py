@@ -32,7 +32,7 @@ class Done(subprocess.CompletedProcess[str]):
 
 
 def wait_until(
-    true: Callable[[], bool], what: str = "what was to come", *, seconds: float = 20
+    true: Callable[[], bool], what: str = "what was to come", *, seconds: float = 60
 ) -> None:
     """For what nobody gives an event for: looks again until it is so."""
     late = time.monotonic() + seconds

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import _socket
 
 DEFAULT_ROOT = "/var/lib/cove"
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0
 REPLACE_SECONDS = 20.0
 PASSED_ON = frozenset(
     ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "COVE_ROOT", "COVE_DEBUG", "COVE_INIT")
