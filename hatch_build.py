@@ -1,5 +1,6 @@
 """Build hook: compiles init/ and ships the one static program twice, as the command ``cove`` and
-as ``cove/_native/cove-init``, which the daemon copies into a sealed memory file.
+as ``cove/_native/cove-init``, which the daemon copies into a sealed memory file; its sources go
+along.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+SOURCES = "cove/_native/source"
+"""In a wheel: what the program for the guests of other CPUs is built from, when one is made."""
 
 
 class NativeBuild(BuildHookInterface):  # type: ignore[type-arg]
@@ -25,6 +29,11 @@ class NativeBuild(BuildHookInterface):  # type: ignore[type-arg]
         program.parent.mkdir(exist_ok=True)
         build(program)
         build_data["shared_scripts"][str(program)] = "cove"
+        if version == "standard":  # an editable install has them in the source tree
+            for path in [*root.glob("init/*.[ch]"), *root.glob("init/*.def")]:
+                build_data["force_include"][str(path)] = f"{SOURCES}/init/{path.name}"
+            tool = "tools/build_init.py"
+            build_data["force_include"][str(root / tool)] = f"{SOURCES}/{tool}"
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{_platform()}"
 

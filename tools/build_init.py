@@ -28,7 +28,8 @@ WARNINGS = [
     "-Werror",
 ]
 
-COMMON = ["-std=gnu17", "-D_GNU_SOURCE=", *WARNINGS]
+# musl has struct dirent64 since 1.2.4 only for those who ask for it.
+COMMON = ["-std=gnu17", "-D_GNU_SOURCE=", "-D_LARGEFILE64_SOURCE=", *WARNINGS]
 
 RELEASE = ["-O2", "-fstack-protector-strong", "-s"]
 
@@ -41,6 +42,14 @@ SANITIZE = [
 ]
 
 PT_INTERP = 3
+
+MACHINES = {"x86_64": 62, "aarch64": 183}
+"""What can be built for, as ``e_machine`` of its ELF files."""
+
+CROSS_PACKAGES = {
+    "x86_64": "gcc-x86-64-linux-gnu libc6-dev-amd64-cross",
+    "aarch64": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+}
 
 TRIAL = """
 #include <linux/mount.h>
@@ -61,14 +70,18 @@ def _kernel_headers() -> list[str]:
     return [word for directory in directories for word in ("-idirafter", directory)]
 
 
-def _compilers() -> list[list[str]]:
+def _compilers(arch: str) -> list[list[str]]:
     """Command lines to try, best first: the smallest binaries, then what a host may have."""
-    commands = [["musl-gcc", *_kernel_headers()], ["cc"], ["gcc"]]
-    if chosen := os.environ.get("CC"):
-        commands.insert(0, chosen.split())
+    if arch == platform.machine():
+        commands = [["musl-gcc", *_kernel_headers()], ["cc"], ["gcc"]]
+        if chosen := os.environ.get("CC"):
+            commands.insert(0, chosen.split())
+    else:
+        commands = [[f"{arch}-linux-gnu-gcc"]]
+    target = f"{arch}-linux-musl"
     if importlib.util.find_spec("ziglang"):
-        target = f"{platform.machine()}-linux-musl"
         commands.append([sys.executable, "-m", "ziglang", "cc", "-target", target])
+    commands.append(["zig", "cc", "-target", target])
     linked = [[*command, mode] for command in commands for mode in ("-static-pie", "-static")]
     # A static-pie needs its code position independent; compilers do not all imply that.
     return [[*words, "-fPIE"] if words[-1] == "-static-pie" else words for words in linked]
@@ -83,6 +96,10 @@ def _run(command: list[str]) -> str:
     return "" if done.returncode == 0 else done.stderr or f"exit status {done.returncode}"
 
 
+def _machine(binary: Path) -> int:
+    return int(struct.unpack_from("<H", binary.read_bytes()[:20].ljust(20), 18)[0])
+
+
 def _has_interpreter(binary: Path) -> bool:
     """The ELF file wants a dynamic linker (musl-gcc makes such a file of -static-pie)."""
     data = binary.read_bytes()
@@ -91,20 +108,34 @@ def _has_interpreter(binary: Path) -> bool:
     return PT_INTERP in kinds
 
 
-def _works(compiler: list[str], flags: list[str], directory: Path, *, static: bool) -> bool:
-    """The compiler makes a program of the kernel's headers that runs here, and stands alone."""
+def _works(
+    compiler: list[str], flags: list[str], directory: Path, *, arch: str, static: bool
+) -> bool:
+    """The compiler makes a program of the kernel's headers that stands alone, and runs here if it
+    is for this CPU.
+    """
     source, binary = directory / "trial.c", directory / "trial"
     source.write_text(TRIAL)
-    if _run([*compiler, *COMMON, *flags, "-o", str(binary), str(source)]) or _run([str(binary)]):
+    if _run([*compiler, *COMMON, *flags, "-o", str(binary), str(source)]):
+        return False
+    if _machine(binary) != MACHINES.get(arch, _machine(binary)):
+        return False
+    if arch == platform.machine() and _run([str(binary)]):
         return False
     return not (static and _has_interpreter(binary))
 
 
-def _find_compiler(flags: list[str], *, sanitize: bool, directory: Path) -> list[str]:
-    candidates = [["gcc"], ["clang"], ["cc"]] if sanitize else _compilers()
+def _find_compiler(flags: list[str], *, arch: str, sanitize: bool, directory: Path) -> list[str]:
+    candidates = [["gcc"], ["clang"], ["cc"]] if sanitize else _compilers(arch)
     for compiler in candidates:
-        if _works(compiler, flags, directory, static=not sanitize):
+        if _works(compiler, flags, directory, arch=arch, static=not sanitize):
             return compiler
+    if arch != platform.machine():
+        packages = CROSS_PACKAGES.get(arch, f"gcc-{arch}-linux-gnu")
+        raise BuildError(
+            f"cannot build cove-init for {arch}: no C compiler for that CPU; install one "
+            f"(apt-get install {packages}), or the Python package ziglang (pip install ziglang)"
+        )
     what = (
         "gcc (apt-get install gcc)"
         if sanitize
@@ -127,18 +158,19 @@ def stamp(root: Path) -> str:
     return f"{version} {changed}"
 
 
-def build(output: Path, *, sanitize: bool = False) -> None:
-    """Compile every init/*.c into ``output``; the file appears whole or not at all."""
-    flags = [
-        *(SANITIZE if sanitize else RELEASE),
-        f'-DCOVE_STAMP="{stamp(Path(__file__).resolve().parent.parent)}"',
-    ]
+def build(output: Path, *, arch: str = "", mark: str = "", sanitize: bool = False) -> None:
+    """Compile every init/*.c into ``output``; the file appears whole or not at all. ``mark`` is the
+    stamp, where these sources do not stand beside the package.
+    """
+    arch = arch or platform.machine()
+    mark = mark or stamp(Path(__file__).resolve().parent.parent)
+    flags = [*(SANITIZE if sanitize else RELEASE), f'-DCOVE_STAMP="{mark}"']
     output = Path(output).resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
     sources = sorted(str(path) for path in SOURCES.glob("*.c"))
     with tempfile.TemporaryDirectory(dir=output.parent) as name:
         directory = Path(name)
-        compiler = _find_compiler(flags, sanitize=sanitize, directory=directory)
+        compiler = _find_compiler(flags, arch=arch, sanitize=sanitize, directory=directory)
         binary = directory / output.name
         complaint = _run([*compiler, *COMMON, *flags, "-o", str(binary), *sources])
         if complaint:
@@ -150,9 +182,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
     parser.add_argument("--sanitize", action="store_true", help="with ASan and UBSan, dynamic")
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--arch", default="", choices=["", *MACHINES], help="another CPU's")
+    parser.add_argument("--mark", default="", help="the stamp, instead of version and time")
+    words = parser.parse_args(argv)
     try:
-        build(arguments.output, sanitize=arguments.sanitize)
+        build(words.output, arch=words.arch, mark=words.mark, sanitize=words.sanitize)
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1

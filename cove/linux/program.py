@@ -15,8 +15,13 @@ def init_program() -> str:
 
 def build_stamp() -> str:
     """Version and time of this installation, as its front says them; empty: it has none."""
+    return stamp_of(init_program())
+
+
+def stamp_of(program: str) -> str:
+    """Of any build of the program; empty: it has none, or is not there."""
     try:
-        with open(init_program(), "rb") as file:
+        with open(program, "rb") as file:
             data = file.read()
     except OSError:
         return ""

@@ -100,6 +100,11 @@ class Layout:
         return f"{self.root}/kernels/{name}"
 
     @property
+    def agents(self) -> str:
+        """Agents for guests of other CPUs, by CPU, with what their compiler keeps."""
+        return f"{self.root}/agents"
+
+    @property
     def kvm(self) -> str:
         """What came of the trial boot."""
         return f"{self.root}/kvm.json"
