@@ -44,8 +44,8 @@ struct exit_record {
 enum { STATE_STARTING, STATE_RUNNING, STATE_EXITED };
 
 /* MSG_STATE. A monitor outlives its daemon, and is spoken to by later ones: what they send it (QUERY, ATTACH, SIGNAL,
-   RESIZE, REASON, BYE) is as the protocol that it names here has it, and what it says only grows at the end. START never
-   meets another version: a daemon forks its own monitors. */
+   RESIZE, REASON, BYE) is as the protocol that it names here has it, and what it says only grows at the end. START
+   never meets another version: a daemon forks its own monitors. */
 #define MONITOR_PROTOCOL 1
 struct state {
 	uint32_t state;

@@ -189,7 +189,8 @@ def _close(items: Iterator[Any]) -> None:
     close = getattr(items, "close", None)
     while close is not None:
         try:
-            return close()  # type: ignore[no-any-return]
+            close()
+            return
         except ValueError:  # "generator already executing": its cancel is on the way
             time.sleep(0.01)
 

@@ -9,13 +9,12 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 
-from cove.engine import ending, files
+from cove.engine import ending, files, virtual
+from cove.engine.descriptors import Descriptors
 from cove.engine.home import Home, close_quietly
 from cove.engine.life import running
 from cove.engine.pause import check_not_paused
 from cove.engine.ranges import range_base
-from cove.engine import virtual
-from cove.engine.descriptors import Descriptors
 from cove.engine.start import Foreground
 from cove.errors import Bug, Conflict, CoveError, HostError
 from cove.executor.explain import explain

@@ -107,13 +107,15 @@ def test_what_was_typed_is_not_carried_out(cove: Cove, tmp_path: Path, line: str
 def test_hostile_names_are_not_offered(cove: Cove, monkeypatch: pytest.MonkeyPatch) -> None:
     from cove.cli import completion
     from cove.cli.command import Typed
+    from cove.cli.main import root
     from cove.cli.terminal import Terminal
 
     names = ("good-1", "$(touch owned)", "a b", "x\ny", "`id`", "\x1b[2J", "*", "'", 'a"b', "~", "")
     answer = completion.Answer(tuple((name, "a\tb\nc") for name in names))
     monkeypatch.setattr(completion, "follow", lambda *_: answer)
     reader, writer = os.pipe()
-    completion.complete(Typed({}, ("rm", "")), Terminal((0, writer, 2)), None)  # type: ignore[arg-type]
+    asked, terminal = Typed({}, ("rm", "")), Terminal((0, writer, 2))
+    completion.complete(root, asked, terminal, None)  # type: ignore[arg-type]
     os.close(writer)
     with os.fdopen(reader) as file:
         assert file.read() == ":words\ngood-1\ta\\tb\\nc\n"

@@ -360,7 +360,8 @@ def entries(params: calls.Logs) -> Iterator[calls.LogEntry]:
 def test_logs(cove: Cove) -> None:
     answers = {"machine.logs": entries}
     ran = cove("logs", "--tail", "5", "-f", "m", answers={"machine.logs": lambda p: iter(())})
-    assert ran.asked == [("machine.logs", calls.Logs("m", follow=True, tail=5))]
+    asked = calls.Logs("m", follow=True, tail=5, notes=True, merged=True, positions=True)
+    assert ran.asked == [("machine.logs", asked)]
     stamped = cove(
         "logs", "-t", "m", "--raw", answers={"machine.logs": lambda p: [*entries(p)][::2]}
     )

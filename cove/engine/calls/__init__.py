@@ -94,6 +94,7 @@ from cove.engine.calls.watching import (
 )
 
 __all__ = [
+    "MISSED",
     "Attach",
     "Call",
     "Change",
@@ -137,7 +138,6 @@ __all__ = [
     "LogEntry",
     "Login",
     "Logs",
-    "MISSED",
     "MachineUsage",
     "Named",
     "NetworkStats",
