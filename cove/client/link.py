@@ -57,6 +57,8 @@ class Link:
         """What kept the program from running."""
         self.refused = 0
         """The front's socket is not for us: a negative value of an EXIT."""
+        self.gone = False
+        """Nothing more will come."""
         self.code: int | None = None
         self.cause = Cause("exit")
         for message in self._channel.buffered():
@@ -90,6 +92,7 @@ class Link:
             for message in self._channel.receive():
                 self._obey(message)
         except LostPeer:
+            self.gone = True
             if not self.over:
                 raise HostError("cannot follow the program: lost the machine's monitor") from None
 
@@ -102,7 +105,7 @@ class Link:
         elif message.kind == ANSWER:
             self.result = self._result_of(message.payload)
         elif message.kind == ERROR:
-            self.failure = error_from_json(msgspec.json.decode(message.payload))
+            self.failure = error_from_json(_decoded(message.payload))
         elif message.kind == EXIT and message.value < 0 and not self.started:
             self.refused = message.value
         elif message.kind == EXIT:

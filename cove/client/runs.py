@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import select
+import signal
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from cove.client.results import Chunk, Result
 from cove.client.steps import Item, Ready, Steps, Work
 from cove.client.talk import Daemon
 from cove.engine import calls
-from cove.errors import Failed, NoSuchImage, NotFound, UsageError, one_line
+from cove.errors import Failed, HostError, NoSuchImage, NotFound, UsageError, one_line
 from cove.spec.machine import MachineSpec
 from cove.spec.values import format_size, parse_duration, parse_size
 from cove.store.records import Cause
@@ -33,6 +34,8 @@ MAX_OUTPUT = 64 << 20
 OUTPUTS: calls.Streams = ("stdout", "stderr")
 ALL: calls.Streams = ("stdin", "stdout", "stderr")
 KILLED = 137
+PUT_DOWN = 10.0
+"""Seconds that a killed program may take to end."""
 
 
 def limit_of(most: int | str | None) -> int | None:
@@ -139,7 +142,9 @@ class Talk:
             elif not source.waits or (yield from self._either(source.fd)):
                 feeding = self._feed(source)
             self.collect()
-        if link.failure is not None and self.cut is None:
+        if self.cut is not None:
+            yield from put_down(link)
+        elif link.failure is not None:
             raise link.failure
         return self.result()
 
@@ -163,6 +168,16 @@ class Talk:
         code = KILLED if self.cut is not None else self.link.code or 0
         cause = self.cut or self.link.cause
         return Result(b"".join(self.out), b"".join(self.err), code, took, cause)
+
+
+def put_down(link: Link) -> Steps[None]:
+    """End a program that went too far; what it still says is dropped. Its name is free after."""
+    late = time.monotonic() + PUT_DOWN
+    link.signal(signal.SIGKILL)
+    while not link.over and (left := late - time.monotonic()) > 0:
+        link.output.clear()
+        yield from link.hear(left, sending=True)
+    link.close()
 
 
 def run_to_end(
@@ -235,14 +250,19 @@ def hold(daemon: Daemon, spec: MachineSpec, pull: str) -> Steps[tuple[Link, call
         spec = msgspec.structs.replace(spec, name=name)
     link = yield from begin(daemon, spec, pull, ("stdin",), tell=True)
     try:
-        while not link.over and not (link.started and (link.result or daemon.http)):
+        while link.failure is None and not (link.started and (link.result or daemon.http)):
+            if link.gone:
+                raise HostError("cannot know of the machine: the daemon ended before it told")
             yield from link.hear()
         if link.failure is not None:
             raise link.failure
         created = link.result
         if created is None:  # over HTTP nobody tells it
-            found = yield from daemon.call("machine.inspect", calls.Inspect(name))
-            created = calls.Created(found.record.id, found.record.name)
+            try:
+                found = yield from daemon.call("machine.inspect", calls.Inspect(name))
+                created = calls.Created(found.record.id, name)
+            except NotFound:
+                created = calls.Created(name, name)  # it has ended, and is gone
         return link, created
     except BaseException:
         link.close()
@@ -312,7 +332,7 @@ def finished(link: Link, begun: float, most: int | None, timeout: float | None) 
         yield from link.hear(left, sending=True)
         talk.collect()
     if talk.cut is not None:
-        link.close()
+        yield from put_down(link)
     elif link.failure is not None:
         raise link.failure
     return talk.result()

@@ -97,6 +97,13 @@ class Machine:
         """64 hexadecimal digits."""
         self.name = name
 
+    def _leave(self) -> bool:
+        """Let go of it; whether it is this process's to end."""
+        if self._link is not None:
+            self._link.close()
+        gone, self._gone = self._gone or os.getpid() != self._owner, True
+        return not gone
+
     def __repr__(self) -> str:
         return f"<Machine {self.name} {self.id[:12]}>"
 
@@ -244,12 +251,11 @@ class Machine:
     def remove(self, *, force: bool = False) -> None:
         """Remove it; ``force``: kill it first. Conflict: it runs. NotFound: it is gone."""
         finish(self._daemon.call("machine.remove", calls.Remove(self.id, force, volumes=True)))
-        self._gone = True
+        self._leave()
 
     def close(self) -> None:
         """Kill and remove it, whatever it does. Again, or in a fork: nothing."""
-        gone, self._gone = self._gone or os.getpid() != self._owner, True
-        if not gone:
+        if self._leave():
             finish(runs.end(self._daemon, self._link, self.id))
 
     def __enter__(self) -> Self:
@@ -261,8 +267,7 @@ class Machine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        gone, self._gone = self._gone or os.getpid() != self._owner, True
-        if not gone:
+        if self._leave():
             finish(runs.end(self._daemon, self._link, self.id))
 
 
@@ -288,8 +293,7 @@ class Opening:
         machine = self._machine
         if machine is None:
             return
-        gone, machine._gone = machine._gone or os.getpid() != machine._owner, True
-        if not gone:
+        if machine._leave():
             finish(runs.end(self._daemon, machine._link, machine.id))
 
 

@@ -168,7 +168,7 @@ class Daemon:
                 kind, value, _, _ = HEADER.unpack_from(data)
                 parts.append(data[HEADER.size :])
                 if kind == Kind.ERROR:
-                    raise error_from_json(msgspec.json.decode(parts[-1]))
+                    raise error_from_json(_decoder(dict[str, Any])(parts[-1]))
                 if kind == Kind.EXIT:
                     self._refused(value, parts[-1])
                     return None
@@ -233,14 +233,24 @@ def _no_socket(root: str, error: OSError) -> CoveError:
     return HostError(f"cannot connect to the daemon of {root}: {reason}", hint=hint)
 
 
-_DECODERS: dict[type[Any], Callable[[bytes], Any]] = {}
+_DECODERS: dict[Any, Callable[[bytes], Any]] = {}
 
 
-def _decoder(kind: type[Any]) -> Callable[[bytes], Any]:
+def _decoder(kind: Any) -> Callable[[bytes], Any]:
     found = _DECODERS.get(kind)
     if found is None:
-        found = _DECODERS[kind] = msgspec.json.Decoder(kind).decode
+        found = _DECODERS[kind] = partial(_decode, msgspec.json.Decoder(kind).decode)
     return found
+
+
+def _decode(read: Callable[[bytes], Any], document: bytes) -> Any:
+    try:
+        return read(document)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise HostError(
+            f"cannot read the daemon's answer: {error}",
+            hint="daemon and caller are of different versions: cove version",
+        ) from error
 
 
 def _result_of(name: str, document: bytes) -> Any:

@@ -6,6 +6,7 @@ A session's connection is handed to the monitor, which then has the last word on
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import socket
@@ -18,7 +19,7 @@ import msgspec
 
 from cove.client.verbs import VERBS, Verb
 from cove.daemon.params import parse_params
-from cove.engine.calls import Call, Session
+from cove.engine.calls import Call, Created, Session
 from cove.engine.engine import Engine
 from cove.engine.reactor import complain
 from cove.errors import CoveError, NotFound, UsageError, error_to_json
@@ -85,6 +86,9 @@ def _carry_out(
         _stream(conn, method(params, call))
         return
     result = method(params, call)
+    if isinstance(result, Created) and message.value & TELL_RESULT:
+        with contextlib.suppress(NotFound):
+            engine.begun(result.id)  # whoever asks next is to find it running
     if not with_session or message.value & TELL_RESULT:
         _say(conn, WHOLE, encode(result))
 

@@ -130,6 +130,10 @@ class Engine:
         record = life.run(self.home, params.spec, foreground)
         return calls.Created(record.id, record.name, notes)
 
+    def begun(self, machine: str) -> None:
+        """Return once its program runs, or never will."""
+        life.wait_begun(self.home, self._find(machine))
+
     def start(self, params: calls.Start, call: calls.Call) -> calls.Started:
         record = self._find(params.machine)
         foreground = _foreground(call, params.attach, params.sig_proxy, params.detach_keys)
@@ -152,6 +156,7 @@ class Engine:
     def exec(self, params: calls.Exec, call: calls.Call) -> calls.Started:
         record = self._find(params.machine)
         foreground = _foreground(call, params.attach, sig_proxy=False, bound=params.bound)
+        life.wait_begun(self.home, record)
         extra = exec_in(self.home, record, params.spec, foreground)
         return calls.Started(extra.id, record.name)
 

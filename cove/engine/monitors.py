@@ -90,12 +90,13 @@ def hear(home: Home, live: Live, message: Message | None) -> None:
 
 
 def _started(home: Home, live: Live, message: Message) -> bool:
-    live.started, live.pid, live.plan = True, message.value, None
+    live.pid, live.plan = message.value, None
     if message.fds and live.pidfd < 0:
         live.pidfd = message.fds[0]
         for fd in message.fds[1:]:
             close_quietly(fd)
     record = home.update(live.key, pid=message.value, started=time.time())
+    live.started = True  # who waited for that reads the record next
     home.publish("start", record)
     ending.watch_limits(home, live, record)
     # Not yet: program, monitor and caller want the processors, and most programs end at once.

@@ -1,0 +1,3 @@
+everything = []
+while True:
+    everything.append("x" * 1_000_000)
