@@ -134,7 +134,7 @@ static int port_named(char *path, size_t size)
 
 static int port_open(void)
 {
-	char path[40];
+	char path[48];
 	int fd = -1;
 
 	for (int ms = 0; fd < 0 && ms < WAIT_MS; ms++) {

@@ -22,7 +22,8 @@
 #include "ops.h"
 
 #define PASSED	    3	/* the first number that a program finds its descriptors at */
-#define END_SIGNAL  64	/* stands for SIGKILL */
+#define END_SIGNAL  64	/* stands for SIGKILL, which cannot be passed on */
+#define HALT_SIGNAL 63	/* for SIGSTOP */
 #define KEPT	    600 /* above whatever the monitor has open */
 #define CONSOLE_MAX (64 << 10)
 
@@ -187,6 +188,12 @@ static int heard(struct stand_in *s, const struct msg *head)
 	return -EPROTO;
 }
 
+/* A reader that has gone: nothing that anybody sent. */
+static bool own_fault(const struct signalfd_siginfo *info)
+{
+	return info->ssi_signo == SIGPIPE && info->ssi_pid == (uint32_t)getpid();
+}
+
 static int signalled(struct stand_in *s)
 {
 	struct signalfd_siginfo info;
@@ -200,10 +207,12 @@ static int signalled(struct stand_in *s)
 		struct resize now = {size.ws_row, size.ws_col};
 		return pump_say(&s->pump, MSG_RESIZE, 0, &now, sizeof(now));
 	}
-	if (info.ssi_signo == SIGCHLD || !s->started)
+	if (info.ssi_signo == SIGCHLD || own_fault(&info) || !s->started)
 		return 0;
 	/* SIGKILL itself would end the emulator, with all that the guest has not yet written to its disk. */
-	int sig = info.ssi_signo == END_SIGNAL ? SIGKILL : (int)info.ssi_signo;
+	int sig = info.ssi_signo == END_SIGNAL	  ? SIGKILL
+		  : info.ssi_signo == HALT_SIGNAL ? SIGSTOP
+						  : (int)info.ssi_signo;
 	return pump_say(&s->pump, MSG_SIGNAL, sig, NULL, 0);
 }
 
@@ -313,7 +322,7 @@ static void forward(int signals, pid_t child)
 	struct signalfd_siginfo info;
 
 	while (read(signals, &info, sizeof(info)) == sizeof(info))
-		if (info.ssi_signo != SIGCHLD && info.ssi_signo != SIGWINCH)
+		if (info.ssi_signo != SIGCHLD && info.ssi_signo != SIGWINCH && !own_fault(&info))
 			kill(child, (int)info.ssi_signo);
 }
 

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,11 +64,12 @@ static char *slurp(const char *path, size_t *len)
 static void print_report(const struct run *run)
 {
 	const struct report *report = &run->report;
-	const struct part *part = &run->part[report->side];
-	const char *name = part->ops && report->op < part->count ? OPS[part->ops[report->op].code].name : "-";
+	const struct part *part = &run->part[report->side & MACHINE];
+	bool here = report->side <= MACHINE && part->ops && report->op < part->count;
 
-	fprintf(stderr, "%s %u %s %d %s\n", report->side == HOST ? "host" : "machine", report->op, name, report->err,
-		report->detail);
+	fprintf(stderr, "%s%s %u %s %d %s\n", report->side > MACHINE ? "guest " : "",
+		(report->side & MACHINE) == HOST ? "host" : "machine", report->op,
+		here ? OPS[part->ops[report->op].code].name : "-", report->err, report->detail);
 }
 
 static int decode_file(struct run *run, const char *host_path, const char *machine_path)

@@ -53,18 +53,18 @@ void mux_close(struct mux *mux)
 
 /* ---- to the serial port ---- */
 
-static int flush(struct mux *mux)
+/* Nobody there to write to has perhaps said something before it went: the end is found by who reads. */
+static void flush(struct mux *mux)
 {
 	while (mux->out_len) {
 		ssize_t n = write(mux->serial, mux->out, mux->out_len);
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n < 0)
-			return errno == EAGAIN ? 0 : -EPIPE;
-		mux->out_len -= (size_t)n;
-		memmove(mux->out, mux->out + n, mux->out_len);
+		if (n < 0 && errno == EAGAIN)
+			return;
+		mux->out_len -= n < 0 ? mux->out_len : (size_t)n;
+		memmove(mux->out, mux->out + (n < 0 ? 0 : n), mux->out_len);
 	}
-	return 0;
 }
 
 static bool has_room(const struct mux *mux)
@@ -82,7 +82,8 @@ int mux_say(struct mux *mux, uint32_t channel, uint32_t kind, int32_t value, con
 	if (len)
 		memcpy(mux->out + mux->out_len + sizeof(head), data, len);
 	mux->out_len += sizeof(head) + len;
-	return flush(mux);
+	flush(mux);
+	return 0;
 }
 
 /* Told to the other side as soon as there is room: what comes in is read in any case, or two full sides would wait for
@@ -151,8 +152,8 @@ static int serial_read(struct mux *mux)
 	struct msg head;
 	int err = 0;
 
-	if (n < 0)
-		return errno == EAGAIN || errno == EINTR ? 0 : -EPIPE;
+	if (n < 0) /* a socket whose other end went with something unread says so first */
+		return errno == EAGAIN || errno == EINTR || errno == ECONNRESET ? 0 : -EPIPE;
 	if (!n)
 		return -EPIPE;
 	mux->in_len += (size_t)n;
@@ -205,7 +206,7 @@ int mux_turn(struct mux *mux, struct pollfd *extra, size_t extras)
 	for (size_t i = 0; i < extras; i++)
 		extra[i].revents = mux->poll[1 + (listen >= 0) + i].revents;
 	if (mux->poll[serial].revents & POLLOUT)
-		err = flush(mux);
+		flush(mux);
 	for (size_t i = 0; !err && i < CHANNELS_MAX && has_room(mux); i++)
 		if (mux->end[i].fd >= 0 && mux->end[i].slot >= 0 && mux->poll[mux->end[i].slot].revents)
 			err = end_read(mux, &mux->end[i]);
