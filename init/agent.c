@@ -148,14 +148,26 @@ static int port_open(void)
 
 /* ---- channels ---- */
 
-static void answer_read(const struct msg *head, const char *data)
+/* In a process of its own: it may wait until the port takes what it says. */
+static void read_main(int conn) __attribute__((noreturn));
+static void read_main(int conn)
 {
-	static char path[FRAME_MAX + 1], file[FRAME_MAX + 1];
+	static char paths[FRAME_MAX + 1], file[FRAME_MAX];
+	struct msg head;
+	ssize_t len = msg_recv(conn, &head, paths, FRAME_MAX, NULL, NULL, 0), n = 0;
 
-	memcpy(path, data, head->len);
-	path[head->len] = 0;
-	ssize_t n = read_file(path, file, sizeof(file));
-	mux_say(&mux, head->reserved, MSG_OUTPUT, n < 0 ? -errno : 1, file, n < 0 ? 0 : (size_t)n);
+	for (char *path = paths; path < paths + len; path += strlen(path) + 1) {
+		int fd = open(path, O_RDONLY | O_CLOEXEC), err = fd < 0 ? -errno : 1;
+		size_t got = 0;
+		while (fd >= 0 && got < sizeof(file) && (n = read(fd, file + got, sizeof(file) - got)) > 0)
+			got += (size_t)n;
+		if (fd >= 0 && n < 0)
+			err = -errno;
+		close(fd);
+		if (msg_send(conn, MSG_OUTPUT, err, file, got, NULL, 0))
+			break;
+	}
+	_exit(0);
 }
 
 /* A channel nobody knows: a process for it, which hears this message first. */
@@ -164,11 +176,7 @@ static int channel_open(struct mux *of, const struct msg *head, const char *data
 	int pair[2];
 	pid_t pid;
 
-	if (head->kind == MSG_READ) {
-		answer_read(head, data);
-		return 0;
-	}
-	if (head->kind != MSG_PLAN && head->kind != MSG_RUN)
+	if (head->kind != MSG_PLAN && head->kind != MSG_RUN && head->kind != MSG_READ)
 		return 0;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
 		return mux_say(of, head->reserved, MSG_CLOSE, 0, NULL, 0);
@@ -178,6 +186,8 @@ static int channel_open(struct mux *of, const struct msg *head, const char *data
 		close(children);
 		mux_close(of);
 		close(pair[0]);
+		if (head->kind == MSG_READ)
+			read_main(pair[1]);
 		channel_main(pair[1]);
 	}
 	close(pair[1]);

@@ -20,7 +20,7 @@ enum {
 	/* host -> guest */
 	MSG_PLAN = 96, /* the next bytes of a plan: host part, then machine part; in the window, as INPUT is */
 	MSG_RUN = 97,  /* value: RUN_*; struct guest_run: run the plan */
-	MSG_READ = 98, /* channel 0; a file's path: MSG_OUTPUT, at most one, of the same channel answers */
+	MSG_READ = 98, /* paths of files, each with a NUL: MSG_OUTPUT for each, in order; value: 1 or -errno */
 	/* guest -> host */
 	MSG_HELLO = 112, /* channel 0; value: GUEST_PROTOCOL; kernel release */
 	/* both; MSG_INPUT, INPUT_EOF, SIGNAL, RESIZE go in; STARTED, FAILED, OUTPUT (value: 1 or 2), EXITED come out */

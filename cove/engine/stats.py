@@ -9,11 +9,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cove.engine import calls, machines
+from cove.engine import calls, inside, machines
 from cove.engine.events import Cancel
 from cove.engine.home import Home
 from cove.engine.life import running
 from cove.engine.live import Live
+from cove.linux.cgroup import Group
+from cove.linux.cgroup_driver import Stats
 from cove.linux.processes import host_cpu, interfaces
 from cove.store.records import MachineRecord
 
@@ -46,12 +48,18 @@ class Readings:
         store = self.home.store
         return [machines.as_seen(store.machine(k)) for k in self.keys if store.has_machine(k)]
 
+    def _used(self, record: MachineRecord, group: Group) -> tuple[Stats, int]:
+        used = self.home.groups.stats(group)
+        if record.spec.isolation == "vm":
+            return inside.used_by(self.home, record, used)
+        return used, self.home.groups.counters(group).oom_kills
+
     def _read(self, record: MachineRecord, passed: int, cpus: int) -> calls.Stats:
         live = running(self.home, record)
         if live is None or live.group is None or not live.started:
             return calls.Stats(record.id, record.name, record.state, 0)
         now = time.time_ns()
-        used = self.home.groups.stats(live.group)
+        used, oom_kills = self._used(record, live.group)
         cpu_before, host_cpu_before = self.before.get(record.id, (0, 0))
         memory = self.home.facts.memory
         limited = 0 <= used.memory_limit < memory
@@ -75,7 +83,7 @@ class Readings:
             memory_cache=used.cache,
             memory_peak=used.memory_peak,
             memory_limit=used.memory_limit if limited else memory,
-            oom_kills=self.home.groups.counters(live.group).oom_kills,
+            oom_kills=oom_kills,
             pids=used.pids,
             pids_limit=used.pids_limit,
             read=used.read,
@@ -85,7 +93,7 @@ class Readings:
 
 
 def _networks(record: MachineRecord, live: Live) -> dict[str, calls.NetworkStats]:
-    if record.spec.network == "host" or live.pidfd < 0:
+    if record.spec.network == "host" or live.pidfd < 0 or record.spec.isolation == "vm":
         return {}
     found = interfaces(live.pid, live.pidfd)
     return {

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
-from cove.engine import calls
+from cove.engine import calls, inside
 from cove.engine.home import Home
 from cove.engine.life import running
 from cove.engine.ranges import RANGE_SIZE, range_base
@@ -44,6 +44,8 @@ def top(home: Home, record: MachineRecord, options: tuple[str, ...]) -> calls.Pr
     if live is None or live.group is None or not live.started:
         raise Conflict(f"cannot list the processes of {record.name}: it is not running")
     words = " ".join(options).split() or [DEFAULT]
+    if record.spec.isolation == "vm":
+        return _in_guest(home, record, words)
     _check(words)
     pids = home.groups.pids(live.group)
     program = shutil.which("ps", path=PLACES)
@@ -74,6 +76,24 @@ def _check(words: Sequence[str]) -> None:
     for match in _RENAMED.finditer(text):
         if match[1] != "pid":
             raise UsageError(f'cannot list processes: "{match[0]}" calls another column PID')
+
+
+def _in_guest(home: Home, record: MachineRecord, words: Sequence[str]) -> calls.Processes:
+    """Those that the guest's kernel knows, by its numbers. The jail's are none of the machine's."""
+    if words != [DEFAULT]:
+        raise Unsupported(
+            f"cannot list processes with {' '.join(words)}: none runs in the guest",
+            hint=f"cove exec {record.name} ps, if its image has one; cove top lists them all",
+            exit_code=1,
+        )
+    seen = inside.processes_of(home, record)
+    booted, names = time.time() - seen.up, _host_names()
+    rows = []
+    for process in seen.processes:
+        uid, *rest = _row(process, seen.up, booted, seen.now)
+        rows.append((names.get(process.uid, uid), *rest))
+    home.publish("top", record)
+    return calls.Processes(TITLES, tuple(rows))
 
 
 # ---- ps ----

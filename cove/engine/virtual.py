@@ -215,17 +215,36 @@ def plan_more(
     size: Size | None,
 ) -> Plan:
     """One more process in the guest."""
-    facts = facts_of(home)
-    kernel = kernel_for(Kernels(home.store.layout), facts.arch)
     hostname = files.hostname_of(record.spec, record.id)
-    inside = guest_facts(facts, version_of(kernel))
+    inside = facts_inside(home)
     guest = plan_guest_exec(spec, record.spec, base.config, inside, hostname=hostname)
+    return plan_beside(home, record, spec, guest, group, fds, size)
+
+
+def facts_inside(home: Home) -> Facts:
+    """Of a guest that this daemon makes."""
+    facts = facts_of(home)
+    return guest_facts(facts, version_of(kernel_for(Kernels(home.store.layout), facts.arch)))
+
+
+def plan_beside(
+    home: Home,
+    record: MachineRecord,
+    spec: ExecSpec,
+    guest: Plan,
+    group: Group,
+    fds: Descriptors,
+    size: Size | None,
+) -> Plan:
+    """A stand-in in the machine's jail for what ``guest`` starts in its guest; of ``spec`` only
+    which streams there are.
+    """
     fds.mine("guestplan", _memory_of(guest, size))
     fds.mine("hub", connect_hub(home, record.key))
     jail = jail_of(record.spec)
     around = home.base(jail.image)
     place = _place(home, record, around, group, size)
-    return plan_vm_exec(spec, jail, around.config, facts, place, guest)
+    return plan_vm_exec(spec, jail, around.config, home.facts, place, guest)
 
 
 def connect_hub(home: Home, key: int) -> int:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
-from cove.engine import uppers
+from cove.engine import uppers, virtual
 from cove.engine.calls import Call
 from cove.engine.descriptors import Descriptors
 from cove.engine.events import Cancel, Cancelled
@@ -23,13 +23,16 @@ from cove.engine.home import Base, Home
 from cove.engine.life import running
 from cove.engine.live import Live
 from cove.engine.ranges import range_base
+from cove.engine.slots import open_group
 from cove.engine.start import open_binds
 from cove.errors import BadArchive, Conflict, CoveError
 from cove.executor.archiver import Archiver, run_archiver
 from cove.linux.pump import Stopped, pump
 from cove.plan.ops import Plan
 from cove.planner import Place
-from cove.planner.archive import plan_layer, plan_running, plan_stopped
+from cove.planner.archive import ends_with_daemon, plan_layer, plan_running, plan_stopped
+from cove.planner.guest import guest_place
+from cove.spec.machine import ExecSpec
 from cove.store.records import MachineRecord
 
 SETTLE = 20.0
@@ -56,6 +59,8 @@ def visit(
         with running_one as archiver, _watched(home, record, archiver, call):
             yield archiver
         return
+    if record.spec.isolation == "vm":
+        raise _no_guest(record, what)
     lock = home.visits.alone(record.key)
     late = time.monotonic() + SETTLE
     while not lock.acquire(timeout=0.1):
@@ -95,11 +100,46 @@ def _running(
     bare: bool,
     reads: bool,
 ) -> Iterator[Archiver]:
+    if record.spec.isolation == "vm":
+        place = guest_place(record.spec, hostname="")
+        guest = plan_running(record.spec, virtual.facts_inside(home), place, words, bare=bare)
+        with _in_guest(home, record, live, guest, what, reads) as archiver:
+            yield archiver
+        return
     base = home.base_of_machine(record)
     place = Place(record.key, home.root, views=base.views)
     plan = plan_running(record.spec, home.facts, place, words, bare=bare)
     with run_archiver(plan, {"target": live.pidfd}, what=what, reads=reads) as archiver:
         yield archiver
+
+
+@contextmanager
+def _in_guest(
+    home: Home, record: MachineRecord, live: Live, guest: Plan, what: str, reads: bool
+) -> Iterator[Archiver]:
+    """The archiver runs there; who carries its streams is in the jail, as for an exec."""
+    if home.record(record.key).state == "paused":
+        raise Conflict(
+            f"cannot {what}: it is paused, and its guest with it",
+            hint=f"unpause it first: cove unpause {record.name}",
+        )
+    group = live.group
+    assert group is not None
+    with Descriptors() as fds:
+        fds["target"] = live.pidfd
+        if (cgroup := open_group(group)) >= 0:
+            fds.mine("cgroup", cgroup)
+        spec = ExecSpec(command=("archive",), stdin_open=reads)
+        plan = virtual.plan_beside(home, record, spec, guest, group, fds, None)
+        with run_archiver(ends_with_daemon(plan), fds, what=what, reads=reads) as archiver:
+            yield archiver
+
+
+def _no_guest(record: MachineRecord, what: str) -> Conflict:
+    return Conflict(
+        f"cannot {what}: its files are on a disk of a virtual machine that does not run",
+        hint=f"start it first: cove start {record.name}",
+    )
 
 
 @contextmanager
@@ -138,6 +178,15 @@ def visit_layer(
     home: Home, record: MachineRecord, call: Call, action: str, *, what: str
 ) -> Iterator[Archiver]:
     """What it wrote, also before its snapshots, beside the image's layers."""
+    if record.spec.isolation == "vm":
+        live = settled(home, record)
+        if live is None:
+            raise _no_guest(record, what)
+        plan = plan_layer(guest_place(record.spec, hostname=""), action)
+        beside = _in_guest(home, record, live, plan, what, reads=False)
+        with beside as archiver, _watched(home, record, archiver, call, layer=True):
+            yield archiver
+        return
     base = home.base_of_machine(record)
     if not record.started and record.key not in home.lives:
         with home.visits.alone(record.key):
@@ -145,7 +194,7 @@ def visit_layer(
     place, every = _place(home, record, base, 0), (*record.strata, record.upper)
     hollow = action != "layer"
     with uppers.one_upper(home, every, len(base.views), call, what, hollow=hollow) as own:
-        plan: Plan = plan_layer(replace(place, strata=(), own=own), action)
+        plan = plan_layer(replace(place, strata=(), own=own), action)
         run = run_archiver(plan, {}, what=what)
         with run as archiver, _watched(home, record, archiver, call, layer=True):
             yield archiver

@@ -13,15 +13,15 @@ import threading
 from collections.abc import Iterator, Mapping
 
 from cove.errors import BadArchive, Conflict, CoveError, HostError, NotFound, Unsupported, printable
-from cove.executor.explain import explain
+from cove.executor.explain import GUEST_SIDE, explain
 from cove.executor.messages import Report
 from cove.linux.program import init_program
 from cove.plan import wire
 from cove.plan.ops import Plan
 
-PLAN_FAILED = 125
+PLAN_FAILED, GUEST_LOST = 125, 137
 PIPE = 1 << 20
-REPORT = re.compile(rb"(host|machine) ([0-9]+) \S+ (-?[0-9]+) ?(.*)", re.DOTALL)
+REPORT = re.compile(rb"(guest )?(host|machine) ([0-9]+) \S+ (-?[0-9]+) ?(.*)", re.DOTALL)
 MISSING, DAMAGED, TRUNCATED, REFUSED, LIMIT, FULL = 2, 3, 4, 5, 6, 7
 """Exit codes, of ``enum verdict`` in ``init/unpack.h``."""
 
@@ -79,9 +79,11 @@ class Archiver:
             return Conflict(f"cannot {self._what}: the machine was started or removed meanwhile")
         match = REPORT.match(complaint)
         if code == PLAN_FAILED and match is not None:
-            detail = match[4].rstrip(b"\n").decode("utf-8", "surrogateescape")
-            side = int(match[1] == b"machine")
-            return explain(self._plan, Report(side, int(match[2]), int(match[3]), detail))
+            detail = match[5].rstrip(b"\n").decode("utf-8", "surrogateescape")
+            side = int(match[2] == b"machine") + (GUEST_SIDE if match[1] else 0)
+            return explain(self._plan, Report(side, int(match[3]), int(match[4]), detail))
+        if code == GUEST_LOST and self._plan.guest is not None:
+            return Conflict(f"cannot {self._what}: the guest has ended, or broke the rules")
         text = complaint.decode("utf-8", "backslashreplace").strip().removeprefix("unpack: ")
         reason = printable(text) or f"its process ended with {code}"
         kind = _KINDS.get(code, HostError)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cove.errors import Bug, CoveError, HostError, NotFound, OpError, UsageError
+from cove.errors import Bug, CoveError, HostError, NotFound, OpError, UsageError, printable
 from cove.executor.messages import Report
 from cove.plan import ops
 from cove.plan.ops import Op, Plan
@@ -37,7 +37,7 @@ GUEST_SIDE = 2
 def explain(plan: Plan, report: Report) -> CoveError:
     """The error a report of ``plan`` means."""
     if report.side & GUEST_SIDE and plan.guest is not None:
-        return explain(plan.guest, report._replace(side=report.side & 1))
+        return _of_guest(plan.guest, report)
     part = (plan.host, plan.machine)[report.side & 1]
     side = ("host", "machine")[report.side & 1]
     if report.op == len(part) and report.errno == errno.ECHILD:
@@ -59,6 +59,15 @@ def explain(plan: Plan, report: Report) -> CoveError:
         hint=said.hint or _general_hint(report.errno),
         exit_code=said.exit_code,
     )
+
+
+def _of_guest(guest: Plan, report: Report) -> CoveError:
+    """By its own word, which may be a lie."""
+    last = len((guest.host, guest.machine)[report.side & 1])
+    if report.op > last or (report.op == last and report.errno != errno.ECHILD):
+        return HostError("cannot start in the guest: what it said of it makes no sense")
+    detail = printable(report.detail)
+    return explain(guest, report._replace(side=report.side & 1, detail=detail))
 
 
 def _gone(plan: Plan) -> CoveError:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import select
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 NETWORK_MAX = 1 << 20
 COMMAND_MAX = 8 << 10
@@ -41,6 +41,33 @@ def read_process(pid: int) -> Process | None:
         command = _read(f"/proc/{pid}/cmdline", COMMAND_MAX)
     except OSError:
         return None
+    return _parsed(pid, uid, stat, command)
+
+
+def parse_process(
+    pid: int, stat: bytes, status: bytes, command: bytes, *, up: float
+) -> Process | None:
+    """The same from another kernel, whose files somebody else has read, and may have made up; that
+    kernel runs for ``up`` seconds. None: there is no such process.
+    """
+    try:
+        ids = _ids(status)
+        found = _parsed(pid, ids[1] if ids else 0, stat, command) if ids else None
+    except ValueError:
+        return None
+    if found is None:
+        return None
+    started, cpu = min(max(found.started, 0.0), up), min(max(found.cpu, 0.0), 1e12)
+    return replace(
+        found,
+        started=started,
+        cpu=cpu,
+        terminal=found.terminal & 0xFFFFFFFF,
+        uid=ids[1] % (1 << 32),
+    )
+
+
+def _parsed(pid: int, uid: int, stat: bytes, command: bytes) -> Process | None:
     # the name stands in parentheses and may hold any byte, also a parenthesis
     name, _, rest = stat.partition(b"(")[2].rpartition(b")")
     fields = rest.split()
@@ -69,11 +96,16 @@ def process_ids(pid: int) -> tuple[int, ...] | None:
         status = _read(f"/proc/{pid}/status", 65536)
     except OSError:
         return None
+    return _ids(status) or None
+
+
+def _ids(status: bytes) -> tuple[int, ...]:
     # the name comes first, with its newlines escaped
     for line in status.split(b"\n"):
         if line.startswith(b"Uid:"):
-            return tuple(map(int, line.split()[1:5]))
-    return None
+            found = tuple(map(int, line.split()[1:5]))
+            return found if len(found) == 4 else ()
+    return ()
 
 
 def _read(path: str, limit: int) -> bytes:

@@ -212,6 +212,12 @@ def _stack(target: str, lower: str, why: str) -> Op:
     return Mount("overlay", target, "overlay", MountFlags(0), f"lowerdir={lower}", why=why)
 
 
+def ends_with_daemon(plan: Plan) -> Plan:
+    """A plan that no monitor runs."""
+    first = Prctl(PrctlOption.PR_SET_PDEATHSIG, 9, why=_WHY + "ends with the daemon")
+    return Plan((first, *plan.host), plan.machine, plan.guest)
+
+
 def _begin(kinds: CloneFlags) -> tuple[Op, ...]:
     return (
         Prctl(PrctlOption.PR_SET_PDEATHSIG, 9, why=_WHY + "ends with the daemon"),

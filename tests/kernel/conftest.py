@@ -18,7 +18,7 @@ import pytest
 
 from cove.engine import calls
 from cove.engine.engine import Engine
-from tests.conftest import need_root, open_cove
+from tests.conftest import need, need_root, open_cove
 from tests.driver import Cove, Done, new_cove
 
 PATIENCE = 10.0
@@ -89,9 +89,28 @@ def fresh_cove(bb_tar: Path) -> Iterator[Cove]:
 Machine = Callable[..., Done]
 
 
-@pytest.fixture(params=["container"])
+def give_kernel(cove: Cove) -> None:
+    """The guest kernel of this state directory: the one that tests keep."""
+    from tests.vm.conftest import fast_kernel, stock_kernel
+
+    need("qemu-system-x86_64")
+    need("mkfs.erofs")
+    kernels = cove.root / "kernels"
+    if kernels.exists() and any(kernels.iterdir()):
+        return
+    try:
+        stored = fast_kernel()
+    except pytest.skip.Exception:
+        stored = stock_kernel()
+    source = Path(stored.kernels.layout.kernels) / stored.kernel.name
+    shutil.copytree(source, kernels / stored.kernel.name)
+
+
+@pytest.fixture(params=["container", "vm"])
 def machine(request: pytest.FixtureRequest, cove: Cove) -> Machine:
     """``machine("id", flags=("-u", "ada"))``: a command in an ephemeral machine of its own."""
+    if request.param == "vm":
+        give_kernel(cove)
 
     def run(*words: str, flags: tuple[str, ...] = (), image: str = "bb", **options: object) -> Done:
         kind = ("--isolation", request.param)
