@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cove.engine import inside
 from cove.engine.calls import Call, Commit
 from cove.engine.home import Home
 from cove.engine.life import running
@@ -56,6 +57,10 @@ def frozen(home: Home, record: MachineRecord, wanted: bool) -> Iterator[None]:
     group = live.group if live is not None and live.started else None
     if not wanted or live is None or group is None:
         yield
+        return
+    if record.spec.isolation == "vm":
+        with inside.frozen(home, record.key):
+            yield
         return
     with live.changing:
         mine = home.record(record.key).state == "running"

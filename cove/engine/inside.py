@@ -11,20 +11,23 @@ import socket
 import struct
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 from cove.engine.home import Home, effective
-from cove.engine.virtual import connect_hub, memory_of
+from cove.engine.virtual import RUN, connect_hub, memory_of
 from cove.errors import Conflict, HostError
 from cove.linux.cgroup_driver import Stats
 from cove.linux.processes import Process, parse_process
+from cove.plan import wire
+from cove.plan.vm_ops import Write
 from cove.planner.guest import GROUP
 from cove.store.records import MachineRecord
 
 HEAD = struct.Struct("<IiII")
 """``struct msg`` of ``init/cove.h``."""
-READ, OUTPUT = 98, 65
+PLAN, RUN_IT, READ, TAKEN, OUTPUT, EXITED = 96, 97, 98, 120, 65, 18
 FRAME_MAX = 7680
 BATCH = 15
 """Files that one question asks for: their answers fit where nobody waits for us."""
@@ -52,23 +55,70 @@ def read_files(
 def _read_batch(home: Home, key: int, paths: Sequence[str], late: float) -> list[bytes]:
     data = b"".join(os.fsencode(path) + b"\0" for path in paths)
     found: list[bytes] = []
+    with _asked(home, key, late) as hub:
+        hub.send(HEAD.pack(READ, 0, len(data), 0) + data)
+        while len(found) < len(paths):
+            message = _message(hub)
+            kind, value, _, _ = HEAD.unpack_from(message)
+            if kind != OUTPUT:
+                raise HostError("cannot ask the guest: its answer makes no sense")
+            found.append(message[HEAD.size :] if value == 1 else b"")
+    return found
+
+
+@contextmanager
+def _asked(home: Home, key: int, late: float) -> Iterator[socket.socket]:
+    """A channel of our own, for one question."""
     with socket.socket(fileno=connect_hub(home, key)) as hub:
         try:
             hub.settimeout(max(0.001, late - time.monotonic()))
-            hub.send(HEAD.pack(READ, 0, len(data), 0) + data)
-            while len(found) < len(paths):
-                hub.settimeout(max(0.001, late - time.monotonic()))
-                message = hub.recv(HEAD.size + FRAME_MAX)
-                if len(message) < HEAD.size:
-                    raise HostError("cannot ask the guest: it has ended")
-                kind, value, _, _ = HEAD.unpack_from(message)
-                if kind != OUTPUT:
-                    raise HostError("cannot ask the guest: its answer makes no sense")
-                found.append(message[HEAD.size :] if value == 1 else b"")
+            yield hub
         except OSError as error:
             reason = "it does not answer" if isinstance(error, TimeoutError) else "it has ended"
             raise HostError(f"cannot ask the guest: {reason}") from error
-    return found
+
+
+def _message(hub: socket.socket) -> bytes:
+    message = hub.recv(HEAD.size + FRAME_MAX)
+    if len(message) < HEAD.size:
+        raise HostError("cannot ask the guest: it has ended")
+    return message
+
+
+def write_file(home: Home, key: int, path: str, value: str) -> None:
+    """To a file of the guest's kernel."""
+    plan = wire.encode((Write(path, value, why="the guest's own group"),))
+    with _asked(home, key, time.monotonic() + PATIENCE) as hub:
+        hub.send(HEAD.pack(PLAN, 0, len(plan), 0) + plan)
+        order = RUN.pack(len(plan), 0, 0, 0)
+        hub.send(HEAD.pack(RUN_IT, 0, len(order), 0) + order)
+        while (kind := HEAD.unpack_from(_message(hub))[0]) == TAKEN:
+            pass
+    if kind != EXITED:
+        raise HostError("cannot ask the guest: it refuses")
+
+
+@contextmanager
+def frozen(home: Home, key: int) -> Iterator[None]:
+    """The machine's processes in the guest stand still; the guest itself does not. A daemon that
+    comes after this one lets them go on (``pause.restore``).
+    """
+    try:
+        write_file(home, key, f"{GROUP}/cgroup.freeze", "1")
+        late = time.monotonic() + PATIENCE
+        events = f"{GROUP}/cgroup.events"
+        while _table(read_files(home, key, (events,))[0]).get(b"frozen") != 1:
+            if time.monotonic() > late:
+                raise HostError("cannot freeze the guest's processes: one does not stop")
+        yield
+    finally:
+        thaw(home, key)
+
+
+def thaw(home: Home, key: int) -> None:
+    """A guest that has ended has nobody to wake."""
+    with suppress(HostError):
+        write_file(home, key, f"{GROUP}/cgroup.freeze", "0")
 
 
 def number(text: bytes, otherwise: int = 0) -> int:

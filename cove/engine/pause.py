@@ -7,7 +7,9 @@ what the record says (``restore``).
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 
+from cove.engine import inside
 from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.errors import Conflict, CoveError, HostError
@@ -61,6 +63,8 @@ def restore(home: Home, record: MachineRecord, live: Live) -> None:
             home.groups.freeze(live.group)
         else:
             home.groups.thaw(live.group)
+            if record.spec.isolation == "vm":  # a commit stopped only those in the guest
+                home.worker.do(partial(inside.thaw, home, live.key))
 
 
 def check_not_paused(record: MachineRecord, verb: str) -> None:

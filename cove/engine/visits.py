@@ -129,7 +129,7 @@ def _in_guest(
         fds["target"] = live.pidfd
         if (cgroup := open_group(group)) >= 0:
             fds.mine("cgroup", cgroup)
-        spec = ExecSpec(command=("archive",), stdin_open=reads)
+        spec = ExecSpec(command=("archive",), stdin_open=True)
         plan = virtual.plan_beside(home, record, spec, guest, group, fds, None)
         with run_archiver(ends_with_daemon(plan), fds, what=what, reads=reads) as archiver:
             yield archiver
