@@ -52,6 +52,7 @@ def info_document(seen: calls.Info) -> Record:
         ServerVersion=seen.version,
         DefaultRuntime="cove",
         SecurityOptions=options,
+        VirtualMachines=seen.virtual,
         Warnings=list(seen.warnings) or None,
         Facts=msgspec.to_builtins(facts),
         EmulatedPlatforms=list(seen.emulated),
@@ -85,7 +86,8 @@ def info_text(seen: calls.Info, now: float) -> str:
         ("security modules", " ".join(facts.lsm) or "none"),
         ("can", ", ".join(name for name, there in features.items() if there) or "-"),
         ("cannot", ", ".join(name for name, there in features.items() if not there) or "-"),
-        ("isolation", "container"),
+        ("isolation", "container, vm"),
+        ("virtual machines", printable(seen.virtual)),
         ("emulates", ", ".join(seen.emulated) or "no other CPU"),
     ]
     width = max(len(name) for name, _ in rows) + 2

@@ -67,6 +67,7 @@ def machine_document(seen: calls.Inspected) -> Record:
         "Cause": _builtins(record.cause),
         "Emulation": seen.emulation,
         "Walls": list(seen.walls),
+        "Emulator": list(seen.emulator),
         "CgroupPath": seen.cgroup,
         "Spec": _builtins(spec),
     }

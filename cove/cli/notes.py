@@ -11,6 +11,7 @@ from cove.errors import NotFound, printable
 from cove.oci.config import config_from_json
 from cove.spec.machine import MachineSpec
 
+EMULATED = ", emulated: "
 PORT_START = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 
 
@@ -40,3 +41,12 @@ def note_low_ports(spec: MachineSpec, terminal: Terminal, client: Client) -> Non
             f"user namespace of its own may open on the host's network (below {first}): "
             "--userns=host, or sysctl net.ipv4.ip_unprivileged_port_start\n"
         )
+
+
+def note_emulated(spec: MachineSpec, terminal: Terminal, client: Client) -> None:
+    """To people: it is slow, and QEMU's own faults are the guest's way out of it."""
+    if spec.isolation != "vm" or not terminal.is_terminal(2):
+        return
+    _, emulated, why = client.info().virtual.partition(EMULATED)
+    if emulated:
+        terminal.error(f"cove: note: no KVM here, QEMU emulates the machine ({printable(why)})\n")

@@ -10,7 +10,7 @@ from typing import Literal
 
 from cove.cli import parse
 from cove.cli.command import Command, Typed
-from cove.cli.notes import note_low_ports
+from cove.cli.notes import note_emulated, note_low_ports
 from cove.cli.parse import Typed as Flags
 from cove.cli.parse import read_values
 from cove.cli.pull import with_image
@@ -96,6 +96,7 @@ def want_terminal(terminal: Terminal, wanted: object, attach: calls.Streams) -> 
 def run(typed: Typed, terminal: Terminal, client: Client) -> int | None:
     spec = machine_spec(typed, terminal, client)
     note_low_ports(spec, terminal, client)
+    note_emulated(spec, terminal, client)
     act = partial(_run, typed, terminal, client, spec)
     if spec.snapshot:
         return act()
@@ -128,6 +129,7 @@ def _run(typed: Typed, terminal: Terminal, client: Client, spec: MachineSpec) ->
 def create(typed: Typed, terminal: Terminal, client: Client) -> int:
     spec = machine_spec(typed, terminal, client)
     note_low_ports(spec, terminal, client)
+    note_emulated(spec, terminal, client)
     act = partial(_create, typed, terminal, client, spec)
     if spec.snapshot:
         return act()

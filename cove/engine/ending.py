@@ -28,6 +28,8 @@ IDLE = 5.0
 """Seconds without an end of a machine after which the store's log is written home."""
 END_SIGNAL = 64
 """To the process that stands in for a guest's program: SIGKILL, there."""
+HALT_SIGNAL = 63
+"""The same for SIGSTOP."""
 GUEST_PATIENCE = 5.0
 """Seconds that a guest may take to end a killed program and to write its disk."""
 SETTLE = 0.02
@@ -90,6 +92,7 @@ def set_deadline(home: Home, live: Live, deadline: float) -> None:
 
 def watch_limits(home: Home, live: Live, record: MachineRecord) -> None:
     """What watches a machine while it runs, begun after it does: the size of its writable layer."""
+    live.virtual = record.spec.isolation == "vm"
     live.keeps_disk = record.spec.isolation == "vm" and not record.spec.remove
     if home.storage is not None and record.spec.isolation != "vm":  # a disk limits itself
         limit = effective(record.spec.limits).storage

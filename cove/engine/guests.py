@@ -4,18 +4,28 @@ of it was said by the guest: it explains, and decides nothing.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import struct
 from typing import NamedTuple
 
 from cove.engine.causes import OutOfMemory
-from cove.errors import one_line
+from cove.errors import CoveError, HostError, one_line
+from cove.executor.messages import Report
+from cove.plan.ops import Plan
+from cove.plan.vm_ops import Guest
 
 END = struct.Struct("<IIIIQQII64s")
 """``struct guest_exit`` of ``init/guest.h``."""
 CONSOLE_MAX = 64 << 10
+MACHINE = 1
+"""Side of a report: the jail's."""
 PANIC = re.compile(rb"Kernel panic - not syncing: ([^\n]{0,160})")
+
+
+WORDS_MAX = 300
+_NO_MEMORY = re.compile("cannot set up guest memory|ram size too large", re.IGNORECASE)
 
 
 class End(NamedTuple):
@@ -34,7 +44,37 @@ def read_end(directory: str) -> End:
         *_, kills, forks, victim = END.unpack(data)
         return End(kills, forks, _victim(victim), told=True)
     found = PANIC.search(_read(f"{directory}/console", CONSOLE_MAX))
-    return End(panic=one_line(found[1].decode("utf-8", "replace").strip()) if found else "")
+    return End(panic=_words(found) if found else "")
+
+
+def why_no_guest(directory: str, plan: Plan, report: Report) -> CoveError | None:
+    """A virtual machine whose guest never came to its program, by what the emulator and the guest's
+    kernel said before they ended; None: the report says more.
+    """
+    part = plan.machine
+    if plan.guest is None or report.side != MACHINE or report.op >= len(part):
+        return None
+    if not isinstance(part[report.op], Guest):
+        return None
+    if report.errno != errno.EPIPE:
+        return HostError("cannot start the virtual machine: its guest says what no agent would")
+    said = _read(f"{directory}/emulator", CONSOLE_MAX).decode("utf-8", "replace").strip()
+    console = _read(f"{directory}/console", CONSOLE_MAX)
+    found = PANIC.search(console)
+    if said:
+        reason = f"its emulator ended: {one_line(said.splitlines()[-1][:WORDS_MAX])}"
+    elif found:
+        reason = f"guest kernel panic: {_words(found)}"
+    else:
+        reason = "its emulator ended without a word"
+    return HostError(
+        f"cannot start the virtual machine: {reason}",
+        hint="the memory limit is too large for this host" if _NO_MEMORY.search(said) else "",
+    )
+
+
+def _words(panic: re.Match[bytes]) -> str:
+    return one_line(panic[1].decode("utf-8", "replace").strip())
 
 
 def _victim(data: bytes) -> OutOfMemory:

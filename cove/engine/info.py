@@ -11,6 +11,7 @@ from cove import __version__
 from cove.engine.calls import Info, Version
 from cove.engine.foreign import emulated_here
 from cove.engine.home import Home
+from cove.errors import CoveError, one_line
 from cove.linux.disk import free_space
 from cove.plan.facts import Facts
 
@@ -44,6 +45,7 @@ def info(home: Home) -> Info:
         system=system_name(),
         emulated=emulated_here(home.facts),
         warnings=(*warnings(home.facts), *_of_virtual_machines(home)),
+        virtual=virtual_text(home),
     )
 
 
@@ -52,6 +54,24 @@ def system_name() -> str:
         return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
     except OSError:
         return "Linux"
+
+
+def virtual_text(home: Home) -> str:
+    """What came of the trial boot, once there was one; or what virtual machines lack here."""
+    from cove.engine import virtual
+    from cove.vm.accel import remembered
+    from cove.vm.kernels import Kernels
+
+    try:
+        facts = virtual.facts_of(home)
+        kernel = virtual.kernel_for(Kernels(home.store.layout), facts.arch)
+    except CoveError as lacking:
+        return f"none: {lacking.message.partition(': ')[2]} ({lacking.hint})"
+    made = f"QEMU {'.'.join(map(str, facts.qemu))}, guest kernel {kernel.name} {kernel.version}"
+    found = remembered(home.store.layout)
+    if found is None:
+        return f"{made}; the first one tries KVM"
+    return f"{made}, KVM" if found.usable else f"{made}, emulated: {one_line(found.reason)}"
 
 
 def _of_virtual_machines(home: Home) -> tuple[str, ...]:

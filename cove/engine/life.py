@@ -335,6 +335,8 @@ def send_signal(home: Home, live: Live, number: int) -> None:
         if number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             ending.kill(home, live, live.asked or "kill")
         return
+    if live.virtual and number == signal.SIGSTOP:
+        number = ending.HALT_SIGNAL
     try:
         signal.pidfd_send_signal(live.pidfd, number)
     except ProcessLookupError:

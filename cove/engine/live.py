@@ -45,6 +45,8 @@ class Live:
     """Once it ended."""
     asked: str = ""
     """Who ended it, if cove did: timeout, storage, stop, kill, monitor."""
+    virtual: bool = False
+    """Its program runs in a guest: somebody stands in for it here."""
     keeps_disk: bool = False
     """A virtual machine whose disk is to be written before it ends."""
     ending_guest: bool = False

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+
 import msgspec
 
+from cove.engine import virtual
 from cove.engine.calls import Inspected, Listed, Sizes
 from cove.engine.foreign import emulation
 from cove.engine.home import Home
+from cove.engine.live import Live
 from cove.engine.uppers import strata_sizes
 from cove.image.catalog import image_config
+from cove.linux.processes import read_process
 from cove.plan.facts import Facts
 from cove.roots import usage
 from cove.spec.machine import MachineSpec
 from cove.store.names import holds_name
 from cove.store.records import MachineRecord
+from cove.vm.accel import remembered
 
 ACTIVE = ("running", "paused")
 
@@ -62,8 +69,9 @@ def inspect_machine(home: Home, record: MachineRecord, *, sizes: bool) -> Inspec
             *(f"{layout.upper(stratum)}/fs" for stratum in record.strata),
         ),
         cgroup=group_text(live.group.directory or live.group.name) if live and live.group else "",
-        walls=walls(record.spec, home.facts, record.id_range),
+        walls=walls(record.spec, _facts(home), record.id_range),
         emulation=emulation(record.spec, image_config(image), home.facts) if image else "",
+        emulator=_emulator(home, live),
         sizes=sizes_of(home, record) if sizes else None,
     )
 
@@ -72,8 +80,49 @@ def group_text(path: str) -> str:
     return path.removeprefix("/sys/fs/cgroup")
 
 
+def _virtual_walls(spec: MachineSpec, facts: Facts, id_range: int) -> tuple[str, ...]:
+    jail = virtual.jail_of(spec)
+    _, *around = walls(jail, facts, id_range)
+    kernel = "virtual machine: a kernel of its own, "
+    if facts.kvm:
+        kernel += "under KVM; around the emulator a jail"
+    else:
+        kernel += "emulated by QEMU (TCG), no wall by itself: the jail around it is the boundary"
+    memory = f"at most {jail.limits.memory >> 20} MiB and {jail.limits.pids} threads"
+    _, *inside = walls(msgspec.structs.replace(spec, isolation="container"), facts, -1)
+    return (
+        kernel,
+        "jail: user 65534 without capabilities; of the host it sees programs, read-only",
+        *(f"jail: {line}" for line in around if not line.startswith("capabilities")),
+        f"jail: {memory}; QEMU's own filter refuses it new processes and privileges",
+        f"jail: the emulator has {len(virtual.PASSED)} descriptors: {', '.join(virtual.PASSED)}",
+        *(f"guest: {line}" for line in inside if not line.startswith("user namespace")),
+        "guest: root in it is root of the guest's kernel",
+    )
+
+
+def _facts(home: Home) -> Facts:
+    """With what the trial boot said of KVM."""
+    found = remembered(home.store.layout)
+    return msgspec.structs.replace(home.facts, kvm=found is not None and found.usable)
+
+
+def _emulator(home: Home, live: Live | None) -> tuple[str, ...]:
+    """The command line of the one that runs, by the host's kernel."""
+    if live is None or not live.virtual or live.group is None:
+        return ()
+    for pid in home.groups.pids(live.group):
+        with suppress(OSError):
+            if os.path.basename(os.readlink(f"/proc/{pid}/exe")).startswith("qemu-system-"):
+                found = read_process(pid)
+                return found.command if found is not None else ()
+    return ()
+
+
 def walls(spec: MachineSpec, facts: Facts, id_range: int) -> tuple[str, ...]:
     """What stands between the machine and the host, one line each; what was given away says so."""
+    if spec.isolation == "vm":
+        return _virtual_walls(spec, facts, id_range)
     security = spec.security
     lines = [f"container: the host's kernel {facts.kernel[0]}.{facts.kernel[1]}, namespaces"]
     if security.privileged:

@@ -9,14 +9,15 @@ import socket
 import time
 from functools import partial
 
-from cove.engine import ending
+from cove.engine import ending, guests
 from cove.engine.home import Home, close_quietly
 from cove.engine.live import Live
-from cove.errors import Bug, HostError
+from cove.errors import Bug, CoveError, HostError, printable
 from cove.executor.explain import explain
 from cove.executor.messages import (
     Kind,
     Message,
+    Report,
     decode_exit,
     decode_report,
     decode_state,
@@ -126,20 +127,25 @@ def adopt_state(home: Home, live: Live, message: Message) -> bool:
 
 def _failed(home: Home, live: Live, message: Message) -> None:
     report = decode_report(message.payload)
-    error = (
-        explain(live.plan, report)
-        if live.plan is not None
-        else HostError(
-            "cannot start machine: its plan stopped while the daemon was away",
-            host=f"op {report.op} of the {('host', 'machine')[report.side & 1]} part: "
-            f"{os.strerror(report.errno)} {report.detail}".rstrip(),
-        )
-    )
+    error = _why(home, live, report)
     ending.keep_plan(home, live, report)
     ending.start_failed(home, live, error)
     if live.session and live.ctl is not None:
         text = ending.failure_words(error)
         ending.tell(live.ctl, Kind.REASON, value=error.exit_code, payload=text)
+
+
+def _why(home: Home, live: Live, report: Report) -> CoveError:
+    if live.plan is None:
+        side = ("host", "machine")[report.side & 1]
+        said = f"{os.strerror(report.errno)} {printable(report.detail)}"
+        return HostError(
+            "cannot start machine: its plan stopped while the daemon was away",
+            host=f"op {report.op} of the {side} part: {said}".rstrip(),
+        )
+    directory = home.store.layout.machine(live.key)
+    found = guests.why_no_guest(directory, live.plan, report)
+    return explain(live.plan, report) if found is None else found
 
 
 def _gone(home: Home, live: Live) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 
-from cove.engine import files
+from cove.engine import files, virtual
 from cove.engine.foreign import emulators
-from cove.engine.home import Home
+from cove.engine.home import Base, Home
 from cove.engine.life import ground_of
 from cove.engine.ranges import range_base
 from cove.errors import CoveError
@@ -16,7 +17,11 @@ from cove.plan.ops import Plan
 from cove.plan.text import render, to_json
 from cove.plan.wire import encode
 from cove.planner import BindSource, Place, plan_machine
+from cove.planner.guest import Identity, guest_facts, plan_guest
+from cove.planner.jail import plan_vm
 from cove.spec.machine import MachineSpec
+from cove.vm.accel import facts_with_kvm
+from cove.vm.kernels import Kernels
 
 EXAMPLE_ID = "0" * 64
 
@@ -46,7 +51,34 @@ def plan_only(home: Home, spec: MachineSpec) -> Plan:
         hostname=files.hostname_of(spec, EXAMPLE_ID),
         emulators=emulators(spec, base.config, home.facts),
     )
+    if spec.isolation == "vm":
+        return _virtual(home, spec, base, place)
     return plan_machine(spec, base.config, home.facts, place)
+
+
+def _virtual(home: Home, spec: MachineSpec, base: Base, place: Place) -> Plan:
+    """The jail's plan, and the one that runs in the guest; random numbers and clock are zero."""
+    facts, kernels = virtual.facts_of(home), Kernels(home.store.layout)
+    kernel = virtual.kernel_for(kernels, facts.arch)
+    facts, _ = facts_with_kvm(kernels, kernel, facts)
+    guest = plan_guest(
+        spec,
+        base.config,
+        guest_facts(facts, virtual.version_of(kernel)),
+        Identity(bytes(64), 0),
+        dict(files.texts(spec, place.hostname)),
+        hostname=place.hostname,
+    )
+    jail = virtual.jail_of(spec)
+    around = home.base(jail.image)
+    inner = replace(
+        place, base=range_base(0), layers=around.layers, views=around.views, volatile=True,
+        hostname="guest",
+    )  # fmt: skip
+    emulator = virtual.emulator_of(spec, kernel, facts)
+    return plan_vm(
+        spec, jail, around.config, facts, inner, guest, emulator=emulator, passed=virtual.PASSED
+    )
 
 
 def warm_up(home: Home) -> None:

@@ -179,12 +179,13 @@ def plan_start(
         facts,
         _place(home, record, around, group, size),
         guest,
-        emulator=_emulator(spec, kernel, facts),
+        emulator=emulator_of(spec, kernel, facts),
         passed=PASSED,
     )
 
 
-def _emulator(spec: MachineSpec, kernel: Kernel, facts: Facts) -> tuple[str, ...]:
+def emulator_of(spec: MachineSpec, kernel: Kernel, facts: Facts) -> tuple[str, ...]:
+    """The command line; descriptors in it are those of ``PASSED``."""
     number = {name: 3 + index for index, name in enumerate(PASSED)}
     boot = Boot(number["kernel"], number["initrd"], kernel.hz, frozenset(kernel.options))
     described = Guest(

@@ -143,6 +143,8 @@ class Inspected(msgspec.Struct, frozen=True, omit_defaults=True):
     """What stands between this machine and the host, one line each."""
     emulation: str = ""
     """``linux/arm64 by qemu-aarch64 on x86_64``; empty: its programs are of this host's CPU."""
+    emulator: tuple[str, ...] = ()
+    """Of a virtual machine that runs: its emulator's command line."""
     sizes: Sizes | None = None
 
 

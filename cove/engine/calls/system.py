@@ -40,3 +40,5 @@ class Info(msgspec.Struct, frozen=True):
     emulated: tuple[str, ...] = ()
     """Platforms of other CPUs whose images run here."""
     warnings: tuple[str, ...] = ()
+    virtual: str = ""
+    """How virtual machines run here: ``KVM``, ``emulated: why``, or what they lack."""
