@@ -8,9 +8,9 @@ APT := apt-get -o DPkg::Lock::Timeout=300 -qq
 RUN_PACKAGES := python3-venv gcc libc6-dev
 TEST_PACKAGES := $(RUN_PACKAGES) musl-tools busybox-static tmux bubblewrap crun runc skopeo umoci \
 	docker-registry openssl mmdebstrap \
-	libseccomp2 clang-format e2fsprogs qemu-user-static
+	libseccomp2 clang-format e2fsprogs erofs-utils qemu-user-static qemu-system-x86
 
-HOST61_PACKAGES := $(TEST_PACKAGES) qemu-system-x86
+HOST61_PACKAGES := $(TEST_PACKAGES)
 
 .PHONY: help run test test-host61 check golden bench docs clean
 .DEFAULT_GOAL := help
