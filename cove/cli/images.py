@@ -22,7 +22,7 @@ from cove.client.api import Client
 from cove.engine import calls
 from cove.errors import UsageError
 from cove.oci.reference import familiar
-from cove.spec.flags import Flag
+from cove.spec.flags import Flag, parse_platform
 
 NONE = "<none>"
 PROXIES = ("http_proxy", "https_proxy", "no_proxy")
@@ -207,6 +207,7 @@ def bootstrap(typed: Typed, terminal: Terminal, client: Client) -> int:
         mirror=typed.text("mirror"),
         tag=typed.text("tag"),
         env=tuple(f"{name}={terminal.env[name]}" for name in PROXIES if terminal.env.get(name)),
+        platform=typed.text("platform"),
     )
     steps = client.image_bootstrap(params, terminal.cancelled)
     for done in follow(steps, terminal, quiet=typed.on("quiet")):
@@ -281,6 +282,8 @@ BOOTSTRAP = Command(
         Flag("include", "include", "A package more; several with commas", "", "PACKAGE",
              repeat=True),
         Flag("mirror", "mirror", "Package sources other than this host's own", "", "URL"),
+        Flag("platform", "platform", "Another than this host's: linux/arm64, by emulation", "",
+             "PLATFORM", parse_platform),
         Flag("quiet", "quiet", "Show no progress, print only the name", "q"),
         Flag("tag", "tag", "Its name, if not the distribution's", "t", "NAME[:TAG]"),
         Flag("variant", "variant", "Which packages: essential, apt, minbase, buildd, important, "

@@ -82,6 +82,7 @@ def bootstrap(
                 name,
                 changes=CHANGES,
                 message=f"cove image bootstrap {wish}",
+                platform=str(wish.platform or ""),
                 progress=progress,
                 origin=str(wish),
                 check=check,
@@ -101,6 +102,7 @@ def _spec(wish: Wish, env: tuple[str, ...], tool: str) -> MachineSpec:
         remove=True,
         security=Security(cap_drop=("ALL",), cap_add=CAPABILITIES),
         log_max=LOG_MAX,
+        emulate=(wish.platform.architecture,) if wish.platform else (),
     )
 
 

@@ -162,7 +162,9 @@ def image_bootstrap(home: Home, params: ImageBootstrap, call: Call) -> Iterator[
     from cove.image.distributions import read_wish
     from cove.image.importing import parse_name
 
-    wish = read_wish(params.distribution, params.variant, params.include, params.mirror)
+    wish = read_wish(
+        params.distribution, params.variant, params.include, params.mirror, params.platform
+    )
     name = parse_name(params.tag or str(wish))
     stopped = threading.Event()
 

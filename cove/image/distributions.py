@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from cove.errors import NotFound, Unsupported, UsageError
 from cove.image.host import PATH
+from cove.oci.manifest import Platform, host_platform_of, parse_platform
 from cove.oci.reference import Reference, parse_reference
 from cove.spec.suggest import did_you_mean
 
@@ -82,12 +83,16 @@ class Wish:
     variant: str
     include: tuple[str, ...]
     mirror: str
+    platform: Platform | None = None
+    """None: this host's."""
 
     def __str__(self) -> str:
         return f"{self.distribution.name}:{self.suite}"
 
 
-def read_wish(text: str, variant: str, include: tuple[str, ...], mirror: str) -> Wish:
+def read_wish(
+    text: str, variant: str, include: tuple[str, ...], mirror: str, platform: str = ""
+) -> Wish:
     """What was typed, judged; errors say what there is."""
     distribution, reference = _distribution(text)
     if variant and variant not in VARIANTS:
@@ -109,7 +114,29 @@ def read_wish(text: str, variant: str, include: tuple[str, ...], mirror: str) ->
             origin=f"--mirror {mirror}",
             hint="it begins with http:// or https://",
         )
-    return Wish(reference, distribution, reference.tag, variant or "minbase", packages, mirror)
+    wanted = _platform(text, platform)
+    variant = variant or "minbase"
+    return Wish(reference, distribution, reference.tag, variant, packages, mirror, wanted)
+
+
+DEBIAN_ARCH = {
+    "amd64": "amd64", "arm64": "arm64", "arm": "armhf", "386": "i386", "riscv64": "riscv64",
+    "ppc64le": "ppc64el", "s390x": "s390x",
+}  # fmt: skip
+"""As its packages are called, by the architecture of an image."""
+
+
+def _platform(text: str, platform: str) -> Platform | None:
+    if not platform:
+        return None
+    wanted, here = parse_platform(platform), host_platform_of()
+    if wanted.os != "linux" or wanted.architecture not in DEBIAN_ARCH:
+        raise UsageError(
+            f"cannot bootstrap {text}: it is not made for {wanted}",
+            origin=f"--platform {platform}",
+            hint=f"it is made for {', '.join(f'linux/{name}' for name in DEBIAN_ARCH)}",
+        )
+    return None if wanted.architecture == here.architecture else wanted
 
 
 def _distribution(text: str) -> tuple[Distribution, Reference]:
@@ -138,7 +165,13 @@ def _distribution(text: str) -> tuple[Distribution, Reference]:
 
 def tool_for(wish: Wish) -> str:
     """The program of this host that makes it, if the keys are here as well."""
-    tools = [tool for tool in TOOLS if shutil.which(tool, path=PATH)]
+    known = TOOLS if wish.platform is None else TOOLS[:1]
+    tools = [tool for tool in known if shutil.which(tool, path=PATH)]
+    if not tools and wish.platform is not None:
+        raise Unsupported(
+            f"cannot bootstrap {wish} for {wish.platform}: mmdebstrap is not installed",
+            hint="apt-get install mmdebstrap",
+        )
     if not tools:
         raise Unsupported(
             f"cannot bootstrap {wish}: neither mmdebstrap nor debootstrap is installed",
@@ -242,9 +275,15 @@ def command(wish: Wish, sources: tuple[Source, ...], tool: str = "mmdebstrap") -
     if tool == "debootstrap":
         return _debootstrap(wish, sources)
     include = (f"--include={','.join(wish.include)}",) if wish.include else ()
+    foreign: tuple[str, ...] = ()
+    if wish.platform is not None:
+        # Its own check looks for the host's handlers; the machine's are not to be seen.
+        name = DEBIAN_ARCH[wish.platform.architecture]
+        foreign = (f"--architectures={name}", "--skip=check/qemu")
     return (
         "mmdebstrap",
         "--mode=root",
+        *foreign,
         "--verbose",
         "--format=tar",
         f"--variant={wish.variant}",

@@ -95,6 +95,8 @@ def refuse(
     for name in foreign_architectures(spec, image, facts):
         whole = Platform(name, "linux", image.variant if name == image.architecture else "")
         what = f"cannot run {spec.image}: it is for {whole}, and this host is {facts.arch}"
+        if name != image.architecture:
+            what = f"cannot run programs for {whole}: this host is {facts.arch}"
         if name not in CPUS:
             raise Unsupported(what, hint=f"what can be emulated: {', '.join(CPUS)}")
         if not spec.security.userns == "machine" or spec.security.privileged:

@@ -5,6 +5,7 @@ for real, from the sources of this machine.
 from __future__ import annotations
 
 import http.server
+import platform
 import shutil
 import signal
 import threading
@@ -17,7 +18,8 @@ import pytest
 from cove.engine.bootstrap import CAPABILITIES
 from cove.errors import CoveError
 from cove.image.aptspeak import Listener, failure
-from cove.image.distributions import command, read_wish, sources_for
+from cove.image.distributions import command, read_wish, sources_for, tool_for
+from cove.oci.manifest import host_platform_of
 from tests.driver import Cove, wait_until
 
 KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -35,6 +37,8 @@ WRONG = [
     (("debian:bookworm", "--include=--hook"), '"--hook" is no name of a package', "from:"),
     (("debian:bookworm", "--mirror", "ftp"), '"ftp" is no address', "http://"),
     (("debian:bookworm", "--mirror", "http://a b"), "is no address", "--mirror http://a b"),
+    (("debian:bookworm", "--platform", "linux/mips"), "it is not made for linux/mips", "arm64"),
+    (("debian:bookworm", "--platform", "a b"), 'platform "a b"', "write linux/amd64"),
     (("debian:bookworm", "-t", "Big"), "must be lowercase", "Big"),
     (("debian:bookworm", "-t", "host"), '"host" is built in', ""),
     ((), "DISTRIBUTION:SUITE is missing", "cove image bootstrap"),
@@ -185,6 +189,28 @@ def test_its_failures_are_errors(line: str, message: str) -> None:
     error = failure(wish, deque([*line.split("\n"), "E: mmdebstrap failed"]), 25, "")
     assert error.message.startswith("cannot bootstrap debian:bookworm: ")
     assert message in error.message
+
+
+# ---- other CPUs ----
+
+
+def test_another_cpu(root: Path) -> None:
+    (root / "etc/apt/sources.list").write_text(f"deb {HOST} bookworm main\n")
+    other, name = ("arm64", "arm64") if platform.machine() == "x86_64" else ("arm/v7", "armhf")
+    wish = read_wish("debian:bookworm", "", (), "", f"linux/{other}")
+    words = command(wish, sources_for(wish, root=str(root)))
+    assert words[2:4] == (f"--architectures={name}", "--skip=check/qemu")
+    own = host_platform_of().architecture
+    assert read_wish("debian:bookworm", "", (), "", f"linux/{own}").platform is None
+
+
+def test_another_cpu_needs_mmdebstrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda tool, path: tool == "debootstrap")
+    with pytest.raises(CoveError) as error:
+        tool_for(read_wish("debian:bookworm", "", (), "", "linux/riscv64"))
+    assert error.value.message == (
+        "cannot bootstrap debian:bookworm for linux/riscv64: mmdebstrap is not installed"
+    )
 
 
 # ---- for real ----

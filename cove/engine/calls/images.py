@@ -91,6 +91,8 @@ class ImageBootstrap(msgspec.Struct, frozen=True):
     """The image's name; empty: as the distribution."""
     env: tuple[str, ...] = ()
     """``http_proxy=…`` and the like, of the caller."""
+    platform: str = ""
+    """``linux/arm64``; empty: this host's."""
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
