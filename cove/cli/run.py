@@ -52,7 +52,11 @@ def _same_everywhere(flags: Flags) -> MachineSpec:
 def _inherited(typed: Typed, terminal: Terminal, client: Client) -> MachineSpec:
     """What was typed, over the spec of the snapshot's machine."""
     ask = snapshots.SnapshotInspect(typed.text("snapshot"), sizes=False)
-    other = client.snapshot_inspect(ask).record.spec
+    try:
+        other = client.snapshot_inspect(ask).record.spec
+    except CoveError as error:
+        error.exit_code = 125  # as a missing image
+        raise
     spec = assemble_machine(typed.values, caller(terminal), image="-", command=typed.words)
     spec = inherit(other, spec, typed.values.keys())
     check_machine(spec)

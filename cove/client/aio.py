@@ -18,6 +18,7 @@ from cove.client.results import Chunk, Result
 from cove.client.runs import MAX_OUTPUT, Input, Source
 from cove.client.talk import Daemon
 from cove.engine import calls
+from cove.engine.calls import snapshots
 from cove.spec.values import parse_signal
 
 Argv = Sequence[str | bytes | os.PathLike[str]] | None
@@ -231,6 +232,7 @@ class Machine:
         await finish(self._daemon.call("machine.start", calls.Start(self.id)))
 
     async def restart(self, timeout: int | None = None) -> None:
+        """Stop it as ``stop`` does, and start it again."""
         await finish(self._daemon.call("machine.restart", calls.Restart(self.id, timeout)))
 
     async def pause(self) -> None:
@@ -238,11 +240,32 @@ class Machine:
         await finish(self._daemon.call("machine.pause", calls.Pause(self.id)))
 
     async def unpause(self) -> None:
+        """Let them run on."""
         await finish(self._daemon.call("machine.unpause", calls.Unpause(self.id)))
 
     async def rename(self, name: str) -> None:
+        """Another name. Conflict: it is taken."""
         await finish(self._daemon.call("machine.rename", calls.Rename(self.id, name)))
         self.name = name
+
+    # ---- what it was ----
+
+    async def snapshot(self, name: str = "", *, pause: bool = True) -> str:
+        """Keep what its files are: the snapshot's name. ``pause``: it stands still meanwhile."""
+        params = snapshots.SnapshotCreate(self.id, name, pause)
+        made: snapshots.SnapshotNamed = await finish(self._daemon.call("snapshot.create", params))
+        return made.name
+
+    async def restore(self, snapshot: str = "") -> None:
+        """Back to a snapshot, its latest unless named. If it runs, its command begins anew."""
+        await finish(self._daemon.call("machine.restore", snapshots.Restore(self.id, snapshot)))
+
+    async def fork(self, count: int = 1, *, name: str = "") -> list[Machine]:
+        """Running machines that begin with the files it has now. They outlive this process, as by
+        ``start``, and are closed by whoever asked for them."""
+        params = snapshots.Fork(self.id, count, name)
+        forked: snapshots.Forked = await finish(self._daemon.call("machine.fork", params))
+        return [Machine(self._daemon, made.id, made.name) for made in forked.machines]
 
     async def remove(self, *, force: bool = False) -> None:
         """Remove it; ``force``: kill it first. Conflict: it runs. NotFound: it is gone."""
@@ -480,6 +503,7 @@ class Client:
         return found
 
     async def version(self) -> calls.Version:
+        """Of the daemon, and of what it runs on."""
         found: calls.Version = await finish(self._daemon.call("system.version", calls.Nothing()))
         return found
 
