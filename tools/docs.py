@@ -1,5 +1,5 @@
-"""Write the generated documents: docs/cli.md from the commands, docs/plan.md, and the
-Python API for asyncio; ``make docs``."""
+"""Write the generated documents: docs/cli.md from the commands, docs/plan.md, docs/python.md,
+and the Python API for asyncio; ``make docs``."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ belongs to the machine. A mistake exits with 125 and names what was typed.
 def main() -> int:
     import aio
     import plan_doc
+    import python_doc
 
     TARGET.write_text(text())
     plan_doc.main()
     aio.main()
+    python_doc.main()
     return 0
 
 

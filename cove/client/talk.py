@@ -32,7 +32,10 @@ WITH_SESSION, TELL_RESULT = 1, 2
 WHOLE, PART, ITEM = 0, 1, 2
 """As in ``daemon.calls``."""
 
-NOT_HERE, OTHER_PROTOCOL = -2, -3
+NOT_HERE, ELSEWHERE = -2, -3
+ASKED = 3
+"""Daemons that are asked one after the other, when each makes way; one that knows no calls gives
+the same answer, and is asked over HTTP then."""
 STARTS = 3
 """How often a daemon is started that is gone again."""
 CROWDED = 0.003
@@ -61,23 +64,27 @@ class Daemon:
 
     def call(self, name: str, params: msgspec.Struct, fd: int = -1) -> Steps[Any]:
         """One verb: its result. ``fd``: the bytes that it takes or gives."""
-        if self.http is None:
+        for _ in range(ASKED):
+            if self.http is not None:
+                break
             sock = yield from self._ask(name, params, 0, fd)
             with sock:
                 answer = yield from self._answers(sock, name)
                 if answer is not None:
                     return answer
+        self._go_by_http()
         return (yield Work(partial(self._call_http, name, params, fd)))
 
     def stream(self, name: str, params: msgspec.Struct, fd: int = -1) -> Steps[None]:
         """A verb that gives items."""
-        if self.http is None:
+        for _ in range(ASKED):
+            if self.http is not None:
+                break
             sock = yield from self._ask(name, params, 0, fd)
             with sock:
                 if (yield from self._answers(sock, name)) is not None:
                     return
-        assert self.http is not None
-        items = self.http.stream(VERBS[name], params, Call(body=fd))
+        items = self._go_by_http().stream(VERBS[name], params, Call(body=fd))
         end = object()
         try:
             while (item := (yield Work(partial(next, items, end)))) is not end:
@@ -89,7 +96,9 @@ class Daemon:
 
     def session(self, name: str, params: msgspec.Struct, *, tell: bool = False) -> Steps[Link]:
         """A verb that gives a session. Its errors come over the link, as the end does."""
-        if self.http is None:
+        for _ in range(ASKED):
+            if self.http is not None:
+                break
             value = WITH_SESSION | (TELL_RESULT if tell else 0)
             sock = yield from self._ask(name, params, value, -1)
             link = Link(sock, partial(_result_of, name))
@@ -98,12 +107,12 @@ class Daemon:
             except BaseException:
                 link.close()
                 raise
-            if link.refused not in (NOT_HERE, OTHER_PROTOCOL):
+            if not link.refused:
                 return link
             link.close()
-            self._go_by_http()
-        assert self.http is not None
-        sock, received = yield Work(partial(self.http.upgrade, VERBS[name], params))
+            self._refused(link.refused, b"")
+        upgrade = partial(self._go_by_http().upgrade, VERBS[name], params)
+        sock, received = yield Work(upgrade)
         return Link(sock, partial(_result_of, name), received)
 
     # ---- the front's socket ----
@@ -180,13 +189,17 @@ class Daemon:
                 yield Item(decode(document))
 
     def _refused(self, value: int, text: bytes) -> None:
-        if value not in (NOT_HERE, OTHER_PROTOCOL):
+        """This one is not to be asked so: for good, or because it is making way for the next."""
+        if value == NOT_HERE:
+            self._go_by_http()
+        elif value != ELSEWHERE:
             said = text.decode("utf-8", "replace").strip()
             raise HostError(f"cannot reach the daemon: {said or 'it refused the connection'}")
-        self._go_by_http()
 
-    def _go_by_http(self) -> None:
-        self.http = Http(socket_path("", self.root))
+    def _go_by_http(self) -> Http:
+        if self.http is None:
+            self.http = Http(socket_path("", self.root))
+        return self.http
 
     def _call_http(self, name: str, params: msgspec.Struct, fd: int) -> Any:
         verb = VERBS[name]

@@ -257,7 +257,9 @@ class Door:
             if not peer_is_of(conn, self._world):
                 raise Refused(NOT_HERE)
             if isinstance(request, Message):
-                with self._running.caller(conn, None):
+                with self._running.caller(conn, None) as may:
+                    if not may:
+                        raise Refused(ELSEWHERE)
                     calls.answer(self._engine, conn, request, fds, CallerGone(conn, self._reactor))
                 code = None
             else:

@@ -333,3 +333,31 @@ def test_answers_that_are_none(tmp_path: Path, answer: bytes, said: str) -> None
         with pytest.raises(package.HostError, match=said):
             package.connect(str(tmp_path)).version()
         thread.join()
+
+
+def test_a_daemon_that_makes_way_costs_nobody_a_run(fresh_cove: Cove) -> None:
+    client = package.connect(str(fresh_cove.root))
+    failed: list[BaseException] = []
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.is_set():
+            try:
+                assert client.run("bb", ["echo", "x"]).text == "x\n"
+            except BaseException as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=go_on) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        pid = fresh_cove.daemon_pid()
+        fd = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGHUP)
+        select.select([fd], [], [], 30)
+        os.close(fd)
+        wait_until(lambda: client.run("bb", ["true"]).ok, "the next daemon")
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert failed == []
