@@ -7,6 +7,7 @@ import msgspec
 from cove.engine.calls import Call
 from cove.engine.home import Home
 from cove.errors import NotFound, Unsupported, printable
+from cove.image.host import HOST
 from cove.linux.emulators import find_emulator
 from cove.oci.config import ImageConfig
 from cove.oci.manifest import Platform
@@ -47,6 +48,8 @@ def notes(home: Home, spec: MachineSpec, call: Call) -> tuple[str, ...]:
     """That it is emulated, for whoever makes a machine: told to a foreground, else to be answered.
     What cannot be emulated is refused.
     """
+    if spec.image == HOST:
+        return ()
     try:
         image = home.base(spec.image).config
     except NotFound:
