@@ -38,7 +38,7 @@ Mend = Callable[[], str]
 
 def check(home: Home, params: Check) -> Iterator[Checked]:
     """Everything, in order; the last step is ``done``."""
-    for part in (_database, _images, _blobs, _layers, _machines, _strays):
+    for part in (_database, _images, _blobs, _layers, _machines, _strata, _strays):
         for step, mend in part(home):
             finding = step.finding
             if finding is not None and params.repair and mend is not None:
@@ -232,6 +232,23 @@ def _machines(home: Home) -> Steps:
                 "machines", "machine", record.name,
                 f"its writable layer is missing (roots/u{record.upper})",
                 means="what it wrote is lost", hint=f"cove rm {record.name}",
+            )  # fmt: skip
+
+
+def _strata(home: Home) -> Steps:
+    """What snapshots and forks stand on."""
+    yield Checked("snapshots"), None
+    for stratum in home.store.strata():
+        if os.path.isdir(f"{home.store.layout.upper(stratum.key)}/fs"):
+            continue
+        snapshots = [s.name for s in home.store.snapshots() if stratum.key in s.strata]
+        machines = [m.name for m in home.store.machines() if stratum.key in m.strata]
+        if snapshots or machines:
+            yield _found(
+                "snapshots", "snapshot", ", ".join(snapshots) or ", ".join(machines),
+                f"a layer that it stands on is missing (roots/u{stratum.key})",
+                means="what was written to it is lost: "
+                + ", ".join((*snapshots, *machines)) + " cannot be started",
             )  # fmt: skip
 
 
