@@ -54,6 +54,21 @@ def _of_machines() -> dict[str, click.Command]:
     }  # fmt: skip
 
 
+def _of_virtual_machines() -> dict[str, click.Command]:
+    from cove.cli import kernels, templates
+
+    under = "Virtual machines"
+    return {
+        "kernel": Group(
+            "kernel", kernels.COMMANDS, help="Kernels for virtual machines", group=under
+        ),
+        "template": Group(
+            "template", templates.COMMANDS, help="Booted guests that others are clones of",
+            group=under,
+        ),
+    }  # fmt: skip
+
+
 def _tree() -> Group:
     from cove.cli import (
         check,
@@ -63,7 +78,6 @@ def _tree() -> Group:
         images,
         info,
         inspect,
-        kernels,
         life,
         plan,
         snapshots,
@@ -87,10 +101,7 @@ def _tree() -> Group:
             group=snapshots.GROUP,
         ),
         **events.COMMANDS,
-        "kernel": Group(
-            "kernel", kernels.COMMANDS, help="Kernels for virtual machines",
-            group="Virtual machines",
-        ),
+        **_of_virtual_machines(),
         **info.COMMANDS,
         **system.TOP,
         **completion.commands(root),

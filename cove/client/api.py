@@ -15,7 +15,7 @@ import msgspec
 from cove.client.transport import Caller, Transport
 from cove.client.verbs import VERBS
 from cove.engine import calls
-from cove.engine.calls import kernels, snapshots
+from cove.engine.calls import kernels, snapshots, templates
 from cove.engine.calls.check import Check, Checked
 
 NONE = calls.Call()
@@ -256,6 +256,14 @@ class Client:
 
     def kernel_list(self, params: kernels.KernelList) -> kernels.KernelsListed:
         result: kernels.KernelsListed = self._call("kernel.list", params)
+        return result
+
+    def template_list(self, params: templates.TemplateList) -> templates.TemplatesListed:
+        result: templates.TemplatesListed = self._call("template.list", params)
+        return result
+
+    def template_remove(self, params: templates.TemplateRemove) -> templates.TemplateRemoved:
+        result: templates.TemplateRemoved = self._call("template.remove", params)
         return result
 
     def kernel_add(

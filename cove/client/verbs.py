@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cove.engine import calls
-from cove.engine.calls import kernels, snapshots
+from cove.engine.calls import kernels, snapshots, templates
 from cove.engine.calls.check import Check, Checked
 
 PROTOCOL = 1
@@ -102,6 +102,13 @@ VERBS: dict[str, Verb] = {
             "image.bootstrap", "image_bootstrap", calls.ImageBootstrap, calls.Progress, stream=True
         ),
         Verb("system.events", "events", calls.Events, calls.Event, stream=True),
+        Verb("template.list", "template_list", templates.TemplateList, templates.TemplatesListed),
+        Verb(
+            "template.remove",
+            "template_remove",
+            templates.TemplateRemove,
+            templates.TemplateRemoved,
+        ),
         Verb("kernel.list", "kernel_list", kernels.KernelList, kernels.KernelsListed),
         Verb("kernel.add", "kernel_add", kernels.KernelAdd, calls.Progress, stream=True),
         Verb("kernel.fetch", "kernel_fetch", kernels.KernelFetch, calls.Progress, stream=True),

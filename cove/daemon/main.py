@@ -22,7 +22,8 @@ from cove.errors import Conflict, CoveError, HostError, UsageError
 if TYPE_CHECKING:
     from cove.engine.reactor import Reactor
 
-KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "COVE_DEBUG", "COVE_INIT")
+KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "COVE_DEBUG", "COVE_INIT",
+        "COVE_VM_POOL")  # fmt: skip
 SWITCH = 1e-4
 """Seconds a busy thread may hold the others up: at Python's 5 ms a start takes 77 ms instead of 4.
 """

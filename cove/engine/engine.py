@@ -39,19 +39,23 @@ from cove.engine import (
     update,
     watching,
 )
+from cove.engine import templates as guests_kept
 from cove.engine.attach import attach
 from cove.engine.calls import kernels as of_kernels
 from cove.engine.calls import snapshots as of_snapshots
+from cove.engine.calls import templates as of_templates
 from cove.engine.calls.check import Check, Checked
 from cove.engine.disks import Disks
 from cove.engine.events import Events
 from cove.engine.exec import exec_in
 from cove.engine.home import Home, boot_id
+from cove.engine.pool import Pool, pool_size
 from cove.engine.reactor import Reactor, Worker
 from cove.engine.restart import restart, take_up
 from cove.engine.slots import Slots
 from cove.engine.start import Foreground
 from cove.engine.storage import StorageGuard
+from cove.engine.templates import Templates
 from cove.errors import UsageError
 from cove.executor.forker import Forker
 from cove.executor.messages import Kind
@@ -86,6 +90,7 @@ class Engine:
             recover.recover(home)
             home.forker.start()
             home.slots.open()
+            home.pool.open()
             disk.watch_leftovers(home, time.time)
             plan.warm_up(home)
             recorder = trees.Recorder(home)
@@ -342,6 +347,16 @@ class Engine:
     ) -> Iterator[calls.Progress]:
         return kernels.kernel_build(self.home, params, call)
 
+    def template_list(
+        self, params: of_templates.TemplateList, call: calls.Call
+    ) -> of_templates.TemplatesListed:
+        return guests_kept.template_list(self.home, params)
+
+    def template_remove(
+        self, params: of_templates.TemplateRemove, call: calls.Call
+    ) -> of_templates.TemplateRemoved:
+        return guests_kept.template_remove(self.home, params)
+
     def kernel_remove(
         self, params: of_kernels.KernelRemove, call: calls.Call
     ) -> of_kernels.KernelRemoved:
@@ -435,14 +450,21 @@ def _open_home(
         run_fd=run_fd,
     )
     stack.callback(home.logs.close)
-    home.disks = Disks()
+    home.disks, home.templates = Disks(), Templates()
     worker.start()
     stack.callback(worker.close)
     reactor.start()
     stack.callback(reactor.close)
+    _open_guests(stack, home)
     reactor.watch(groups.events_fd, partial(ending.limits_hit, home))
     refusals.listen(home)
     home.storage = StorageGuard(store.layout.roots, partial(ending.storage_full, home))
     home.storage.start()
     stack.callback(home.storage.close)
     return home
+
+
+def _open_guests(stack: contextlib.ExitStack, home: Home) -> None:
+    stack.callback(home.templates.close)
+    home.pool = Pool(home, pool_size(os.environ.get("COVE_VM_POOL")))
+    stack.callback(home.pool.close)

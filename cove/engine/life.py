@@ -148,16 +148,16 @@ def run(
 ) -> MachineRecord:
     """Create and start with one write: a crash in between leaves a machine that is cleared away."""
     ground = ground or ground_of(home, spec)
-    if spec.isolation == "vm":
-        record = msgspec.structs.replace(new_record(home, spec, ground), state="running")
-        return _begin(home, record, ground.base, Live(record.key), foreground, partial(_add, home))
-    slot = home.slots.take()
+    vm = spec.isolation == "vm"
+    slot = home.pool.take(spec) if vm else home.slots.take()
     try:
         record = new_record(home, spec, ground, slot=slot)
     except BaseException:
-        home.slots.put_back(slot)
+        if slot is not None:
+            (home.pool if vm else home.slots).put_back(slot)
         raise
-    live = Live(slot.key, slot=slot)
+    record = msgspec.structs.replace(record, state="running")
+    live = Live(record.key, slot=slot)
     return _begin(home, record, ground.base, live, foreground, partial(_add, home))
 
 
@@ -265,6 +265,8 @@ def _group(home: Home, limits: Limits, slot: Slot | None) -> Group:
     limits = effective(limits)
     if slot is None:
         return home.groups.make(limits)
+    if limits == slot.limits:
+        return slot.group
     if limits.pids == PIDS:
         limits = msgspec.structs.replace(limits, pids=0)
     return home.groups.set_limits(slot.group, limits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import uuid
 from dataclasses import replace
 
 from cove.engine import files, virtual
@@ -18,7 +19,7 @@ from cove.plan.text import render, to_json
 from cove.plan.wire import encode
 from cove.planner import BindSource, Place, plan_machine
 from cove.planner.guest import Identity, guest_facts, plan_guest
-from cove.planner.jail import plan_vm
+from cove.planner.jail import plan_jail, plan_vm
 from cove.spec.machine import MachineSpec
 from cove.vm.accel import facts_with_kvm
 from cove.vm.kernels import Kernels
@@ -65,7 +66,7 @@ def _virtual(home: Home, spec: MachineSpec, base: Base, place: Place) -> Plan:
         spec,
         base.config,
         guest_facts(facts, virtual.version_of(kernel)),
-        Identity(bytes(64), 0),
+        Identity(bytes(64), 0, str(uuid.UUID(int=0))),
         dict(files.texts(spec, place.hostname)),
         hostname=place.hostname,
     )
@@ -75,10 +76,9 @@ def _virtual(home: Home, spec: MachineSpec, base: Base, place: Place) -> Plan:
         place, base=range_base(0), layers=around.layers, views=around.views, volatile=True,
         hostname="guest",
     )  # fmt: skip
-    emulator = virtual.emulator_of(spec, kernel, facts)
-    return plan_vm(
-        spec, jail, around.config, facts, inner, guest, emulator=emulator, passed=virtual.PASSED
-    )
+    line = virtual.emulator_of(spec, kernel, facts)
+    around_it = plan_jail(jail, around.config, facts, inner, emulator=line, passed=virtual.PASSED)
+    return plan_vm(spec, inner, around_it, guest)
 
 
 def warm_up(home: Home) -> None:

@@ -8,6 +8,7 @@ records, which the next daemon sweeps; its monitor ends with the daemon's socket
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import select
@@ -59,6 +60,8 @@ class Slot:
     ctl: socket.socket | None = None
     ahead: Plan | None = None
     """What its monitor has run; None: it waits for a whole plan."""
+    limits: Limits | None = None
+    """Those of its group, where they are not the default ones."""
 
     def close(self) -> None:
         for fd in (self.directory, self.listener, *self.generated.values()):
@@ -170,10 +173,9 @@ class Slots:
             end_monitor(slot.ctl)
         slot.close()
         layout = self._store.layout
-        try:
-            os.unlink(layout.monitor_socket(slot.key))
-        except FileNotFoundError:
-            pass
+        for path in layout.sockets(slot.key):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
         self._remover.remove(layout.upper(slot.key))
         self._remover.remove(layout.machine(slot.key))
         self._groups.remove(slot.group)
@@ -183,12 +185,17 @@ class Slots:
         self._later(lambda: self.give_up(slot))
 
     def _make(self) -> Slot:
-        key, machine_id = self._store.new_key(), secrets.token_hex(32)
-        group = self._groups.make(Limits(pids=PIDS))
-        slot = Slot(key, machine_id, group, -1)
+        return self.fill(Slot(self._store.new_key(), secrets.token_hex(32), self._group(), -1))
+
+    def _group(self) -> Group:
+        return self._groups.make(Limits(pids=PIDS))
+
+    def fill(self, slot: Slot, *, views: int = 0) -> Slot:
+        """Everything of ``slot`` that costs something; given up if that fails."""
+        key, machine_id = slot.key, slot.id
         try:
             slot.id_range = self._store.take_range(key)
-            prepare_root(self._store.layout.root, key, views=0)
+            prepare_root(self._store.layout.root, key, views=views)
             slot.directory = open_directory(self._store.layout.machine(key))
             slot.generated = files.write_default(slot.directory, machine_id[:12])
             slot.listener = listen(self._run_fd, key)

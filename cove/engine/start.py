@@ -11,13 +11,16 @@ import errno
 import os
 import stat
 from dataclasses import dataclass, replace
+from functools import partial
 
 from cove.engine import ending, files, monitors, uppers, virtual
 from cove.engine.calls import Session
+from cove.engine.clones import start_clone
 from cove.engine.descriptors import Descriptors
 from cove.engine.foreign import emulators
 from cove.engine.home import Base, Home
 from cove.engine.live import Live
+from cove.engine.pool import Entry
 from cove.engine.ranges import range_base
 from cove.engine.slots import Slot, end_monitor, listen, open_directory, open_group
 from cove.errors import CoveError, HostError, NotFound, Unsupported, UsageError
@@ -112,6 +115,11 @@ def _hand_over(
             fds.update(foreground.direct(stdin=record.spec.stdin_open))
         if record.spec.isolation == "vm":
             size = foreground.session if foreground and record.spec.tty else None
+            entry = slot if isinstance(slot, Entry) else None
+            slot = None
+            message = partial(_message, record, foreground=foreground)
+            if start_clone(home, record, base, live, entry, ready, fds, size, message):
+                return
             plan = virtual.plan_start(home, record, base, group, ready["dir"], fds, size)
         else:
             plan = _plan_container(home, record, base, group, foreground, fds)
@@ -172,7 +180,7 @@ def _prepare(
             ready.mine(register, fd)
     # Of a virtual machine this is the root of its jail, which shows what the host's image shows.
     views = home.base(JAIL_IMAGE).views if spec.isolation == "vm" else base.views
-    if not ready_made or views or record.strata:
+    if not ready_made or (views and spec.isolation != "vm") or record.strata:
         uppers.prepare(home, record, len(views), anew=ready_made)
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import struct
 import time
-from functools import cache
+import uuid
+from functools import cache, lru_cache
 from typing import Protocol
 
 from cove.engine import files
@@ -34,7 +36,7 @@ from cove.planner.guest import (
     plan_guest,
     plan_guest_exec,
 )
-from cove.planner.jail import jail_spec, plan_vm, plan_vm_exec
+from cove.planner.jail import jail_spec, plan_jail, plan_vm, plan_vm_exec
 from cove.planner.qemu import Disk, Guest, argv, plan_qemu
 from cove.planner.qemu import Kernel as Boot
 from cove.roots.scratch import make_scratch
@@ -152,36 +154,22 @@ def plan_start(
     kernels = Kernels(home.store.layout)
     kernel = kernel_for(kernels, facts.arch)
     facts, _ = facts_with_kvm(kernels, kernel, facts)
-    hostname = files.hostname_of(spec, record.id)
-    guest = plan_guest(
-        spec,
-        base.config,
-        guest_facts(facts, version_of(kernel)),
-        Identity(os.urandom(64), time.time_ns()),
-        dict(files.texts(spec, hostname)),
-        hostname=hostname,
-    )
-    fds.mine("guestplan", _memory_of(guest, size))
+    guest = guest_of(home, record, base, guest_facts(facts, version_of(kernel)))
+    fds.mine("guestplan", memory_of_plan(guest, size))
     fds.mine("kernel", kernels.open_kernel(kernel))
     fds.mine("initrd", kernels.open_initrd(kernel, program()))
     fds.mine("rootdisk", home.disks.open(home, base))
-    fds.mine("scratch", _scratch(home, spec, directory))
+    fds.mine("scratch", open_scratch(home, spec, directory))
     _channels(home, record.key, fds)
     for name, register in (("emulator", "messages"), ("console", "consolelog"), ("end", "end")):
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         fds.mine(register, os.open(name, flags, 0o600, dir_fd=directory))
     jail = jail_of(spec)
     around = home.base(jail.image)
-    return plan_vm(
-        spec,
-        jail,
-        around.config,
-        facts,
-        _place(home, record, around, group, size),
-        guest,
-        emulator=emulator_of(spec, kernel, facts),
-        passed=PASSED,
-    )
+    place = _place(home, record, around, group, size)
+    line = emulator_of(spec, kernel, facts)
+    inside = plan_jail(jail, around.config, facts, place, emulator=line, passed=PASSED)
+    return plan_vm(spec, place, inside, guest)
 
 
 def emulator_of(spec: MachineSpec, kernel: Kernel, facts: Facts) -> tuple[str, ...]:
@@ -240,12 +228,51 @@ def plan_beside(
     """A stand-in in the machine's jail for what ``guest`` starts in its guest; of ``spec`` only
     which streams there are.
     """
-    fds.mine("guestplan", _memory_of(guest, size))
+    fds.mine("guestplan", memory_of_plan(guest, size))
     fds.mine("hub", connect_hub(home, record.key))
     jail = jail_of(record.spec)
     around = home.base(jail.image)
     place = _place(home, record, around, group, size)
     return plan_vm_exec(spec, jail, around.config, home.facts, place, guest)
+
+
+def guest_of(
+    home: Home, record: MachineRecord, base: Base, inside: Facts, *, clone: bool = False
+) -> Plan:
+    """What is to happen in the guest."""
+    spec = record.spec
+    hostname = files.hostname_of(spec, record.id)
+    return plan_guest(
+        spec,
+        base.config,
+        inside,
+        identity_of(home, record, base),
+        dict(files.texts(spec, hostname)),
+        hostname=hostname,
+        clone=clone,
+    )
+
+
+def identity_of(home: Home, record: MachineRecord, base: Base) -> Identity:
+    own = _has_machine_id(home.store.layout.roots, base.layers)
+    machine_id = "" if own else record.id[:32]
+    return Identity(os.urandom(64), time.time_ns(), str(uuid.uuid4()), machine_id)
+
+
+@lru_cache(maxsize=256)
+def _has_machine_id(roots: str, layers: tuple[int, ...]) -> bool:
+    """Whether an image brings a name of its own, as a disk that is to be kept would. Looked for in
+    its layers, where nothing of it is read or followed.
+    """
+    for key in reversed(layers):
+        for path in ("etc", "etc/machine-id"):
+            try:
+                seen = os.stat(f"{roots}/l{key}/{path}", follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
+                break
+            if not stat.S_ISDIR(seen.st_mode):
+                return stat.S_ISREG(seen.st_mode) and seen.st_size > 0
+    return False
 
 
 def connect_hub(home: Home, key: int) -> int:
@@ -278,14 +305,14 @@ def _place(
     )
 
 
-def _memory_of(guest: Plan, size: Size | None) -> int:
+def memory_of_plan(guest: Plan, size: Size | None) -> int:
     host, machine = wire.encode(guest.host), wire.encode(guest.machine)
     rows, columns = (size.rows, size.columns) if size else (0, 0)
     head = RUN.pack(len(host), len(machine), rows, columns)
     return sealed_memory("guest", (head, host, machine))
 
 
-def _scratch(home: Home, spec: MachineSpec, directory: int) -> int:
+def open_scratch(home: Home, spec: MachineSpec, directory: int) -> int:
     """What the machine wrote at its last run, or an empty disk."""
     try:
         return os.open("scratch", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
@@ -306,11 +333,11 @@ def _channels(home: Home, key: int, fds: Descriptors) -> None:
     read, write = os.pipe2(os.O_CLOEXEC)
     fds.mine("console", read)
     fds.mine("consoleq", write)
-    fds.mine("hub", _listen(home, f"{key}.guest", socket.SOCK_SEQPACKET))
-    fds.mine("qmp", _listen(home, f"{key}.qmp", socket.SOCK_STREAM))
+    fds.mine("hub", listen_at(home, f"{key}.guest", socket.SOCK_SEQPACKET))
+    fds.mine("qmp", listen_at(home, f"{key}.qmp", socket.SOCK_STREAM))
 
 
-def _listen(home: Home, name: str, kind: int) -> int:
+def listen_at(home: Home, name: str, kind: int) -> int:
     path = f"/proc/self/fd/{home.run_fd}/{name}"
     try:
         os.unlink(path)

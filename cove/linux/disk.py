@@ -26,6 +26,15 @@ def free_space(path: str) -> Space:
     return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
 
+def available_memory() -> int:
+    """Bytes that programs could take without anything being swapped."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
 def tree_usage(path: str) -> int:
     """Bytes on disk of everything below ``path``, hard links counted once; a missing one is 0.
 

@@ -14,9 +14,19 @@ import msgspec
 from cove.errors import Unsupported
 from cove.oci.config import ImageConfig
 from cove.plan.facts import Facts
-from cove.plan.flags import MountFlags, OpenTreeFlags
-from cove.plan.ops import NONE, Barrier, Mkdirat, Mount, Op, OpenTree, Plan
-from cove.plan.vm_ops import Disk, File, Reseed, Settime, Write
+from cove.plan.flags import AtFlags, CloneFlags, MountFlags, OpenTreeFlags
+from cove.plan.ops import (
+    NONE,
+    Barrier,
+    Mkdirat,
+    Mount,
+    MountSetattr,
+    Op,
+    OpenTree,
+    Plan,
+    Unshare,
+)
+from cove.plan.vm_ops import Disk, Driver, File, Reseed, Settime, Write
 from cove.planner.container import plan_machine
 from cove.planner.defaults import PIDS
 from cove.planner.place import Place
@@ -29,10 +39,24 @@ GROUP = "/sys/fs/cgroup/machine"
 ROOT_DISK, SCRATCH_DISK = "root", "scratch"
 """Serial numbers of the disks."""
 
-GENERATED = {"/etc/hosts": "hosts", "/etc/hostname": "hostname", "/etc/resolv.conf": "resolv"}
+GENERATED = {
+    "/etc/hosts": "hosts",
+    "/etc/hostname": "hostname",
+    "/etc/resolv.conf": "resolv",
+    "/proc/sys/kernel/random/boot_id": "bootid",
+    "/etc/machine-id": "machineid",
+}
+"""Files over those of image and kernel, by register; the last one only where an image lacks it."""
+WHY = {
+    "bootid": "no other clone of its template boots under this name",
+    "machineid": "the image has none, and programs ask for it",
+}
 
 POINTS = ("proc", "sys", "dev", "etc")
 """Made below the image's root, so that what is mounted over needs no change of it."""
+
+BLOCK_DEVICE = 2
+"""A disk, in virtio's numbering."""
 
 CPU_PERIOD = 100_000
 """Microseconds, as Docker has it."""
@@ -45,6 +69,9 @@ class Identity:
     seed: bytes
     """64 random bytes."""
     time_ns: int
+    boot_id: str
+    machine_id: str = ""
+    """32 digits; empty: the image's own."""
 
 
 def guest_facts(host: Facts, kernel: tuple[int, int]) -> Facts:
@@ -71,17 +98,27 @@ def plan_guest(
     files: Mapping[str, str],
     *,
     hostname: str,
+    clone: bool = False,
 ) -> Plan:
     """From an agent that has nothing but its own file systems to the machine's command.
 
-    ``files``: the generated files' contents, by register.
+    ``files``: the generated files' contents, by register. ``clone``: of a template, which has let
+    go of its disks.
     """
     _refuse(spec)
-    place = guest_place(spec, hostname=hostname)
+    files = {**files, "bootid": f"{identity.boot_id}\n"}
+    if identity.machine_id:
+        files["machineid"] = f"{identity.machine_id}\n"
+    place = guest_place(spec, hostname=hostname, files=files)
     whole = plan_machine(spec, image, facts, place)
     return Plan(
         host=(
             *_identity(identity),
+            *(
+                _driver("bind", "the machine's own disks are behind the devices now")
+                if clone
+                else ()
+            ),
             *_disks(),
             *_limits(spec.limits, facts),
             *_generated(files),
@@ -91,20 +128,50 @@ def plan_guest(
     )
 
 
+def plan_release() -> Plan:
+    """What a guest does that is to become a template, or to be given other disks: it lets go."""
+    return Plan(host=_driver("unbind", "what is behind the devices is about to change"), machine=())
+
+
+def plan_warm(
+    spec: MachineSpec, image: ImageConfig, facts: Facts, files: Mapping[str, str]
+) -> Plan:
+    """A machine of an image of cove's own, run where nothing of it stays: the way through the
+    guest's kernel is translated and its caches are filled before anybody waits.
+    """
+    why = default("its mounts end with it")
+    alone = (
+        Unshare(CloneFlags.CLONE_NEWNS, why=why),
+        MountSetattr(NONE, "/", AtFlags.AT_RECURSIVE, propagation=MountFlags.MS_PRIVATE, why=why),
+    )
+    nobody = Identity(bytes(64), 0, "0" * 36, "0" * 32)
+    whole = plan_guest(spec, image, facts, nobody, files, hostname="guest", clone=True)
+    # Time and random numbers are the next one's affair.
+    rest = (op for op in whole.host if not isinstance(op, (Reseed, Settime)))
+    return Plan(host=(*alone, *rest), machine=whole.machine)
+
+
+def _driver(which: str, why: str) -> tuple[Op, ...]:
+    return (Driver("virtio_blk", BLOCK_DEVICE, which, why=default(why)),)
+
+
 def plan_guest_exec(
     spec: ExecSpec, machine: MachineSpec, image: ImageConfig, facts: Facts, *, hostname: str
 ) -> Plan:
     return plan_exec(spec, machine, image, facts, guest_place(machine, hostname=hostname))
 
 
-def guest_place(spec: MachineSpec, *, hostname: str) -> Place:
+def guest_place(
+    spec: MachineSpec, *, hostname: str, files: Mapping[str, str] | None = None
+) -> Place:
+    """``files``: of ``GENERATED``, those that there are."""
     return Place(
         key=1,
         root=STORE,
         layers=(1,),
         cgroup_files=(f"{GROUP}/cgroup.procs",),
         volatile=spec.remove,
-        files=GENERATED,
+        files={at: name for at, name in GENERATED.items() if files is None or name in files},
         hostname=hostname,
     )
 
@@ -180,7 +247,10 @@ def _limits(limits: Limits, facts: Facts) -> tuple[Op, ...]:
 def _generated(files: Mapping[str, str]) -> tuple[Op, ...]:
     ops: list[Op] = [_directory(f"{STORE}/files", default("generated files are of no image"))]
     for target, register in GENERATED.items():
-        path, why = f"{STORE}/files/{register}", default(f"{target} is generated")
+        if register not in files:
+            continue
+        path = f"{STORE}/files/{register}"
+        why = default(WHY.get(register, f"{target} is generated"))
         ops.append(File(NONE, path, 0o644, files[register], 0, 0, why=why))
         ops.append(OpenTree(register, NONE, path, OpenTreeFlags(0), why=why))
     return tuple(ops)

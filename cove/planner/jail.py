@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from cove.oci.config import ImageConfig
 from cove.plan.facts import Facts
-from cove.plan.ops import Execve, Op, Openpty, Plan, Stdio
+from cove.plan.ops import Execve, Openpty, Plan, Stdio
 from cove.plan.vm_ops import Guest, GuestExec, Pass, Spawn
 from cove.planner.container import plan_machine
 from cove.planner.place import Place
-from cove.planner.process import plan_exec
+from cove.planner.process import plan_exec, terminal
 from cove.planner.why import default
 from cove.spec.machine import ExecSpec, Limits, MachineSpec, Security
 
@@ -43,8 +43,6 @@ def jail_spec(spec: MachineSpec, *, memory: int) -> MachineSpec:
         command=_STEADY.command,
         user=NOBODY,
         hostname="guest",
-        tty=spec.tty,
-        stdin_open=spec.stdin_open,
         remove=True,
         security=_STEADY.security,
         limits=Limits(
@@ -57,29 +55,37 @@ def jail_spec(spec: MachineSpec, *, memory: int) -> MachineSpec:
     )
 
 
-def plan_vm(
-    spec: MachineSpec,
+def plan_jail(
     jail: MachineSpec,
     image: ImageConfig,
     facts: Facts,
     place: Place,
-    guest: Plan,
     *,
     emulator: tuple[str, ...],
     passed: tuple[str, ...],
 ) -> Plan:
-    """``jail``, ``image``, ``facts`` and ``place`` are the jail's; ``emulator`` its command line,
-    which finds the registers of ``passed`` at 3, 4, ...
+    """From nothing to an emulator that runs: no spec but its guest's size is in it, so that an
+    engine may run it before there is a machine. ``jail``, ``image``, ``facts`` and ``place`` are
+    the jail's; ``emulator`` is a command line that finds the registers of ``passed`` at 3, 4, ...
     """
     whole = plan_machine(jail, image, facts, place)
-    flags = (RUN_STDIN if spec.stdin_open else 0) | (0 if spec.remove else RUN_SYNC)
     beside = (
         Pass(passed, why="--isolation vm: only these descriptors; the emulator opens no file"),
         Spawn("messages", emulator, why="--isolation vm: a kernel of the machine's own"),
     )
+    inside = tuple(op for op in whole.machine if not isinstance(op, (Stdio, Openpty, Execve)))
+    return Plan(whole.host, (*inside, *beside))
+
+
+def plan_vm(spec: MachineSpec, place: Place, jail: Plan, guest: Plan) -> Plan:
+    """``jail``, and behind it the streams of this machine's program: nothing that runs beside has
+    them.
+    """
+    flags = (RUN_STDIN if spec.stdin_open else 0) | (0 if spec.remove else RUN_SYNC)
     why = default("its program's streams, signals and end are the machine's")
     last = Guest("serial", "hub", "guestplan", "console", "consolelog", "end", flags, why=why)
-    return Plan(whole.host, (*_inside(whole.machine, beside), last), guest)
+    streams = terminal(place, tty=spec.tty)
+    return Plan(jail.host, (*jail.machine, *streams, last), guest)
 
 
 def plan_vm_exec(
@@ -95,13 +101,6 @@ def plan_vm_exec(
     whole = plan_exec(beside, jail, image, facts, place)
     flags = RUN_STDIN if spec.stdin_open else 0
     last = GuestExec("hub", "guestplan", flags, why="exec: a process in the guest")
-    return Plan(whole.host, (*_inside(whole.machine, ()), last), guest)
-
-
-def _inside(machine: tuple[Op, ...], beside: tuple[Op, ...]) -> tuple[Op, ...]:
-    """A container's machine part without its command; the streams come last, so that nothing that
-    runs beside has them.
-    """
-    streams = tuple(op for op in machine if isinstance(op, (Stdio, Openpty)))
-    rest = tuple(op for op in machine if not isinstance(op, (Stdio, Openpty, Execve)))
-    return (*rest, *beside, *streams)
+    streams = tuple(op for op in whole.machine if isinstance(op, (Stdio, Openpty)))
+    rest = tuple(op for op in whole.machine if not isinstance(op, (Stdio, Openpty, Execve)))
+    return Plan(whole.host, (*rest, *streams, last), guest)

@@ -47,6 +47,10 @@ def assemble_machine(
 ) -> MachineSpec:
     """The spec as typed; ``check`` judges it as a whole."""
     fields: dict[str, Any] = {k: v for k, v in values.items() if k in _PLAIN}
+    if values.get(".vm"):
+        if values.get("isolation", "vm") != "vm":
+            raise UsageError("cannot use --vm with another --isolation", origin="--vm")
+        fields["isolation"] = "vm"
     fields["env"] = _environment(values, caller)
     fields["labels"] = dict(_labels_of_files(values, caller) + values.get("labels", ()))
     fields["annotations"] = dict(values.get("annotations", ()))

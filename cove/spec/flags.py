@@ -127,6 +127,7 @@ MACHINE = (
          repeat=True),
     Flag("isolation", "isolation", "container or vm", "", "KIND", parse_isolation,
          default="container"),
+    Flag("vm", ".vm", "The same as --isolation vm: a kernel of its own"),
     Flag("platform", "platform", "Of the image: linux/amd64", "", "PLATFORM", parse_platform),
     Flag("quiet", ".quiet", "Print no progress", "q"),
     Flag("pull", ".pull", "When to fetch the image: missing, always or never", "", "WHEN",

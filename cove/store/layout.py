@@ -117,6 +117,18 @@ class Layout:
         """An image as the root disk of virtual machines: an erofs, by the image's id."""
         return f"{self.root}/disks/{image.removeprefix('sha256:')}.erofs"
 
+    @property
+    def templates(self) -> str:
+        return f"{self.root}/templates"
+
+    def template(self, key: str) -> str:
+        """A guest that has booted: ``meta.json``, ``memory``, ``state``."""
+        return f"{self.root}/templates/{key}"
+
+    def placeholder(self, key: str) -> str:
+        """The image that clones are warmed with, by the digest of its program."""
+        return f"{self.root}/templates/placeholder-{key}.erofs"
+
     def scratch(self, size: int, *, journal: bool) -> str:
         """An empty scratch disk of so many bytes, which new ones are copies of."""
         return f"{self.root}/disks/scratch-{size}{'-journal' if journal else ''}.ext4"
@@ -153,6 +165,7 @@ class Layout:
             (self.kernels, 0o700),
             (self.machines, 0o700),
             (self.disks, 0o700),
+            (self.templates, 0o700),
             (self.run, 0o700),
             (self.tmp, 0o700),
         )

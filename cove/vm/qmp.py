@@ -1,0 +1,181 @@
+"""QEMU's control socket, from the daemon's side. What comes over it is doubted: an emulator that
+was taken over by its guest sits at the other end.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+from cove.errors import HostError
+
+LINE_MAX = 1 << 20
+PATIENCE = 10.0
+"""Seconds that QEMU may take for an answer: on a loaded host it is busy translating."""
+SHARED = {"capability": "x-ignore-shared", "state": True}
+
+
+class Control:
+    """One connection; QEMU has one at a time, and others wait."""
+
+    def __init__(self, sock: socket.socket, *, patience: float = PATIENCE) -> None:
+        self._sock, self._rest = sock, b""
+        self._patience = patience
+
+    @classmethod
+    def connect(cls, run_fd: int, key: int, *, patience: float = PATIENCE) -> Self:
+        """To the emulator of machine ``key``, which may not have started yet."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(f"/proc/self/fd/{run_fd}/{key}.qmp")
+        except OSError as error:
+            sock.close()
+            raise HostError("cannot reach QEMU: its socket is gone") from error
+        return cls(sock, patience=patience)
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def greet(self, *, beside: tuple[int, Callable[[], None]] | None = None) -> None:
+        """Until QEMU can be talked to. ``beside``: a descriptor to watch meanwhile, and what is
+        called, and may raise, when it can be read.
+        """
+        self._line(beside)
+        self("qmp_capabilities")
+
+    def __call__(self, command: str, *, fd: int = -1, **arguments: Any) -> Any:
+        self.send(command, fd=fd, **arguments)
+        return self.answer(command)
+
+    def send(self, command: str, *, fd: int = -1, **arguments: Any) -> None:
+        """Without waiting: ``answer`` must be called once for each, in order."""
+        words = {name.replace("_", "-"): value for name, value in arguments.items()}
+        data = json.dumps({"execute": command, "arguments": words}).encode() + b"\n"
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd >= 0 else []
+        try:
+            self._sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
+        except OSError as error:
+            raise HostError("cannot control QEMU: it has ended") from error
+
+    def answer(self, command: str) -> Any:
+        while True:
+            line = self._line()
+            if "return" in line:
+                return line["return"]
+            if "error" in line:
+                said = line["error"].get("desc", "") if isinstance(line["error"], dict) else ""
+                raise HostError(f"cannot control QEMU: {command}: {str(said)[:200]}")
+
+    def alive(self) -> bool:
+        """Whether QEMU is there; what it tells unasked is thrown away."""
+        while True:
+            try:
+                data = self._sock.recv(1 << 16, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            if not data:
+                return False
+            self._rest = (self._rest + data).rpartition(b"\n")[2]
+            if len(self._rest) > LINE_MAX:
+                return False
+
+    def _line(self, beside: tuple[int, Callable[[], None]] | None = None) -> dict[str, Any]:
+        late = time.monotonic() + self._patience
+        while b"\n" not in self._rest:
+            if len(self._rest) > LINE_MAX:
+                raise HostError("cannot control QEMU: it says too much")
+            self._wait(late, beside)
+            data = self._sock.recv(1 << 16)
+            if not data:
+                raise HostError("cannot control QEMU: it has ended")
+            self._rest += data
+        text, _, self._rest = self._rest.partition(b"\n")
+        try:
+            line = json.loads(text)
+        except ValueError as error:
+            raise HostError("cannot control QEMU: it does not speak QMP") from error
+        if not isinstance(line, dict):
+            raise HostError("cannot control QEMU: it does not speak QMP")
+        return line
+
+    def _wait(self, late: float, beside: tuple[int, Callable[[], None]] | None) -> None:
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        if beside is not None:
+            poll.register(beside[0], select.POLLIN)
+        while True:
+            left = late - time.monotonic()
+            ready = {fd for fd, _ in poll.poll(left * 1000)} if left > 0 else set()
+            if self._sock.fileno() in ready:
+                return
+            if beside is not None and beside[0] in ready:
+                beside[1]()
+                continue
+            raise HostError(f"cannot control QEMU: no answer in {self._patience:.0f} seconds")
+
+
+# ---- what cove has it do ----
+
+
+def save(control: Control, state: int) -> None:
+    """The whole guest but its memory, which is a shared file, into descriptor ``state``. The guest
+    stands still from then on.
+    """
+    control("migrate-set-capabilities", capabilities=[SHARED])
+    control("getfd", fd=state, fdname="state")
+    control("migrate", uri="fd:state")
+    late = time.monotonic() + PATIENCE
+    while (status := control("query-migrate").get("status")) != "completed":
+        if status in ("failed", "cancelled") or time.monotonic() > late:
+            raise HostError(f"cannot save a guest: its migration is {str(status)[:20]}")
+        time.sleep(0.002)
+
+
+def resume(control: Control, state: int) -> None:
+    """A QEMU that waits (``-incoming defer``) goes on where the saved one stood."""
+    control.send("migrate-set-capabilities", capabilities=[SHARED])
+    control.send("getfd", fd=state, fdname="state")
+    control.send("migrate-incoming", uri="fd:state")
+    control.send("cont")
+    for command in ("migrate-set-capabilities", "getfd", "migrate-incoming", "cont"):
+        control.answer(command)
+
+
+def put_disks(control: Control, root: int, scratch: int) -> None:
+    """Other files behind ``disk0`` and ``disk1`` of a guest that has let go of its disks."""
+    nodes = []
+    for index, (fd, read_only) in enumerate(((root, True), (scratch, False))):
+        fdset = 11 + index
+        more: dict[str, Any] = {"read_only": read_only}
+        if not read_only:
+            more |= {"discard": "unmap", "cache": {"no-flush": True}}
+        control.send("add-fd", fd=fd, fdset_id=fdset)
+        file = f"file{index}"
+        name = f"/dev/fdset/{fdset}"
+        control.send("blockdev-add", driver="file", node_name=file, filename=name, **more)
+        node = {"driver": "raw", "node-name": f"disk{index}", "file": file}
+        nodes.append(node | {key.replace("_", "-"): value for key, value in more.items()})
+    control.send("blockdev-reopen", options=nodes)
+    # The files of before are nobody's now.
+    control.send("remove-fd", fdset_id=1)
+    control.send("remove-fd", fdset_id=3)
+    sent = ("add-fd", "blockdev-add", "add-fd", "blockdev-add", "blockdev-reopen", "remove-fd",
+            "remove-fd")  # fmt: skip
+    for command in sent:
+        control.answer(command)
+
+
+def reopened(fd: int) -> int:
+    """The same file at its beginning, with an offset of its own."""
+    return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
