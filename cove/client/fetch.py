@@ -9,7 +9,6 @@ from cove.client.steps import Item, Steps
 from cove.client.talk import Daemon
 from cove.engine import calls
 from cove.errors import CoveError, UsageError
-from cove.oci.auth import credentials_from_docker
 from cove.oci.reference import parse_reference
 
 BUILT_IN = ("host", "host:latest", "host:built-in")
@@ -32,6 +31,8 @@ def login_for(image: str) -> calls.Login | None:
             text = file.read(1 << 20)
     except OSError:
         return None
+    from cove.oci.auth import credentials_from_docker
+
     found = credentials_from_docker(text, parse_reference(image).domain)
     return calls.Login(found.username, found.password) if found else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import select
 import signal
 import stat
@@ -11,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import IO, Any
 
 import msgspec
@@ -27,6 +27,7 @@ from cove.spec.values import format_size, parse_duration, parse_size
 from cove.store.records import Cause
 
 Input = bytes | str | IO[bytes] | IO[str] | None
+Path = str | os.PathLike[str]
 Session = Callable[[], Steps[Link]]
 
 MAX_OUTPUT = 64 << 20
@@ -245,7 +246,7 @@ def begin(
 
 def hold(daemon: Daemon, spec: MachineSpec, pull: str) -> Steps[tuple[Link, calls.Created]]:
     """A machine that runs while its link is held, once it does."""
-    name = spec.name or f"py-{secrets.token_hex(6)}"
+    name = spec.name or f"py-{os.urandom(6).hex()}"
     if daemon.http is not None:
         spec = msgspec.structs.replace(spec, name=name)
     link = yield from begin(daemon, spec, pull, ("stdin",), tell=True)
@@ -398,9 +399,17 @@ def wait_for(daemon: Daemon, machine: str) -> Steps[Result]:
     return Result(b"", b"", ended.exit_code, time.monotonic() - begun, ended.cause)
 
 
-def work(do: Callable[[], Any]) -> Steps[Any]:
-    """What blocks, done where that is no harm."""
-    return (yield Work(do))
+def put(daemon: Daemon, machine: str, source: Path | bytes, target: Path) -> Steps[None]:
+    from cove.client import transfer  # tarfile and subprocess: 30 ms that a run does without
+
+    yield Work(partial(transfer.put, daemon, machine, source, target))
+
+
+def get(daemon: Daemon, machine: str, source: Path, target: Path | None, most: int) -> Steps[bytes]:
+    from cove.client import transfer
+
+    data: bytes = yield Work(partial(transfer.get, daemon, machine, source, target, most))
+    return data
 
 
 # ---- files ----

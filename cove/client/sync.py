@@ -13,12 +13,12 @@ from functools import partial
 from types import TracebackType
 from typing import IO, Any, Self, Unpack
 
-from cove.client import runs, transfer
+from cove.client import runs
 from cove.client.fetch import fetch, last_step
 from cove.client.link import Link
 from cove.client.options import Options, Size, Words, exec_spec, machine_spec
 from cove.client.results import Chunk, Result
-from cove.client.runs import MAX_OUTPUT, Input, Source
+from cove.client.runs import MAX_OUTPUT, Input, Path, Source
 from cove.client.steps import each, finish
 from cove.client.talk import Daemon
 from cove.engine import calls
@@ -27,7 +27,6 @@ from cove.spec.values import parse_signal
 
 Argv = Sequence[str | bytes | os.PathLike[str]] | None
 """The words of a command; None: the image's own. No shell reads them."""
-Path = str | os.PathLike[str]
 Progress = Callable[[calls.Progress], object]
 
 
@@ -203,7 +202,7 @@ class Machine:
     def put(self, source: Path | bytes, target: Path) -> None:
         """Copy a file or a directory of this host into it, by the rules of ``cove cp``; bytes are
         written to the file ``target``, with mode 644 and its root as owner."""
-        finish(runs.work(partial(transfer.put, self._daemon, self.id, source, target)))
+        finish(runs.put(self._daemon, self.id, source, target))
 
     def get(
         self, source: Path, target: Path | None = None, *, max_size: Size = MAX_OUTPUT
@@ -211,9 +210,7 @@ class Machine:
         """Copy a file or a directory of it to ``target`` here. Without one: the bytes of the file,
         of at most ``max_size``."""
         most = runs.limit_of(max_size) or MAX_OUTPUT
-        work = partial(transfer.get, self._daemon, self.id, source, target, most)
-        data: bytes = finish(runs.work(work))
-        return data
+        return finish(runs.get(self._daemon, self.id, source, target, most))
 
     # ---- its life ----
 
