@@ -348,3 +348,6 @@ def test_virtual_machines_are_refused_by_name(origin: Cove) -> None:
     origin("snapshot", "create", NAME, "plain")
     said = origin("run", "--rm", "--isolation", "vm", "--from-snapshot", "plain", "true", code=125)
     assert said.err.startswith("cove: cannot run snapshot plain with isolation vm")
+    origin("create", "--isolation", "vm", "--name", "guest", "bb", "true")
+    for words in (("snapshot", "create", "guest"), ("restore", "guest"), ("fork", "guest")):
+        assert "keeps no snapshots of isolation vm yet" in origin(*words, code=125).err
