@@ -196,6 +196,8 @@ def _guest_evidence(
     told = guests.read_end(home.store.layout.machine(live.key))
     limits = effective(record.spec.limits)
     live.refused.clear()
+    if told.told and told.code == end.code:
+        end = end._replace(signal=told.signal, core=told.core)
     return causes.Evidence(
         exit=end,
         asked=live.asked,

@@ -25,6 +25,7 @@ PANIC = re.compile(rb"Kernel panic - not syncing: ([^\n]{0,160})")
 
 
 WORDS_MAX = 300
+SIGNAL_MAX = 64
 _NO_MEMORY = re.compile("cannot set up guest memory|ram size too large", re.IGNORECASE)
 
 
@@ -34,6 +35,9 @@ class End(NamedTuple):
     oom: OutOfMemory = OutOfMemory()
     told: bool = False
     """The guest told its end itself; otherwise it went without a word."""
+    code: int = 0
+    signal: int = 0
+    core: bool = False
     panic: str = ""
 
 
@@ -41,8 +45,11 @@ def read_end(directory: str) -> End:
     """Of the machine whose directory in the state directory this is."""
     data = _read(f"{directory}/end", END.size)
     if len(data) == END.size:
-        *_, kills, forks, victim = END.unpack(data)
-        return End(kills, forks, _victim(victim), told=True)
+        _, code, number, core, _, _, kills, forks, victim = END.unpack(data)
+        number = number if code == 128 + number and number <= SIGNAL_MAX else 0
+        return End(
+            kills, forks, _victim(victim), told=True, code=code, signal=number, core=bool(core)
+        )
     found = PANIC.search(_read(f"{directory}/console", CONSOLE_MAX))
     return End(panic=_words(found) if found else "")
 

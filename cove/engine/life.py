@@ -235,7 +235,7 @@ def _begin(
             record,
             group=live.group.name,
             boot=home.boot,
-            deadline=time.time() + spec.timeout if spec.timeout else 0.0,
+            deadline=time.time() + record.spec.timeout if record.spec.timeout else 0.0,
             id_range=live.id_range,
         )
         with home.lock:

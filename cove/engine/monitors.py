@@ -143,6 +143,8 @@ def _why(home: Home, live: Live, report: Report) -> CoveError:
             "cannot start machine: its plan stopped while the daemon was away",
             host=f"op {report.op} of the {side} part: {said}".rstrip(),
         )
+    if live.asked == "timeout":
+        return HostError("cannot start the program: the machine's time was over before it began")
     directory = home.store.layout.machine(live.key)
     found = guests.why_no_guest(directory, live.plan, report)
     return explain(live.plan, report) if found is None else found

@@ -22,8 +22,8 @@ from cove.store.lock import open_layout
 from cove.vm.debian import fetch
 from cove.vm.kernels import Kernels
 from cove.vm.record import Kernel
-from tests.conftest import need
-from tests.driver import ROOT
+from tests.conftest import need, open_cove
+from tests.driver import ROOT, Cove
 
 CACHE = ROOT / ".cache/vm"
 HOW = f"COVE_ROOT={CACHE} cove kernel build"
@@ -130,3 +130,24 @@ def root_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture_output=True,
     )
     return directory / "root.erofs"
+
+
+# ---- machines ----
+
+
+@pytest.fixture(scope="session")
+def cove(bb_tar: Path, one_stored: Stored) -> Iterator[Cove]:
+    """One daemon for this folder, with a guest kernel."""
+    need("mkfs.erofs")
+    with open_cove(bb_tar) as driver:
+        name = one_stored.kernel.name
+        source = Path(one_stored.kernels.layout.kernels) / name
+        shutil.copytree(source, driver.root / "kernels" / name)
+        yield driver
+
+
+@pytest.fixture(params=["container", "vm"], scope="module")
+def isolation(request: pytest.FixtureRequest) -> str:
+    """The same scenario for both."""
+    kind: str = request.param
+    return kind

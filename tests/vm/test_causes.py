@@ -1,0 +1,135 @@
+"""Why a virtual machine ended is told by what really happened, each made to happen here."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.driver import Cove, wait_until
+
+VM = ("--isolation", "vm")
+
+
+def emulator_of(cove: Cove, machine: str) -> int:
+    """Its process, as the host knows it."""
+    directory = Path("/sys/fs/cgroup") / cove.inspect(machine)["CgroupPath"].lstrip("/")
+    for pid in processes_of(cove, machine, directory):
+        if os.path.basename(os.readlink(f"/proc/{pid}/exe")).startswith("qemu-system-"):
+            return pid
+    raise AssertionError(f"no emulator in {directory}")
+
+
+def processes_of(cove: Cove, machine: str, directory: Path) -> list[int]:
+    """By the group's file, whose place depends on the host's hierarchies."""
+    name = directory.name
+    for base in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
+        for group in (base / cove_group(cove) / name, base / name):
+            if (group / "cgroup.procs").exists():
+                return [int(word) for word in (group / "cgroup.procs").read_text().split()]
+    raise AssertionError(f"no group {name} of {machine}")
+
+
+def cove_group(cove: Cove) -> str:
+    import hashlib
+
+    return f"cove-{hashlib.sha256(os.fsencode(cove.root)).hexdigest()[:8]}"
+
+
+def up(cove: Cove, *words: str, flags: tuple[str, ...] = ()) -> str:
+    return cove("run", "-d", *VM, *flags, "bb", *words).out.strip()
+
+
+def ended(cove: Cove, machine: str) -> dict[str, object]:
+    """Its state after its end."""
+    cove("wait", machine)
+    found: dict[str, object] = cove.inspect(machine)["State"]
+    return found
+
+
+def test_out_of_memory_in_the_guest(cove: Cove) -> None:
+    script = "a=x; while :; do a=$a$a$a$a; done"
+    done = cove("run", "--rm", *VM, "--memory", "32m", "bb", "sh", "-c", script, code=137)
+    assert done.err.startswith("cove: out of memory: sh (pid "), done.err
+    assert done.err.endswith(" of 32 MiB\n")
+
+
+def test_a_fork_bomb_meets_the_pids_limit(cove: Cove) -> None:
+    script = "i=0; while [ $i -lt 40 ]; do sleep 100 & i=$((i+1)); done"
+    done = cove("run", "--rm", *VM, "--pids-limit", "10", "bb", "sh", "-c", script, code=2)
+    assert "cove: pids limit: fork was refused" in done.err
+    assert "at 10 processes" in done.err
+
+
+def test_a_guest_kernel_that_panics(cove: Cove) -> None:
+    machine = up(cove, "sleep", "1000", flags=("--privileged",))
+    cove("exec", "-d", machine, "sh", "-c", "echo c > /proc/sysrq-trigger", code=None)
+    state = ended(cove, machine)
+    assert state["ExitCode"] == 137
+    assert state["Cause"] == "guest kernel panic: sysrq triggered crash"
+    cove("rm", machine)
+
+
+def test_an_emulator_that_is_killed(cove: Cove) -> None:
+    machine = up(cove, "sleep", "1000")
+    os.kill(emulator_of(cove, machine), signal.SIGKILL)
+    state = ended(cove, machine)
+    assert state["ExitCode"] == 137
+    assert state["Cause"] == "its emulator ended, and the virtual machine with it"
+    cove("start", machine)
+    assert cove("exec", machine, "echo", "again").out == "again\n"
+    cove("rm", "-f", machine)
+
+
+def test_an_emulator_that_hangs_can_be_ended(cove: Cove) -> None:
+    """Nothing in the guest goes on: SIGSTOP to the emulator is what a hung guest looks like."""
+    machine = up(cove, "sleep", "1000")
+    os.kill(emulator_of(cove, machine), signal.SIGSTOP)
+    cove("stats", "--no-stream", machine)
+    assert "does not answer" in cove("top", machine, code=1).err
+    cove("stop", "-t", "1", machine)
+    state = cove.inspect(machine)["State"]
+    assert (state["ExitCode"], state["Running"]) == (137, False)
+    assert state["Cause"] == "killed by SIGKILL (cove stop): its guest did not answer"
+    cove("rm", machine)
+
+
+def test_a_disk_that_is_full(cove: Cove) -> None:
+    """The guest's own file system says so to whoever writes; the machine goes on."""
+    script = (
+        "dd if=/dev/zero of=/file bs=1M count=100 2>&1; echo $?; rm /file; echo ok > /f; cat /f"
+    )
+    flags = ("--storage-opt", "size=16m")
+    done = cove("run", "--rm", *VM, *flags, "bb", "sh", "-c", script)
+    assert "No space left on device" in done.out
+    assert done.out.endswith("1\nok\n")
+
+
+def test_an_emulator_that_does_not_start_says_why(cove: Cove) -> None:
+    done = cove("run", "--rm", *VM, "--memory", "64t", "bb", "true", code=125)
+    assert done.err.startswith(
+        "cove: cannot start the virtual machine: its emulator ended: qemu-system-"
+    )
+    assert "Cannot allocate memory" in done.err
+    assert "hint: the memory limit is too large for this host" in done.err
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_who_is_killed_in_the_guest_by_its_own(cove: Cove, sent: signal.Signals) -> None:
+    script = f"trap - TERM; (sleep 1; kill -{int(sent)} $$) & exec sleep 100"
+    machine = up(cove, "sh", "-c", script, flags=("--init",))
+    state = ended(cove, machine)
+    assert state["ExitCode"] == 128 + sent
+    cove("rm", machine)
+
+
+def test_a_monitor_that_is_killed(cove: Cove) -> None:
+    machine = up(cove, "sleep", "1000")
+    emulator = emulator_of(cove, machine)
+    os.kill(int(cove.inspect(machine)["State"]["Pid"]), signal.SIGKILL)
+    state = ended(cove, machine)
+    assert state["ExitCode"] == 137
+    wait_until(lambda: not Path(f"/proc/{emulator}").exists(), "the emulator is gone")
+    cove("rm", machine)
