@@ -47,6 +47,8 @@ class Evidence:
     pids: int = 0
     lost_guest: bool = False
     """A virtual machine that went without a word."""
+    hung: bool = False
+    """Its guest did not end its program when it was told to."""
     panic: str = ""
     """What its kernel said before."""
 
@@ -95,7 +97,8 @@ def cause_of(found: Evidence, limits: Limits) -> Cause:
     if end.signal:
         who = f" (cove {found.asked})" if found.asked else ""
         core = ", core dumped" if end.core else ""
-        text = f"killed by {signal_name(end.signal)}{who}{core}"
+        hung = ": its guest did not answer" if found.hung else ""
+        text = f"killed by {signal_name(end.signal)}{who}{core}{hung}"
         return Cause("signal", text, end.signal)
     return Cause("exit", syscalls=found.refused)
 

@@ -208,6 +208,7 @@ def _guest_evidence(
         storage=limits.storage,
         pids=limits.pids,
         lost_guest=not told.told,
+        hung=live.ending_guest and not told.told,
         panic=told.panic,
     )
 

@@ -33,6 +33,8 @@ BATCH = 15
 """Files that one question asks for: their answers fit where nobody waits for us."""
 PATIENCE = 2.0
 """Seconds until a guest that does not answer counts as hung."""
+ALL_PATIENCE = 20.0
+"""Until all its processes are read."""
 PROCESSES_MAX = 4096
 NUMBER_MAX = 1 << 62
 
@@ -55,47 +57,50 @@ def read_files(
 def _read_batch(home: Home, key: int, paths: Sequence[str], late: float) -> list[bytes]:
     data = b"".join(os.fsencode(path) + b"\0" for path in paths)
     found: list[bytes] = []
-    with _asked(home, key, late) as hub:
+    with _asked(home, key) as hub:
         hub.send(HEAD.pack(READ, 0, len(data), 0) + data)
         while len(found) < len(paths):
-            message = _message(hub)
+            message = _message(hub, late)
             kind, value, _, _ = HEAD.unpack_from(message)
             if kind != OUTPUT:
-                raise HostError("cannot ask the guest: its answer makes no sense")
+                raise HostError("cannot ask the guest: its answer makes no sense", exit_code=1)
             found.append(message[HEAD.size :] if value == 1 else b"")
     return found
 
 
 @contextmanager
-def _asked(home: Home, key: int, late: float) -> Iterator[socket.socket]:
+def _asked(home: Home, key: int) -> Iterator[socket.socket]:
     """A channel of our own, for one question."""
     with socket.socket(fileno=connect_hub(home, key)) as hub:
         try:
-            hub.settimeout(max(0.001, late - time.monotonic()))
+            hub.settimeout(PATIENCE)
             yield hub
         except OSError as error:
             reason = "it does not answer" if isinstance(error, TimeoutError) else "it has ended"
-            raise HostError(f"cannot ask the guest: {reason}") from error
+            raise HostError(f"cannot ask the guest: {reason}", exit_code=1) from error
 
 
-def _message(hub: socket.socket) -> bytes:
+def _message(hub: socket.socket, late: float) -> bytes:
+    hub.settimeout(max(0.001, late - time.monotonic()))
     message = hub.recv(HEAD.size + FRAME_MAX)
     if len(message) < HEAD.size:
-        raise HostError("cannot ask the guest: it has ended")
+        raise HostError("cannot ask the guest: it has ended", exit_code=1)
     return message
 
 
 def write_file(home: Home, key: int, path: str, value: str) -> None:
     """To a file of the guest's kernel."""
     plan = wire.encode((Write(path, value, why="the guest's own group"),))
-    with _asked(home, key, time.monotonic() + PATIENCE) as hub:
+    late = time.monotonic() + PATIENCE
+    with _asked(home, key) as hub:
         hub.send(HEAD.pack(PLAN, 0, len(plan), 0) + plan)
         order = RUN.pack(len(plan), 0, 0, 0)
         hub.send(HEAD.pack(RUN_IT, 0, len(order), 0) + order)
-        while (kind := HEAD.unpack_from(_message(hub))[0]) == TAKEN:
-            pass
+        kind = TAKEN
+        while kind == TAKEN and time.monotonic() < late:
+            kind = HEAD.unpack_from(_message(hub, late))[0]
     if kind != EXITED:
-        raise HostError("cannot ask the guest: it refuses")
+        raise HostError("cannot ask the guest: it refuses", exit_code=1)
 
 
 @contextmanager
@@ -188,10 +193,11 @@ def processes_of(home: Home, record: MachineRecord) -> Seen:
             f"cannot list the processes of {record.name}: it is paused",
             hint=f"unpause it first: cove unpause {record.name}",
         )
+    late = time.monotonic() + ALL_PATIENCE
     listed, uptime = read_files(home, record.key, (f"{GROUP}/cgroup.procs", "/proc/uptime"))
     pids = [number(word) for word in listed.split()[:PROCESSES_MAX]]
     up = min(_seconds(uptime), 1e9)
-    return Seen(tuple(_read_processes(home, record, pids, up)), up, datetime.now())
+    return Seen(tuple(_read_processes(home, record, pids, up, late)), up, datetime.now())
 
 
 def _seconds(text: bytes) -> float:
@@ -200,12 +206,13 @@ def _seconds(text: bytes) -> float:
 
 
 def _read_processes(
-    home: Home, record: MachineRecord, pids: Sequence[int], up: float
+    home: Home, record: MachineRecord, pids: Sequence[int], up: float, late: float
 ) -> Iterator[Process]:
     for at in range(0, len(pids), BATCH // 3):
         some = pids[at : at + BATCH // 3]
         paths = [f"/proc/{pid}/{name}" for pid in some for name in ("stat", "status", "cmdline")]
-        said = read_files(home, record.key, paths)
+        patience = min(PATIENCE, late - time.monotonic())
+        said = read_files(home, record.key, paths, patience=patience)
         for index, pid in enumerate(some):
             stat, status, command = said[3 * index : 3 * index + 3]
             found = parse_process(pid, stat, status, command, up=up)

@@ -11,10 +11,11 @@ from cove.plan.facts import Facts
 from cove.plan.ops import Execve, Openpty, Plan, Stdio
 from cove.plan.vm_ops import Guest, GuestExec, Pass, Spawn
 from cove.planner.container import plan_machine
+from cove.planner.defaults import STORAGE
 from cove.planner.place import Place
 from cove.planner.process import plan_exec, terminal
 from cove.planner.why import default
-from cove.spec.machine import ExecSpec, Limits, MachineSpec, Security
+from cove.spec.machine import ExecSpec, Limits, MachineSpec, Security, Ulimit
 
 JAIL_IMAGE = "host"
 """The emulator is the host's own program."""
@@ -51,8 +52,14 @@ def jail_spec(spec: MachineSpec, *, memory: int) -> MachineSpec:
             cpu_shares=spec.limits.cpu_shares,
             cpuset_cpus=spec.limits.cpuset_cpus,
             pids=PROCESSES,
+            ulimits=(_largest_file(spec.limits.storage or STORAGE),),
         ),
     )
+
+
+def _largest_file(size: int) -> Ulimit:
+    """The emulator holds its machine's disk to write to; an escaped one must not make it larger."""
+    return Ulimit("fsize", size, size)
 
 
 def plan_jail(

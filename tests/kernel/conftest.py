@@ -106,6 +106,22 @@ def give_kernel(cove: Cove) -> None:
     shutil.copytree(source, kernels / stored.kernel.name)
 
 
+container_only = pytest.mark.container_only
+"""``container_only("why")``: what no virtual machine can be asked for."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A scenario that cannot apply to a virtual machine is none for it; the share is told."""
+    kept, dropped = [], []
+    for item in items:
+        params = getattr(item, "callspec", None)
+        vm = params is not None and params.params.get("machine") == "vm"
+        (dropped if vm and item.get_closest_marker("container_only") else kept).append(item)
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
+
+
 @pytest.fixture(params=["container", "vm"])
 def machine(request: pytest.FixtureRequest, cove: Cove) -> Machine:
     """``machine("id", flags=("-u", "ada"))``: a command in an ephemeral machine of its own."""

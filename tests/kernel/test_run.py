@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.driver import Cove
-from tests.kernel.conftest import Machine
+from tests.kernel.conftest import Machine, container_only
 
 # ---- exit codes and streams ----
 
@@ -134,12 +134,14 @@ def test_shm_size(machine: Machine) -> None:
     assert machine("df", "-k", "/dev/shm", flags=("--shm-size", "3m")).out.split()[-5] == "3072"
 
 
+@container_only("a guest has no file system of the host")
 def test_bind_mount_is_written_with_the_hosts_ids(machine: Machine, tmp_path: Path) -> None:
     machine("sh", "-c", "echo hi > /data/f; id -u", flags=("-v", f"{tmp_path}:/data"))
     assert (tmp_path / "f").read_text() == "hi\n"
     assert (tmp_path / "f").stat().st_uid == 0
 
 
+@container_only("a guest has no file system of the host")
 def test_read_only_bind(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("there")
     flags = ("-v", f"{tmp_path}:/data:ro")
@@ -147,6 +149,7 @@ def test_read_only_bind(machine: Machine, tmp_path: Path) -> None:
     machine("touch", "/data/g", flags=flags, code=1)
 
 
+@container_only("a guest has no file system of the host")
 def test_a_file_is_bound_on_a_file(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "conf").write_text("setting\n")
     flags = ("--mount", f"type=bind,source={tmp_path}/conf,target=/etc/my.conf")
@@ -174,6 +177,7 @@ def test_a_bind_that_cannot_be_opened_makes_no_machine(
         assert cove("ps", "-aq", "--filter", "name=unmade").out == ""
 
 
+@container_only("a guest has no file system of the host")
 def test_v_makes_a_missing_directory(machine: Machine, tmp_path: Path) -> None:
     machine("touch", "/data/f", flags=("-v", f"{tmp_path}/new:/data"))
     assert (tmp_path / "new/f").exists()
@@ -193,11 +197,13 @@ def test_a_bind_source_swapped_for_a_link_after_create_is_opened_once(
     cove("rm", "-f", "swapped")
 
 
+@container_only("a guest has no device of the host")
 def test_device(machine: Machine) -> None:
     done = machine("ls", "-l", "/dev/fuse", flags=("--device", "/dev/fuse"))
     assert "10, 229" in done.out
 
 
+@container_only("a guest has no device of the host")
 def test_a_missing_device_is_named(machine: Machine) -> None:
     done = machine("true", flags=("--device", "/dev/nosuch"), code=125)
     assert "cannot give device /dev/nosuch: no such file or directory" in done.err
@@ -206,6 +212,7 @@ def test_a_missing_device_is_named(machine: Machine) -> None:
 # ---- walls ----
 
 
+@container_only("root in a guest is root of the guest's own kernel")
 def test_root_inside_is_nobody_outside(machine: Machine) -> None:
     inside, outside, size = machine("cat", "/proc/self/uid_map").out.split()
     assert (inside, size) == ("0", "65536")
@@ -252,6 +259,7 @@ def test_no_network_but_loopback(machine: Machine) -> None:
     assert machine("ls", "/sys/class/net").out == "lo\n"
 
 
+@container_only("a guest has a network of its own")
 def test_host_network(machine: Machine) -> None:
     done = machine("ls", "/sys/class/net", flags=("--network", "host"))
     assert set(done.out.split()) == set(os.listdir("/sys/class/net"))

@@ -190,7 +190,8 @@ def test_a_terminal_has_a_size_and_follows_its_changes(cove: Cove, isolation: st
         seen.type(b"until stty size | grep 44; do :; done; echo fol''lowed\r")
         seen.wait(b"followed")
         assert b"44 132" in seen.heard
-        seen.type(b"sleep 100\r")
+        seen.type(b"echo sle''eping; sleep 100\r")
+        seen.wait(b"sleeping")
         seen.type(b"\x03")
         seen.type(b"echo inter''rupted $?; exit 5\r")
         seen.wait(b"interrupted 130")
