@@ -98,6 +98,8 @@ class Pool:
         memory, cpus = memory_of(spec.limits), cpus_of(spec.limits, self._home.facts)
         if not self._ready or spec.limits.cpuset_cpus:
             return None
+        if spec.limits.storage not in (0, STORAGE):  # an entry's emulator may write no larger disk
+            return None
         key = key_of(ground_of(self._home), memory, cpus)
         while True:
             with self._lock:
