@@ -13,6 +13,7 @@ from cove.engine.emulators import Emulator, Ground, Where, ground_of
 from cove.engine.home import Base, Home
 from cove.engine.live import Live
 from cove.engine.pool import Entry
+from cove.engine.slots import end_monitor
 from cove.engine.virtual import Size, cpus_of, memory_of
 from cove.errors import CoveError
 from cove.executor.messages import Start, send_start
@@ -38,49 +39,67 @@ def start_clone(
     """Whether a monitor has the machine. ``ready``: what was set aside for it, ``fds``: its
     session's.
     """
-    ground = ground_of(home)
-    guest = virtual.guest_of(home, record, base, ground.inside, clone=True)
-    group = live.group
-    assert group is not None
-    where = Where(record.key, record.id_range, group, ready)
-    with Descriptors() as more:
-        root = more.mine("root", home.disks.open(home, base))
-        scratch = more.mine("disk", virtual.open_scratch(home, record.spec, ready["dir"]))
-        emulator: Emulator | None = None
-        try:
-            if entry is not None:
-                emulator, entry.emulator = entry.emulator, None
-                assert emulator is not None
-                qmp.put_disks(emulator.control, root, scratch)
-            else:
-                emulator = _clone(home, record, ground, where, live, (root, scratch))
-            if emulator is None:
+    emulator: Emulator | None = None
+    if entry is not None:
+        emulator, entry.emulator = entry.emulator, None
+    try:
+        ground = ground_of(home)
+        guest = virtual.guest_of(home, record, base, ground.inside, clone=True)
+        with Descriptors() as more:
+            root = more.mine("root", home.disks.open(home, base))
+            scratch = more.mine("disk", virtual.open_scratch(home, record.spec, ready["dir"]))
+            try:
+                if emulator is not None:
+                    qmp.put_disks(emulator.control, root, scratch)
+                else:
+                    emulator = _clone(home, record, ground, live, ready, (root, scratch))
+                if emulator is None:
+                    return False
+                _hand_over(home, record, live, emulator, guest, ready, fds, size, message)
+            except (CoveError, OSError) as error:
+                emulators.tell(f"clone {record.name}", error)
+                _give_up(home, record, ground, live, spoiled=entry is None)
                 return False
-            place = Place(record.key, home.root, rows=size.rows if size else 0,
-                          columns=size.columns if size else 0)  # fmt: skip
-            plan = live.plan = plan_vm(record.spec, place, emulator.plan, guest)
-            with Descriptors() as rest:
-                _second(emulator, ready["dir"], rest)
-                rest.mine("guestplan", virtual.memory_of_plan(guest, size))
-                done = len(emulator.plan.machine)
-                second = Plan((), plan.machine[done:])
-                send_start(emulator.ctl, message(second), fds | rest)
+    finally:
+        if emulator is not None:
             emulator.close()
-            home.pool.refill()
-            return True
-        except (CoveError, OSError):
-            _give_up(home, record, live, emulator, spoiled=entry is None)
-            return False
+    home.pool.refill()
+    return True
+
+
+def _hand_over(
+    home: Home,
+    record: MachineRecord,
+    live: Live,
+    emulator: Emulator,
+    guest: Plan,
+    ready: Descriptors,
+    fds: Descriptors,
+    size: Size | None,
+    message: Callable[[Plan], Start],
+) -> None:
+    """The rest of the plan to the monitor that has run the first part."""
+    rows, columns = (size.rows, size.columns) if size else (0, 0)
+    place = Place(record.key, home.root, rows=rows, columns=columns)
+    plan = live.plan = plan_vm(record.spec, place, emulator.plan, guest)
+    with Descriptors() as rest:
+        _second(emulator, ready["dir"], rest)
+        rest.mine("guestplan", virtual.memory_of_plan(guest, size))
+        second = Plan((), plan.machine[len(emulator.plan.machine) :])
+        send_start(emulator.ctl, message(second), fds | rest)
 
 
 def _clone(
     home: Home,
     record: MachineRecord,
     ground: Ground,
-    where: Where,
     live: Live,
+    ready: Descriptors,
     disks: tuple[int, int],
 ) -> Emulator | None:
+    """None: there is no template of this size, but there will be."""
+    assert live.group is not None
+    where = Where(record.key, record.id_range, live.group, ready)
     memory, cpus = memory_of(record.spec.limits), cpus_of(record.spec.limits, ground.facts)
     loaded = home.templates.take(home, ground, memory, cpus)
     if loaded is None:
@@ -103,13 +122,13 @@ def _second(emulator: Emulator, directory: int, fds: Descriptors) -> None:
 
 
 def _give_up(
-    home: Home, record: MachineRecord, live: Live, emulator: Emulator | None, *, spoiled: bool
+    home: Home, record: MachineRecord, ground: Ground, live: Live, *, spoiled: bool
 ) -> None:
     """It is ended, and the machine boots in its place: from directories as they were."""
-    emulators.undo(live.ctl, emulator)
-    live.ctl = None
+    if live.ctl is not None:
+        end_monitor(live.ctl)
+        live.close_monitor()
     if spoiled:
-        ground = ground_of(home)
         memory, cpus = memory_of(record.spec.limits), cpus_of(record.spec.limits, ground.facts)
         home.templates.discard(home, emulators.key_of(ground, memory, cpus))
     prepare_root(home.root, record.key, views=len(home.base(JAIL_IMAGE).views))

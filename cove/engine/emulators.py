@@ -6,6 +6,7 @@ Each is started as a machine is, by a monitor with the first part of a machine's
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import select
@@ -20,9 +21,9 @@ from cove.engine import files
 from cove.engine.descriptors import Descriptors
 from cove.engine.home import Base, Home
 from cove.engine.ranges import range_base
-from cove.engine.slots import end_monitor, open_group
+from cove.engine.slots import open_group
 from cove.engine.virtual import facts_of, kernel_for, listen_at, program, version_of
-from cove.errors import HostError
+from cove.errors import CoveError, HostError, one_line
 from cove.executor.messages import Kind, Start, StartFlag, receive, send_start
 from cove.linux.cgroup import Group
 from cove.plan import wire
@@ -206,6 +207,10 @@ def spawn(
         control = qmp.Control.connect(home.run_fd, where.key)
         try:
             control.greet(beside=(ctl.fileno(), partial(_check_monitor, ctl)))
+        except HostError as error:
+            control.close()
+            error.host = _complaint(where.fds["dir"])
+            raise
         except BaseException:
             control.close()
             raise
@@ -267,10 +272,17 @@ def clone(
     return found
 
 
-def undo(ctl: socket.socket | None, emulator: Emulator | None = None) -> None:
-    """End an emulator without a machine, with its monitor."""
-    if emulator is not None:
-        emulator.close()
-    if ctl is not None:
-        end_monitor(ctl)
-        ctl.close()
+def tell(what: str, error: Exception) -> None:
+    """To the daemon's log: machines boot, and nobody sees why they take longer."""
+    host = f" ({error.host})" if isinstance(error, CoveError) and error.host else ""
+    with contextlib.suppress(OSError):
+        os.write(2, f"cove: cannot {what}: {error}{host}\n".encode("utf-8", "replace"))
+
+
+def _complaint(directory: int) -> str:
+    """What QEMU said last."""
+    with contextlib.suppress(OSError):
+        fd = os.open("emulator", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
+        with os.fdopen(fd, "rb") as file:
+            return one_line(file.read(1 << 12).decode("utf-8", "replace").strip()[-300:])
+    return ""

@@ -12,6 +12,7 @@ import glob
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -89,7 +90,7 @@ class Pool:
             making = self._making
         if making is not None and making.ctl is not None:
             with contextlib.suppress(OSError):  # whoever waits for it hears of its end
-                making.ctl.shutdown(2)
+                making.ctl.shutdown(socket.SHUT_RDWR)
         self._worker.close()
         self._empty()
 
@@ -128,6 +129,13 @@ class Pool:
         with self._lock:
             found: list[Slot] = list(self._ready)
             return found + ([self._making] if self._making is not None else [])
+
+    def hold(self, slot: Slot | None) -> None:
+        """What is being made now: it ends with the daemon, at once."""
+        with self._lock:
+            self._making = slot
+            if slot is not None and self._closed and slot.ctl is not None:
+                slot.ctl.shutdown(socket.SHUT_RDWR)
 
     def count(self, template: str) -> int:
         with self._lock:
@@ -182,11 +190,9 @@ class Pool:
         if loaded is None:
             return False
         slot = empty_slot(home, MEMORY)
-        self._making = slot
+        self.hold(slot)
         emulator: Emulator | None = None
         try:
-            if self._closed:
-                raise HostError("cannot make a clone: the daemon ends")
             emulator = _clone(home, ground, loaded, slot)
             _warm(emulator, ground)
             names = ("key", "id", "group", "id_range", "directory", "listener", "generated", "ctl",
@@ -201,7 +207,7 @@ class Pool:
             home.slots.give_up(slot)
             raise
         finally:
-            self._making = None
+            self.hold(None)
             loaded.close()
 
     def _room(self) -> bool:
@@ -232,8 +238,7 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except (CoveError, OSError) as error:
-        with contextlib.suppress(OSError):
-            os.write(2, f"cove: cannot {what}: {error}\n".encode("utf-8", "replace"))
+        emulators.tell(what, error)
 
 
 def _clone(home: Home, ground: Ground, loaded: Loaded, slot: Slot) -> Emulator:

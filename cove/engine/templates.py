@@ -123,6 +123,7 @@ def _make(home: Home, ground: Ground, memory: int, cpus: int) -> Template:
         state = _file(stack, "state", 0)
         slot = empty_slot(home, memory)
         try:
+            home.pool.hold(slot)
             emulator = _boot(home, ground, memory, cpus, slot, ram)
             try:
                 version = emulator.agent.wait_ready()
@@ -131,6 +132,7 @@ def _make(home: Home, ground: Ground, memory: int, cpus: int) -> Template:
             finally:
                 emulator.close()
         finally:
+            home.pool.hold(None)
             home.slots.give_up(slot)
         template = Template(
             key_of(ground, memory, cpus), ground.kernel.name, ground.kernel.digest, version,

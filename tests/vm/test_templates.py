@@ -183,11 +183,42 @@ def test_nothing_outlives_a_killed_daemon_but_the_template(vms: Cove) -> None:
         for pid in waits:
             _until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"), "the warm clone's end")  # type: ignore[misc]
         vms("run", "-d", "--name", "next", "--vm", "bb", "sleep", "100")
-        assert _how(vms, "next") == "clone"
+        assert _how(vms, "next") == "clone", vms.post_mortem()
         vms.kill_daemon()
         assert vms("exec", "next", "hostname").out
         vms("rm", "-f", "next")
         assert _templates(vms) == before
+        _wait_warm(vms)
+
+
+@pytest.mark.parametrize("step", ["booting", "storing", "cloning"])
+def test_a_daemon_killed_while_it_makes_one_leaves_nothing(vms: Cove, step: str) -> None:
+    if step != "cloning":
+        vms("template", "rm", *_templates(vms))
+    _stop(vms)
+    with leaks(vms.root):
+        vms("ps")
+        if step != "cloning":
+            vms.spawn(*VM, "true").communicate()
+        _until(lambda: _emulators(vms), "an emulator")
+        if step == "storing":
+            _until(lambda: list(vms.root.glob("tmp/template-*")) or _templates(vms), "a template")
+        vms.kill_daemon()
+        _until(lambda: not _emulators(vms), "the end of what was being made")
+        vms("ps")
+        _wait_warm(vms) if _templates(vms) else vms(*VM, "true")
+        _stop(vms)
+    vms(*VM, "true")
+    _wait_warm(vms)
+
+
+def test_a_killed_monitor_takes_the_clone_along(vms: Cove) -> None:
+    with _nothing_left(vms):
+        (pid,) = _emulators(vms)
+        jail = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        _kill(int(Path(f"/proc/{jail}/stat").read_text().rpartition(")")[2].split()[1]))
+        _until(lambda: pid not in _emulators(vms), "its end")
+        assert vms(*VM, "echo", "hi").out == "hi\n"
         _wait_warm(vms)
 
 
