@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from cove.oci.config import ImageConfig
 from cove.plan.facts import Facts
-from cove.plan.ops import Execve, Openpty, Plan, Stdio
+from cove.plan.flags import PrctlOption
+from cove.plan.ops import Execve, Openpty, Plan, Prctl, Stdio
 from cove.plan.vm_ops import Guest, GuestExec, Pass, Spawn
 from cove.planner.container import plan_machine
 from cove.planner.defaults import STORAGE
@@ -77,6 +78,11 @@ def plan_jail(
     """
     whole = plan_machine(jail, image, facts, place)
     beside = (
+        Prctl(
+            PrctlOption.PR_SET_THP_DISABLE,
+            1,
+            why=default("an emulator that touches a page takes no 2 MiB for it"),
+        ),
         Pass(passed, why="--isolation vm: only these descriptors; the emulator opens no file"),
         Spawn("messages", emulator, why="--isolation vm: a kernel of the machine's own"),
     )
