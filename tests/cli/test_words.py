@@ -39,7 +39,6 @@ WRONG = [
     (("ps", "--format", "{{.ID"), "cove: cannot read the template", "from: --format {{.ID", 125),
     (("load", "-i", "/no/such.tar"), "cove: cannot load /no/such.tar: no such file", "", 125),
     (("push", "debian"), 'cove: cannot run "push": not in this version', "", 125),
-    (("cp", "a", "b:/c"), 'cove: cannot run "cp": not in this version', "-v ./data:/data", 125),
 ]
 
 

@@ -219,7 +219,7 @@ HEADER = struct.Struct("<IiII")
 
 @pytest.mark.parametrize("named", [0, 2])
 def test_a_daemon_of_another_protocol(named: int) -> None:
-    """Older or newer: it refuses the request with the value all versions know."""
+    """Older or newer, and never replaced: it refuses with the value that all versions know."""
     need_root()
     driver = new_cove()
     (driver.root / "run").mkdir(mode=0o700)
@@ -229,14 +229,19 @@ def test_a_daemon_of_another_protocol(named: int) -> None:
         listener.listen()
 
         def answer() -> None:
-            conn, _ = listener.accept()
-            with conn:
-                conn.recv(1 << 20)
-                conn.send(HEADER.pack(66, -3, 0, named))
+            while True:
+                try:
+                    conn, _ = listener.accept()
+                except OSError:
+                    return
+                with conn:
+                    if conn.recv(1 << 20):
+                        conn.send(HEADER.pack(66, -3, 0, named))
 
         thread = threading.Thread(target=answer)
         thread.start()
         done = driver("run", "--rm", "host", "true", code=125)
+        listener.shutdown(socket.SHUT_RDWR)
         thread.join()
     assert done.err == (
         "cove: cannot hand the command to the daemon: it is of another version of cove\n"
