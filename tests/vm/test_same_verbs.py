@@ -190,7 +190,7 @@ def test_a_terminal_has_a_size_and_follows_its_changes(cove: Cove, isolation: st
         seen.type(b"until stty size | grep 44; do :; done; echo fol''lowed\r")
         seen.wait(b"followed")
         assert b"44 132" in seen.heard
-        seen.type(b"echo sle''eping; sleep 100\r")
+        seen.type(b"""sh -c 'echo sle""eping; exec sleep 100'\r""")
         seen.wait(b"sleeping")
         seen.type(b"\x03")
         seen.type(b"echo inter''rupted $?; exit 5\r")
@@ -276,6 +276,16 @@ def test_rm_f_leaves_nothing(cove: Cove, isolation: str) -> None:
     cove("rm", "-f", one.id)
     wait_until(lambda: not directory.exists(), "its directory is gone")
     assert "no machine or image has this name" in cove("inspect", one.id, code=1).err
+
+
+def test_a_daemon_that_is_killed_is_not_missed(cove: Cove, isolation: str) -> None:
+    with machine(cove, isolation, "sh", "-c", LOOP) as one:
+        one.wait_log("begun")
+        cove.kill_daemon()
+        assert one.exec("echo", "there") == "there\n"
+        cove("stop", one.id)
+        assert one.state()["ExitCode"] == 3
+        assert cove("logs", one.id).out == "begun\ncaught\n"
 
 
 def test_a_time_limit(cove: Cove, isolation: str) -> None:
