@@ -336,6 +336,7 @@ def test_half_a_header_and_silence_stops_only_the_guest(launcher: Launcher) -> N
     """Who connects still gets a channel; what the guest does not say, nobody can make up."""
     with PlayedGuest(launcher) as guest, guest.connect() as other:
         guest.start()
+        guest.expect_running()
         guest.say_raw(frame(OUTPUT, 1, b"abc")[:7])
         other.send(datagram(PLAN, 0, b"plan"))
         assert guest.expect_any(PLAN).data == b"plan"

@@ -125,7 +125,8 @@ def test_who_is_killed_in_the_guest_by_its_own(cove: Cove, sent: signal.Signals)
     cove("rm", machine)
 
 
-def test_a_monitor_that_is_killed(cove: Cove) -> None:
+def test_a_jail_whose_first_process_is_killed(cove: Cove) -> None:
+    """It carries the guest's channels: without it there is no machine."""
     machine = up(cove, "sleep", "1000")
     emulator = emulator_of(cove, machine)
     os.kill(int(cove.inspect(machine)["State"]["Pid"]), signal.SIGKILL)
