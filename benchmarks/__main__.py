@@ -25,7 +25,7 @@ def main() -> int:
     if options.kernels:
         from benchmarks import vm
 
-        print(vm.measure(place, options.cove, Path(options.kernels), max(10, options.rounds)))
+        vm.measure(place, options.cove, Path(options.kernels), max(10, options.rounds))
         if options.work == "vm":
             subprocess.run(["rm", "-rf", str(place)], check=False)
             return 0
