@@ -16,7 +16,18 @@ DEFAULT_ROOT = "/var/lib/cove"
 WAIT_SECONDS = 30.0
 REPLACE_SECONDS = 20.0
 PASSED_ON = frozenset(
-    ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "COVE_ROOT", "COVE_DEBUG", "COVE_INIT")
+    (
+        "PATH",
+        "HOME",
+        "LANG",
+        "LC_ALL",
+        "TZ",
+        "PYTHONPATH",
+        "COVE_ROOT",
+        "COVE_DEBUG",
+        "COVE_INIT",
+        "COVE_VM_POOL",
+    )
 )
 """The daemon outlives the shell that started it: nothing else of its environment is kept."""
 
