@@ -12,7 +12,7 @@ import os
 import select
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import msgspec
@@ -57,6 +57,8 @@ class Ground:
     kernel: Kernel
     agent: str
     """Key of the initrd with the agent."""
+    host: tuple[tuple[str, str], ...]
+    """Kernel, QEMU and CPU of this host."""
 
     @property
     def inside(self) -> Facts:
@@ -75,9 +77,10 @@ def ground_of(home: Home) -> Ground:
     key = (home.root, kernel.name, kernel.digest, kernel.created, seen.st_ino, seen.st_mtime_ns)
     found = _grounds.get(key)
     if found is None:
-        facts, _ = facts_with_kvm(kernels, kernel, facts)
+        facts, trial = facts_with_kvm(kernels, kernel, facts)
         parts = kernels.modules(kernel, kernel.modules), kernels.modules(kernel, kernel.later)
-        found = Ground(facts, kernel, initrd_key(program(), *parts))
+        host = tuple(sorted(trial.host.items()))
+        found = Ground(facts, kernel, initrd_key(program(), *parts), host)
         for old in [other for other in _grounds if other[0] == home.root]:
             del _grounds[old]
         _grounds[key] = found
@@ -119,11 +122,15 @@ def command(ground: Ground, memory: int, cpus: int, *, template: bool) -> tuple[
 
 def key_of(ground: Ground, memory: int, cpus: int) -> str:
     """Changes with everything in which a clone must be like its template."""
+    # The counter's rate is measured anew by each daemon, and never quite the same.
+    facts = msgspec.structs.replace(ground.facts, tsc_khz=min(ground.facts.tsc_khz, 1))
+    ground = replace(ground, facts=facts)
     parts = (
         templates.FORMAT,
         ground.kernel.digest,
         ground.agent,
         ground.facts.qemu,
+        ground.host,
         command(ground, memory, cpus, template=True),
         command(ground, memory, cpus, template=False),
     )

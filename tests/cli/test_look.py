@@ -104,7 +104,10 @@ def test_images(cove: Cove) -> None:
     assert any(row.split()[:2] == ["bb", "latest"] for row in rows)
     assert any(row.split()[:2] == ["host", "built-in"] for row in rows)
     assert cove("images", "--format", "{{.Repository}}:{{.Tag}}", "bb").out == "bb:latest\n"
-    assert cove("image", "ls", "-q", "bb").out.strip() in cove("image", "inspect", "-f", "{{.Id}}", "bb").out
+    assert (
+        cove("image", "ls", "-q", "bb").out.strip()
+        in cove("image", "inspect", "-f", "{{.Id}}", "bb").out
+    )
     assert cove("images", "-f", "reference=b*", "--format", "{{.Repository}}").out == "bb\n"
 
 
