@@ -139,7 +139,7 @@ def test_signals_to_a_program(client: Client) -> None:
 
 def test_a_program_ends_with_its_block(client: Client) -> None:
     with client.popen("bb", ["sleep", "1000"]):
-        assert len(client.machines()) == 1
+        wait_until(lambda: len(client.machines()) == 1, "the machine to run")
     wait_until(lambda: client.machines(all=True) == [], "the end of the machine")
 
 

@@ -261,7 +261,8 @@ def test_removing_an_image_leaves_what_is_kept(store: Store, fake: Fake, image: 
 def test_a_store_of_before_has_nothing_kept(store: Store) -> None:
     """An older cove had no such table."""
     assert store.leftovers() == []
-    store._execute("DROP TABLE leftover")
+    for later in ("leftover", "snapshot", "stratum"):
+        store._execute(f"DROP TABLE {later}")
     store._execute("PRAGMA user_version = 1")
     root = store.layout.root
     store.close()
