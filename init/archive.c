@@ -16,9 +16,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,12 +26,7 @@
 
 #include "archive.h"
 #include "ops.h"
-
-#if defined(__x86_64__)
-#define ARCH AUDIT_ARCH_X86_64
-#elif defined(__aarch64__)
-#define ARCH AUDIT_ARCH_AARCH64
-#endif
+#include "walls.h"
 
 static const int allowed[] = {
 	SYS_read,	SYS_write,	SYS_readv,   SYS_writev,     SYS_close,	    SYS_lseek,	    SYS_openat,
@@ -44,29 +36,6 @@ static const int allowed[] = {
 	SYS_brk,	SYS_mmap,	SYS_munmap,  SYS_mremap,     SYS_mprotect,  SYS_madvise,    SYS_getrandom,
 	SYS_fcntl,	SYS_exit,	SYS_ppoll,   SYS_exit_group,
 };
-
-static int close_kernel(void)
-{
-#if defined(ARCH) && !defined(__SANITIZE_ADDRESS__)
-	enum { COUNT = sizeof(allowed) / sizeof(allowed[0]) };
-	struct sock_filter code[COUNT + 6], *c = code;
-	struct sock_fprog prog = {.len = COUNT + 6, .filter = code};
-
-	*c++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
-	*c++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCH, 1, 0);
-	*c++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-	*c++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
-	for (unsigned i = 0; i < COUNT; i++)
-		*c++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)allowed[i],
-						    (unsigned char)(COUNT - i), 0);
-	*c++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-	*c++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog);
-#else
-	(void)allowed;
-	return 0;
-#endif
-}
 
 static int shut_in(struct unpack *u)
 {
@@ -78,7 +47,7 @@ static int shut_in(struct unpack *u)
 		files.rlim_cur = files.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &files);
 	}
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || close_kernel())
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || walls_calls(allowed, sizeof(allowed) / sizeof(allowed[0])))
 		return fail_errno(u, "seccomp");
 	return 0;
 }

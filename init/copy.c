@@ -12,10 +12,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/audit.h>
-#include <linux/capability.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,12 +23,7 @@
 #include <unistd.h>
 
 #include "archive.h"
-
-#if defined(__x86_64__)
-#define ARCH AUDIT_ARCH_X86_64
-#elif defined(__aarch64__)
-#define ARCH AUDIT_ARCH_AARCH64
-#endif
+#include "walls.h"
 
 #define OVERLAY	  "trusted.overlay."
 #define XATTR_MAX 65536
@@ -333,42 +324,6 @@ static int copy_dir(int from, int to, bool merged)
 
 /* ---- walls ---- */
 
-static int close_kernel(void)
-{
-#if defined(ARCH) && !defined(__SANITIZE_ADDRESS__)
-	enum { COUNT = sizeof(allowed) / sizeof(allowed[0]) };
-	struct sock_filter code[COUNT + 6], *c = code;
-	struct sock_fprog prog = {.len = COUNT + 6, .filter = code};
-
-	*c++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
-	*c++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCH, 1, 0);
-	*c++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-	*c++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
-	for (unsigned i = 0; i < COUNT; i++)
-		*c++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)allowed[i],
-						    (unsigned char)(COUNT - i), 0);
-	*c++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-	*c++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog);
-#else
-	(void)allowed;
-	return 0;
-#endif
-}
-
-static int drop_capabilities(void)
-{
-	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
-	const uint64_t keep = 1ull << CAP_CHOWN | 1ull << CAP_DAC_OVERRIDE | 1ull << CAP_FOWNER | 1ull << CAP_FSETID |
-			      1ull << CAP_MKNOD | 1ull << CAP_SETFCAP | 1ull << CAP_SYS_ADMIN; /* trusted.overlay.* */
-	struct __user_cap_data_struct caps[2] = {
-		{.effective = (uint32_t)keep, .permitted = (uint32_t)keep},
-		{.effective = keep >> 32, .permitted = keep >> 32},
-	};
-
-	return (int)syscall(SYS_capset, &head, caps);
-}
-
 static int open_made(int dir, const char *prefix, const char *part, unsigned mode)
 {
 	char name[NAME_MAX + 1];
@@ -389,7 +344,8 @@ static int shut_in(void)
 		files.rlim_cur = files.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &files);
 	}
-	if (drop_capabilities() || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || close_kernel())
+	if (walls_capabilities() || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	    walls_calls(allowed, sizeof(allowed) / sizeof(allowed[0])))
 		return fail_errno(&copy.u, "seccomp");
 	return 0;
 }

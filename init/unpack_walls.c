@@ -1,10 +1,6 @@
 /* The walls around the unpacker: its directory is all there is, and the kernel mostly closed. */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/audit.h>
-#include <linux/capability.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
@@ -13,12 +9,7 @@
 #include <unistd.h>
 
 #include "unpack.h"
-
-#if defined(__x86_64__)
-#define ARCH AUDIT_ARCH_X86_64
-#elif defined(__aarch64__)
-#define ARCH AUDIT_ARCH_AARCH64
-#endif
+#include "walls.h"
 
 static const int allowed[] = {
 	SYS_read,      SYS_write,  SYS_close,	       SYS_lseek,      SYS_openat,    SYS_openat2,   SYS_newfstatat,
@@ -27,43 +18,6 @@ static const int allowed[] = {
 	SYS_ftruncate, SYS_brk,	   SYS_mmap,	       SYS_munmap,     SYS_mremap,    SYS_mprotect,  SYS_madvise,
 	SYS_getrandom, SYS_writev, SYS_rt_sigprocmask, SYS_exit_group,
 };
-
-/* A mistake in the parser above must not become a way to call the rest of the kernel. */
-static int close_kernel(void)
-{
-#if defined(ARCH) && !defined(__SANITIZE_ADDRESS__)
-	enum { COUNT = sizeof(allowed) / sizeof(allowed[0]) };
-	struct sock_filter code[COUNT + 6], *c = code;
-	struct sock_fprog prog = {.len = COUNT + 6, .filter = code};
-
-	*c++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
-	*c++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCH, 1, 0);
-	*c++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-	*c++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
-	for (unsigned i = 0; i < COUNT; i++)
-		*c++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)allowed[i],
-						    (unsigned char)(COUNT - i), 0);
-	*c++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-	*c++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog);
-#else
-	(void)allowed;
-	return 0;
-#endif
-}
-
-static int drop_capabilities(void)
-{
-	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
-	const uint64_t keep = 1ull << CAP_CHOWN | 1ull << CAP_DAC_OVERRIDE | 1ull << CAP_FOWNER | 1ull << CAP_FSETID |
-			      1ull << CAP_MKNOD | 1ull << CAP_SETFCAP | 1ull << CAP_SYS_ADMIN; /* trusted.overlay.* */
-	struct __user_cap_data_struct caps[2] = {
-		{.effective = (uint32_t)keep, .permitted = (uint32_t)keep},
-		{.effective = keep >> 32, .permitted = keep >> 32},
-	};
-
-	return (int)syscall(SYS_capset, &head, caps);
-}
 
 int confine(struct unpack *u, const char *dir)
 {
@@ -81,7 +35,8 @@ int confine(struct unpack *u, const char *dir)
 	u->implied = open("implied", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (u->root < 0 || u->gone < 0 || u->implied < 0)
 		return fail_errno(u, "open");
-	if (drop_capabilities() || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || close_kernel())
+	if (walls_capabilities() || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	    walls_calls(allowed, sizeof(allowed) / sizeof(allowed[0])))
 		return fail_errno(u, "seccomp");
 	return 0;
 }

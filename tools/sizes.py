@@ -20,9 +20,10 @@ C_ROLES = {
     "messages and roles": (310, ("io.c", "main.c")),
     "monitor": (1300, ("monitor", "forker.c", "restart.c")),
     "log": (110, ("log.c",)),
-    "unpacker": (1200, ("unpack",)),
-    "archiver": (1500, ("archive",)),
-    "copier of layers": (450, ("copy",)),
+    "unpacker": (1155, ("unpack",)),
+    "walls of unpacker, archiver, copier": (65, ("walls",)),
+    "archiver": (1450, ("archive",)),
+    "copier of layers": (400, ("copy",)),
     "guest and jail": (1650, ("agent", "channel", "mux", "pump", "jail", "guest")),
     "front": (700, ("front", "request.c", "terminal.c")),
 }

@@ -164,9 +164,9 @@ def test_trees_go_in_and_out(client: Client, tmp_path: Path) -> None:
     (tmp_path / "src/deep").mkdir(parents=True)
     (tmp_path / "src/deep/file").write_bytes(b"\0\xff")
     with client.machine("bb", ["sleep", "1000"]) as machine:
-        machine.put(tmp_path / "src", "/work")
-        assert machine.exec(["ls", "/work/deep"]).text == "file\n"
-        machine.get("/work", tmp_path / "back")
+        machine.put(tmp_path / "src", "/made")
+        assert machine.exec(["ls", "/made/deep"]).text == "file\n"
+        machine.get("/made", tmp_path / "back")
     assert (tmp_path / "back/deep/file").read_bytes() == b"\0\xff"
 
 
