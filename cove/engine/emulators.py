@@ -32,7 +32,7 @@ from cove.plan.ops import Plan
 from cove.planner import Place
 from cove.planner.guest import ROOT_DISK, SCRATCH_DISK, guest_facts
 from cove.planner.jail import JAIL_IMAGE, jail_spec, plan_jail
-from cove.planner.qemu import Disk, Guest, argv, plan_qemu
+from cove.planner.qemu import Disk, Guest, argv, path_of, plan_qemu
 from cove.planner.qemu import Kernel as Boot
 from cove.spec.machine import MachineSpec
 from cove.vm import qmp, templates
@@ -73,7 +73,7 @@ def ground_of(home: Home) -> Ground:
     facts = facts_of(home)
     kernels = Kernels(home.store.layout)
     kernel = kernel_for(kernels, facts.arch)
-    seen = os.stat(emulator_of(facts.arch))
+    seen = os.stat(path_of(facts.arch))
     key = (home.root, kernel.name, kernel.digest, kernel.created, seen.st_ino, seen.st_mtime_ns)
     found = _grounds.get(key)
     if found is None:
@@ -85,10 +85,6 @@ def ground_of(home: Home) -> Ground:
             del _grounds[old]
         _grounds[key] = found
     return found
-
-
-def emulator_of(arch: str) -> str:
-    return f"/usr/bin/qemu-system-{arch}"
 
 
 def describe(ground: Ground, memory: int, cpus: int, *, template: bool) -> Guest:
@@ -117,7 +113,7 @@ def describe(ground: Ground, memory: int, cpus: int, *, template: bool) -> Guest
 
 def command(ground: Ground, memory: int, cpus: int, *, template: bool) -> tuple[str, ...]:
     guest = describe(ground, memory, cpus, template=template)
-    return (emulator_of(ground.facts.arch), *argv(plan_qemu(guest, ground.facts)))
+    return (path_of(ground.facts.arch), *argv(plan_qemu(guest, ground.facts)))
 
 
 def key_of(ground: Ground, memory: int, cpus: int) -> str:

@@ -76,7 +76,7 @@ def _virtual(home: Home, spec: MachineSpec, base: Base, place: Place) -> Plan:
         place, base=range_base(0), layers=around.layers, views=around.views, volatile=True,
         hostname="guest",
     )  # fmt: skip
-    line = virtual.emulator_of(spec, kernel, facts)
+    line = virtual.emulator_command(spec, kernel, facts)
     around_it = plan_jail(jail, around.config, facts, inner, emulator=line, passed=virtual.PASSED)
     return plan_vm(spec, inner, around_it, guest)
 

@@ -37,7 +37,7 @@ from cove.planner.guest import (
     plan_guest_exec,
 )
 from cove.planner.jail import jail_spec, plan_jail, plan_vm, plan_vm_exec
-from cove.planner.qemu import Disk, Guest, argv, plan_qemu
+from cove.planner.qemu import Disk, Guest, argv, path_of, plan_qemu
 from cove.planner.qemu import Kernel as Boot
 from cove.roots.scratch import make_scratch
 from cove.spec.machine import ExecSpec, Limits, MachineSpec
@@ -167,12 +167,12 @@ def plan_start(
     jail = jail_of(spec)
     around = home.base(jail.image)
     place = _place(home, record, around, group, size)
-    line = emulator_of(spec, kernel, facts)
+    line = emulator_command(spec, kernel, facts)
     inside = plan_jail(jail, around.config, facts, place, emulator=line, passed=PASSED)
     return plan_vm(spec, place, inside, guest)
 
 
-def emulator_of(spec: MachineSpec, kernel: Kernel, facts: Facts) -> tuple[str, ...]:
+def emulator_command(spec: MachineSpec, kernel: Kernel, facts: Facts) -> tuple[str, ...]:
     """The command line; descriptors in it are those of ``PASSED``."""
     number = {name: 3 + index for index, name in enumerate(PASSED)}
     boot = Boot(number["kernel"], number["initrd"], kernel.hz, frozenset(kernel.options))
@@ -191,7 +191,7 @@ def emulator_of(spec: MachineSpec, kernel: Kernel, facts: Facts) -> tuple[str, .
         listens=True,
         acpi=boot.needs_acpi,
     )
-    return (f"/usr/bin/qemu-system-{facts.arch}", *argv(plan_qemu(described, facts)))
+    return (path_of(facts.arch), *argv(plan_qemu(described, facts)))
 
 
 def plan_more(

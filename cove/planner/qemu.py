@@ -122,6 +122,11 @@ def program(guest: Guest) -> str:
     return f"qemu-system-{guest.arch}"
 
 
+def path_of(arch: str) -> str:
+    """Where a jail, which sees the host's /usr, has the program for guests of this CPU."""
+    return f"/usr/bin/qemu-system-{arch}"
+
+
 def argv(options: tuple[Option, ...]) -> tuple[str, ...]:
     return tuple(word for found in options for word in found.words)
 
