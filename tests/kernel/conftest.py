@@ -91,17 +91,14 @@ Machine = Callable[..., Done]
 
 def give_kernel(cove: Cove) -> None:
     """The guest kernel of this state directory: the one that tests keep."""
-    from tests.vm.conftest import fast_kernel, stock_kernel
+    from tests.vm.conftest import one_kernel
 
     need("qemu-system-x86_64")
     need("mkfs.erofs")
     kernels = cove.root / "kernels"
     if kernels.exists() and any(kernels.iterdir()):
         return
-    try:
-        stored = fast_kernel()
-    except pytest.skip.Exception:
-        stored = stock_kernel()
+    stored = one_kernel()
     source = Path(stored.kernels.layout.kernels) / stored.kernel.name
     shutil.copytree(source, kernels / stored.kernel.name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import struct
 import sys
@@ -50,9 +51,9 @@ def refused(spec: MachineSpec, image: ImageConfig, facts: Facts, **place: Any) -
     return caught.value
 
 
-@pytest.mark.parametrize("name", CPUS)
+@pytest.mark.parametrize("name", [n for n in CPUS if CPUS[n].qemu != os.uname().machine])
 def test_the_programs_of_a_cpu_are_known_by_what_qemu_says(name: str) -> None:
-    """A Debian package's own handler is the witness, where it is installed."""
+    """A Debian package's own handler is the witness; it has none for the host's own CPU."""
     listed = Path(f"/usr/lib/binfmt.d/qemu-{CPUS[name].qemu}.conf")
     if not listed.exists():
         pytest.skip(f"needs {listed}")
