@@ -126,11 +126,13 @@ def runtime_peers(place: Path, root: Path) -> list[Peer]:
 
 
 def docker_like(name: str, tool: Command, env: dict[str, str], image: str) -> Peer:
+    start = [*tool, "run", "-d", "--network", "none", "--name", "{}"]
+    start += ["--stop-timeout", "0"]  # podman's rm -f waits for it, and sleep ignores SIGTERM
     return Peer(
         name,
         env,
         run=[*tool, "run", "--rm", "--network", "none", image, "true"],
-        start=[*tool, "run", "-d", "--network", "none", "--name", "{}", image, "sleep", "100000"],
+        start=[*start, image, "sleep", "100000"],
         execute=[*tool, "exec", "{}", "true"],
         remove=[*tool, "rm", "-f", "{}"],
         list=[*tool, "ps"],
