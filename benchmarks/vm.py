@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cove.engine.emulators import clone, ground_of
 from cove.engine.engine import Engine
-from cove.engine.templates import empty_slot, where_of
-from cove.engine.virtual import MEMORY
+from cove.engine.vms.emulators import clone, ground_of
+from cove.engine.vms.templates import empty_slot, where_of
+from cove.engine.vms.virtual import MEMORY
 from cove.vm.qmp import reopened
 
 PATIENCE = 60.0

@@ -11,51 +11,31 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Self
 
-from cove.engine import (
-    calls,
-    check,
-    commit,
-    copying,
-    differences,
-    disk,
-    ending,
-    foreign,
-    images,
-    info,
-    kernels,
-    life,
-    logs,
-    machines,
-    pause,
-    plan,
-    prune,
-    recover,
-    refusals,
-    rename,
-    snapshots,
-    stats,
-    top,
-    trees,
-    update,
-    watching,
-)
-from cove.engine import templates as guests_kept
-from cove.engine.attach import attach
+from cove.engine import calls
 from cove.engine.calls import kernels as of_kernels
 from cove.engine.calls import snapshots as of_snapshots
 from cove.engine.calls import templates as of_templates
 from cove.engine.calls.check import Check, Checked
-from cove.engine.disks import Disks
 from cove.engine.events import Events
-from cove.engine.exec import exec_in
 from cove.engine.home import Home, boot_id
-from cove.engine.pool import Pool, pool_size
+from cove.engine.images import foreign, images, trees
+from cove.engine.images.disks import Disks
+from cove.engine.looking import listing, logs, plan, stats, top, watching
+from cove.engine.machines import ending, life, pause, prune, recover, refusals, rename, update
+from cove.engine.machines.attach import attach
+from cove.engine.machines.exec import exec_in
+from cove.engine.machines.restart import restart, take_up
+from cove.engine.machines.start import Foreground
 from cove.engine.reactor import Reactor, Worker
-from cove.engine.restart import restart, take_up
 from cove.engine.slots import Slots
-from cove.engine.start import Foreground
+from cove.engine.snapshots import differences, snapshots
 from cove.engine.storage import StorageGuard
-from cove.engine.templates import Templates
+from cove.engine.system import check, disk, info
+from cove.engine.visits import commit, copying
+from cove.engine.vms import kernels
+from cove.engine.vms import templates as guests_kept
+from cove.engine.vms.pool import Pool, pool_size
+from cove.engine.vms.templates import Templates
 from cove.errors import UsageError
 from cove.executor.forker import Forker
 from cove.executor.messages import Kind
@@ -214,11 +194,11 @@ class Engine:
 
     def list(self, params: calls.List, call: calls.Call) -> calls.Listed:
         life.settle(self.home, tuple(self.home.lives))
-        return machines.list_machines(self.home, everything=params.all, sizes=params.sizes)
+        return listing.list_machines(self.home, everything=params.all, sizes=params.sizes)
 
     def inspect(self, params: calls.Inspect, call: calls.Call) -> calls.Inspected:
         record = self._find(params.machine)
-        return machines.inspect_machine(self.home, record, sizes=params.sizes)
+        return listing.inspect_machine(self.home, record, sizes=params.sizes)
 
     def logs(self, params: calls.Logs, call: calls.Call) -> Iterator[calls.LogEntry]:
         record = self._find(params.machine)

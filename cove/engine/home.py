@@ -77,11 +77,11 @@ class Home:
     closing: bool = False
     idle_timer: Timer | None = None
     disks: Any = None
-    """Of ``engine.disks``: images as root disks."""
+    """Of ``engine.images.disks``: images as root disks."""
     templates: Any = None
-    """Of ``engine.templates``: what virtual machines are cloned of."""
+    """Of ``engine.vms.templates``: what virtual machines are cloned of."""
     pool: Any = None
-    """Of ``engine.pool``: clones that wait."""
+    """Of ``engine.vms.pool``: clones that wait."""
     bases: dict[str, Base] = field(default_factory=dict)
     strata_sizes: dict[int, int] = field(default_factory=dict)
     """Bytes of layers that machines and snapshots stand on, as far as somebody has asked."""

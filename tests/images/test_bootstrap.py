@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cove.engine.bootstrap import CAPABILITIES
+from cove.engine.images.bootstrap import CAPABILITIES
 from cove.errors import CoveError
 from cove.image.aptspeak import Listener, failure
 from cove.image.distributions import command, read_wish, sources_for, tool_for

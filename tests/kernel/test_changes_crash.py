@@ -58,7 +58,11 @@ def test_a_daemon_killed_at_any_step_of_a_pause(running: Cove, tmp_path: Path) -
         if verb == "unpause":
             running("pause", NAME, code=None)
         steps = walk(
-            running, tmp_path / "at", f"cove.engine.pause:{verb}", (verb, NAME), again=(undo, NAME)
+            running,
+            tmp_path / "at",
+            f"cove.engine.machines.pause:{verb}",
+            (verb, NAME),
+            again=(undo, NAME),
         )
         for where, told in steps:
             paused = state(running, NAME)["Paused"]
@@ -69,7 +73,7 @@ def test_a_daemon_killed_at_any_step_of_a_pause(running: Cove, tmp_path: Path) -
 @pytest.mark.timeout(600)
 def test_a_daemon_killed_at_any_step_of_an_update(running: Cove, tmp_path: Path) -> None:
     forks = "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; echo all"
-    verb, words = "cove.engine.update:update", ("update", "--pids-limit", "4", NAME)
+    verb, words = "cove.engine.machines.update:update", ("update", "--pids-limit", "4", NAME)
     for where, told in walk(
         running, tmp_path / "at", verb, words, again=("update", "--pids-limit", "100", NAME)
     ):

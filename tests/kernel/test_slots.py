@@ -16,8 +16,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cove.engine import calls, slots, start
+from cove.engine import calls, slots
 from cove.engine.engine import Engine
+from cove.engine.machines import start
 from cove.executor.messages import StartFlag
 from cove.spec.machine import Limits, MachineSpec, Mount, Security
 from tests.driver import Cove

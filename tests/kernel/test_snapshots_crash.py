@@ -44,7 +44,7 @@ def test_a_daemon_killed_at_any_step_of_a_snapshot(
         cove("stop", "-t", "0", NAME)
     more = tmp_path / "more"
     more.write_text("more")
-    verb, words = "cove.engine.snapshots:create", ("snapshot", "create", NAME, "kept")
+    verb, words = "cove.engine.snapshots.snapshots:create", ("snapshot", "create", NAME, "kept")
     again = ("snapshot", "rm", "-f", "kept")
     for where, told in walk(cove, tmp_path / "at", verb, words, again=again):
         made = cove("snapshot", "ls", "-q").out == "kept\n"
@@ -75,7 +75,7 @@ def test_a_daemon_killed_at_any_step_of_a_restore(
     if stopped:
         cove("stop", "-t", "0", NAME)
     cove("cp", str(new), f"{NAME}:/f")
-    verb, stride = "cove.engine.snapshots:restore", STRIDE if stopped else 3 * STRIDE
+    verb, stride = "cove.engine.snapshots.snapshots:restore", STRIDE if stopped else 3 * STRIDE
     for where, told in walk(cove, tmp_path / "at", verb, ("restore", NAME), stride=stride):
         if not stopped:
             wait_until(runs_for_good(cove), f"a machine that runs after {where}")
@@ -89,7 +89,7 @@ def test_a_daemon_killed_at_any_step_of_a_restore(
 @pytest.mark.timeout(900)
 def test_a_daemon_killed_at_any_step_of_a_fork(walker: Cove, tmp_path: Path) -> None:
     cove = walker
-    verb, words = "cove.engine.snapshots:fork", ("fork", NAME, "-n", "2", "--name", "kid")
+    verb, words = "cove.engine.snapshots.snapshots:fork", ("fork", NAME, "-n", "2", "--name", "kid")
     for where, told in walk(cove, tmp_path / "at", verb, words, stride=3 * STRIDE):
         kids = cove("ps", "-a", "--format", "{{.Names}}", "-f", "name=kid").out.split()
         assert len(kids) == 2 or not told, where

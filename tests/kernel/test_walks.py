@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from cove.engine import calls, start
+from cove.engine import calls
 from cove.engine.engine import Engine
+from cove.engine.machines import start
 from cove.errors import CoveError
 from cove.plan.ops import Chdir, Plan
 from cove.spec.machine import Limits, MachineSpec, Mount
@@ -35,7 +36,7 @@ class Crashing:
     """A daemon that dies before its Nth effect; gone or not, its process is collected."""
 
     def __init__(
-        self, cove: Cove, last: int, report: Path, verb: str = "cove.engine.life:run"
+        self, cove: Cove, last: int, report: Path, verb: str = "cove.engine.machines.life:run"
     ) -> None:
         reader, writer = os.pipe()
         words = [sys.executable, "-P", str(ROOT / "tests/kernel/crashing.py"), str(last)]

@@ -86,7 +86,7 @@ def test_top_shows_hostile_names_as_text(cove: Cove) -> None:
 
 
 def test_top_without_ps(bb_tar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cove.engine.top.PLACES", "/nonexistent")
+    monkeypatch.setattr("cove.engine.looking.top.PLACES", "/nonexistent")
     with open_engine(bb_tar) as engine:
         run = spec_of(engine, "sh", "-c", "sleep 1001 & exec sleep 1002")
         wait_until(lambda: str(rows_of(engine, run)).count("sleep 100") == 2, "two processes")

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cove.engine import disk
+from cove.engine.system import disk
 from cove.errors import BadArchive, HostError
 from cove.image import catalog, leftovers, removing
 from cove.image.pulling import pull

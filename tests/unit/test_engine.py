@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from cove.client.verbs import PROTOCOL
-from cove.engine import causes, info
 from cove.engine.events import Cancel, Cancelled, Events
-from cove.engine.names import ADJECTIVES, NOUNS, choose_name
+from cove.engine.machines import causes
+from cove.engine.machines.names import ADJECTIVES, NOUNS, choose_name
 from cove.engine.reactor import Reactor, Worker
+from cove.engine.system import info
 from cove.executor.messages import ExitRecord
 from cove.spec.machine import Limits
 

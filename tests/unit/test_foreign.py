@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cove.engine.foreign import emulation
+from cove.engine.images.foreign import emulation
 from cove.errors import CoveError
 from cove.executor.explain import explain
 from cove.executor.messages import Report

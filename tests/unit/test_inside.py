@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from cove.engine import guests, inside
-from cove.engine.inside import EXITED, FRAME_MAX, HEAD, OUTPUT, READ, TAKEN
+from cove.engine.vms import guests, inside
+from cove.engine.vms.inside import EXITED, FRAME_MAX, HEAD, OUTPUT, READ, TAKEN
 from cove.errors import HostError
 from cove.linux.processes import parse_process
 

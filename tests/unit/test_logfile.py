@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cove.engine.calls import Logs
-from cove.engine.logfile import LOST, Log
-from cove.engine.logs import read_logs
+from cove.engine.looking.logfile import LOST, Log
+from cove.engine.looking.logs import read_logs
 from cove.executor.messages import LOG_RECORD
 
 Piece = tuple[int, int, bytes]

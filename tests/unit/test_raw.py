@@ -12,7 +12,7 @@ from cove.client.files import Place, Target, choose_target
 from cove.client.raw import ANSWER, DATA, ERROR, FRAME_MAX, HEAD, frame, read_frames
 from cove.client.transport import error_from_json
 from cove.engine.calls import Call
-from cove.engine.copying import base_name
+from cove.engine.visits.copying import base_name
 from cove.errors import CoveError, HostError, NotFound, UsageError, error_to_json
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cove.engine.differences import Entry, combine
+from cove.engine.snapshots.differences import Entry, combine
 from cove.spec.inherit import inherit
 from cove.spec.machine import Limits, MachineSpec, Mount, Security
 

@@ -14,8 +14,8 @@ from cove.cli.watch import FIELDS, Seen
 from cove.engine import calls
 from cove.engine.calls import Event
 from cove.engine.events import WAITING, Events, Subscription
-from cove.engine.top import parse
-from cove.engine.watching import matcher
+from cove.engine.looking.top import parse
+from cove.engine.looking.watching import matcher
 from cove.errors import CoveError
 from cove.linux.cgroup_v1 import MOVED, CgroupsV1
 from cove.linux.processes import host_cpu, interfaces, read_process

@@ -1,0 +1,88 @@
+"""Images as disks: the root disk of every virtual machine of an image, made once by mkfs.erofs,
+which reads a tree of somebody's making and therefore runs in a machine of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+
+from cove.engine.home import Base, Home
+from cove.engine.machines import life
+from cove.errors import CoveError, HostError
+from cove.image.host import HOST
+from cove.spec.machine import MachineSpec, Mount, Security
+
+TREE, OUT = "/mnt", "/srv"
+CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
+MKFS = ("mkfs.erofs", "-zlz4", "--quiet", "-Enoinline_data")
+
+
+class Disks:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._making: dict[str, threading.Lock] = {}
+
+    def open(self, home: Home, base: Base) -> int:
+        """The image's disk, read-only; made now where it is missing."""
+        path = home.store.layout.disk(base.record.id)
+        with self._one(base.record.id):
+            if not os.path.exists(path):
+                _make(home, base, path)
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    @contextlib.contextmanager
+    def _one(self, image: str) -> Iterator[None]:
+        with self._lock:
+            lock = self._making.setdefault(image, threading.Lock())
+        with lock:
+            yield
+
+
+def _make(home: Home, base: Base, path: str) -> None:
+    if base.views:
+        raise HostError(
+            f"cannot make a disk of the image {base.record.id}: it shows the host's directories",
+            hint="use an image of your own: cove image bootstrap debian:bookworm",
+        )
+    directory = f"{home.store.layout.tmp}/disk-{secrets.token_hex(8)}"
+    os.mkdir(directory, 0o700)
+    try:
+        record = life.run(home, _tool(base.record.id, directory), None)
+        code, cause = life.wait(home, record, "not-running", None)
+        if code:
+            raise _failed(code, cause.text)
+        made = f"{directory}/disk"
+        os.chmod(made, 0o600)
+        os.rename(made, path)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{directory}/disk")
+        os.rmdir(directory)
+
+
+def _tool(image: str, directory: str) -> MachineSpec:
+    return MachineSpec(
+        HOST,
+        (*MKFS, f"{OUT}/disk", TREE),
+        remove=True,
+        labels={"cove.disk": image},
+        security=Security(cap_drop=("ALL",), cap_add=CAPABILITIES),
+        mounts=(
+            Mount("image", TREE, image, read_only=True, origin="the image's disk"),
+            Mount("bind", OUT, directory, origin="the image's disk"),
+        ),
+    )
+
+
+def _failed(code: int, cause: str) -> CoveError:
+    if code == 127:
+        return HostError(
+            "cannot make an image's disk: there is no mkfs.erofs",
+            hint="apt-get install erofs-utils",
+        )
+    why = cause or f"mkfs.erofs ended with {code}"
+    return HostError(f"cannot make an image's disk: {why}")

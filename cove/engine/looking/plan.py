@@ -1,0 +1,115 @@
+"""``cove plan``: what a run would do, without doing it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import uuid
+from dataclasses import replace
+
+from cove.engine import files
+from cove.engine.home import Base, Home
+from cove.engine.images.foreign import emulators
+from cove.engine.machines.life import ground_of
+from cove.engine.ranges import range_base
+from cove.engine.vms import virtual
+from cove.errors import CoveError
+from cove.oci.config import ImageConfig
+from cove.plan.ops import Plan
+from cove.plan.text import render, to_json
+from cove.plan.wire import encode
+from cove.planner import BindSource, Place, plan_machine
+from cove.planner.guest import Identity, guest_facts, plan_guest
+from cove.planner.jail import plan_jail, plan_vm
+from cove.spec.machine import MachineSpec
+from cove.vm.accel import facts_with_kvm
+from cove.vm.kernels import Kernels
+
+EXAMPLE_ID = "0" * 64
+
+
+def plan_only(home: Home, spec: MachineSpec) -> Plan:
+    """The plan of a machine that is never made: key 0, the first id range, group 0."""
+    ground = ground_of(home, spec)
+    base = ground.base
+    own_ids = not (spec.security.privileged or spec.security.userns == "host")
+    example = home.groups.example()
+    place = Place(
+        key=0,
+        root=home.root,
+        base=range_base(0 if own_ids else -1),
+        layers=base.layers,
+        strata=ground.strata,
+        views=base.views,
+        cgroup_files=example.tasks,
+        cgroup_into=bool(example.directory),
+        volatile=spec.remove,
+        binds=tuple(
+            BindSource(f"bind{index}", is_dir=_is_dir(mount.source))
+            for index, mount in enumerate(spec.mounts)
+            if mount.type == "bind"
+        ),
+        files=files.TARGETS,
+        hostname=files.hostname_of(spec, EXAMPLE_ID),
+        emulators=emulators(spec, base.config, home.facts),
+    )
+    if spec.isolation == "vm":
+        return _virtual(home, spec, base, place)
+    return plan_machine(spec, base.config, home.facts, place)
+
+
+def _virtual(home: Home, spec: MachineSpec, base: Base, place: Place) -> Plan:
+    """The jail's plan, and the one that runs in the guest; random numbers and clock are zero."""
+    facts, kernels = virtual.facts_of(home), Kernels(home.store.layout)
+    kernel = virtual.kernel_for(kernels, facts.arch)
+    facts, _ = facts_with_kvm(kernels, kernel, facts)
+    guest = plan_guest(
+        spec,
+        base.config,
+        guest_facts(facts, virtual.version_of(kernel)),
+        Identity(bytes(64), 0, str(uuid.UUID(int=0))),
+        dict(files.texts(spec, place.hostname)),
+        hostname=place.hostname,
+    )
+    jail = virtual.jail_of(spec)
+    around = home.base(jail.image)
+    inner = replace(
+        place, base=range_base(0), layers=around.layers, views=around.views, volatile=True,
+        hostname="guest",
+    )  # fmt: skip
+    line = virtual.emulator_command(spec, kernel, facts)
+    around_it = plan_jail(jail, around.config, facts, inner, emulator=line, passed=virtual.PASSED)
+    return plan_vm(spec, inner, around_it, guest)
+
+
+def warm_up(home: Home) -> None:
+    """Compile the default filters and all else that plans share, before the first caller waits."""
+    spec = MachineSpec(image="none", command=("true",))
+    example = home.groups.example()
+    place = Place(
+        key=0,
+        root=home.root,
+        base=range_base(0),
+        cgroup_files=example.tasks,
+        cgroup_into=bool(example.directory),
+        files=files.TARGETS,
+        hostname="none",
+    )
+    try:
+        plan = plan_machine(spec, ImageConfig(), home.facts, place)
+    except CoveError:  # no machine can be run here: whoever asks for one is told why
+        return
+    encode(plan.host)
+    encode(plan.machine)
+
+
+def plan_text(home: Home, spec: MachineSpec, *, json: bool) -> str:
+    plan = plan_only(home, spec)
+    return to_json(plan) if json else render(plan)
+
+
+def _is_dir(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError:
+        return True

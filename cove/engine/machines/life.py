@@ -1,0 +1,463 @@
+"""The verbs of a machine's life: create, run, start, stop, kill, wait, remove.
+
+Each checks what the machine's state allows, writes the record, and only then causes anything.
+"""
+
+from __future__ import annotations
+
+import secrets
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+
+from cove.engine.home import Base, Home, effective
+from cove.engine.images.foreign import check_emulation
+from cove.engine.live import Live
+from cove.engine.machines import ending, pause
+from cove.engine.machines.names import choose_name
+from cove.engine.machines.start import Foreground, check_binds, launch
+from cove.engine.slots import Slot
+from cove.engine.vms.virtual import jail_of
+from cove.errors import Conflict, HostError, NoSuchImage, Unsupported
+from cove.linux.cgroup import Group
+from cove.linux.pidfd import wait_exit
+from cove.oci.config import ImageConfig
+from cove.oci.manifest import Platform, matches, parse_platform
+from cove.planner import argv_of
+from cove.planner.defaults import PIDS, STOP_SIGNAL
+from cove.spec.machine import Limits, MachineSpec
+from cove.spec.values import parse_signal
+from cove.store.records import Cause, MachineRecord
+
+SETTLED = 1.0
+"""Seconds that the record of an ended machine may take to say so."""
+
+KILL_WAIT = 10.0
+"""Seconds that a killed machine may take to end before that is an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What the root of a machine begins with."""
+
+    base: Base
+    strata: tuple[int, ...] = ()
+    snapshot: str = ""
+
+
+def ground_of(home: Home, spec: MachineSpec) -> Ground:
+    """The image, or the snapshot with the image that it stands on."""
+    if not spec.snapshot:
+        return Ground(home.base(spec.image))
+    snapshot = home.store.find_snapshot(spec.snapshot)
+    if snapshot.spec.isolation != spec.isolation:
+        raise Unsupported(
+            f"cannot run snapshot {snapshot.name} with isolation {spec.isolation}: it is one of a "
+            f"machine with isolation {snapshot.spec.isolation}",
+            origin=f"--isolation {spec.isolation}",
+        )
+    image = home.store.image(snapshot.image)
+    if image is None:
+        raise NoSuchImage(
+            f"cannot run snapshot {snapshot.name}: its image {snapshot.spec.image} is gone",
+            exit_code=125,
+        )
+    return Ground(home.base_of(image), snapshot.strata, snapshot.id)
+
+
+def new_record(
+    home: Home, spec: MachineSpec, ground: Ground, *, slot: Slot | None = None
+) -> MachineRecord:
+    """A machine that is not written yet; of a slot, if it is to run at once."""
+    base = ground.base
+    _check_platform(spec, base.config)
+    check_emulation(spec, base.config, home.facts)
+    check_binds(spec)
+    if spec.name and not home.store.name_free(spec.name):
+        _wait_for_name(home, spec.name)
+    machine_id = slot.id if slot else secrets.token_hex(32)
+    name = spec.name or _free_name(home, machine_id)
+    return MachineRecord(
+        key=slot.key if slot else home.store.new_key(),
+        id=machine_id,
+        name=name,
+        spec=spec,
+        image=base.record.id,
+        state="running" if slot else "created",
+        created=time.time(),
+        argv=argv_of(spec, base.config),
+        strata=ground.strata,
+        snapshot=ground.snapshot,
+    )
+
+
+def _wait_for_name(home: Home, name: str) -> None:
+    """An ephemeral machine that has ended gives its name up: its caller may know of the end a
+    moment before this daemon does.
+    """
+    holder = home.store.find_machine(name)
+    live = home.lives.get(holder.key)
+    if live is not None and holder.spec.remove and running(home, holder) is None:
+        home.events.wait_until(partial(has_ended, home, live), timeout=KILL_WAIT)
+
+
+def _check_platform(spec: MachineSpec, image: ImageConfig) -> None:
+    """An image of another kind of machine than was asked for is not run in its place."""
+    if not spec.platform or not image.architecture:
+        return
+    has = Platform(image.architecture, image.os or "linux", image.variant)
+    if not matches(parse_platform(spec.platform), has):
+        raise NoSuchImage(
+            f"cannot run {spec.image} as {spec.platform}: it is an image for {has}",
+            origin=f"--platform {spec.platform}",
+            exit_code=125,
+        )
+
+
+def create(home: Home, spec: MachineSpec) -> MachineRecord:
+    return _add(home, new_record(home, spec, ground_of(home, spec)))
+
+
+def _add(home: Home, record: MachineRecord) -> MachineRecord:
+    """Write a new machine. A chosen name that somebody else took meanwhile is chosen anew."""
+    while True:
+        try:
+            home.store.add_machine(record, of_image=True)
+        except Conflict:
+            if record.spec.name:
+                raise
+            other = _free_name(home, secrets.token_hex(32))
+            record = msgspec.structs.replace(record, name=other)
+            continue
+        home.publish("create", record)
+        return record
+
+
+def _free_name(home: Home, machine_id: str) -> str:
+    return choose_name(machine_id, lambda name: not home.store.name_free(name))
+
+
+def run(
+    home: Home, spec: MachineSpec, foreground: Foreground | None, ground: Ground | None = None
+) -> MachineRecord:
+    """Create and start with one write: a crash in between leaves a machine that is cleared away."""
+    ground = ground or ground_of(home, spec)
+    vm = spec.isolation == "vm"
+    slot = home.pool.take(spec) if vm else home.slots.take()
+    try:
+        record = new_record(home, spec, ground, slot=slot)
+    except BaseException:
+        if slot is not None:
+            (home.pool if vm else home.slots).put_back(slot)
+        raise
+    record = msgspec.structs.replace(record, state="running")
+    live = Live(record.key, slot=slot)
+    return _begin(home, record, ground.base, live, foreground, partial(_add, home))
+
+
+def wait_begun(home: Home, record: MachineRecord) -> None:
+    """One that somebody else is starting runs a moment later, or has failed, or ended already."""
+    live = home.lives.get(record.key)
+    if live is not None and not live.started:
+        home.events.wait_until(
+            lambda: live.started or live.ended is not None or has_ended(home, live),
+            timeout=KILL_WAIT,
+        )
+
+
+def start(home: Home, record: MachineRecord, foreground: Foreground | None) -> MachineRecord:
+    """Start a machine that does not run; one that is still being put away is waited for."""
+    home.events.wait_until(lambda: record.key not in home.lives)
+    record = home.record(record.key)
+    if record.state not in ("created", "exited"):
+        raise Conflict(f"cannot start {record.name}: it is {record.state}")
+    base = home.base_of_machine(record)
+    record = msgspec.structs.replace(
+        record,
+        state="running",
+        stopping=False,
+        cause=Cause(""),
+        exit_code=0,
+        started=0.0,
+        finished=0.0,
+        argv=argv_of(record.spec, base.config),
+    )
+
+    live = Live(record.key)
+    write = partial(_write_start, home, live)
+    return _begin(home, record, base, live, foreground, write)
+
+
+def _write_start(home: Home, live: Live, record: MachineRecord) -> MachineRecord:
+    """Unless it was removed meanwhile; with the name and limits that it was given meanwhile."""
+    with home.lock:
+        now = home.record(record.key)
+        if now.spec.limits != record.spec.limits and live.group is not None:
+            live.group = home.groups.set_limits(live.group, effective(now.spec.limits))
+        record = msgspec.structs.replace(
+            record,
+            name=now.name,
+            spec=now.spec,
+            restarting=now.restarting,
+            limits_before=None,
+            strata=now.strata,
+            own=now.own,
+            snapshot=now.snapshot,
+            restoring=now.restoring,
+        )
+        home.store.put_machine(record)
+        return record
+
+
+def _begin(
+    home: Home,
+    record: MachineRecord,
+    base: Base,
+    live: Live,
+    foreground: Foreground | None,
+    write: Callable[[MachineRecord], MachineRecord],
+) -> MachineRecord:
+    """Group and id range are set aside, the record says so, and only then are they used."""
+    spec, slot = record.spec, live.slot
+    if spec.isolation == "vm":
+        spec = jail_of(spec)
+    live.session = foreground is not None
+    try:
+        live.group = _group(home, spec.limits, slot)
+        live.id_range = _id_range(home, spec, record.key, slot)
+        record = msgspec.structs.replace(
+            record,
+            group=live.group.name,
+            boot=home.boot,
+            deadline=time.time() + record.spec.timeout if record.spec.timeout else 0.0,
+            id_range=live.id_range,
+        )
+        with home.lock:
+            if record.key in home.lives:
+                raise Conflict(f"cannot start {record.name}: it is being started")
+            home.lives[record.key] = live
+        record = write(record)
+    except BaseException:
+        if home.lives.get(record.key) is live:
+            del home.lives[record.key]
+            home.store.free_range(record.key)
+        if slot is not None:
+            home.slots.give_up_later(slot)
+        elif live.group is not None:
+            home.groups.remove(live.group)
+        live.slot = live.group = None
+        raise
+    home.visits.end(record.key)
+    if foreground is not None:
+        home.publish("attach", record)
+    launch(home, record, base, live, foreground)
+    return record
+
+
+def _group(home: Home, limits: Limits, slot: Slot | None) -> Group:
+    """Its group, under its limits. A slot's has the default ones, and may be waited in already."""
+    limits = effective(limits)
+    if slot is None:
+        return home.groups.make(limits)
+    if limits == slot.limits:
+        return slot.group
+    if limits.pids == PIDS:
+        limits = msgspec.structs.replace(limits, pids=0)
+    return home.groups.set_limits(slot.group, limits)
+
+
+def _id_range(home: Home, spec: MachineSpec, key: int, slot: Slot | None) -> int:
+    if spec.security.privileged or spec.security.userns == "host":
+        if slot is not None:
+            home.store.free_range(key)
+        return -1
+    return home.store.take_range(key) if slot is None else slot.id_range
+
+
+# ---- ending ----
+
+
+def stop(home: Home, record: MachineRecord, timeout: int | None, signal_name: str) -> None:
+    """The stop signal, then SIGKILL when the machine has not ended in time (-1: never)."""
+    live = running(home, record)
+    if live is None:
+        ending_live = home.lives.get(record.key)
+        if ending_live is not None:
+            home.events.wait_until(partial(has_ended, home, ending_live))
+        return
+    seconds = record.spec.stop_timeout if timeout is None else timeout
+    image = home.base_of_machine(record).config.stop_signal
+    number = parse_signal(signal_name or record.spec.stop_signal or image or STOP_SIGNAL)
+    home.update(record.key, stopping=True)
+    live.asked = live.asked or "stop"
+    home.publish("kill", record, {"signal": str(number)})
+    send_signal(home, live, number)
+    pause.go_on(home, live)
+    ended = partial(has_ended, home, live)
+    if seconds >= 0 and number != signal.SIGKILL:
+        end = partial(home.worker.do, partial(_strike, home, record, live))
+        live.timers.append(home.reactor.after(seconds, end))
+    home.events.wait_until(ended)
+    home.publish("stop", record)
+
+
+def _strike(home: Home, record: MachineRecord, live: Live) -> None:
+    """The end of a machine that did not end by itself."""
+    if running(home, record) is live:
+        home.publish("kill", record, {"signal": str(int(signal.SIGKILL))})
+    ending.kill(home, live, "stop")
+
+
+def kill(home: Home, record: MachineRecord, signal_name: str) -> None:
+    live = running(home, record)
+    if live is None:
+        raise Conflict(f"cannot kill {record.name}: it is not running")
+    number = parse_signal(signal_name)
+    home.publish("kill", record, {"signal": str(number)})
+    if number == signal.SIGKILL:
+        ending.kill(home, live, "kill")
+        wait_end(home, record, live)
+    else:
+        send_signal(home, live, number)
+        own = record.spec.stop_signal or home.base_of_machine(record).config.stop_signal
+        if not own or number == parse_signal(own):  # as in Docker: another one waits
+            pause.go_on(home, live)
+
+
+def send_signal(home: Home, live: Live, number: int) -> None:
+    """To the machine's first process, by its pidfd: never to whoever has its number by now."""
+    if live.pidfd < 0:
+        # Still starting: nobody is there to receive a signal yet.
+        if number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            ending.kill(home, live, live.asked or "kill")
+        return
+    if live.virtual and number == signal.SIGSTOP:
+        number = ending.HALT_SIGNAL
+    try:
+        signal.pidfd_send_signal(live.pidfd, number)
+    except ProcessLookupError:
+        pass
+
+
+def running(home: Home, record: MachineRecord) -> Live | None:
+    """The live machine, unless its first process has ended: a caller may know of that before its
+    monitor has told this daemon.
+    """
+    live = home.lives.get(record.key)
+    if live is None or live.ended is not None or live.failure is not None:
+        return None
+    return None if live.pidfd >= 0 and wait_exit(live.pidfd, 0) else live
+
+
+def has_ended(home: Home, live: Live) -> bool:
+    return live.over or live.key not in home.lives
+
+
+def settle(home: Home, keys: Iterable[int]) -> None:
+    """Wait for the records of machines whose program has ended: the caller saw a command end, and
+    what it asks next must know of it.
+    """
+    keys = tuple(keys)
+    for live in [live for key in keys if (live := home.lives.get(key))]:
+        if not live.started and _has_spoken(live):
+            started = partial(_heard, live)
+            home.events.wait_until(started, timeout=SETTLED)
+    poll = select.poll()
+    by_fd = {live.pidfd: live for key in keys if (live := home.lives.get(key)) and live.pidfd >= 0}
+    for fd in by_fd:
+        poll.register(fd, select.POLLIN)
+    for fd, _ in poll.poll(0) if by_fd else ():
+        home.events.wait_until(partial(has_ended, home, by_fd[fd]), timeout=SETTLED)
+
+
+def _has_spoken(live: Live) -> bool:
+    """Whether its monitor has said something that nobody has heard yet: that it started, and maybe
+    ended, which the caller may know already.
+    """
+    poll = select.poll()
+    try:
+        poll.register(live.ctl, select.POLLIN)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # none, or closed just now
+        return False
+    return bool(poll.poll(0))
+
+
+def _heard(live: Live) -> bool:
+    return live.started or live.gone or live.over or live.failure is not None
+
+
+def wait_end(home: Home, record: MachineRecord, live: Live) -> None:
+    """After SIGKILL; a process stuck in the kernel keeps a machine from ending."""
+    if not home.events.wait_until(partial(has_ended, home, live), timeout=KILL_WAIT):
+        raise HostError(
+            f"cannot end {record.name}: it was killed and still runs after {KILL_WAIT:.0f} s",
+            host=f"process {live.pid} is held up in the kernel",
+        )
+
+
+def wait(
+    home: Home, record: MachineRecord, condition: str, cancelled: threading.Event | None
+) -> tuple[int, Cause]:
+    """The exit code, once the machine does not run, has ended once more, or is gone.
+
+    The live machine is held on to: an ephemeral one's record may be gone before this thread looks.
+    """
+    key = record.key
+    first = home.lives.get(key)
+    over = first if first is not None and has_ended(home, first) else None
+    seen: list[Live] = []
+
+    def done() -> bool:
+        live = home.lives.get(key)
+        if live is not None and live is not over and live not in seen:
+            seen.append(live)
+        ended = bool(seen) and has_ended(home, seen[-1])
+        if condition == "removed":
+            return not home.store.has_machine(key)
+        if condition == "next-exit":
+            return ended or not home.store.has_machine(key)
+        return ended or live is None or live is over
+
+    home.events.wait_until(done, cancelled=cancelled)
+    last = seen[-1] if seen else over
+    if last is not None and last.ended is not None:
+        return last.ended.code, last.cause
+    if last is not None and last.failure is not None:
+        return last.failure.exit_code, last.cause
+    now = home.record(key) if home.store.has_machine(key) else record
+    return now.exit_code, now.cause
+
+
+def remove(home: Home, record: MachineRecord, *, force: bool) -> None:
+    """Also one that somebody starts at the same time: it goes before or after that, whole."""
+    while not _remove(home, record, force=force):
+        record = home.record(record.key)
+
+
+def _remove(home: Home, record: MachineRecord, *, force: bool) -> bool:
+    live = running(home, record)
+    if live is not None:
+        if not force:
+            state = "paused" if home.record(record.key).state == "paused" else "running"
+            raise Conflict(
+                f"cannot remove {record.name}: it is {state}",
+                hint=f"stop it first: cove stop {record.name}, or use cove rm -f",
+            )
+        live.forget = True
+        home.publish("kill", record, {"signal": str(int(signal.SIGKILL))})
+        ending.kill(home, live, "kill")
+        wait_end(home, record, live)
+    if not home.events.wait_until(lambda: record.key not in home.lives, timeout=KILL_WAIT):
+        raise HostError(f"cannot remove {record.name}: its monitor does not end")
+    with home.lock:
+        if record.key in home.lives:
+            return False
+        if home.store.has_machine(record.key):
+            ending.forget(home, home.record(record.key))
+        return True

@@ -1,0 +1,334 @@
+"""Starting a machine: from its record to a monitor that has its plan.
+
+The record is written before anything of the machine exists; every step here can be undone from it
+(``ending.put_away``). What the host gives into the machine (bind sources, devices, host
+directories) is opened here, just before, and only descriptors go on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass, replace
+from functools import partial
+
+from cove.engine import files, uppers
+from cove.engine.calls import Session
+from cove.engine.descriptors import Descriptors
+from cove.engine.home import Base, Home
+from cove.engine.images.foreign import emulators
+from cove.engine.live import Live
+from cove.engine.machines import ending, monitors
+from cove.engine.ranges import range_base
+from cove.engine.slots import Slot, end_monitor, listen, open_directory, open_group
+from cove.engine.vms import virtual
+from cove.engine.vms.clones import start_clone
+from cove.engine.vms.pool import Entry
+from cove.errors import CoveError, HostError, NotFound, Unsupported, UsageError
+from cove.executor.messages import Start, StartFlag, Stream, send_start
+from cove.linux.cgroup import Group
+from cove.linux.mounts import clone_mount, idmap_of, open_source
+from cove.linux.probe import host_devices
+from cove.plan import wire
+from cove.plan.ops import Plan
+from cove.planner import BindSource, Place, plan_machine
+from cove.planner.jail import JAIL_IMAGE
+from cove.spec.machine import Device, MachineSpec
+from cove.spec.values import parse_detach_keys
+from cove.store.lock import ROOM
+from cove.store.records import MachineRecord
+
+DeviceNode = tuple[str, str, int, int, int]
+"""Path in the machine, ``c`` or ``b``, major, minor, mode."""
+
+FD_BITS = (("stdin", "in", 1), ("stdout", "out", 2), ("stderr", "err", 4))
+
+
+@dataclass(frozen=True, slots=True)
+class Foreground:
+    """The caller's session, and which of its streams take part."""
+
+    session: Session
+    streams: tuple[str, ...]
+    sig_proxy: bool = True
+    detach_keys: str = ""
+    bound: bool = False
+    """What is started ends when this session is lost."""
+
+    @property
+    def which(self) -> Stream:
+        return Stream(sum(bit for stream, _, bit in FD_BITS if stream in self.streams))
+
+    def direct(self, *, stdin: bool) -> dict[str, int]:
+        """What the monitor may use itself, by name. A terminal stays with the front, which relays
+        it.
+        """
+        session = self.session
+        return {
+            name: session.stdio[index]
+            for index, (stream, name, bit) in enumerate(FD_BITS)
+            if stream in self.streams
+            and session.stdio[index] >= 0
+            and not session.terminals & bit
+            and (stdin or stream != "stdin")
+        }
+
+
+def launch(
+    home: Home, record: MachineRecord, base: Base, live: Live, foreground: Foreground | None
+) -> None:
+    """Start the machine of ``record``, which is written already and says that it runs.
+
+    With a foreground this returns as soon as a monitor has the session; without, once the machine's
+    program runs. Whatever fails is undone, and raised.
+    """
+    try:
+        _hand_over(home, record, base, live, foreground)
+    except BaseException as error:
+        if live.slot is not None:
+            live.slot.close()
+        if live.ctl is not None:
+            end_monitor(live.ctl)
+        failed = error if isinstance(error, CoveError) else _translated(record, error)
+        ending.start_failed(home, live, failed)
+        ending.put_away(home, live)
+        raise failed from error
+    if record.deadline:
+        ending.set_deadline(home, live, record.deadline)
+    if foreground is None:
+        monitors.wait_started(home, live)
+    else:
+        monitors.watch(home, live)
+
+
+def _hand_over(
+    home: Home, record: MachineRecord, base: Base, live: Live, foreground: Foreground | None
+) -> None:
+    group = live.group
+    assert group is not None
+    slot, live.slot = live.slot, None
+    with Descriptors() as fds, Descriptors() as ready:
+        if slot is not None:
+            _take_slot(ready, live, slot)
+        _prepare(home, record, base, ready, ready_made=slot is not None)
+        if foreground is not None:
+            fds["front"] = foreground.session.front
+            fds.update(foreground.direct(stdin=record.spec.stdin_open))
+        if record.spec.isolation == "vm":
+            size = foreground.session if foreground and record.spec.tty else None
+            entry = slot if isinstance(slot, Entry) else None
+            slot = None
+            message = partial(_message, record, foreground=foreground)
+            if start_clone(home, record, base, live, entry, ready, fds, size, message):
+                return
+            plan = virtual.plan_start(home, record, base, group, ready["dir"], fds, size)
+        else:
+            plan = _plan_container(home, record, base, group, foreground, fds)
+        live.plan = plan
+        if slot is not None and slot.ahead is not None:
+            rest = after(plan, slot.ahead)
+            if rest is not None and _sent(live, _message(record, rest, foreground), fds):
+                return
+            live.close_monitor()
+        ready["state"] = home.state_fd
+        if (cgroup := open_group(group)) >= 0:
+            ready.mine("cgroup", cgroup)
+        live.ctl = live.ctl or home.forker.fork()
+        send_start(live.ctl, _message(record, plan, foreground), fds | ready)
+
+
+def _plan_container(
+    home: Home,
+    record: MachineRecord,
+    base: Base,
+    group: Group,
+    foreground: Foreground | None,
+    fds: Descriptors,
+) -> Plan:
+    spec = record.spec
+    binds = open_binds(home, fds, spec)
+    devices = tuple(_device(device) for device in spec.devices)
+    if spec.security.privileged:
+        devices += tuple(host_devices())
+    place = make_place(home, record, base, group, binds, devices)
+    if foreground is not None and spec.tty:
+        session = foreground.session
+        place = replace(place, rows=session.rows, columns=session.columns)
+    return plan_machine(spec, base.config, home.facts, place)
+
+
+def _take_slot(ready: Descriptors, live: Live, slot: Slot) -> None:
+    """What was made ahead belongs to this start from now on."""
+    live.ctl = slot.ctl
+    ready.mine("dir", slot.directory)
+    ready.mine("listen", slot.listener)
+    for register, fd in slot.generated.items():
+        ready.mine(register, fd)
+
+
+def _prepare(
+    home: Home, record: MachineRecord, base: Base, ready: Descriptors, *, ready_made: bool
+) -> None:
+    """The directories, the socket and the generated files, as far as no slot has them."""
+    spec, key, layout = record.spec, record.key, home.store.layout
+    if not ready_made:
+        ready.mine("dir", open_directory(layout.machine(key)))
+        ready.mine("listen", listen(home.run_fd, key))
+    if not ready_made or not files.is_default(spec):
+        # Written in place: what a slot's monitor has mounted already changes with it.
+        hostname = files.hostname_of(spec, record.id)
+        for register, fd in files.write_generated(ready["dir"], spec, hostname).items():
+            ready.mine(register, fd)
+    # Of a virtual machine this is the root of its jail, which shows what the host's image shows.
+    views = home.base(JAIL_IMAGE).views if spec.isolation == "vm" else base.views
+    if not ready_made or (views and spec.isolation != "vm") or record.strata:
+        uppers.prepare(home, record, len(views), anew=ready_made)
+
+
+def after(plan: Plan, ahead: Plan) -> Plan | None:
+    """The rest of a plan that begins with ``ahead``; None: this one begins otherwise."""
+    host, machine = len(ahead.host), len(ahead.machine)
+    if plan.host[:host] != ahead.host or plan.machine[:machine] != ahead.machine:
+        return None
+    return Plan(plan.host[host:], plan.machine[machine:])
+
+
+def _sent(live: Live, message: Start, fds: Descriptors) -> bool:
+    """Whether the monitor that waited has its start; one that was killed meanwhile has not."""
+    assert live.ctl is not None
+    try:
+        send_start(live.ctl, message, fds)
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    return True
+
+
+def make_place(
+    home: Home,
+    record: MachineRecord,
+    base: Base,
+    group: Group,
+    binds: tuple[BindSource, ...],
+    devices: tuple[DeviceNode, ...],
+) -> Place:
+    return Place(
+        key=record.key,
+        root=home.root,
+        base=range_base(record.id_range),
+        layers=base.layers,
+        strata=record.strata,
+        own=record.own,
+        views=base.views,
+        cgroup_files=group.tasks,
+        cgroup_into=bool(group.directory),
+        volatile=record.spec.remove,
+        binds=binds,
+        files=files.TARGETS,
+        hostname=files.hostname_of(record.spec, record.id),
+        devices=devices,
+        emulators=emulators(record.spec, base.config, home.facts),
+    )
+
+
+def _message(record: MachineRecord, plan: Plan, foreground: Foreground | None) -> Start:
+    spec = record.spec
+    flags = StartFlag.LOG
+    keys, rows, columns = spec.detach_keys, 0, 0
+    if spec.tty:
+        flags |= StartFlag.TTY
+    if spec.stdin_open:
+        attached = foreground is not None and "stdin" in foreground.streams
+        flags |= StartFlag.STDIN_OPEN
+        flags |= StartFlag.STDIN_ONCE if attached else StartFlag.KEEP_STDIN
+    if foreground is not None:
+        flags |= StartFlag.SESSION
+        flags |= StartFlag.SIG_PROXY if foreground.sig_proxy else StartFlag(0)
+        flags |= StartFlag.BOUND if foreground.bound else StartFlag(0)
+        keys = foreground.detach_keys or keys
+        rows, columns = foreground.session.rows, foreground.session.columns
+    base = range_base(record.id_range)
+    return Start(
+        flags=flags,
+        uid=base,
+        gid=base,
+        host=wire.encode(plan.host),
+        machine=wire.encode(plan.machine),
+        rows=rows,
+        columns=columns,
+        log_max=spec.log_max,
+        log_files=0 if spec.log_driver == "none" else spec.log_files,
+        keys=parse_detach_keys(keys),
+        which=foreground.which if foreground else 0,
+    )
+
+
+def check_binds(spec: MachineSpec) -> None:
+    """Before there is a machine, what a start would refuse: it opens the sources anew."""
+    for mount in spec.mounts:
+        if mount.type == "bind" and not mount.create_source:
+            os.close(open_source(mount.source, mount.target, origin=mount.origin).fd)
+
+
+def open_binds(home: Home, fds: Descriptors, spec: MachineSpec) -> tuple[BindSource, ...]:
+    """Bind sources as detached mounts: what is put in their place from here on is not mounted."""
+    found = []
+    for index, mount in enumerate(spec.mounts):
+        if mount.type == "tmpfs":
+            continue
+        if mount.type == "image":
+            layers = home.base(mount.source).layers
+            found.append(BindSource(f"bind{index}", idmap="none", layers=layers))
+            continue
+        if mount.type == "volume":
+            raise Unsupported(
+                f"cannot mount volume {mount.source or mount.target}: this cove has no volumes yet",
+                origin=mount.origin,
+                hint="give a directory of the host: -v /path:/path",
+            )
+        name = f"bind{index}"
+        source = open_source(
+            mount.source, mount.target, origin=mount.origin, create=mount.create_source
+        )
+        try:
+            idmap = idmap_of(f"/proc/self/fd/{source.fd}", home.facts.kernel)
+            what = f"cannot mount {mount.source} on {mount.target}"
+            if home.facts.root:
+                clone = clone_mount(
+                    source.fd, recursive=mount.recursive, what=what, origin=mount.origin
+                )
+                fds.mine(name, clone)
+        finally:
+            os.close(source.fd)
+        found.append(BindSource(name, source.is_dir, idmap))
+    return tuple(found)
+
+
+def _device(device: Device) -> DeviceNode:
+    """A device of the host by its numbers, followed to the node itself as Docker does."""
+    try:
+        status = os.stat(device.source)
+    except OSError as error:
+        raise NotFound(
+            f"cannot give device {device.source}: {(error.strerror or '').lower()}",
+            origin=device.origin,
+            exit_code=125,
+        ) from error
+    if not (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+        raise UsageError(
+            f"cannot give device {device.source}: it is not a device", origin=device.origin
+        )
+    kind = "c" if stat.S_ISCHR(status.st_mode) else "b"
+    number = status.st_rdev
+    return device.target, kind, os.major(number), os.minor(number), stat.S_IMODE(status.st_mode)
+
+
+def _translated(record: MachineRecord, error: BaseException) -> CoveError:
+    if not isinstance(error, OSError):
+        raise error
+    reason = (error.strerror or str(error)).lower()
+    where = f" ({error.filename})" if error.filename else ""
+    return HostError(
+        f"cannot start {record.name}: {reason}{where}",
+        hint=ROOM if error.errno == errno.ENOSPC else "",
+    )

@@ -1,0 +1,1 @@
+"""What machines were, kept: snapshots, restores, forks, and what lies between two of them."""

@@ -1,0 +1,99 @@
+"""About this daemon and its host: version, info; what is missing here, and what that costs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections import Counter
+
+from cove import __version__
+from cove.engine.calls import Info, Version
+from cove.engine.home import Home
+from cove.engine.images.foreign import emulated_here
+from cove.errors import CoveError, one_line
+from cove.linux.disk import free_space
+from cove.plan.facts import Facts
+
+PROTOCOL = 1
+
+
+def version(home: Home) -> Version:
+    return Version(
+        version=__version__,  # of what runs: what is installed may be newer by now
+        protocol=PROTOCOL,
+        python=platform.python_version(),
+        kernel=os.uname().release,
+        arch=home.facts.arch,
+    )
+
+
+def info(home: Home) -> Info:
+    space = free_space(home.root)
+    states = Counter(record.state for record in home.store.machines())
+    return Info(
+        version=__version__,  # of what runs: what is installed may be newer by now
+        root=home.root,
+        facts=home.facts,
+        machines=dict(states),
+        images=len([image for image in home.store.images() if "@" not in image.id]),
+        disk_free=space.free,
+        disk_total=space.total,
+        pid=os.getpid(),
+        started=home.started,
+        host=socket.gethostname(),
+        system=system_name(),
+        emulated=emulated_here(home.facts),
+        warnings=(*warnings(home.facts), *_of_virtual_machines(home)),
+        virtual=virtual_text(home),
+    )
+
+
+def system_name() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+    except OSError:
+        return "Linux"
+
+
+def virtual_text(home: Home) -> str:
+    """What came of the trial boot, once there was one; or what virtual machines lack here."""
+    from cove.engine.vms import virtual
+    from cove.vm.accel import remembered
+    from cove.vm.kernels import Kernels
+
+    try:
+        facts = virtual.facts_of(home)
+        kernel = virtual.kernel_for(Kernels(home.store.layout), facts.arch)
+    except CoveError as lacking:
+        return f"none: {lacking.message.partition(': ')[2]} ({lacking.hint})"
+    made = f"QEMU {'.'.join(map(str, facts.qemu))}, guest kernel {kernel.name} {kernel.version}"
+    found = remembered(home.store.layout)
+    if found is None:
+        return f"{made}; the first one tries KVM"
+    return f"{made}, KVM" if found.usable else f"{made}, emulated: {one_line(found.reason)}"
+
+
+def _of_virtual_machines(home: Home) -> tuple[str, ...]:
+    """What came of the trial boot, once there was one."""
+    from cove.vm.accel import remembered
+
+    found = remembered(home.store.layout)
+    if found is None or found.usable:
+        return ()
+    return (f"no KVM: virtual machines are emulated ({found.reason})",)
+
+
+def warnings(facts: Facts) -> tuple[str, ...]:
+    """What this host cannot do, and what follows."""
+    found = []
+    missing = [name for name in ("memory", "pids", "cpu") if name not in facts.controllers]
+    if missing:
+        found.append(f"no cgroup controller {', '.join(missing)}: these limits cannot be set")
+    if not facts.seccomp:
+        found.append("no seccomp filters: machines may make every system call")
+    if not facts.audit:
+        found.append("no audit records: a refused system call cannot be named")
+    if not facts.swap:
+        found.append("swap is not counted: --memory-swap has no effect")
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""Virtual machines: emulators in their jail, templates, clones, what guests say, kernels."""

@@ -1,0 +1,101 @@
+"""What is known of a guest after its end: counters of its kernel, and that kernel's last words. All
+of it was said by the guest: it explains, and decides nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import struct
+from typing import NamedTuple
+
+from cove.engine.machines.causes import OutOfMemory
+from cove.errors import CoveError, HostError, one_line
+from cove.executor.messages import Report
+from cove.plan.ops import Plan
+from cove.plan.vm_ops import Guest
+
+END = struct.Struct("<IIIIQQII64s")
+"""``struct guest_exit`` of ``init/guest.h``."""
+CONSOLE_MAX = 64 << 10
+MACHINE = 1
+"""Side of a report: the jail's."""
+PANIC = re.compile(rb"Kernel panic - not syncing: ([^\n]{0,160})")
+
+
+WORDS_MAX = 300
+SIGNAL_MAX = 64
+_NO_MEMORY = re.compile("cannot set up guest memory|ram size too large", re.IGNORECASE)
+
+
+class End(NamedTuple):
+    oom_kills: int = 0
+    forks_refused: int = 0
+    oom: OutOfMemory = OutOfMemory()
+    told: bool = False
+    """The guest told its end itself; otherwise it went without a word."""
+    code: int = 0
+    signal: int = 0
+    core: bool = False
+    panic: str = ""
+
+
+def read_end(directory: str) -> End:
+    """Of the machine whose directory in the state directory this is."""
+    data = _read(f"{directory}/end", END.size)
+    if len(data) == END.size:
+        _, code, number, core, _, _, kills, forks, victim = END.unpack(data)
+        number = number if code == 128 + number and number <= SIGNAL_MAX else 0
+        return End(
+            kills, forks, _victim(victim), told=True, code=code, signal=number, core=bool(core)
+        )
+    found = PANIC.search(_read(f"{directory}/console", CONSOLE_MAX))
+    return End(panic=_words(found) if found else "")
+
+
+def why_no_guest(directory: str, plan: Plan, report: Report) -> CoveError | None:
+    """A virtual machine whose guest never came to its program, by what the emulator and the guest's
+    kernel said before they ended; None: the report says more.
+    """
+    part = plan.machine
+    if plan.guest is None or report.side != MACHINE or report.op >= len(part):
+        return None
+    if not isinstance(part[report.op], Guest):
+        return None
+    if report.errno != errno.EPIPE:
+        return HostError("cannot start the virtual machine: its guest says what no agent would")
+    said = _read(f"{directory}/emulator", CONSOLE_MAX).decode("utf-8", "replace").strip()
+    console = _read(f"{directory}/console", CONSOLE_MAX)
+    found = PANIC.search(console)
+    if said:
+        reason = f"its emulator ended: {one_line(said.splitlines()[-1][:WORDS_MAX])}"
+    elif found:
+        reason = f"guest kernel panic: {_words(found)}"
+    else:
+        reason = "its emulator ended without a word"
+    return HostError(
+        f"cannot start the virtual machine: {reason}",
+        hint="the memory limit is too large for this host" if _NO_MEMORY.search(said) else "",
+    )
+
+
+def _words(panic: re.Match[bytes]) -> str:
+    return one_line(panic[1].decode("utf-8", "replace").strip())
+
+
+def _victim(data: bytes) -> OutOfMemory:
+    """``pid name kilobytes``."""
+    words = data.split(b"\0", 1)[0].decode("utf-8", "replace").split(" ")
+    if len(words) < 3 or not words[0].isdigit() or not words[-1].isdigit():
+        return OutOfMemory()
+    return OutOfMemory(" ".join(words[1:-1]), int(words[0]), int(words[-1]) * 1024)
+
+
+def _read(path: str, most: int) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return b""
+    with os.fdopen(fd, "rb") as file:
+        return file.read(most)
