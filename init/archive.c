@@ -34,7 +34,7 @@ static const int allowed[] = {
 	SYS_flistxattr, SYS_fgetxattr,	SYS_mkdirat, SYS_mknodat,    SYS_symlinkat, SYS_linkat,	    SYS_unlinkat,
 	SYS_fchown,	SYS_fchownat,	SYS_fchmod,  SYS_fchmodat,   SYS_utimensat, SYS_fsetxattr,  SYS_ftruncate,
 	SYS_brk,	SYS_mmap,	SYS_munmap,  SYS_mremap,     SYS_mprotect,  SYS_madvise,    SYS_getrandom,
-	SYS_fcntl,	SYS_exit,	SYS_ppoll,   SYS_exit_group,
+	SYS_fcntl,	SYS_exit,	SYS_ppoll,   SYS_exit_group, SYS_sysinfo, /* glibc's qsort */
 };
 
 static int shut_in(struct unpack *u)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,22 @@ from tools import build_init
 
 def test_the_program_stands_alone(init_binary: Path) -> None:
     assert not build_init._has_interpreter(init_binary)
+
+
+def test_as_whichever_libc_makes_it_the_archiver_reads_large_directories(tmp_path: Path) -> None:
+    """glibc's qsort asks how much memory there is, which its walls must know."""
+    program, tree = tmp_path / "cove-init", tmp_path / "tree"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CC", "gcc")
+        build_init.build(program)
+    tree.mkdir()
+    names = {f"tree/{number}" for number in range(1000)}
+    for name in names:
+        (tmp_path / name).touch()
+    ran = subprocess.run([program, "archive", "out", tree, "tree", "0"], stdout=subprocess.PIPE)
+    assert ran.returncode == 0
+    with tarfile.open(fileobj=io.BytesIO(ran.stdout)) as tar:
+        assert set(tar.getnames()) == names | {"tree"}
 
 
 def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
