@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cove.engine.engine import Engine
-from cove.engine.vms.emulators import clone, ground_of
+from cove.engine.vms.emulators import clone
+from cove.engine.vms.ground import ground_of
 from cove.engine.vms.templates import empty_slot, where_of
 from cove.engine.vms.virtual import MEMORY
 from cove.vm.qmp import reopened
@@ -122,7 +123,7 @@ class Bench:
         row = Row(f"{kernel} kernel, clone to its agent's answer", ANSWER)
         with Engine.open(str(self.root), restart=(), environment={}, lock_fd=None) as engine:
             home = engine.home
-            ground = ground_of(home)
+            ground = ground_of(home, home.facts.arch)
             loaded = home.templates.take(home, ground, MEMORY, 1)
             disk = os.memfd_create("disk", os.MFD_CLOEXEC)
             os.ftruncate(disk, 1 << 20)

@@ -141,16 +141,26 @@ def new_cove() -> Cove:
     return Cove(Path(tempfile.mkdtemp(prefix="cove-t-", dir="/tmp")))
 
 
-def busybox_tar(target: Path, *, extra: dict[str, Path] | None = None) -> Path:
-    """A root file system of busybox, its applets, and ``extra`` programs, as a tar."""
+def busybox_tar(
+    target: Path,
+    *,
+    extra: dict[str, Path] | None = None,
+    busybox: Path | None = None,
+    runs: tuple[str, ...] = (),
+) -> Path:
+    """A root file system of busybox, its applets, and ``extra`` programs, as a tar. ``runs``: what
+    runs a ``busybox`` of another CPU here.
+    """
     with tempfile.TemporaryDirectory(dir="/tmp") as scratch:
         root = Path(scratch)
         for name in ("bin", "dev", "etc", "proc", "root", "sys", "tmp", "var/tmp"):
             (root / name).mkdir(parents=True)
         (root / "tmp").chmod(0o1777)
-        busybox = shutil.which("busybox") or "/bin/busybox"
-        shutil.copy(busybox, root / "bin/busybox")
-        applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
+        program = str(busybox or shutil.which("busybox") or "/bin/busybox")
+        shutil.copy(program, root / "bin/busybox")
+        applets = subprocess.run(
+            [*runs, program, "--list"], capture_output=True, text=True, check=True
+        )
         for applet in applets.stdout.split():
             if applet != "busybox":
                 (root / "bin" / applet).symlink_to("busybox")

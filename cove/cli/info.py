@@ -16,6 +16,7 @@ from cove.client.api import Client
 from cove.client.verbs import PROTOCOL
 from cove.engine import calls
 from cove.errors import CoveError, printable
+from cove.oci.manifest import host_platform_of
 from cove.spec.flags import Flag
 
 
@@ -56,6 +57,7 @@ def info_document(seen: calls.Info) -> Record:
         Warnings=list(seen.warnings) or None,
         Facts=msgspec.to_builtins(facts),
         EmulatedPlatforms=list(seen.emulated),
+        EmulatedGuests=list(seen.emulated_guests),
         DiskFree=seen.disk_free,
         DiskTotal=seen.disk_total,
         Pid=seen.pid,
@@ -89,6 +91,7 @@ def info_text(seen: calls.Info, now: float) -> str:
         ("isolation", "container, vm"),
         ("virtual machines", printable(seen.virtual)),
         ("emulates", ", ".join(seen.emulated) or "no other CPU"),
+        ("emulates in vms", printable("; ".join(seen.emulated_guests)) or "no other CPU"),
     ]
     width = max(len(name) for name, _ in rows) + 2
     text = "".join(f"{name + ':':<{width}}{value}\n" for name, value in rows)
@@ -109,7 +112,7 @@ def _formed(document: Record, form: str) -> str:
 
 def _go_name(arch: str) -> str:
     """As Go and Docker call a machine's kind."""
-    return {"x86_64": "amd64", "aarch64": "arm64"}.get(arch, arch)
+    return host_platform_of(arch).architecture
 
 
 def version(typed: Typed, terminal: Terminal, client: Client) -> int:

@@ -17,11 +17,11 @@ from cove.client.api import Client
 from cove.engine.calls import kernels as calls
 from cove.engine.calls.images import Progress
 from cove.errors import UsageError
+from cove.oci.manifest import host_platform_of
 from cove.spec.flags import Flag, parse_platform
 from cove.vm.record import Kernel
 
 PROXIES = ("http_proxy", "https_proxy", "no_proxy")
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 HEADINGS = {
     "Name": "NAME",
@@ -59,7 +59,7 @@ def _row(kernel: Kernel, status: str, *, now: float, full: bool, zone: tzinfo | 
     return Record(
         Name=kernel.name,
         Version=kernel.version,
-        Arch=ARCHITECTURES.get(kernel.arch, kernel.arch or "-"),
+        Arch=host_platform_of(kernel.arch).architecture if kernel.arch else "-",
         Source=kernel.source,
         Status=status,
         CreatedSince=units.human_duration(now - kernel.created) + " ago",

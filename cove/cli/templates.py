@@ -14,6 +14,7 @@ from cove.cli.template import Record
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine.calls import templates as calls
+from cove.oci.manifest import host_platform_of
 from cove.spec.flags import Flag
 
 SHORT = 12
@@ -31,6 +32,7 @@ HEADINGS = {
     "Version": "VERSION",
     "Emulator": "QEMU",
     "Accelerator": "ACCELERATOR",
+    "Arch": "ARCH",
 }
 LISTING = table.Listing(
     HEADINGS,
@@ -56,6 +58,7 @@ def rows(
             Version=found.version,
             Emulator=found.emulator,
             Accelerator=found.accel,
+            Arch=host_platform_of(found.arch).architecture,
         )
 
 

@@ -22,11 +22,14 @@ NANOSECONDS = 1_000_000
 """kHz: what QEMU gives a guest as its counter on hosts whose own it does not read."""
 
 
-def probe_virtual(facts: Facts) -> Facts:
-    """``facts``, and what QEMU needs to be told of this host."""
-    return msgspec.structs.replace(
-        facts, tsc_khz=_tsc(facts.arch), qemu=qemu_version(f"qemu-system-{facts.arch}")
-    )
+def probe_virtual(facts: Facts, cpu: str) -> Facts:
+    """``facts``, and what QEMU needs to be told of this host; with the version of the one for
+    guests with this CPU, if it is there.
+    """
+    found = {name: version for name, version in facts.qemu.items() if name != cpu}
+    if version := qemu_version(f"qemu-system-{cpu}"):
+        found[cpu] = version
+    return msgspec.structs.replace(facts, tsc_khz=_tsc(facts.arch), qemu=found)
 
 
 def qemu_version(program: str) -> tuple[int, ...]:

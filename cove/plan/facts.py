@@ -40,10 +40,11 @@ class Facts(msgspec.Struct, frozen=True):
     tsc_khz: int = 0
     """Of the time stamp counter, as an emulated x86 guest reads it; 0: unknown. This and what
     follows is asked for with the first virtual machine: ``cove.linux.virtual``."""
-    qemu: tuple[int, ...] = ()
-    """Version of the QEMU for this host's own CPU; empty: not installed."""
+    qemu: dict[str, tuple[int, ...]] = {}
+    """Versions of QEMU by the CPU of its guests, as far as somebody has asked: those that are
+    installed."""
     kvm: bool = False
-    """A guest was booted under KVM here, and came to its end."""
+    """A guest of this host's own CPU was booted under KVM here, and came to its end."""
     guest: bool = False
     """Of a guest of cove's own: its kernel is the wall, so a machine in it has no ids of its own.
     """

@@ -15,7 +15,7 @@ from typing import Literal
 
 from cove.errors import HostError, Unsupported
 from cove.oci.config import ImageConfig
-from cove.oci.manifest import MACHINES, Platform
+from cove.oci.manifest import Platform
 from cove.plan.facts import Facts
 from cove.plan.flags import AtFlags, MountAttr, OpenTreeFlags
 from cove.plan.ops import (
@@ -28,6 +28,7 @@ from cove.plan.ops import (
     Op,
     OpenTree,
 )
+from cove.planner.cpus import architectures, guest_cpu
 from cove.planner.devices import DEV
 from cove.planner.mounts import NO_SYMLINKS, ROOT
 from cove.planner.place import Place
@@ -35,9 +36,6 @@ from cove.planner.walls import Walls
 from cove.spec.machine import MachineSpec
 
 PACKAGE = "qemu-user-static"
-
-RUNS_TOO = {"x86_64": ("386",)}
-"""What a CPU runs besides its own, without help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ def foreign_architectures(spec: MachineSpec, image: ImageConfig, facts: Facts) -
     """Those whose programs the machine is to run and this host's CPU does not."""
     if spec.isolation != "container":
         return ()
-    own = (MACHINES.get(facts.arch, (facts.arch, ""))[0], *RUNS_TOO.get(facts.arch, ()))
+    own = architectures(facts.arch)
     wanted = dict.fromkeys((image.architecture, *spec.emulate))
     return tuple(name for name in wanted if name and name not in own)
 
@@ -112,13 +110,17 @@ def refuse(
                 host=f"Linux {have}: before 6.7 their handlers are the whole host's"
                 if facts.kernel < (6, 7)
                 else f"Linux {have} has no binfmt_misc",
-                hint="--isolation vm will do, once there are guests of other CPUs",
+                hint="--isolation vm will do" if _has_guests(name, facts) else "",
             )
         if not found.get(name):
             raise HostError(
                 f"{what}: qemu-{CPUS[name].qemu}-static is not installed",
                 hint=f"apt-get install {PACKAGE}",
             )
+
+
+def _has_guests(name: str, facts: Facts) -> bool:
+    return bool(guest_cpu(ImageConfig(architecture=name), facts))
 
 
 def register(

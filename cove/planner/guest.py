@@ -74,11 +74,12 @@ class Identity:
     """32 digits; empty: the image's own."""
 
 
-def guest_facts(host: Facts, kernel: tuple[int, int]) -> Facts:
-    """A guest of cove's own with this kernel."""
+def guest_facts(host: Facts, kernel: tuple[int, int], arch: str) -> Facts:
+    """A guest of cove's own with this kernel and CPU."""
     return msgspec.structs.replace(
         host,
         kernel=kernel,
+        arch=arch,
         root=True,
         cgroup="v2",
         controllers=dict.fromkeys(("cpu", "io", "memory", "pids", "cpuset"), "/sys/fs/cgroup"),

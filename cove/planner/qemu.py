@@ -175,6 +175,8 @@ class _Machine:
     host_cpu: str
     console: str
     max_cpus: int
+    package: str
+    """Debian's, with the program."""
 
 
 MACHINES = {
@@ -189,6 +191,7 @@ MACHINES = {
         "host,-arch-capabilities",
         "ttyS0",
         64,
+        "qemu-system-x86",
     ),
     "aarch64": _Machine(
         "virt,gic-version=2",
@@ -199,6 +202,7 @@ MACHINES = {
         "host",
         "ttyAMA0",
         8,
+        "qemu-system-arm",
     ),
 }  # fmt: skip
 

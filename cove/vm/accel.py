@@ -48,7 +48,7 @@ class Trial(msgspec.Struct, frozen=True):
 
 def trial(kernels: Kernels, kernel: Kernel, facts: Facts, *, again: bool = False) -> Trial:
     """The remembered answer, or a new one: then it takes up to ten seconds."""
-    host = _host(facts)
+    host = _host(facts, kernel.arch)
     if not again and (known := remembered(kernels.layout)) is not None and known.host == host:
         return known
     with_kvm = msgspec.structs.replace(facts, kvm=True)
@@ -59,8 +59,13 @@ def trial(kernels: Kernels, kernel: Kernel, facts: Facts, *, again: bool = False
 
 
 def facts_with_kvm(kernels: Kernels, kernel: Kernel, facts: Facts) -> tuple[Facts, Trial]:
-    """What the planner is given for a virtual machine, and what ``info`` says of KVM."""
-    virtual = probe_virtual(facts)
+    """What the planner is given for a virtual machine, and what ``info`` says of KVM. Another CPU
+    than this host's is no matter of trial.
+    """
+    virtual = probe_virtual(facts, kernel.arch)
+    if kernel.arch != facts.arch:
+        reason = f"{kernel.arch} is emulated on {facts.arch}"
+        return virtual, Trial(False, reason, _host(virtual, kernel.arch))
     found = trial(kernels, kernel, virtual)
     return msgspec.structs.replace(virtual, kvm=found.usable), found
 
@@ -81,8 +86,8 @@ def _remember(layout: Layout, found: Trial) -> None:
         os.rename(new, layout.kvm)
 
 
-def _host(facts: Facts) -> dict[str, str]:
-    version = ".".join(map(str, facts.qemu or qemu_version(f"qemu-system-{facts.arch}")))
+def _host(facts: Facts, cpu: str) -> dict[str, str]:
+    version = ".".join(map(str, facts.qemu.get(cpu) or qemu_version(f"qemu-system-{cpu}")))
     return {"kernel": platform.release(), "qemu": version, "cpu": _cpu()}
 
 

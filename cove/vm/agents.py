@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import threading
 
 from cove.errors import Unsupported, printable
 from cove.linux.program import build_stamp, init_program, stamp_of
@@ -20,6 +21,9 @@ SOURCES = (f"{PACKAGE}/_native/source", os.path.dirname(PACKAGE))
 """Where the sources are: a wheel's own copy, or the tree around an editable install."""
 
 LINES = 400
+
+_one_at_a_time = threading.Lock()
+"""The second of two starts finds what the first has built."""
 
 
 def agent_program(arch: str, *, directory: str, gone: Gone) -> str:
@@ -39,7 +43,11 @@ def agent_program(arch: str, *, directory: str, gone: Gone) -> str:
     os.makedirs(directory, 0o700, exist_ok=True)
     argv = [sys.executable, "-I", tool, path, "--arch", arch, "--mark", mark]
     # Zig keeps what it has made of musl; without a directory of its own it would want a home.
-    code, said = run(argv, cwd=directory, env=(f"ZIG_GLOBAL_CACHE_DIR={directory}/zig",), gone=gone)
+    env = (f"ZIG_GLOBAL_CACHE_DIR={directory}/zig",)
+    with _one_at_a_time:
+        if stamp_of(path) == mark:
+            return path
+        code, said = run(argv, cwd=directory, env=env, gone=gone)
     if code:
         lines = [line for line in said.splitlines() if line.strip()] or ["no reason was given"]
         raise Unsupported(f"{what}: {_reason(lines[0])}", hint=_hint(lines[0]))

@@ -7,18 +7,14 @@ import pty
 import shutil
 import subprocess
 import tarfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cove.errors import CoveError
 from cove.linux.emulators import find_emulator
 from cove.linux.probe import probe_facts
-from cove.vm.debian import Apt
-from tests.conftest import need
-from tests.driver import ROOT, Cove, Done, front_path
+from tests.driver import Cove, Done, front_path
 
 QEMU = find_emulator("aarch64")
 HANDLERS = Path("/proc/sys/fs/binfmt_misc")
@@ -30,41 +26,20 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="session")
-def arm_busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Debian's static busybox for arm64, from this host's package sources; kept from then on."""
-    kept = ROOT / ".cache/busybox-arm64"
-    if kept.exists():
-        return kept
-    for tool in ("apt-get", "dpkg-deb"):
-        need(tool)
-    scratch = tmp_path_factory.mktemp("apt")
-    environment = tuple(f"{k}={v}" for k, v in os.environ.items() if k.endswith("_proxy"))
-    try:
-        apt = Apt(str(scratch), arch="aarch64", env=environment, progress=lambda step: None,
-                  gone=threading.Event().is_set)  # fmt: skip
-        root = apt.unpack(apt.find("busybox-static"))
-    except CoveError as error:
-        pytest.skip(f"needs package sources: {error.message}")
-    kept.parent.mkdir(exist_ok=True)
-    shutil.copyfile(f"{root}/bin/busybox", scratch / "busybox")
-    (scratch / "busybox").chmod(0o755)
-    shutil.move(scratch / "busybox", kept)
-    return kept
-
-
 @pytest.fixture(scope="module")
-def arm(cove: Cove, arm_busybox: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cove]:
+def arm(
+    cove: Cove, other_busybox: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cove]:
     """A cove with image ``arm``: busybox for arm64, its applets, a user, this host's busybox."""
     root, tar = tmp_path_factory.mktemp("arm") / "root", tmp_path_factory.mktemp("tar") / "arm.tar"
     for name in ("bin", "etc", "native", "tmp"):
         (root / name).mkdir(parents=True)
-    shutil.copy(arm_busybox, root / "bin/busybox")
+    shutil.copy(other_busybox, root / "bin/busybox")
     shutil.copy(shutil.which("busybox") or "/bin/busybox", root / "native/busybox")
     for name, mode in (("locked", 0o111), ("suid", 0o4755)):
-        shutil.copy(arm_busybox, root / "bin" / name)
+        shutil.copy(other_busybox, root / "bin" / name)
         (root / "bin" / name).chmod(mode)
-    listed = subprocess.run([QEMU, arm_busybox, "--list"], stdout=subprocess.PIPE, check=True)
+    listed = subprocess.run([QEMU, other_busybox, "--list"], stdout=subprocess.PIPE, check=True)
     for applet in listed.stdout.decode().split():
         if applet != "busybox":
             (root / "bin" / applet).symlink_to("busybox")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -47,12 +48,12 @@ def _cache() -> Iterator[Layout]:
         yield layout
 
 
-def stock_kernel() -> Stored:
-    """Debian's cloud kernel; skips where it is not here and cannot be fetched."""
+def stock_kernel(arch: str = os.uname().machine) -> Stored:
+    """Debian's cloud kernel for a CPU; skips where it is not here and cannot be fetched."""
     with _cache() as layout:
         kernels = Kernels(layout)
         for kernel in kernels.all():
-            if kernel.source == "debian" and kernel.arch == probe_facts(CACHE).arch:
+            if kernel.source == "debian" and kernel.arch == arch:
                 return Stored(kernels, kernel)
         scratch = Path(layout.tmp) / "fetch"
         shutil.rmtree(scratch, ignore_errors=True)
@@ -60,7 +61,7 @@ def stock_kernel() -> Stored:
         try:
             kernel, _ = fetch(
                 kernels,
-                probe_facts(CACHE).arch,
+                arch,
                 package="",
                 env=(),
                 progress=lambda step: None,
@@ -105,7 +106,7 @@ def one_stored() -> Stored:
 @pytest.fixture(scope="session")
 def emulating() -> Facts:
     """This host, without KVM."""
-    return msgspec.structs.replace(probe_virtual(probe_facts("/")), kvm=False)
+    return msgspec.structs.replace(probe_virtual(probe_facts("/"), os.uname().machine), kvm=False)
 
 
 @pytest.fixture(scope="session")

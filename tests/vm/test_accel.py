@@ -61,7 +61,7 @@ def test_a_trial_has_an_answer_that_is_remembered(
 
 
 def test_another_host_is_tried_anew(own: Kernels, one_stored: Stored, emulating: Facts) -> None:
-    now = msgspec.structs.replace(emulating, qemu=(99, 9, 9))
+    now = msgspec.structs.replace(emulating, qemu={emulating.arch: (99, 9, 9)})
     write(own.layout, Trial(True, "", {"kernel": "other", "qemu": "0", "cpu": ""}))
     again = trial(own, one_stored.kernel, now)
     assert again.host["qemu"] == "99.9.9" and again == remembered(own.layout)

@@ -142,7 +142,8 @@ class Inspected(msgspec.Struct, frozen=True, omit_defaults=True):
     walls: tuple[str, ...] = ()
     """What stands between this machine and the host, one line each."""
     emulation: str = ""
-    """``linux/arm64 by qemu-aarch64 on x86_64``; empty: its programs are of this host's CPU."""
+    """``linux/arm64 by qemu-aarch64 on x86_64``, or ``by qemu-system-aarch64``; empty: its programs
+    are of this host's CPU."""
     emulator: tuple[str, ...] = ()
     """Of a virtual machine that runs: its emulator's command line."""
     sizes: Sizes | None = None

@@ -42,3 +42,5 @@ class Info(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     virtual: str = ""
     """How virtual machines run here: ``KVM``, ``emulated: why``, or what they lack."""
+    emulated_guests: tuple[str, ...] = ()
+    """Virtual machines of other CPUs: platform, and what makes them or what they lack."""

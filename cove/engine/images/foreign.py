@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from cove.engine.calls import Call
 from cove.engine.home import Home
-from cove.errors import NotFound, Unsupported, printable
+from cove.errors import NotFound, printable
 from cove.image.host import HOST
 from cove.linux.emulators import find_emulator
 from cove.oci.config import ImageConfig
 from cove.oci.manifest import Platform
 from cove.plan.facts import Facts
+from cove.planner.cpus import guest_cpu, refuse_guest
 from cove.planner.foreign import CPUS, foreign_architectures, refuse
 from cove.spec.machine import MachineSpec
 
@@ -24,24 +23,27 @@ def emulators(spec: MachineSpec, image: ImageConfig, facts: Facts) -> tuple[tupl
 
 def check_emulation(spec: MachineSpec, image: ImageConfig, facts: Facts) -> None:
     """Before there is a machine, what a start would refuse."""
-    container = msgspec.structs.replace(spec, isolation="container")
-    if spec.isolation == "vm" and foreign_architectures(container, image, facts):
-        raise Unsupported(
-            f"cannot run {spec.image}: it is for linux/{image.architecture}, and virtual machines "
-            f"are only for {facts.arch} yet",
-            origin="--isolation vm",
-            hint="a container runs it by emulation: leave --isolation out",
-        )
+    if spec.isolation == "vm":
+        refuse_guest(spec, image, facts)
     refuse(spec, image, facts, emulators(spec, image, facts))
 
 
 def emulation(spec: MachineSpec, image: ImageConfig, facts: Facts) -> str:
-    """``linux/arm64 by qemu-aarch64 on x86_64``; empty: nothing is emulated."""
-    names = foreign_architectures(spec, image, facts)
-    if image.architecture not in names or image.architecture not in CPUS:
-        return ""
+    """``linux/arm64 by qemu-aarch64 on x86_64``, a virtual machine's by ``qemu-system-aarch64``;
+    empty: it is of this host's own CPU.
+    """
+    if spec.isolation == "vm":
+        cpu = guest_cpu(image, facts)
+        by = f"qemu-system-{cpu}" if cpu not in ("", facts.arch) else ""
+    else:
+        foreign = image.architecture in foreign_architectures(spec, image, facts)
+        by = (
+            f"qemu-{CPUS[image.architecture].qemu}"
+            if foreign and image.architecture in CPUS
+            else ""
+        )
     whole = Platform(image.architecture, "linux", image.variant)
-    return f"{whole} by qemu-{CPUS[image.architecture].qemu} on {facts.arch}"
+    return f"{whole} by {by} on {facts.arch}" if by else ""
 
 
 def notes(home: Home, spec: MachineSpec, call: Call) -> tuple[str, ...]:

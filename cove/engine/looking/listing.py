@@ -13,6 +13,7 @@ from cove.engine.images.foreign import emulation
 from cove.engine.live import Live
 from cove.engine.uppers import strata_sizes
 from cove.engine.vms import virtual
+from cove.engine.vms.ground import BOOT
 from cove.image.catalog import image_config
 from cove.linux.processes import read_process
 from cove.plan.facts import Facts
@@ -56,6 +57,7 @@ def inspect_machine(home: Home, record: MachineRecord, *, sizes: bool) -> Inspec
     image = home.store.image(record.image)
     tags = sorted(name for name, held in home.store.tags().items() if held == record.image)
     live = home.lives.get(key)
+    emulated = emulation(record.spec, image_config(image), home.facts) if image else ""
     layers = home.base_of(image).layers if image is not None else ()
     return Inspected(
         record=record,
@@ -69,8 +71,8 @@ def inspect_machine(home: Home, record: MachineRecord, *, sizes: bool) -> Inspec
             *(f"{layout.upper(stratum)}/fs" for stratum in record.strata),
         ),
         cgroup=group_text(live.group.directory or live.group.name) if live and live.group else "",
-        walls=walls(record.spec, _facts(home), record.id_range),
-        emulation=emulation(record.spec, image_config(image), home.facts) if image else "",
+        walls=walls(record.spec, _facts(home, emulated), record.id_range),
+        emulation=emulated,
         emulator=_emulator(home, live),
         sizes=sizes_of(home, record) if sizes else None,
     )
@@ -95,16 +97,18 @@ def _virtual_walls(spec: MachineSpec, facts: Facts, id_range: int) -> tuple[str,
         "jail: user 65534 without capabilities; of the host it sees programs, read-only",
         *(f"jail: {line}" for line in around if not line.startswith("capabilities")),
         f"jail: {memory}; QEMU's own filter refuses it new processes and privileges",
-        f"jail: the emulator has {len(virtual.PASSED)} descriptors: {', '.join(virtual.PASSED)}",
+        f"jail: the emulator has {len(BOOT)} descriptors: {', '.join(BOOT)}",
         *(f"guest: {line}" for line in inside if not line.startswith("user namespace")),
         "guest: root in it is root of the guest's kernel",
     )
 
 
-def _facts(home: Home) -> Facts:
-    """With what the trial boot said of KVM."""
+def _facts(home: Home, emulated: str) -> Facts:
+    """With what the trial boot said of KVM, which is no matter where another CPU is emulated."""
     found = remembered(home.store.layout)
-    return msgspec.structs.replace(home.facts, kvm=found is not None and found.usable)
+    return msgspec.structs.replace(
+        home.facts, kvm=not emulated and found is not None and found.usable
+    )
 
 
 def _emulator(home: Home, live: Live | None) -> tuple[str, ...]:

@@ -13,17 +13,16 @@ from cove.engine.images.foreign import emulators
 from cove.engine.machines.life import ground_of
 from cove.engine.ranges import range_base
 from cove.engine.vms import virtual
+from cove.engine.vms.ground import BOOT, command, ground_for
 from cove.errors import CoveError
 from cove.oci.config import ImageConfig
 from cove.plan.ops import Plan
 from cove.plan.text import render, to_json
 from cove.plan.wire import encode
 from cove.planner import BindSource, Place, plan_machine
-from cove.planner.guest import Identity, guest_facts, plan_guest
+from cove.planner.guest import Identity, plan_guest
 from cove.planner.jail import plan_jail, plan_vm
 from cove.spec.machine import MachineSpec
-from cove.vm.accel import facts_with_kvm
-from cove.vm.kernels import Kernels
 
 EXAMPLE_ID = "0" * 64
 
@@ -60,13 +59,11 @@ def plan_only(home: Home, spec: MachineSpec) -> Plan:
 
 def _virtual(home: Home, spec: MachineSpec, base: Base, place: Place) -> Plan:
     """The jail's plan, and the one that runs in the guest; random numbers and clock are zero."""
-    facts, kernels = virtual.facts_of(home), Kernels(home.store.layout)
-    kernel = virtual.kernel_for(kernels, facts.arch)
-    facts, _ = facts_with_kvm(kernels, kernel, facts)
+    ground = ground_for(home, base)
     guest = plan_guest(
         spec,
         base.config,
-        guest_facts(facts, virtual.version_of(kernel)),
+        ground.inside,
         Identity(bytes(64), 0, str(uuid.UUID(int=0))),
         dict(files.texts(spec, place.hostname)),
         hostname=place.hostname,
@@ -77,8 +74,9 @@ def _virtual(home: Home, spec: MachineSpec, base: Base, place: Place) -> Plan:
         place, base=range_base(0), layers=around.layers, views=around.views, volatile=True,
         hostname="guest",
     )  # fmt: skip
-    line = virtual.emulator_command(spec, kernel, facts)
-    around_it = plan_jail(jail, around.config, facts, inner, emulator=line, passed=virtual.PASSED)
+    limits, facts = spec.limits, ground.facts
+    line = command(ground, virtual.memory_of(limits), virtual.cpus_of(limits, facts), BOOT)
+    around_it = plan_jail(jail, around.config, facts, inner, emulator=line, passed=BOOT)
     return plan_vm(spec, inner, around_it, guest)
 
 

@@ -149,7 +149,7 @@ def run(
     """Create and start with one write: a crash in between leaves a machine that is cleared away."""
     ground = ground or ground_of(home, spec)
     vm = spec.isolation == "vm"
-    slot = home.pool.take(spec) if vm else home.slots.take()
+    slot = home.pool.take(spec, ground.base.config) if vm else home.slots.take()
     try:
         record = new_record(home, spec, ground, slot=slot)
     except BaseException:

@@ -46,6 +46,7 @@ def info(home: Home) -> Info:
         emulated=emulated_here(home.facts),
         warnings=(*warnings(home.facts), *_of_virtual_machines(home)),
         virtual=virtual_text(home),
+        emulated_guests=guests_of_other_cpus(home),
     )
 
 
@@ -58,20 +59,42 @@ def system_name() -> str:
 
 def virtual_text(home: Home) -> str:
     """What came of the trial boot, once there was one; or what virtual machines lack here."""
-    from cove.engine.vms import virtual
     from cove.vm.accel import remembered
-    from cove.vm.kernels import Kernels
 
-    try:
-        facts = virtual.facts_of(home)
-        kernel = virtual.kernel_for(Kernels(home.store.layout), facts.arch)
-    except CoveError as lacking:
-        return f"none: {lacking.message.partition(': ')[2]} ({lacking.hint})"
-    made = f"QEMU {'.'.join(map(str, facts.qemu))}, guest kernel {kernel.name} {kernel.version}"
+    made, there = _guests(home, home.facts.arch)
+    if not there:
+        return f"none: {made}"
     found = remembered(home.store.layout)
     if found is None:
         return f"{made}; the first one tries KVM"
     return f"{made}, KVM" if found.usable else f"{made}, emulated: {one_line(found.reason)}"
+
+
+def guests_of_other_cpus(home: Home) -> tuple[str, ...]:
+    """Their platforms, and what makes them, or what they lack."""
+    from cove.planner.cpus import architectures
+    from cove.planner.qemu import MACHINES
+
+    return tuple(
+        f"linux/{architectures(cpu)[0]}: {'' if there else 'none: '}{made}"
+        for cpu in MACHINES
+        if cpu != home.facts.arch
+        for made, there in (_guests(home, cpu),)
+    )
+
+
+def _guests(home: Home, cpu: str) -> tuple[str, bool]:
+    """Emulator and kernel of guests with this CPU, or what is missing; and which of the two."""
+    from cove.engine.vms import ground
+    from cove.vm.kernels import Kernels
+
+    try:
+        facts = ground.facts_of(home, cpu)
+        kernel = ground.kernel_for(Kernels(home.store.layout), facts, cpu)
+    except CoveError as lacking:
+        return f"{lacking.message.partition(': ')[2]} ({lacking.hint})", False
+    version = ".".join(map(str, facts.qemu[cpu]))
+    return f"QEMU {version}, guest kernel {kernel.name} {kernel.version}", True
 
 
 def _of_virtual_machines(home: Home) -> tuple[str, ...]:

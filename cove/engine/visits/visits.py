@@ -26,6 +26,7 @@ from cove.engine.machines.start import open_binds
 from cove.engine.ranges import range_base
 from cove.engine.slots import open_group
 from cove.engine.vms import virtual
+from cove.engine.vms.ground import facts_inside
 from cove.errors import BadArchive, Conflict, CoveError
 from cove.executor.archiver import Archiver, run_archiver
 from cove.linux.pump import Stopped, pump
@@ -103,7 +104,8 @@ def _running(
 ) -> Iterator[Archiver]:
     if record.spec.isolation == "vm":
         place = guest_place(record.spec, hostname="")
-        guest = plan_running(record.spec, virtual.facts_inside(home), place, words, bare=bare)
+        inside = facts_inside(home, home.base_of_machine(record))
+        guest = plan_running(record.spec, inside, place, words, bare=bare)
         with _in_guest(home, record, live, guest, what, reads) as archiver:
             yield archiver
         return

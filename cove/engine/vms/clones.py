@@ -12,7 +12,8 @@ from cove.engine.home import Base, Home
 from cove.engine.live import Live
 from cove.engine.slots import end_monitor
 from cove.engine.vms import emulators, virtual
-from cove.engine.vms.emulators import Emulator, Ground, Where, ground_of
+from cove.engine.vms.emulators import Emulator, Where
+from cove.engine.vms.ground import Ground, ground_for
 from cove.engine.vms.pool import Entry
 from cove.engine.vms.virtual import Size, cpus_of, memory_of
 from cove.errors import CoveError
@@ -43,7 +44,7 @@ def start_clone(
     if entry is not None:
         emulator, entry.emulator = entry.emulator, None
     try:
-        ground = ground_of(home)
+        ground = ground_for(home, base)
         guest = virtual.guest_of(home, record, base, ground.inside, clone=True)
         with Descriptors() as more:
             root = more.mine("root", home.disks.open(home, base))
@@ -103,7 +104,7 @@ def _clone(
     memory, cpus = memory_of(record.spec.limits), cpus_of(record.spec.limits, ground.facts)
     loaded = home.templates.take(home, ground, memory, cpus)
     if loaded is None:
-        home.pool.want_template(memory, cpus)
+        home.pool.want_template(ground.arch, memory, cpus)
         return None
     try:
         live.ctl = live.ctl or home.forker.fork()

@@ -22,7 +22,8 @@ from cove.engine.descriptors import Descriptors
 from cove.engine.home import Base, Home
 from cove.engine.ranges import range_base
 from cove.engine.slots import open_group
-from cove.engine.vms.virtual import facts_of, kernel_for, listen_at, program, version_of
+from cove.engine.vms.ground import CLONE, TEMPLATE, Ground, command
+from cove.engine.vms.virtual import listen_at
 from cove.errors import CoveError, HostError, one_line
 from cove.executor.messages import Kind, Start, StartFlag, receive, send_start
 from cove.linux.cgroup import Group
@@ -30,90 +31,11 @@ from cove.plan import wire
 from cove.plan.facts import Facts
 from cove.plan.ops import Plan
 from cove.planner import Place
-from cove.planner.guest import ROOT_DISK, SCRATCH_DISK, guest_facts
 from cove.planner.jail import JAIL_IMAGE, jail_spec, plan_jail
-from cove.planner.qemu import Disk, Guest, argv, path_of, plan_qemu
-from cove.planner.qemu import Kernel as Boot
 from cove.spec.machine import MachineSpec
 from cove.vm import qmp, templates
-from cove.vm.accel import facts_with_kvm
 from cove.vm.agent import Agent
-from cove.vm.initrd import initrd_key
-from cove.vm.kernels import Kernels
-from cove.vm.record import Kernel
 from cove.vm.templates import Loaded
-
-CLONE = ("agentq", "consoleq", "qmp", "memory", "rootdisk", "scratch")
-TEMPLATE = (*CLONE, "kernel", "initrd")
-"""Registers that the emulator finds at 3, 4, ..."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What every guest stands on as long as kernel, emulator and agent are these."""
-
-    facts: Facts
-    """With what came of the trial boot."""
-    kernel: Kernel
-    agent: str
-    """Key of the initrd with the agent."""
-    host: tuple[tuple[str, str], ...]
-    """Kernel, QEMU and CPU of this host."""
-
-    @property
-    def inside(self) -> Facts:
-        return guest_facts(self.facts, version_of(self.kernel))
-
-
-_grounds: dict[tuple[object, ...], Ground] = {}
-
-
-def ground_of(home: Home) -> Ground:
-    """The ground of a machine that starts now."""
-    facts = facts_of(home)
-    kernels = Kernels(home.store.layout)
-    kernel = kernel_for(kernels, facts.arch)
-    seen = os.stat(path_of(facts.arch))
-    key = (home.root, kernel.name, kernel.digest, kernel.created, seen.st_ino, seen.st_mtime_ns)
-    found = _grounds.get(key)
-    if found is None:
-        facts, trial = facts_with_kvm(kernels, kernel, facts)
-        parts = kernels.modules(kernel, kernel.modules), kernels.modules(kernel, kernel.later)
-        host = tuple(sorted(trial.host.items()))
-        found = Ground(facts, kernel, initrd_key(program(), *parts), host)
-        for old in [other for other in _grounds if other[0] == home.root]:
-            del _grounds[old]
-        _grounds[key] = found
-    return found
-
-
-def describe(ground: Ground, memory: int, cpus: int, *, template: bool) -> Guest:
-    """The shape that a template and its clones have in common."""
-    number = {name: 3 + index for index, name in enumerate(TEMPLATE)}
-    kernel = ground.kernel
-    boot = Boot(number["kernel"], number["initrd"], kernel.hz, frozenset(kernel.options))
-    return Guest(
-        arch=ground.facts.arch,
-        memory=memory,
-        cpus=cpus,
-        agent=number["agentq"],
-        console=number["consoleq"],
-        qmp=number["qmp"],
-        kernel=boot if template else None,
-        disks=(
-            Disk(ROOT_DISK, number["rootdisk"], read_only=True),
-            Disk(SCRATCH_DISK, number["scratch"], read_only=False),
-        ),
-        memory_fd=number["memory"],
-        shared=template,
-        listens=True,
-        acpi=boot.needs_acpi,
-    )
-
-
-def command(ground: Ground, memory: int, cpus: int, *, template: bool) -> tuple[str, ...]:
-    guest = describe(ground, memory, cpus, template=template)
-    return (path_of(ground.facts.arch), *argv(plan_qemu(guest, ground.facts)))
 
 
 def key_of(ground: Ground, memory: int, cpus: int) -> str:
@@ -125,10 +47,10 @@ def key_of(ground: Ground, memory: int, cpus: int) -> str:
         templates.FORMAT,
         ground.kernel.digest,
         ground.agent,
-        ground.facts.qemu,
+        ground.emulator,
         ground.host,
-        command(ground, memory, cpus, template=True),
-        command(ground, memory, cpus, template=False),
+        command(ground, memory, cpus, TEMPLATE),
+        command(ground, memory, cpus, CLONE),
     )
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
 
@@ -259,7 +181,7 @@ def clone(
     opened.
     """
     template = loaded.template
-    line = command(ground, template.memory, template.cpus, template=False)
+    line = command(ground, template.memory, template.cpus, CLONE)
     jail = jail_spec(MachineSpec(JAIL_IMAGE), memory=template.memory)
     given = {"memory": loaded.memory, "rootdisk": disks[0], "scratch": disks[1]}
     found = spawn(home, where, jail, line, CLONE, given, ground.facts, ctl)

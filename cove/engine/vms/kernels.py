@@ -22,13 +22,16 @@ from cove.engine.home import Home
 from cove.engine.images.images import LOOK, as_steps
 from cove.errors import Unsupported, UsageError
 from cove.oci.manifest import parse_platform
+from cove.planner.cpus import architectures
+from cove.planner.qemu import MACHINES
 from cove.roots.remove import remove_tree
 from cove.vm.record import Kernel, Step
 
 if TYPE_CHECKING:
     from cove.vm.kernels import Kernels, Source
 
-LINUX_ARCH = {"amd64": "x86_64", "arm64": "aarch64"}
+GUESTS = {architectures(cpu)[0]: cpu for cpu in MACHINES}
+"""CPUs that there are guests for, by the architecture of their images."""
 
 _one_at_a_time = threading.Lock()
 """Held by a fetch or build: the second of two finds what the first has made."""
@@ -74,12 +77,13 @@ def kernel_fetch(home: Home, params: KernelFetch, call: Call) -> Iterator[Progre
     arch = home.facts.arch
     if params.platform:
         wanted = parse_platform(params.platform)
-        if wanted.os != "linux" or wanted.architecture not in LINUX_ARCH:
+        if wanted.os != "linux" or wanted.architecture not in GUESTS:
+            known = " and ".join(f"linux/{name}" for name in GUESTS)
             raise Unsupported(
-                f"cannot fetch a kernel for {params.platform}: only linux/amd64 and linux/arm64",
+                f"cannot fetch a kernel for {params.platform}: only {known}",
                 origin=f"--platform {params.platform}",
             )
-        arch = LINUX_ARCH[wanted.architecture]
+        arch = GUESTS[wanted.architecture]
 
     def make(scratch: str, report: Callable[[object], None], gone: Callable[[], bool]) -> Made:
         return fetch(

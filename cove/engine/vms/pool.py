@@ -25,12 +25,14 @@ from cove.engine.home import Home
 from cove.engine.reactor import Timer, Worker
 from cove.engine.slots import Slot
 from cove.engine.vms import emulators
-from cove.engine.vms.emulators import Emulator, Ground, ground_of, key_of
+from cove.engine.vms.emulators import Emulator, key_of
+from cove.engine.vms.ground import Ground, ground_of, program
 from cove.engine.vms.templates import empty_slot, where_of
-from cove.engine.vms.virtual import MEMORY, cpus_of, memory_of, program
+from cove.engine.vms.virtual import MEMORY, cpus_of, memory_of
 from cove.errors import CoveError, HostError
 from cove.linux.disk import available_memory
 from cove.oci.config import ImageConfig
+from cove.planner.cpus import guest_cpu
 from cove.planner.defaults import STORAGE
 from cove.planner.guest import plan_release, plan_warm
 from cove.planner.jail import OVERHEAD
@@ -95,14 +97,16 @@ class Pool:
         self._worker.close()
         self._empty()
 
-    def take(self, spec: MachineSpec) -> Entry | None:
-        """One that fits the machine, or None."""
+    def take(self, spec: MachineSpec, image: ImageConfig) -> Entry | None:
+        """One that fits the machine, or None: those that wait are of this host's own CPU."""
         memory, cpus = memory_of(spec.limits), cpus_of(spec.limits, self._home.facts)
         if not self._ready or spec.limits.cpuset_cpus:
             return None
+        if guest_cpu(image, self._home.facts) != self._home.facts.arch:
+            return None
         if spec.limits.storage not in (0, STORAGE):  # an entry's emulator may write no larger disk
             return None
-        key = key_of(ground_of(self._home), memory, cpus)
+        key = key_of(ground_of(self._home, self._home.facts.arch), memory, cpus)
         while True:
             with self._lock:
                 fits = [
@@ -158,27 +162,28 @@ class Pool:
         self._wanted.set()
         self._home.reactor.after(seconds, partial(self._worker.do, self._fill))
 
-    def want_template(self, memory: int, cpus: int) -> None:
-        """Made in the background, for the next start of this size."""
+    def want_template(self, arch: str, memory: int, cpus: int) -> None:
+        """Made in the background, for the next start of this CPU and size."""
         if not self._closed:
-            make = partial(self._make_template, memory, cpus)
+            make = partial(self._make_template, arch, memory, cpus)
             self._home.reactor.after(SOON, partial(self._worker.do, make))
 
     # ---- the worker's thread ----
 
-    def _make_template(self, memory: int, cpus: int) -> None:
+    def _make_template(self, arch: str, memory: int, cpus: int) -> None:
         if self._closed:
             return
         with _told("make a template"):
-            ground = ground_of(self._home)
+            ground = ground_of(self._home, arch)
             self._home.templates.make(self._home, ground, memory, cpus)
-        self.refill(0)
+        if arch == self._home.facts.arch:
+            self.refill(0)
 
     def _fill(self) -> None:
         self._wanted.clear()
         with _told("fill the pool"):
             while not self._closed and len(self._ready) < self._size and self._room():
-                ground = ground_of(self._home)
+                ground = ground_of(self._home, self._home.facts.arch)
                 self._home.templates.make(self._home, ground, MEMORY, CPUS)
                 if not self._add(ground):
                     break
@@ -274,7 +279,7 @@ def _warm(emulator: Emulator, ground: Ground) -> None:
 
 def _placeholder(home: Home) -> int:
     """An image with one program, cove's own, which says its version."""
-    data = program()
+    data = program(home.store.layout, home.facts.arch)
     path = home.store.layout.placeholder(hashlib.sha256(data).hexdigest()[:16])
     if not os.path.exists(path):
         work = f"{home.store.layout.tmp}/placeholder-{os.getpid()}"

@@ -19,8 +19,8 @@ from cove.engine.calls.templates import (
 from cove.engine.home import Home
 from cove.engine.slots import Slot
 from cove.engine.vms import emulators
-from cove.engine.vms.emulators import Emulator, Ground, Where, key_of
-from cove.engine.vms.virtual import program
+from cove.engine.vms.emulators import Emulator, Where, key_of
+from cove.engine.vms.ground import TEMPLATE, Ground, command, ground_of, program
 from cove.errors import CoveError, HostError, NotFound
 from cove.planner.guest import plan_release
 from cove.planner.jail import JAIL_IMAGE, jail_spec
@@ -136,15 +136,15 @@ def _make(home: Home, ground: Ground, memory: int, cpus: int) -> Template:
             home.slots.give_up(slot)
         template = Template(
             key_of(ground, memory, cpus), ground.kernel.name, ground.kernel.digest, version,
-            ground.facts.arch, "kvm" if ground.facts.kvm else "tcg", memory, cpus,
-            ".".join(map(str, ground.facts.qemu)), ground.agent, time.time(), 0, (), "", "",
+            ground.arch, ground.accel, memory, cpus,
+            ".".join(map(str, ground.emulator)), ground.agent, time.time(), 0, (), "", "",
         )  # fmt: skip
         return stored.store(home.store.layout, template, ram, state)
 
 
 def _boot(home: Home, ground: Ground, memory: int, cpus: int, slot: Slot, ram: int) -> Emulator:
     kernels = Kernels(home.store.layout)
-    line = emulators.command(ground, memory, cpus, template=True)
+    line = command(ground, memory, cpus, TEMPLATE)
     jail = jail_spec(MachineSpec(JAIL_IMAGE), memory=memory)
     assert slot.ctl is not None
     with contextlib.ExitStack() as stack:
@@ -156,10 +156,11 @@ def _boot(home: Home, ground: Ground, memory: int, cpus: int, slot: Slot, ram: i
         }
         stack.callback(os.close, given["kernel"])
         stack.callback(os.close, given["rootdisk"])
-        given["initrd"] = kernels.open_initrd(ground.kernel, program())
+        agent = program(home.store.layout, ground.arch)
+        given["initrd"] = kernels.open_initrd(ground.kernel, agent)
         stack.callback(os.close, given["initrd"])
         return emulators.spawn(
-            home, where_of(slot), jail, line, emulators.TEMPLATE, given, ground.facts, slot.ctl
+            home, where_of(slot), jail, line, TEMPLATE, given, ground.facts, slot.ctl
         )
 
 
@@ -179,7 +180,7 @@ def template_list(home: Home, params: TemplateList) -> TemplatesListed:
     ready = []
     for template in found:
         try:
-            ground = emulators.ground_of(home)
+            ground = ground_of(home, template.arch)
             fits = key_of(ground, template.memory, template.cpus) == template.key
         except CoveError:
             fits = False

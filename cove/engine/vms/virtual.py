@@ -11,40 +11,28 @@ import stat
 import struct
 import time
 import uuid
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Protocol
 
 from cove.engine import files
 from cove.engine.descriptors import Descriptors
 from cove.engine.home import Base, Home
 from cove.engine.ranges import range_base
-from cove.errors import HostError, NotFound
+from cove.engine.vms.ground import BOOT, command, facts_inside, ground_for, program
+from cove.errors import HostError
 from cove.executor.messages import sealed_memory
 from cove.linux.cgroup import Group
-from cove.linux.program import init_program
-from cove.linux.virtual import probe_virtual
 from cove.plan import wire
 from cove.plan.facts import Facts
 from cove.plan.ops import Plan
 from cove.planner import Place
 from cove.planner.defaults import STORAGE
-from cove.planner.guest import (
-    ROOT_DISK,
-    SCRATCH_DISK,
-    Identity,
-    guest_facts,
-    plan_guest,
-    plan_guest_exec,
-)
+from cove.planner.guest import Identity, plan_guest, plan_guest_exec
 from cove.planner.jail import jail_spec, plan_jail, plan_vm, plan_vm_exec
-from cove.planner.qemu import Disk, Guest, argv, path_of, plan_qemu
-from cove.planner.qemu import Kernel as Boot
 from cove.roots.scratch import make_scratch
 from cove.spec.machine import ExecSpec, Limits, MachineSpec
 from cove.store.records import MachineRecord
-from cove.vm.accel import facts_with_kvm
 from cove.vm.kernels import Kernels
-from cove.vm.record import Kernel
 
 RUN = struct.Struct("<IIHH")
 """``struct guest_run`` of ``init/guest.h``: lengths of both parts, rows, columns."""
@@ -54,12 +42,6 @@ MEMORY = 512 * MEBIBYTE
 """Of a guest whose machine has no limit."""
 KERNEL_SHARE = 128 * MEBIBYTE
 """Of a guest's memory that its kernel takes before a machine's limit counts."""
-
-SOURCES = ("built", "debian", "file", "host")
-"""Of a guest kernel, the preferred first."""
-
-PASSED = ("agentq", "consoleq", "qmp", "kernel", "initrd", "rootdisk", "scratch")
-"""Registers that the emulator finds at 3, 4, ..."""
 
 
 def memory_of(limits: Limits) -> int:
@@ -93,50 +75,6 @@ class Size(Protocol):
     def columns(self) -> int: ...
 
 
-def facts_of(home: Home) -> Facts:
-    """What a virtual machine needs to know of this host, asked for with the first one.
-
-    Raises:
-        HostError: there is no emulator.
-    """
-    if not home.facts.qemu:
-        home.facts = probe_virtual(home.facts)
-    if not home.facts.qemu:
-        package = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}[home.facts.arch]
-        raise HostError(
-            f"cannot make a virtual machine: there is no qemu-system-{home.facts.arch}",
-            hint=f"apt-get install {package}",
-        )
-    return home.facts
-
-
-def kernel_for(kernels: Kernels, arch: str) -> Kernel:
-    """The guest kernel for this CPU: the fast one if it was built, else the newest of its kind."""
-    fitting = [kernel for kernel in kernels.all() if kernel.arch == arch]
-    for source in SOURCES:
-        for kernel in fitting:
-            if kernel.source == source:
-                return kernel
-    raise NotFound(
-        f"cannot make a virtual machine: there is no guest kernel for {arch}",
-        hint="cove kernel fetch takes the distribution's; cove kernel build makes a faster one",
-        exit_code=125,
-    )
-
-
-def version_of(kernel: Kernel) -> tuple[int, int]:
-    """Of ``6.1.0-56-cloud-amd64``: (6, 1)."""
-    major, minor = (*kernel.version.split("."), "0", "0")[:2]
-    return int(major), int(minor) if minor.isdigit() else 0
-
-
-@cache
-def program() -> bytes:
-    """The agent is this very program."""
-    with open(init_program(), "rb") as file:
-        return file.read()
-
-
 def plan_start(
     home: Home,
     record: MachineRecord,
@@ -150,14 +88,13 @@ def plan_start(
     with it is the plan.
     """
     spec = record.spec
-    facts = facts_of(home)
-    kernels = Kernels(home.store.layout)
-    kernel = kernel_for(kernels, facts.arch)
-    facts, _ = facts_with_kvm(kernels, kernel, facts)
-    guest = guest_of(home, record, base, guest_facts(facts, version_of(kernel)))
+    ground = ground_for(home, base)
+    layout, facts = home.store.layout, ground.facts
+    kernels = Kernels(layout)
+    guest = guest_of(home, record, base, ground.inside)
     fds.mine("guestplan", memory_of_plan(guest, size))
-    fds.mine("kernel", kernels.open_kernel(kernel))
-    fds.mine("initrd", kernels.open_initrd(kernel, program()))
+    fds.mine("kernel", kernels.open_kernel(ground.kernel))
+    fds.mine("initrd", kernels.open_initrd(ground.kernel, program(layout, ground.arch)))
     fds.mine("rootdisk", home.disks.open(home, base))
     fds.mine("scratch", open_scratch(home, spec, directory))
     _channels(home, record.key, fds)
@@ -167,31 +104,9 @@ def plan_start(
     jail = jail_of(spec)
     around = home.base(jail.image)
     place = _place(home, record, around, group, size)
-    line = emulator_command(spec, kernel, facts)
-    inside = plan_jail(jail, around.config, facts, place, emulator=line, passed=PASSED)
+    line = command(ground, memory_of(spec.limits), cpus_of(spec.limits, facts), BOOT)
+    inside = plan_jail(jail, around.config, facts, place, emulator=line, passed=BOOT)
     return plan_vm(spec, place, inside, guest)
-
-
-def emulator_command(spec: MachineSpec, kernel: Kernel, facts: Facts) -> tuple[str, ...]:
-    """The command line; descriptors in it are those of ``PASSED``."""
-    number = {name: 3 + index for index, name in enumerate(PASSED)}
-    boot = Boot(number["kernel"], number["initrd"], kernel.hz, frozenset(kernel.options))
-    described = Guest(
-        arch=facts.arch,
-        memory=memory_of(spec.limits),
-        cpus=cpus_of(spec.limits, facts),
-        agent=number["agentq"],
-        console=number["consoleq"],
-        qmp=number["qmp"],
-        kernel=boot,
-        disks=(
-            Disk(ROOT_DISK, number["rootdisk"], read_only=True),
-            Disk(SCRATCH_DISK, number["scratch"], read_only=False),
-        ),
-        listens=True,
-        acpi=boot.needs_acpi,
-    )
-    return (path_of(facts.arch), *argv(plan_qemu(described, facts)))
 
 
 def plan_more(
@@ -205,15 +120,9 @@ def plan_more(
 ) -> Plan:
     """One more process in the guest."""
     hostname = files.hostname_of(record.spec, record.id)
-    inside = facts_inside(home)
+    inside = facts_inside(home, base)
     guest = plan_guest_exec(spec, record.spec, base.config, inside, hostname=hostname)
     return plan_beside(home, record, spec, guest, group, fds, size)
-
-
-def facts_inside(home: Home) -> Facts:
-    """Of a guest that this daemon makes."""
-    facts = facts_of(home)
-    return guest_facts(facts, version_of(kernel_for(Kernels(home.store.layout), facts.arch)))
 
 
 def plan_beside(

@@ -1,0 +1,56 @@
+"""Programs of a CPU that is not this host's: Debian's static busybox for it, from this host's
+package sources, and an image of it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from cove.errors import CoveError
+from cove.linux.emulators import find_emulator
+from cove.planner.cpus import architectures
+from cove.vm.debian import Apt
+from tests.driver import ROOT, busybox_tar
+
+OTHER = "x86_64" if os.uname().machine == "aarch64" else "aarch64"
+"""As ``uname -m``."""
+PLATFORM = f"linux/{architectures(OTHER)[0]}"
+
+
+@pytest.fixture(scope="session")
+def other_busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Kept from then on."""
+    kept = ROOT / f".cache/busybox-{architectures(OTHER)[0]}"
+    if kept.exists():
+        return kept
+    for tool in ("apt-get", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"needs {tool}")
+    scratch = tmp_path_factory.mktemp("apt")
+    environment = tuple(f"{k}={v}" for k, v in os.environ.items() if k.endswith("_proxy"))
+    try:
+        apt = Apt(str(scratch), arch=OTHER, env=environment, progress=lambda step: None,
+                  gone=threading.Event().is_set)  # fmt: skip
+        root = apt.unpack(apt.find("busybox-static"))
+    except CoveError as error:
+        pytest.skip(f"needs package sources: {error.message}")
+    kept.parent.mkdir(exist_ok=True)
+    shutil.copyfile(f"{root}/bin/busybox", scratch / "busybox")
+    (scratch / "busybox").chmod(0o755)
+    shutil.move(scratch / "busybox", kept)
+    return kept
+
+
+@pytest.fixture(scope="session")
+def other_tar(tmp_path_factory: pytest.TempPathFactory, other_busybox: Path) -> Path:
+    """As ``bb_tar``, of programs for the other CPU."""
+    qemu = find_emulator(OTHER)
+    if not qemu:
+        pytest.skip("needs qemu-user-static")
+    target = tmp_path_factory.mktemp("other") / "other.tar"
+    return busybox_tar(target, busybox=other_busybox, runs=(qemu,))
