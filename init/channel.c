@@ -229,14 +229,14 @@ static void abandoned(struct channel *c)
 /* All output, unless somebody else keeps it open; a host that takes none is waited for. */
 static void drain(struct channel *c)
 {
+	unsigned moved = c->pump.moved - 1;
 	struct msg head;
-	unsigned moved;
-	int err;
+	int err = 0;
 
-	do {
+	while (err >= 0 && !pump_read(&c->pump) && (c->pump.room <= 0 || c->pump.moved != moved)) {
 		moved = c->pump.moved;
 		err = pump_turn(&c->pump, NULL, 0, c->pump.room > 0 ? DRAIN_MS : -1, &head, c->data);
-	} while (err >= 0 && !pump_read(&c->pump) && (c->pump.room <= 0 || c->pump.moved != moved));
+	}
 }
 
 static void serve(struct channel *c)
