@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ __all__ = ["no_leaks", "other_busybox", "other_tar"]
 # A loaded host must not fail a test; what CI tries is the same every time.
 settings.register_profile("any host", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("any host")
+
+# A shell starts what it puts in the background with SIGINT ignored, and every child inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
