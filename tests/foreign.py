@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cove.errors import CoveError
-from cove.linux.emulators import find_emulator
+from cove.linux.interpreters import find_interpreter
 from cove.planner.cpus import architectures
 from cove.vm.debian import Apt
 from tests.driver import ROOT, busybox_tar
@@ -49,7 +49,7 @@ def other_busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def other_tar(tmp_path_factory: pytest.TempPathFactory, other_busybox: Path) -> Path:
     """As ``bb_tar``, of programs for the other CPU."""
-    qemu = find_emulator(OTHER)
+    qemu = find_interpreter(OTHER)
     if not qemu:
         pytest.skip("needs qemu-user-static")
     target = tmp_path_factory.mktemp("other") / "other.tar"

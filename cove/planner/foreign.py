@@ -86,10 +86,10 @@ def foreign_architectures(spec: MachineSpec, image: ImageConfig, facts: Facts) -
 
 
 def refuse(
-    spec: MachineSpec, image: ImageConfig, facts: Facts, emulators: tuple[tuple[str, str], ...]
+    spec: MachineSpec, image: ImageConfig, facts: Facts, interpreters: tuple[tuple[str, str], ...]
 ) -> None:
     """By name, what cannot be: no such emulation, or not here."""
-    found = dict(emulators)
+    found = dict(interpreters)
     for name in foreign_architectures(spec, image, facts):
         whole = Platform(name, "linux", image.variant if name == image.architecture else "")
         what = f"cannot run {spec.image}: it is for {whole}, and this host is {facts.arch}"
@@ -130,8 +130,10 @@ def register(
     names = foreign_architectures(spec, image, facts)
     if not names:
         return ()
-    refuse(spec, image, facts, place.emulators)
-    return _register(tuple((n, dict(place.emulators)[n]) for n in names), walls.no_new_privileges)
+    refuse(spec, image, facts, place.interpreters)
+    return _register(
+        tuple((n, dict(place.interpreters)[n]) for n in names), walls.no_new_privileges
+    )
 
 
 @lru_cache(maxsize=16)

@@ -51,7 +51,7 @@ class Place:
     hostname: str = ""
     devices: tuple[tuple[str, str, int, int, int], ...] = ()
     """path, type (``c`` or ``b``), major, minor, mode; paths as the machine sees them."""
-    emulators: tuple[tuple[str, str], ...] = ()
+    interpreters: tuple[tuple[str, str], ...] = ()
     """Architecture, and the program of this host that runs its programs; "": it is missing."""
     rows: int = 0
     columns: int = 0

@@ -1,7 +1,8 @@
 """The golden cases: a folder each, with ``spec.json`` and one ``<facts>.plan`` for each host.
 
 ``spec.json`` holds the spec, and as needed parts of the image config and of the place, an exec, and
-the names of the hosts (``tests/facts``) to plan for.
+the names of the hosts (``tests/facts``) to plan for. With ``guest``, the version of a kernel, it is
+what happens in a virtual machine.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from cove.plan.facts import Facts
 from cove.plan.ops import Plan
 from cove.plan.text import render
 from cove.planner import BindSource, Place, plan_ahead, plan_exec, plan_machine
+from cove.planner.cpus import guest_cpu
+from cove.planner.guest import Identity, guest_facts, plan_guest
 from cove.spec.machine import ExecSpec, MachineSpec
 
 HERE = Path(__file__).resolve().parent
@@ -45,7 +48,7 @@ class Case:
     @property
     def is_machine(self) -> bool:
         """A whole machine, on a host where the daemon is root."""
-        return "exec" not in self._data() and load_facts(self.host).root
+        return not {"exec", "guest"} & set(self._data()) and load_facts(self.host).root
 
     def ahead(self) -> Plan:
         facts, data = load_facts(self.host), self._data()
@@ -67,9 +70,19 @@ class Case:
         spec = msgspec.convert(data["spec"], MachineSpec)
         image = ImageConfig(**_tuples(data.get("image", {})))
         place = make_place(facts, data.get("place", {}))
+        if "guest" in data:
+            return self._guest(spec, image, facts)
         if "exec" in data:
             return plan_exec(msgspec.convert(data["exec"], ExecSpec), spec, image, facts, place)
         return plan_machine(spec, image, facts, place)
+
+    def _guest(self, spec: MachineSpec, image: ImageConfig, facts: Facts) -> Plan:
+        """What happens in a virtual machine, whichever CPU the image wants."""
+        major, minor = self._data()["guest"]
+        inside = guest_facts(facts, (major, minor), guest_cpu(image, facts))
+        who = Identity(bytes(64), 0, "0" * 36, "0" * 32)
+        files = dict.fromkeys(("hosts", "hostname", "resolv"), "")
+        return plan_guest(spec, image, inside, who, files, hostname="0123456789ab")
 
 
 def cases() -> Iterator[Case]:

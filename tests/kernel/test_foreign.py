@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from cove.linux.emulators import find_emulator
+from cove.linux.interpreters import find_interpreter
 from cove.linux.probe import probe_facts
 from tests.driver import Cove, Done, front_path
 
-QEMU = find_emulator("aarch64")
+QEMU = find_interpreter("aarch64")
 HANDLERS = Path("/proc/sys/fs/binfmt_misc")
 
 pytestmark = [

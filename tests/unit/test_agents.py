@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cove.errors import Unsupported
-from cove.linux.emulators import find_emulator
+from cove.linux.interpreters import find_interpreter
 from cove.linux.program import build_stamp, init_program, stamp_of
 from cove.vm import agents
 from tests.driver import ROOT
@@ -50,7 +50,7 @@ def test_for_another_cpu_it_is_built_once(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"cove-stamp:", b"cove-stamp:0"))
     agent(OTHER, tmp_path / "agents")
     assert path.stat().st_ino != made, "of another build: made anew"
-    qemu = find_emulator(OTHER)
+    qemu = find_interpreter(OTHER)
     if qemu:
         ran = subprocess.run([qemu, path, "version"], stdout=subprocess.PIPE, check=True)
         assert ran.stdout == b"1\n"

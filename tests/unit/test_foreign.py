@@ -17,7 +17,7 @@ from cove.engine.images.foreign import emulation
 from cove.errors import CoveError
 from cove.executor.explain import explain
 from cove.executor.messages import Report
-from cove.linux import emulators
+from cove.linux import interpreters
 from cove.oci.config import ImageConfig
 from cove.plan.facts import Facts
 from cove.plan.ops import Binfmt, Plan
@@ -37,7 +37,7 @@ def facts() -> Facts:
 
 
 def planned(spec: MachineSpec, image: ImageConfig, facts: Facts, **place: Any) -> Plan:
-    parts = {"emulators": QEMU} | place
+    parts = {"interpreters": QEMU} | place
     return plan_machine(spec, image, facts, dataclasses.replace(make_place(facts, {}), **parts))
 
 
@@ -152,7 +152,7 @@ def test_a_kernel_without_handlers_of_a_namespace(facts: Facts) -> None:
 
 
 def test_no_emulator(facts: Facts) -> None:
-    error = refused(SPEC, ARM64, facts, emulators=(("arm64", ""),))
+    error = refused(SPEC, ARM64, facts, interpreters=(("arm64", ""),))
     assert error.message.endswith("qemu-aarch64-static is not installed")
     assert error.hint == "apt-get install qemu-user-static"
 
@@ -177,7 +177,7 @@ def test_a_handler_that_is_refused_is_told(facts: Facts) -> None:
     )
 
 
-# ---- the host's emulators ----
+# ---- the host's interpreters ----
 
 
 def elf(*kinds: int) -> bytes:
@@ -197,10 +197,10 @@ def test_only_a_program_that_stands_alone_will_do(
     program = tmp_path / "qemu-aarch64-static"
     program.write_bytes(data)
     program.chmod(0o755)
-    monkeypatch.setattr(emulators, "DIRECTORIES", (str(tmp_path / "none"), str(tmp_path)))
-    assert emulators.find_emulator("aarch64") == (str(program) if static else "")
+    monkeypatch.setattr(interpreters, "DIRECTORIES", (str(tmp_path / "none"), str(tmp_path)))
+    assert interpreters.find_interpreter("aarch64") == (str(program) if static else "")
     program.chmod(0o644)
-    assert emulators.find_emulator("riscv64") == ""
+    assert interpreters.find_interpreter("riscv64") == ""
 
 
 def test_a_name_without_static_serves_as_well(
@@ -209,10 +209,10 @@ def test_a_name_without_static_serves_as_well(
     """Newer distributions call the static programs so."""
     (tmp_path / "qemu-arm").write_bytes(elf(1))
     (tmp_path / "qemu-arm").chmod(0o755)
-    monkeypatch.setattr(emulators, "DIRECTORIES", (str(tmp_path),))
-    assert emulators.find_emulator("arm") == str(tmp_path / "qemu-arm")
+    monkeypatch.setattr(interpreters, "DIRECTORIES", (str(tmp_path),))
+    assert interpreters.find_interpreter("arm") == str(tmp_path / "qemu-arm")
 
 
 def test_a_loader_is_found_in_real_programs() -> None:
     dynamic = shutil.which("ls")
-    assert dynamic and not emulators.is_static(dynamic)
+    assert dynamic and not interpreters.is_static(dynamic)

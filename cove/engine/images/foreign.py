@@ -6,7 +6,7 @@ from cove.engine.calls import Call
 from cove.engine.home import Home
 from cove.errors import NotFound, printable
 from cove.image.host import HOST
-from cove.linux.emulators import find_emulator
+from cove.linux.interpreters import find_interpreter
 from cove.oci.config import ImageConfig
 from cove.oci.manifest import Platform
 from cove.plan.facts import Facts
@@ -15,17 +15,19 @@ from cove.planner.foreign import CPUS, foreign_architectures, refuse
 from cove.spec.machine import MachineSpec
 
 
-def emulators(spec: MachineSpec, image: ImageConfig, facts: Facts) -> tuple[tuple[str, str], ...]:
+def interpreters(
+    spec: MachineSpec, image: ImageConfig, facts: Facts
+) -> tuple[tuple[str, str], ...]:
     """Looked for at each start, and only where it is needed."""
     names = foreign_architectures(spec, image, facts)
-    return tuple((n, find_emulator(CPUS[n].qemu) if n in CPUS else "") for n in names)
+    return tuple((n, find_interpreter(CPUS[n].qemu) if n in CPUS else "") for n in names)
 
 
 def check_emulation(spec: MachineSpec, image: ImageConfig, facts: Facts) -> None:
     """Before there is a machine, what a start would refuse."""
     if spec.isolation == "vm":
         refuse_guest(spec, image, facts)
-    refuse(spec, image, facts, emulators(spec, image, facts))
+    refuse(spec, image, facts, interpreters(spec, image, facts))
 
 
 def emulation(spec: MachineSpec, image: ImageConfig, facts: Facts) -> str:
@@ -75,5 +77,5 @@ def emulated_here(facts: Facts) -> tuple[str, ...]:
         f"linux/{name}"
         for name, cpu in CPUS.items()
         if foreign_architectures(nothing, ImageConfig(architecture=name), facts)
-        and find_emulator(cpu.qemu)
+        and find_interpreter(cpu.qemu)
     )

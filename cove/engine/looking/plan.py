@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from cove.engine import files
 from cove.engine.home import Base, Home
-from cove.engine.images.foreign import emulators
+from cove.engine.images.foreign import interpreters
 from cove.engine.machines.life import ground_of
 from cove.engine.ranges import range_base
 from cove.engine.vms import virtual
@@ -50,7 +50,7 @@ def plan_only(home: Home, spec: MachineSpec) -> Plan:
         ),
         files=files.TARGETS,
         hostname=files.hostname_of(spec, EXAMPLE_ID),
-        emulators=emulators(spec, base.config, home.facts),
+        interpreters=interpreters(spec, base.config, home.facts),
     )
     if spec.isolation == "vm":
         return _virtual(home, spec, base, place)

@@ -17,7 +17,7 @@ from cove.engine import files, uppers
 from cove.engine.calls import Session
 from cove.engine.descriptors import Descriptors
 from cove.engine.home import Base, Home
-from cove.engine.images.foreign import emulators
+from cove.engine.images.foreign import interpreters
 from cove.engine.live import Live
 from cove.engine.machines import ending, monitors
 from cove.engine.ranges import range_base
@@ -227,7 +227,7 @@ def make_place(
         files=files.TARGETS,
         hostname=files.hostname_of(record.spec, record.id),
         devices=devices,
-        emulators=emulators(record.spec, base.config, home.facts),
+        interpreters=interpreters(record.spec, base.config, home.facts),
     )
 
 

@@ -1,4 +1,5 @@
-"""QEMU's programs that run those of another CPU: where this host has them.
+"""QEMU's programs that run those of another CPU, as interpreters of ``binfmt_misc``: where this
+host has them.
 
 Looked for with each machine that needs one: who installs the missing package need not restart
 anything.
@@ -16,7 +17,7 @@ _HEADER = 1 << 16
 """Bytes in which the program headers are: they follow the ELF header."""
 
 
-def find_emulator(cpu: str) -> str:
+def find_interpreter(cpu: str) -> str:
     """The static program for ``cpu``, as QEMU calls it; empty: there is none. A dynamic one would
     look for its libraries in the machine's root.
     """
