@@ -36,6 +36,10 @@ BODIES = (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFDIR)
 encode = msgspec.json.Encoder().encode
 
 
+class CallerLeft(Exception):
+    """What is said to the caller reaches nobody: no error of the verb's own."""
+
+
 def answer(
     engine: Engine,
     conn: socket.socket,
@@ -47,15 +51,19 @@ def answer(
     try:
         try:
             _carry_out(engine, conn, message, fds, cancelled)
-        except CoveError as error:
-            _fail(conn, error)
-        except OSError:
+        except (CoveError, CallerLeft):
             raise
+        except BrokenPipeError as error:  # nobody reads what it was to write
+            raise CallerLeft from error
         except Exception as error:
             complain("a call")
-            _fail(conn, CoveError(f"bug: {type(error).__name__}: {error}; please report"))
-    except OSError:
-        pass  # the caller is gone
+            bug = CoveError(f"bug: {type(error).__name__}: {error}; please report")
+            raise bug from error
+    except CoveError as error:
+        with contextlib.suppress(CallerLeft):
+            _fail(conn, error)
+    except CallerLeft:
+        pass
 
 
 def _carry_out(
@@ -106,9 +114,16 @@ def _stream(conn: socket.socket, items: Any) -> None:
 
 def _say(conn: socket.socket, value: int, document: bytes) -> None:
     while len(document) > MSG_MAX:
-        send(conn, Kind.ANSWER, value=PART, payload=document[:MSG_MAX])
+        _send(conn, Kind.ANSWER, PART, document[:MSG_MAX])
         document = document[MSG_MAX:]
-    send(conn, Kind.ANSWER, value=value, payload=document)
+    _send(conn, Kind.ANSWER, value, document)
+
+
+def _send(conn: socket.socket, kind: Kind, value: int, document: bytes) -> None:
+    try:
+        send(conn, kind, value=value, payload=document)
+    except OSError as error:
+        raise CallerLeft from error
 
 
 def _fail(conn: socket.socket, error: CoveError) -> None:
@@ -116,7 +131,7 @@ def _fail(conn: socket.socket, error: CoveError) -> None:
     if len(document) > MSG_MAX:  # an error that quotes what was too long to begin with
         short = CoveError(error.message[:1000], exit_code=error.exit_code)
         document = encode(error_to_json(short))
-    send(conn, Kind.ERROR, payload=document)
+    _send(conn, Kind.ERROR, 0, document)
 
 
 def _from_memory(fd: int) -> bytes:

@@ -69,13 +69,17 @@ class Live:
             self.ctl = None
 
     def close(self) -> None:
-        """Let go of every descriptor; the machine itself is not touched."""
+        """Let go of every descriptor but its process's; the machine itself is not touched."""
         for timer in self.timers:
             timer.cancel()
         for closer in self.closers:
             closer()
         self.timers, self.closers = [], []
         self.close_monitor()
+
+    def __del__(self) -> None:
+        """Only now: whoever holds the machine may signal its process by this descriptor, whose
+        number must not be another machine's by then.
+        """
         if self.pidfd >= 0:
             os.close(self.pidfd)
-            self.pidfd = -1
