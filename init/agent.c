@@ -28,6 +28,9 @@
 #define WAIT_MS	 10000
 #define LIST_MAX 8192
 
+#define MACHINE_CHANNEL 1 /* the first one that a hub gives */
+#define NO_CHANNEL	UINT32_MAX
+
 static struct mux mux;
 static int children; /* signalfd */
 
@@ -170,12 +173,36 @@ static void read_main(int conn)
 	_exit(0);
 }
 
+/* In a copy of the guest: the machine's program is somebody's again once it is adopted. What others say is read no more
+   and their channels' numbers are free; they end when their processes do. */
+static void begin_anew(struct mux *of)
+{
+	of->holder = 0;
+	of->due = false;
+	for (size_t i = 0; i < CHANNELS_MAX; i++) {
+		of->end[i].leaving = false;
+		if (of->end[i].fd < 0)
+			continue;
+		of->end[i].waiting = true;
+		if (of->end[i].channel == MACHINE_CHANNEL)
+			continue;
+		of->end[i].channel = NO_CHANNEL;
+		msg_send(of->end[i].fd, MSG_ORPHAN, 0, NULL, 0, NULL, 0);
+	}
+}
+
 /* A channel nobody knows: a process for it, which hears this message first. */
 static int channel_open(struct mux *of, const struct msg *head, const char *data)
 {
 	int pair[2];
 	pid_t pid;
 
+	if (head->kind == MSG_HOLD || head->kind == MSG_GO) {
+		of->due = head->kind == MSG_HOLD;
+		of->holder = of->due ? head->reserved : 0;
+	}
+	if (head->kind == MSG_ANEW)
+		begin_anew(of);
 	if (head->kind != MSG_PLAN && head->kind != MSG_RUN && head->kind != MSG_READ)
 		return 0;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))

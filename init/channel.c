@@ -153,6 +153,39 @@ static void started(struct channel *c)
 	pump_say(&c->pump, MSG_STARTED, c->run.child, NULL, 0);
 }
 
+/* Whoever started it is in another guest, of which this one is a copy: what it says is read, so that it never waits. */
+static void orphaned(struct channel *c) __attribute__((noreturn));
+static void orphaned(struct channel *c)
+{
+	struct pollfd all[3] = {{.fd = c->run.pidfd, .events = POLLIN}};
+
+	close(c->pump.conn);
+	for (size_t i = 0; i < 2; i++)
+		all[1 + i] = (struct pollfd){.fd = c->pump.in[i].fd, .events = POLLIN};
+	while (!all[0].revents) {
+		poll(all, 3, -1);
+		for (size_t i = 1; i < 3; i++) {
+			ssize_t n = all[i].revents ? read(all[i].fd, c->data, sizeof(c->data)) : 1;
+			if (!n || (n < 0 && errno != EAGAIN && errno != EINTR))
+				all[i].fd = -1;
+		}
+	}
+	_exit(0);
+}
+
+/* Somebody new stands in for it on the host, who has taken nothing yet. */
+static void adopted(struct channel *c, uint32_t flags)
+{
+	uint32_t waiting = c->pump.out[0].count;
+
+	memcpy(&c->order, c->data, sizeof(c->order));
+	c->flags = flags;
+	c->pump.room = WINDOW;
+	c->exit.record.started_ns = now_ns();
+	resize(c, (struct resize){c->order.rows, c->order.cols});
+	pump_say(&c->pump, MSG_STARTED, c->run.child, &waiting, sizeof(waiting));
+}
+
 static void heard(struct channel *c, const struct msg *head)
 {
 	struct resize size;
@@ -162,6 +195,10 @@ static void heard(struct channel *c, const struct msg *head)
 	} else if (head->kind == MSG_RESIZE && head->len == sizeof(size)) {
 		memcpy(&size, c->data, sizeof(size));
 		resize(c, size);
+	} else if (head->kind == MSG_ADOPT && head->len == sizeof(c->order)) {
+		adopted(c, (uint32_t)head->value);
+	} else if (head->kind == MSG_ORPHAN) {
+		orphaned(c);
 	}
 }
 

@@ -21,8 +21,15 @@ enum {
 	MSG_PLAN = 96, /* the next bytes of a plan: host part, then machine part; in the window, as INPUT is */
 	MSG_RUN = 97,  /* value: RUN_*; struct guest_run: run the plan */
 	MSG_READ = 98, /* paths of files, each with a NUL: MSG_OUTPUT for each, in order; value: 1 or -errno */
+	MSG_HOLD = 99, /* both sides read from no other channel until its sender says GO, or has gone: between MSG_HELD
+			  and then, nothing is under way, and the guest can be copied */
+	MSG_GO = 100,
+	MSG_ANEW = 101,	  /* channel 0; to a copy that goes on: other ends are at the channels now */
+	MSG_ADOPT = 102,  /* channel of the machine's program, in place of a plan; value: RUN_*; struct guest_run */
+	MSG_ORPHAN = 103, /* agent -> process: nobody is at your channel any more, but go on */
 	/* guest -> host */
 	MSG_HELLO = 112, /* channel 0; value: GUEST_PROTOCOL; kernel release */
+	MSG_HELD = 113,	 /* channel of the MSG_HOLD: the last that is said */
 	/* both; MSG_INPUT, INPUT_EOF, SIGNAL, RESIZE go in; STARTED, FAILED, OUTPUT (value: 1 or 2), EXITED come out */
 	MSG_TAKEN = 120, /* value: so many messages of INPUT, PLAN or OUTPUT were consumed */
 	MSG_CLOSE = 121, /* nobody is there any more: a process in the guest is killed */
@@ -33,6 +40,8 @@ enum {
 	RUN_STDIN = 2,
 	RUN_MACHINE = 4, /* its first program, whose end is the machine's: counters of its group come with MSG_EXITED */
 	RUN_SYNC = 8,	 /* its disk is to be kept: sync(2) before its end is told */
+	RUN_ADOPT =
+		16, /* it runs already: MSG_ADOPT; MSG_STARTED comes with the number of messages that it has not read */
 };
 
 struct guest_run {
@@ -56,10 +65,12 @@ struct mux {
 	int (*open)(struct mux *mux, const struct msg *head,
 		    const char *data); /* an unknown channel (guest); or NULL */
 	uint32_t last;		       /* channel number given */
+	uint32_t holder;	       /* channel of the MSG_HOLD that was heard, 0: none */
+	bool due;		       /* MSG_HELD is still to be said */
 	struct mux_end {
 		int fd, slot;
 		uint32_t channel;
-		bool leaving;
+		bool leaving, waiting; /* waiting: nothing is read from it, unless it has ended */
 	} end[CHANNELS_MAX];
 	struct pollfd poll[CHANNELS_MAX + 4];
 	size_t polls, in_len, out_len;
@@ -79,6 +90,7 @@ int mux_turn(struct mux *mux, struct pollfd *extra, size_t extras);
 struct pump {
 	int conn;
 	int room;	/* messages the other side still takes */
+	bool adopting;	/* what comes was said to somebody else: nothing of it counts */
 	unsigned moved; /* counts what was read here and what came */
 	struct {
 		int fd, slot;

@@ -146,7 +146,8 @@ static int plan_send(struct stand_in *s)
 			continue;
 		munmap((void *)s->plan, s->len);
 		s->plan = NULL;
-		err = pump_say(&s->pump, MSG_RUN, (int32_t)s->flags, &s->guest, sizeof(s->guest));
+		err = pump_say(&s->pump, s->flags & RUN_ADOPT ? MSG_ADOPT : MSG_RUN, (int32_t)s->flags, &s->guest,
+			       sizeof(s->guest));
 	}
 	return err;
 }
@@ -175,8 +176,15 @@ static void finish(struct stand_in *s, const struct msg *head)
 
 static int heard(struct stand_in *s, const struct msg *head)
 {
-	if (head->kind == MSG_STARTED && !s->started)
+	if (head->kind == MSG_STARTED && !s->started) {
+		uint32_t waiting = 0;
+		if (head->len == sizeof(waiting))
+			memcpy(&waiting, s->data, sizeof(waiting));
+		pump_flush(&s->pump);
+		s->pump.adopting = false;
+		s->pump.room -= waiting < WINDOW ? (int)waiting : WINDOW;
 		return standing(s);
+	}
 	if (head->kind == MSG_FAILED && !s->started && head->len == sizeof(s->run->report)) {
 		memcpy(&s->run->report, s->data, head->len);
 		s->run->report.side = (s->run->report.side & 1) + GUEST_SIDE;
@@ -265,6 +273,7 @@ static int stand_in(struct run *run, int conn, int plan, int end, uint32_t flags
 	s.signals = signals_open();
 	if ((err = plan_map(&s, plan)))
 		return err;
+	s.pump.adopting = flags & RUN_ADOPT;
 	terminal_raw(&s);
 	for (int i = 0; i < 3; i++)
 		fcntl(i, F_SETFL, O_RDWR | O_NONBLOCK);

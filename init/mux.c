@@ -15,7 +15,8 @@ void mux_init(struct mux *mux, int serial, int listen)
 	mux->serial = serial;
 	mux->listen = listen;
 	mux->open = NULL;
-	mux->last = 0;
+	mux->last = mux->holder = 0;
+	mux->due = false;
 	mux->in_len = mux->out_len = 0;
 	for (size_t i = 0; i < CHANNELS_MAX; i++)
 		mux->end[i].fd = -1;
@@ -95,14 +96,27 @@ static void end_gone(struct mux_end *end)
 	end->leaving = true;
 }
 
+static bool is_held(const struct mux *mux, const struct mux_end *end)
+{
+	return mux->holder && end->channel != mux->holder;
+}
+
 static int tell_gone(struct mux *mux)
 {
 	int err = 0;
 
+	if (mux->due && has_room(mux)) {
+		mux->due = false;
+		err = mux_say(mux, mux->holder, MSG_HELD, 0, NULL, 0);
+	}
 	for (size_t i = 0; !err && i < CHANNELS_MAX && has_room(mux); i++) {
-		if (!mux->end[i].leaving)
+		if (!mux->end[i].leaving || is_held(mux, &mux->end[i]))
 			continue;
 		mux->end[i].leaving = false;
+		if (mux->holder && mux->end[i].channel == mux->holder) {
+			mux->holder = 0;
+			err = mux_say(mux, mux->end[i].channel, MSG_GO, 0, NULL, 0);
+		}
 		err = mux_say(mux, mux->end[i].channel, MSG_CLOSE, 0, NULL, 0);
 	}
 	return err;
@@ -121,6 +135,8 @@ static int end_read(struct mux *mux, struct mux_end *end)
 		end_gone(end);
 		return 0;
 	}
+	if (mux->listen >= 0 && (head.kind == MSG_HOLD || head.kind == MSG_GO))
+		mux->holder = head.kind == MSG_HOLD ? end->channel : 0;
 	return mux_say(mux, end->channel, head.kind, head.value, data, (size_t)n);
 }
 
@@ -139,6 +155,7 @@ static int deliver(struct mux *mux, const struct msg *head, const char *data)
 		end->fd = -1;
 		return 0;
 	}
+	end->waiting = end->waiting && head->kind != MSG_ADOPT;
 	/* Who has gone may have left words that are still to be read; its end of file comes after them. */
 	if (sendmsg(end->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EPIPE && errno != ECONNRESET)
 		end_gone(end);
@@ -200,7 +217,9 @@ int mux_turn(struct mux *mux, struct pollfd *extra, size_t extras)
 	for (size_t i = 0; i < extras; i++)
 		watch_fd(mux, extra[i].fd, extra[i].events);
 	for (size_t i = 0; i < CHANNELS_MAX; i++)
-		mux->end[i].slot = room ? watch_fd(mux, mux->end[i].fd, POLLIN) : -1;
+		mux->end[i].slot = room && !is_held(mux, &mux->end[i])
+					   ? watch_fd(mux, mux->end[i].fd, mux->end[i].waiting ? 0 : POLLIN)
+					   : -1;
 	if (poll(mux->poll, mux->polls, -1) < 0)
 		return errno == EINTR ? 0 : -errno;
 	for (size_t i = 0; i < extras; i++)

@@ -14,6 +14,7 @@ void pump_init(struct pump *pump, int conn)
 {
 	pump->conn = conn;
 	pump->room = WINDOW;
+	pump->adopting = false;
 	for (size_t i = 0; i < 2; i++) {
 		pump->in[i].fd = pump->out[i].fd = -1;
 		pump->out[i].first = pump->out[i].count = 0;
@@ -83,7 +84,7 @@ static void output(struct pump *pump, size_t i)
 	if (!out->count && out->ending)
 		shut(&out->fd);
 	/* Who has said all and gone does not count any more; that it has gone is seen after all it said. */
-	if (taken)
+	if (taken && !pump->adopting)
 		pump_say(pump, MSG_TAKEN, taken, NULL, 0);
 }
 
@@ -110,6 +111,8 @@ static int hear(struct pump *pump, struct msg *head, char *data)
 		return n == -EAGAIN ? 0 : (int)n;
 	pump->moved++;
 	if (head->kind == MSG_TAKEN) {
+		if (pump->adopting)
+			return 0;
 		if (head->value < 0 || head->value > WINDOW - pump->room)
 			return -EPROTO;
 		pump->room += head->value;

@@ -50,8 +50,15 @@ def create(typed: Typed, terminal: Terminal, client: Client) -> int:
         typed.words[1] if len(typed.words) > 1 else "",
         pause=bool(typed.values.get("pause", True)),
     )
-    terminal.write(client.snapshot_create(params, terminal.cancelled).name + "\n")
+    made = client.snapshot_create(params, terminal.cancelled)
+    terminal.write(made.name + "\n")
+    _tell_pause(terminal, typed.words[0], made.pause)
     return 0
+
+
+def _tell_pause(terminal: Terminal, machine: str, seconds: float) -> None:
+    if seconds:
+        terminal.error(f"cove: note: {machine} stood still for {seconds * 1000:.0f} ms\n")
 
 
 # ---- the list ----
@@ -128,6 +135,7 @@ def document(seen: calls.Snapshot) -> Record:
         Args=list(record.argv),
         Size=seen.size,
         UniqueSize=seen.unique,
+        Pause=round(record.pause * 1000, 1),
         UsedBy=list(seen.machines),
         Layers=list(seen.layers),
         Spec=_builtins(record.spec),
@@ -175,7 +183,12 @@ def restore(typed: Typed, terminal: Terminal, client: Client) -> int:
     timeout = int(typed.values.get("timeout", 0))
     done = client.restore(calls.Restore(words[0], words[1] if len(words) > 1 else "", timeout))
     terminal.write(f"{words[0]}\n")
-    if done.started:
+    if done.started and done.goes_on:
+        terminal.error(
+            f"cove: note: {printable(done.name)} was ended, and goes on as it was when "
+            f"{printable(done.snapshot)} was taken\n"
+        )
+    elif done.started:
         terminal.error(
             f"cove: note: {printable(done.name)} was ended, and its command has begun anew, in "
             f"the files of {printable(done.snapshot)}\n"
@@ -190,8 +203,10 @@ def fork(typed: Typed, terminal: Terminal, client: Client) -> int:
         typed.text("name"),
         pause=bool(typed.values.get("pause", True)),
     )
-    for made in client.fork(params, terminal.cancelled).machines:
+    forked = client.fork(params, terminal.cancelled)
+    for made in forked.machines:
         terminal.write(f"{made.id}\n")
+    _tell_pause(terminal, typed.words[0], forked.pause)
     return 0
 
 
@@ -207,7 +222,9 @@ CREATE = Command(
     least=1,
     most=2,
     about="Of a container it is the file system, without what is mounted in it. Of one that does "
-    "not run nothing is copied; one that runs stands still while what it wrote is.",
+    "not run nothing is copied; one that runs stands still while what it wrote is. Of a virtual "
+    "machine it is the disk, and of one that runs its memory too: it stands still meanwhile, for "
+    "how long is told, and its processes can be gone back to.",
 )
 LS = Command(
     "ls",
@@ -261,7 +278,8 @@ COMMANDS = {
         most=2,
         group=GROUP,
         about="What it has written since is gone. A container that runs is ended and started "
-        "again: its command begins anew. What is mounted in it stays as it is.",
+        "again: its command begins anew. What is mounted in it stays as it is. A virtual machine "
+        "goes on with the processes that it had, at its next start if it does not run.",
     ),
     "fork": Command(
         "fork",
@@ -278,6 +296,8 @@ COMMANDS = {
         most=1,
         group=GROUP,
         about="They are made as the machine was, from the files it has now; the command of a "
-        "container begins anew in each. All of them run, or none is left.",
+        "container begins anew in each. All of them run, or none is left. Those of a virtual "
+        "machine that runs go on where it stands, with its memory, copied on write, and with "
+        "names, clock and random numbers of their own.",
     ),
 }  # fmt: skip

@@ -248,18 +248,21 @@ class Machine:
     # ---- what it was ----
 
     async def snapshot(self, name: str = "", *, pause: bool = True) -> str:
-        """Keep what its files are: the snapshot's name. ``pause``: it stands still meanwhile."""
+        """Keep what its files are, of a virtual machine that runs its memory too: the snapshot's
+        name. ``pause``: it stands still meanwhile."""
         params = snapshots.SnapshotCreate(self.id, name, pause)
         made: snapshots.SnapshotNamed = await finish(self._daemon.call("snapshot.create", params))
         return made.name
 
     async def restore(self, snapshot: str = "") -> None:
-        """Back to a snapshot, its latest unless named. If it runs, its command begins anew."""
+        """Back to a snapshot, its latest unless named. If it runs, its command begins anew, or goes
+        on as it was where memory was kept."""
         await finish(self._daemon.call("machine.restore", snapshots.Restore(self.id, snapshot)))
 
     async def fork(self, count: int = 1, *, name: str = "") -> list[Machine]:
-        """Running machines that begin with the files it has now. They outlive this process, as by
-        ``start``, and are closed by whoever asked for them."""
+        """Running machines that begin with the files it has now, those of a virtual machine that
+        runs with its memory. They outlive this process, as by ``start``, and are closed by whoever
+        asked for them."""
         params = snapshots.Fork(self.id, count, name)
         forked: snapshots.Forked = await finish(self._daemon.call("machine.fork", params))
         return [Machine(self._daemon, made.id, made.name) for made in forked.machines]

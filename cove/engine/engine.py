@@ -241,7 +241,7 @@ class Engine:
         self, params: of_snapshots.SnapshotCreate, call: calls.Call
     ) -> of_snapshots.SnapshotNamed:
         made = snapshots.create(self.home, self._find(params.machine), params, call)
-        return of_snapshots.SnapshotNamed(made.id, made.name)
+        return of_snapshots.SnapshotNamed(made.id, made.name, made.pause)
 
     def snapshot_list(
         self, params: of_snapshots.SnapshotList, call: calls.Call
@@ -268,8 +268,9 @@ class Engine:
         return snapshots.restore(self.home, self._find(params.machine), params)
 
     def fork(self, params: of_snapshots.Fork, call: calls.Call) -> of_snapshots.Forked:
-        made = snapshots.fork(self.home, self._find(params.machine), params, call)
-        return of_snapshots.Forked(tuple(of_snapshots.SnapshotNamed(m.id, m.name) for m in made))
+        made, pause = snapshots.fork(self.home, self._find(params.machine), params, call)
+        named = tuple(of_snapshots.SnapshotNamed(m.id, m.name) for m in made)
+        return of_snapshots.Forked(named, pause)
 
     # ---- images ----
 

@@ -18,6 +18,7 @@ from cove.executor.messages import ExitRecord
 from cove.linux.cgroup import Group
 from cove.plan.ops import Plan
 from cove.store.records import Cause
+from cove.vm.moments import Held
 
 
 @dataclass(slots=True, eq=False)
@@ -31,6 +32,8 @@ class Live:
     group: Group | None = None
     slot: Slot | None = None
     """What was made ahead, until the start took it."""
+    moment: Held | None = None
+    """What a fork begins with, until its start took it; it is the forking verb's."""
     id_range: int = -1
     pid: int = 0
     pidfd: int = -1

@@ -24,6 +24,8 @@ from cove.plan.ops import (
     Op,
     OpenTree,
     Plan,
+    Sethostname,
+    Setns,
     Unshare,
 )
 from cove.plan.vm_ops import Disk, Driver, File, Reseed, Settime, Write
@@ -127,6 +129,36 @@ def plan_guest(
         ),
         machine=whole.machine,
     )
+
+
+def plan_resume(
+    spec: MachineSpec, identity: Identity, files: Mapping[str, str], facts: Facts, *, hostname: str
+) -> Plan:
+    """In a copy of a guest whose machine's processes are frozen: what no two guests may share, and
+    this machine's own limits; then they go on.
+    """
+    files = {**files, "bootid": f"{identity.boot_id}\n"}
+    if identity.machine_id:
+        files["machineid"] = f"{identity.machine_id}\n"
+    why = default("the copy's own name")
+    written = (op for op in _generated(files) if isinstance(op, File))
+    return Plan(
+        host=(
+            *_identity(identity),
+            *written,
+            *_limits(spec.limits, facts),
+            Setns("target", CloneFlags.CLONE_NEWUTS, why=why),
+            Sethostname(hostname, why=why),
+            Write(f"{GROUP}/cgroup.freeze", "0", why=default("all of it is its own now")),
+        ),
+        machine=(),
+    )
+
+
+def plan_settime(time_ns: int) -> Plan:
+    """After a guest was held up."""
+    why = default("the guest's clock stood still")
+    return Plan(host=(Settime(*divmod(time_ns, 10**9), why=why),), machine=())
 
 
 def plan_release() -> Plan:

@@ -91,6 +91,8 @@ class Guest:
     """The guest writes into that file: it is becoming a template."""
     listens: bool = False
     """The control socket is one that QEMU accepts connections on."""
+    resumed: bool = False
+    """A clone of a machine that ran: what it gets of the devices does not say of which machine."""
     acpi: bool = True
     """As the kernel needs it, or for a clone its template's: a machine keeps its shape."""
 
@@ -260,7 +262,13 @@ def _memory(guest: Guest) -> Iterator[Option]:
 def _kernel(guest: Guest, facts: Facts) -> Iterator[Option]:
     kernel = guest.kernel
     if kernel is None:
-        yield Option(("-incoming", "defer"), default("it goes on where the template stood"))
+        if guest.resumed:
+            yield Option(
+                ("-global", "migration.send-configuration=off"),
+                default("what was saved of the devices has no such section"),
+            )
+        stood = "its machine" if guest.resumed else "the template"
+        yield Option(("-incoming", "defer"), default(f"it goes on where {stood} stood"))
         return
     yield Option(
         ("-kernel", f"/proc/self/fd/{kernel.kernel}"),

@@ -260,7 +260,8 @@ class Store(Snapshots):
                     f"cannot create machine: its image {record.spec.image} was removed just now",
                     exit_code=125,
                 )
-            if not self._strata.keys() >= set(record.strata):
+            gone = record.resume and record.resume not in self._snapshots
+            if gone or not self._strata.keys() >= set(record.strata):
                 raise NotFound(
                     f"cannot create machine: snapshot {record.spec.snapshot} was removed just now",
                     exit_code=125,

@@ -95,6 +95,9 @@ def strays(store: Store) -> list[str]:
         key, _, kind = name.partition(".")
         if kind in SOCKETS and KEY_NAME.fullmatch(key) and int(key) not in machines:
             found.append(f"{layout.run}/{name}")
+    snapshots = {snapshot.id for snapshot in store.snapshots()}
+    found += [f"{layout.snapshots}/{name}" for name in os.listdir(layout.snapshots)
+              if name not in snapshots]  # fmt: skip
     kept = {partial_name(blob) for record in store.leftovers() for blob in record.blobs}
     found += [f"{layout.partial}/{name}" for name in os.listdir(layout.partial) if name not in kept]
     return found

@@ -118,6 +118,16 @@ class Layout:
         return f"{self.root}/disks/{image.removeprefix('sha256:')}.erofs"
 
     @property
+    def snapshots(self) -> str:
+        return f"{self.root}/snapshots"
+
+    def snapshot(self, snapshot_id: str) -> str:
+        """Of a virtual machine: ``meta.json``, ``disk``, and of one that ran ``memory`` and
+        ``state``.
+        """
+        return f"{self.root}/snapshots/{snapshot_id}"
+
+    @property
     def templates(self) -> str:
         return f"{self.root}/templates"
 
@@ -166,6 +176,7 @@ class Layout:
             (self.machines, 0o700),
             (self.disks, 0o700),
             (self.templates, 0o700),
+            (self.snapshots, 0o700),
             (self.run, 0o700),
             (self.tmp, 0o700),
         )

@@ -66,6 +66,12 @@ class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Key of its own writable layer; 0: the machine's."""
     snapshot: str = ""
     """Id of the snapshot that it stands on: the last one taken or restored."""
+    disk: int = 0
+    """Of a virtual machine: which of the disks in its directory is its own; another one after each
+    restore.
+    """
+    resume: str = ""
+    """Of a virtual machine: id of the snapshot that its next start goes on from."""
     restoring: str = ""
     """While a restore of a machine that ran is under way: id of the snapshot."""
 
@@ -122,6 +128,8 @@ class SnapshotRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Id of the snapshot that the machine stood on."""
     kind: str = "file system"
     """``disk``, ``disk and memory``: of virtual machines."""
+    pause: float = 0.0
+    """Seconds for which a virtual machine stood still."""
 
 
 class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True):

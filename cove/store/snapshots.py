@@ -75,6 +75,10 @@ class Snapshots:
         with self._lock:
             return find(text, self._snapshots)
 
+    def has_snapshot(self, snapshot_id: str) -> bool:
+        with self._lock:
+            return snapshot_id in self._snapshots
+
     def snapshot_of_image(self, image_id: str) -> SnapshotRecord | None:
         """One that stands on the image, which must stay for it."""
         with self._lock:

@@ -21,6 +21,7 @@ PROTOCOL = 1
 PLAN, RUN_PLAN, READ = 96, 97, 98
 STARTED, FAILED, EXITED, OUTPUT = 16, 17, 18, 65
 HELLO, TAKEN, CLOSE = 112, 120, 121
+ANEW = 101
 
 FIRST = 0x4000_0000
 """A machine's hub counts its channels from 1."""
@@ -84,6 +85,13 @@ class Agent:
             kind, value, channel, data = self._message()
             if (kind, channel) == (OUTPUT, self._channel):
                 return data if value > 0 else None
+
+    def begin_anew(self) -> None:
+        """To a copy of a guest whose channels were held: who was at them is at the other one's."""
+        self._late = time.monotonic() + self._patience
+        self._channel, before = 0, self._channel
+        self._say(ANEW, 0, b"")
+        self._channel = before
 
     def _begin(self) -> None:
         self._late = time.monotonic() + self._patience

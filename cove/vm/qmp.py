@@ -7,6 +7,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import re
 import select
 import socket
 import time
@@ -16,6 +17,8 @@ from typing import Any, Self
 from cove.errors import HostError
 
 LINE_MAX = 1 << 20
+STATE_SET = 21
+"""Number of a set of descriptors that nothing else uses."""
 PATIENCE = 10.0
 """Seconds that QEMU may take for an answer: on a loaded host it is busy translating."""
 SHARED = {"capability": "x-ignore-shared", "state": True}
@@ -149,6 +152,48 @@ def resume(control: Control, state: int) -> None:
     control.send("migrate-incoming", uri="fd:state")
     control.send("cont")
     for command in ("migrate-set-capabilities", "getfd", "migrate-incoming", "cont"):
+        control.answer(command)
+
+
+def stop(control: Control, state: int) -> None:
+    """The guest stands still; what its devices are is written to descriptor ``state``, which is
+    open for writing alone. Its memory, and what it has written to its disks, can be read elsewhere.
+    """
+    control("stop")
+    control("add-fd", fd=state, fdset_id=STATE_SET)
+    try:
+        # For Xen, which keeps the memory itself; x-ignore-shared leaves out no private memory.
+        control("xen-save-devices-state", filename=f"/dev/fdset/{STATE_SET}", live=False)
+    finally:
+        control("remove-fd", fdset_id=STATE_SET)
+
+
+def go_on(control: Control) -> None:
+    control("cont")
+
+
+def ram_address(control: Control, base: int) -> int:
+    """Where in QEMU's own memory the guest's begins. ``base``: where it does in the guest."""
+    said = control("human-monitor-command", command_line=f"gpa2hva {base:#x}")
+    found = re.search(r" is 0x([0-9a-f]{1,16})\s*$", str(said))
+    if found is None:
+        raise HostError("cannot control QEMU: it does not say where its guest's memory is")
+    return int(found[1], 16)
+
+
+def version(control: Control) -> tuple[int, int]:
+    said = control("query-version")
+    number = said.get("qemu") if isinstance(said, dict) else None
+    major, minor = (number.get(part) for part in ("major", "minor")) if number else (0, 0)
+    return (major, minor) if isinstance(major, int) and isinstance(minor, int) else (0, 0)
+
+
+def resume_devices(control: Control, state: int) -> None:
+    """A QEMU that waits, on the memory of a guest that ``stop`` was said to, goes on."""
+    control.send("getfd", fd=state, fdname="state")
+    control.send("migrate-incoming", uri="fd:state")
+    control.send("cont")
+    for command in ("getfd", "migrate-incoming", "cont"):
         control.answer(command)
 
 

@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -82,9 +82,9 @@ def store(layout: Layout, template: Template, memory: int, state: int) -> Templa
         remove_tree(work)
     os.mkdir(work, 0o700)
     try:
-        extents, memory_digest = _copy_out(memory, f"{work}/memory")
+        extents, memory_digest = copy_out(memory, f"{work}/memory")
         data = os.pread(state, STATE_MAX, 0)
-        _write(f"{work}/state", data)
+        write(f"{work}/state", data)
         template = msgspec.structs.replace(
             template,
             extents=extents,
@@ -92,7 +92,7 @@ def store(layout: Layout, template: Template, memory: int, state: int) -> Templa
             state_digest=hashlib.sha256(data).hexdigest(),
             size=sum(length for _, length in extents) + len(data),
         )
-        _write(f"{work}/meta.json", msgspec.json.encode(template))
+        write(f"{work}/meta.json", msgspec.json.encode(template))
         remove(layout, template.key)
         os.rename(work, layout.template(template.key))
     except BaseException:
@@ -114,16 +114,17 @@ def load(layout: Layout, template: Template) -> Loaded:
         os.ftruncate(memory, template.memory)
         state = os.memfd_create("state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         # QEMU, which is nobody in its jail, opens it once more by its descriptor; it is sealed.
-        with _open(f"{directory}/state") as file:
+        with open_file(f"{directory}/state") as file:
             data = file.read(STATE_MAX)
         os.write(state, data)
-        digest = _copy_in(f"{directory}/memory", memory, template)
+        if any(at < 0 or n < 0 or at + n > template.memory for at, n in template.extents):
+            raise _damaged(template, "its record does not fit its memory")
+        digest = copy_in(f"{directory}/memory", memory, template.extents)
         if digest != template.memory_digest:
             raise _damaged(template, "its memory is not what was written")
         if hashlib.sha256(data).hexdigest() != template.state_digest:
             raise _damaged(template, "its state is not what was written")
-        for fd in (memory, state):
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+        seal(memory, state)
     except OSError as error:
         _close(memory, state)
         raise _damaged(template, (error.strerror or "i/o error").lower()) from error
@@ -146,7 +147,7 @@ def find(layout: Layout, key: str) -> Template:
     if not KEY.fullmatch(key):
         raise NotFound(f"cannot find template {key[:64]}: no such template")
     try:
-        with _open(f"{layout.template(key)}/meta.json") as file:
+        with open_file(f"{layout.template(key)}/meta.json") as file:
             template = msgspec.json.decode(file.read(META_MAX), type=Template)
     except FileNotFoundError:
         raise NotFound(f"cannot find template {key}: no such template") from None
@@ -175,7 +176,7 @@ def names(layout: Layout) -> tuple[str, ...]:
 # ---- bytes ----
 
 
-def _holes(fd: int, size: int) -> Iterator[tuple[int, int]]:
+def holes(fd: int, size: int) -> Iterator[tuple[int, int]]:
     """Where a file has data: offset and length."""
     at = 0
     while at < size:
@@ -187,8 +188,9 @@ def _holes(fd: int, size: int) -> Iterator[tuple[int, int]]:
         yield begin, at - begin
 
 
-def _copy_out(memory: int, path: str) -> tuple[tuple[tuple[int, int], ...], str]:
-    digest, extents = hashlib.sha256(), tuple(_holes(memory, os.fstat(memory).st_size))
+def copy_out(memory: int, path: str) -> tuple[tuple[tuple[int, int], ...], str]:
+    """What is not zero of a memory into a new file: where it was, and its digest."""
+    digest, extents = hashlib.sha256(), tuple(holes(memory, os.fstat(memory).st_size))
     with open(path, "xb", opener=_private) as file:
         for begin, length in extents:
             for at in range(begin, begin + length, CHUNK):
@@ -198,17 +200,21 @@ def _copy_out(memory: int, path: str) -> tuple[tuple[tuple[int, int], ...], str]
     return extents, digest.hexdigest()
 
 
-def _copy_in(path: str, memory: int, template: Template) -> str:
+def copy_in(path: str, memory: int, extents: Iterable[tuple[int, int]]) -> str:
+    """The digest of what was there. The caller has checked that it fits."""
     digest = hashlib.sha256()
-    with _open(path) as file:
-        for begin, length in template.extents:
-            if begin < 0 or length < 0 or begin + length > template.memory:
-                raise _damaged(template, "its record does not fit its memory")
+    with open_file(path) as file:
+        for begin, length in extents:
             for at in range(begin, begin + length, CHUNK):
                 data = file.read(min(CHUNK, begin + length - at))
                 digest.update(data)
                 os.pwrite(memory, data, at)
     return digest.hexdigest()
+
+
+def seal(*files: int) -> None:
+    for fd in files:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
 
 
 def _damaged(template: Template, why: str) -> HostError:
@@ -221,11 +227,11 @@ def _close(*fds: int) -> None:
             os.close(fd)
 
 
-def _open(path: str):  # type: ignore[no-untyped-def]
+def open_file(path: str):  # type: ignore[no-untyped-def]
     return open(path, "rb", opener=_no_link)
 
 
-def _write(path: str, data: bytes) -> None:
+def write(path: str, data: bytes) -> None:
     with open(path, "xb", opener=_private) as file:
         file.write(data)
 

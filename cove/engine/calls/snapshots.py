@@ -52,6 +52,8 @@ class SnapshotRemove(msgspec.Struct, frozen=True):
 class SnapshotNamed(msgspec.Struct, frozen=True):
     id: str
     name: str
+    pause: float = 0.0
+    """Seconds for which a virtual machine stood still."""
 
 
 class SnapshotDiff(msgspec.Struct, frozen=True):
@@ -81,6 +83,8 @@ class Restored(msgspec.Struct, frozen=True):
     """The snapshot's name."""
     started: bool
     """It ran, and does again: its command began anew."""
+    goes_on: bool = False
+    """Unless this: its processes are those of the snapshot."""
 
 
 class Fork(msgspec.Struct, frozen=True):
@@ -93,3 +97,5 @@ class Fork(msgspec.Struct, frozen=True):
 
 class Forked(msgspec.Struct, frozen=True):
     machines: tuple[SnapshotNamed, ...]
+    pause: float = 0.0
+    """Seconds for which a virtual machine stood still."""

@@ -149,6 +149,7 @@ def finish(home: Home, live: Live, end: ExitRecord) -> None:
         deadline=0.0,
         started=end.started_ns / 1e9 or record.started,
         finished=end.finished_ns / 1e9 or time.time(),
+        resume="" if end.started_ns or record.started else record.resume,
     )
     if live.session and end.code and live.ctl is not None:
         reason = reason_words(causes.last_line(cause), {"cause": cause})

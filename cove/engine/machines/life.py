@@ -32,8 +32,10 @@ from cove.oci.manifest import Platform, matches, parse_platform
 from cove.planner import argv_of
 from cove.planner.defaults import PIDS, STOP_SIGNAL
 from cove.spec.machine import Limits, MachineSpec
+from cove.spec.resume import check_resumable
 from cove.spec.values import parse_signal
 from cove.store.records import Cause, MachineRecord
+from cove.vm.moments import Held
 
 SETTLED = 1.0
 """Seconds that the record of an ended machine may take to say so."""
@@ -49,6 +51,12 @@ class Ground:
     base: Base
     strata: tuple[int, ...] = ()
     snapshot: str = ""
+    resume: str = ""
+    """Id of the snapshot that a virtual machine goes on from."""
+    moment: Held | None = None
+    """What it goes on from at once."""
+    warm: bool = False
+    """That is memory, too: no other guest serves it."""
 
 
 def ground_of(home: Home, spec: MachineSpec) -> Ground:
@@ -68,7 +76,12 @@ def ground_of(home: Home, spec: MachineSpec) -> Ground:
             f"cannot run snapshot {snapshot.name}: its image {snapshot.spec.image} is gone",
             exit_code=125,
         )
-    return Ground(home.base_of(image), snapshot.strata, snapshot.id)
+    base = home.base_of(image)
+    if snapshot.kind == "file system":
+        return Ground(base, snapshot.strata, snapshot.id)
+    warm = snapshot.kind != "disk"
+    check_resumable(spec, snapshot.spec, snapshot.name, warm=warm, exit_code=125)
+    return Ground(base, (), snapshot.id, snapshot.id, warm=warm)
 
 
 def new_record(
@@ -94,6 +107,7 @@ def new_record(
         argv=argv_of(spec, base.config),
         strata=ground.strata,
         snapshot=ground.snapshot,
+        resume=ground.resume,
     )
 
 
@@ -149,7 +163,9 @@ def run(
     """Create and start with one write: a crash in between leaves a machine that is cleared away."""
     ground = ground or ground_of(home, spec)
     vm = spec.isolation == "vm"
-    slot = home.pool.take(spec, ground.base.config) if vm else home.slots.take()
+    slot: Slot | None = None
+    if not ground.warm:
+        slot = home.pool.take(spec, ground.base.config) if vm else home.slots.take()
     try:
         record = new_record(home, spec, ground, slot=slot)
     except BaseException:
@@ -157,7 +173,7 @@ def run(
             (home.pool if vm else home.slots).put_back(slot)
         raise
     record = msgspec.structs.replace(record, state="running")
-    live = Live(record.key, slot=slot)
+    live = Live(record.key, slot=slot, moment=ground.moment)
     return _begin(home, record, ground.base, live, foreground, partial(_add, home))
 
 
@@ -209,6 +225,8 @@ def _write_start(home: Home, live: Live, record: MachineRecord) -> MachineRecord
             strata=now.strata,
             own=now.own,
             snapshot=now.snapshot,
+            disk=now.disk,
+            resume=now.resume,
             restoring=now.restoring,
         )
         home.store.put_machine(record)

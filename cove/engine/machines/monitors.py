@@ -97,7 +97,7 @@ def _started(home: Home, live: Live, message: Message) -> bool:
         live.pidfd = message.fds[0]
         for fd in message.fds[1:]:
             close_quietly(fd)
-    record = home.update(live.key, pid=message.value, started=time.time())
+    record = home.update(live.key, pid=message.value, started=time.time(), resume="")
     live.started = True  # who waited for that reads the record next
     home.publish("start", record)
     ending.watch_limits(home, live, record)
@@ -119,9 +119,9 @@ def adopt_state(home: Home, live: Live, message: Message) -> bool:
     elif state.state == RUNNING:
         live.started = True
         record = home.record(live.key)
-        if record.pid != message.value or not record.started:
+        if record.pid != message.value or not record.started or record.resume:
             started = record.started or time.time()
-            record = home.update(live.key, pid=message.value, started=started)
+            record = home.update(live.key, pid=message.value, started=started, resume="")
         ending.watch_limits(home, live, record)
     return taken
 

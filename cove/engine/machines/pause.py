@@ -11,7 +11,7 @@ from functools import partial
 
 from cove.engine.home import Home
 from cove.engine.live import Live
-from cove.engine.vms import inside
+from cove.engine.vms import moments
 from cove.errors import Conflict, CoveError, HostError
 from cove.store.records import MachineRecord
 
@@ -63,8 +63,10 @@ def restore(home: Home, record: MachineRecord, live: Live) -> None:
             home.groups.freeze(live.group)
         else:
             home.groups.thaw(live.group)
-            if record.spec.isolation == "vm":  # a commit stopped only those in the guest
-                home.worker.do(partial(inside.thaw, home, live.key))
+            if (
+                record.spec.isolation == "vm"
+            ):  # a commit stopped only those in the guest, a copy all
+                home.worker.do(partial(moments.let_go, home, live.key))
 
 
 def check_not_paused(record: MachineRecord, verb: str) -> None:

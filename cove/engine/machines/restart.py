@@ -25,7 +25,7 @@ def restart(
     """Once it runs again; two restarts of one machine come one after the other. ``restoring``: the
     id of a snapshot that it goes back to meanwhile.
     """
-    _claim(home, record.key, restoring)
+    record = _claim(home, record.key, restoring)
     _carry_out(home, record, timeout, signal_name)
 
 
@@ -52,6 +52,9 @@ def _resume(home: Home, record: MachineRecord) -> None:
 
 
 def _carry_out(home: Home, record: MachineRecord, timeout: int | None, signal_name: str) -> None:
+    live = home.lives.get(record.key)
+    if live is not None and record.restoring and not timeout:
+        live.keeps_disk = False  # another one takes its place
     try:
         life.stop(home, record, timeout, signal_name)
         strata.finish_restore(home, record.key)
@@ -61,15 +64,14 @@ def _carry_out(home: Home, record: MachineRecord, timeout: int | None, signal_na
     home.publish("restart", record)
 
 
-def _claim(home: Home, key: int, restoring: str) -> None:
+def _claim(home: Home, key: int, restoring: str) -> MachineRecord:
     """Write the intention down, once nobody else's is."""
     while True:
         with home.lock:
             if not home.record(key).restarting:
                 if restoring:
                     home.store.find_snapshot(restoring)  # which from here on nobody removes
-                home.update(key, restarting=True, stopping=True, restoring=restoring)
-                return
+                return home.update(key, restarting=True, stopping=True, restoring=restoring)
         home.events.wait_until(lambda: not _is_restarting(home, key))
 
 

@@ -25,6 +25,7 @@ from cove.engine.slots import Slot, end_monitor, listen, open_directory, open_gr
 from cove.engine.vms import virtual
 from cove.engine.vms.clones import start_clone
 from cove.engine.vms.pool import Entry
+from cove.engine.vms.resumed import moment_of, start_resumed
 from cove.errors import CoveError, HostError, NotFound, Unsupported, UsageError
 from cove.executor.messages import Start, StartFlag, Stream, send_start
 from cove.linux.cgroup import Group
@@ -120,6 +121,12 @@ def _hand_over(
             entry = slot if isinstance(slot, Entry) else None
             slot = None
             message = partial(_message, record, foreground=foreground)
+            with moment_of(home, record, live) as held:
+                if held is not None:
+                    virtual.seed_scratch(record, ready["dir"], held.disk)
+                if held is not None and held.shape is not None:
+                    start_resumed(home, record, base, live, held, ready, fds, size, message)
+                    return
             if start_clone(home, record, base, live, entry, ready, fds, size, message):
                 return
             plan = virtual.plan_start(home, record, base, group, ready["dir"], fds, size)

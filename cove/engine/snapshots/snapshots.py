@@ -1,8 +1,8 @@
 """Snapshots: taken, listed, removed, gone back to, and machines begun from them.
 
-What a snapshot is of depends on the machine's isolation. ``_check_kind`` is where that is decided:
-of a container it is the file system (``strata``), and its process starts anew; of a virtual machine
-it is to be disk and memory.
+What a snapshot is of depends on the machine's isolation: of a container it is the file system
+(``strata``), and its process starts anew; of a virtual machine it is the disk, and of one that runs
+its memory (``disks``), with which its processes go on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 
 import msgspec
 
@@ -29,10 +30,11 @@ from cove.engine.calls.snapshots import (
 from cove.engine.home import Home
 from cove.engine.machines import life, restart
 from cove.engine.machines.life import Ground
-from cove.engine.snapshots import strata
+from cove.engine.snapshots import disks, strata
 from cove.engine.visits.visits import settled
 from cove.errors import Conflict, NotFound, Unsupported, UsageError
 from cove.planner import argv_of
+from cove.spec.resume import check_resumable
 from cove.spec.values import parse_name
 from cove.store.records import MachineRecord, SnapshotRecord
 from cove.store.snapshots import pin
@@ -41,13 +43,16 @@ FORKS = 1000
 """At most, in one verb."""
 
 
-def _check_kind(record: MachineRecord, verb: str) -> None:
-    """The seam: another isolation has its own way of being kept."""
-    if record.spec.isolation != "container":
+def _is_vm(record: MachineRecord) -> bool:
+    return record.spec.isolation == "vm"
+
+
+def _check_pause(record: MachineRecord, *, pause: bool) -> None:
+    if _is_vm(record) and not pause:
         raise Unsupported(
-            f"cannot {verb} {record.name}: this cove keeps no snapshots of isolation "
-            f"{record.spec.isolation} yet",
-            origin=f"--isolation {record.spec.isolation}",
+            f"cannot copy {record.name} while it goes on: memory and disk of a virtual machine are "
+            "of one moment",
+            origin="--pause=false",
         )
 
 
@@ -55,7 +60,7 @@ def _check_kind(record: MachineRecord, verb: str) -> None:
 
 
 def create(home: Home, record: MachineRecord, params: SnapshotCreate, call: Call) -> SnapshotRecord:
-    _check_kind(record, "snapshot")
+    _check_pause(record, pause=params.pause)
     name = parse_name(params.name) if params.name else ""
     taken = [other for other in home.store.snapshots() if other.name == name]
     if taken:
@@ -66,10 +71,15 @@ def create(home: Home, record: MachineRecord, params: SnapshotCreate, call: Call
         )
     made: list[SnapshotRecord] = []
 
-    def write(layers: tuple[int, ...]) -> None:
+    def write(
+        layers: tuple[int, ...] = (),
+        own_id: str = "",
+        kind: str = "file system",
+        pause: float = 0.0,
+    ) -> None:
         now = home.record(record.key)
         snapshot = SnapshotRecord(
-            id=secrets.token_hex(32),
+            id=own_id or secrets.token_hex(32),
             name=name or _free_name(now.name, (s.name for s in home.store.snapshots())),
             machine=now.id,
             machine_name=now.name,
@@ -79,12 +89,18 @@ def create(home: Home, record: MachineRecord, params: SnapshotCreate, call: Call
             argv=now.argv or argv_of(now.spec, home.base_of_machine(now).config),
             strata=layers,
             parent=now.snapshot,
+            kind=kind,
+            pause=pause,
         )
         home.store.put_snapshot(snapshot)
         home.update(now.key, snapshot=snapshot.id)
         made[:] = [snapshot]
 
-    strata.take(home, record, call, write, pause=params.pause, what=f"snapshot {record.name}")
+    what = f"snapshot {record.name}"
+    if _is_vm(record):
+        disks.take(home, record, call, partial(write, ()), what=what)
+    else:
+        strata.take(home, record, call, write, pause=params.pause, what=what)
     home.publish("snapshot", record, {"snapshot": made[0].name, "snapshotID": made[0].id})
     return made[0]
 
@@ -128,6 +144,7 @@ def inspect(home: Home, params: SnapshotInspect) -> Snapshot:
 
 def _as_shown(home: Home, records: list[SnapshotRecord], *, sizes: bool) -> tuple[Snapshot, ...]:
     keys = {key for record in records for key in record.strata}
+    own = {r.id: disks.size_of(home, r) if sizes else 0 for r in records}
     size_of = uppers.strata_sizes(home, keys) if sizes else dict.fromkeys(keys, 0)
     machines = home.store.machines()
     users = Counter(key for s in home.store.snapshots() for key in s.strata)
@@ -135,8 +152,8 @@ def _as_shown(home: Home, records: list[SnapshotRecord], *, sizes: bool) -> tupl
     return tuple(
         Snapshot(
             record,
-            size=sum(size_of[key] for key in record.strata),
-            unique=sum(size_of[key] for key in record.strata if users[key] == 1),
+            size=own[record.id] + sum(size_of[key] for key in record.strata),
+            unique=own[record.id] + sum(size_of[key] for key in record.strata if users[key] == 1),
             machines=tuple(m.name for m in machines if m.snapshot == record.id),
         )
         for record in records
@@ -148,10 +165,9 @@ def remove(home: Home, text: str) -> SnapshotRecord:
     with home.lock:
         record = home.store.find_snapshot(text)
         for machine in home.store.machines():
-            if machine.restoring == record.id:
-                raise Conflict(
-                    f"cannot remove snapshot {record.name}: {machine.name} is being restored to it"
-                )
+            if record.id in (machine.restoring, machine.resume):
+                doing = "is being restored to it" if machine.restoring else "is to go on from it"
+                raise Conflict(f"cannot remove snapshot {record.name}: {machine.name} {doing}")
         with home.store.transaction():
             for machine in home.store.machines():
                 if machine.snapshot == record.id:
@@ -162,6 +178,7 @@ def remove(home: Home, text: str) -> SnapshotRecord:
                     home.store.put_snapshot(child)
             home.store.remove_snapshot(record.id)
     uppers.prune(home)
+    disks.remove(home, record)
     names = (record.machine, record.machine_name, record.spec.image)
     home.events.publish("snapshot-rm", names, {"snapshot": record.name, "snapshotID": record.id})
     return record
@@ -171,15 +188,15 @@ def remove(home: Home, text: str) -> SnapshotRecord:
 
 
 def restore(home: Home, record: MachineRecord, params: Restore) -> Restored:
-    _check_kind(record, "restore")
     snapshot = _to_restore(home, record, params.snapshot)
     live = settled(home, record)
     if live is None:
-        strata.switch(home, record, snapshot)
+        (disks if _is_vm(record) else strata).switch(home, record, snapshot)
     else:
         restart.restart(home, record, params.timeout, "", restoring=snapshot.id)
     home.publish("restore", record, {"snapshot": snapshot.name, "snapshotID": snapshot.id})
-    return Restored(record.id, record.name, snapshot.name, live is not None)
+    goes_on = snapshot.kind == "disk and memory"
+    return Restored(record.id, record.name, snapshot.name, live is not None, goes_on)
 
 
 def _to_restore(home: Home, record: MachineRecord, text: str) -> SnapshotRecord:
@@ -199,16 +216,33 @@ def _to_restore(home: Home, record: MachineRecord, text: str) -> SnapshotRecord:
             origin=text,
             hint=f"begin a machine from it: cove run --from-snapshot {snapshot.name}",
         )
+    if _is_vm(record):
+        warm = snapshot.kind != "disk"
+        check_resumable(record.spec, snapshot.spec, snapshot.name, warm=warm)
     return snapshot
 
 
 # ---- forking ----
 
 
-def fork(home: Home, record: MachineRecord, params: Fork, call: Call) -> list[MachineRecord]:
-    """All of them run, or none is there."""
-    _check_kind(record, "fork")
+def fork(
+    home: Home, record: MachineRecord, params: Fork, call: Call
+) -> tuple[list[MachineRecord], float]:
+    """All of them run, or none is there; also for how long a virtual machine stood still."""
+    _check_pause(record, pause=params.pause)
     names = _fork_names(home, record, params)
+    if _is_vm(record):
+        made, pause = disks.fork(home, record, names, call)
+    else:
+        pause = 0.0
+        made = _fork_container(home, record, names, params, call)
+    home.publish("fork", record, {"count": str(len(made)), "forks": ",".join(m.id for m in made)})
+    return made, pause
+
+
+def _fork_container(
+    home: Home, record: MachineRecord, names: list[str], params: Fork, call: Call
+) -> list[MachineRecord]:
     with contextlib.ExitStack() as stack:
         layers: list[int] = []
 
@@ -231,7 +265,6 @@ def fork(home: Home, record: MachineRecord, params: Fork, call: Call) -> list[Ma
             stack.close()
             uppers.prune(home)
             raise
-    home.publish("fork", record, {"count": str(len(made)), "forks": ",".join(m.id for m in made)})
     return made
 
 

@@ -21,6 +21,7 @@ from cove.engine.events import Cancelled
 from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.machines.life import running
+from cove.engine.snapshots import disks
 from cove.engine.visits.commit import frozen
 from cove.engine.visits.visits import settled
 from cove.errors import Conflict, HostError
@@ -199,7 +200,9 @@ def finish_restore(home: Home, key: int) -> None:
     """Of a machine that was stopped for it: what its record says is to be done."""
     record = home.record(key)
     if record.restoring:
-        switch(home, record, home.store.find_snapshot(record.restoring))
+        snapshot = home.store.find_snapshot(record.restoring)
+        one = disks.switch if record.spec.isolation == "vm" else switch
+        one(home, record, snapshot)
 
 
 def _views(home: Home, record: MachineRecord) -> int:

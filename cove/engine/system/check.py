@@ -27,6 +27,7 @@ from cove.store.blobs import Blobs
 from cove.store.gc import KEY_NAME, ROOT_NAME, partial_name
 from cove.store.layout import SOCKETS, VIEWS
 from cove.store.records import ImageRecord, LayerRecord, MachineRecord
+from cove.vm import moments
 
 LOOK_AGAIN = 0.5
 """Seconds between two looks for strays: what is being made now has its record by the second."""
@@ -38,7 +39,7 @@ Mend = Callable[[], str]
 
 def check(home: Home, params: Check) -> Iterator[Checked]:
     """Everything, in order; the last step is ``done``."""
-    for part in (_database, _images, _blobs, _layers, _machines, _strata, _strays):
+    for part in (_database, _images, _blobs, _layers, _machines, _strata, _moments, _strays):
         for step, mend in part(home):
             finding = step.finding
             if finding is not None and params.repair and mend is not None:
@@ -250,6 +251,22 @@ def _strata(home: Home) -> Steps:
                 means="what was written to it is lost: "
                 + ", ".join((*snapshots, *machines)) + " cannot be started",
             )  # fmt: skip
+
+
+def _moments(home: Home) -> Steps:
+    """What snapshots of virtual machines are, byte by byte."""
+    for snapshot in home.store.snapshots():
+        if snapshot.kind == "file system":
+            continue
+        yield Checked("snapshots"), None
+        try:
+            moments.check(home.store.layout.snapshot(snapshot.id), "go on from it")
+        except CoveError as error:
+            if home.store.has_snapshot(snapshot.id):
+                yield _found(
+                    "snapshots", "snapshot", snapshot.name, error.message,
+                    means="no machine can go on from it", hint=f"cove snapshot rm {snapshot.name}",
+                )  # fmt: skip
 
 
 def _lost_upper(home: Home, record: MachineRecord) -> bool:

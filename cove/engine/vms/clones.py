@@ -48,7 +48,7 @@ def start_clone(
         guest = virtual.guest_of(home, record, base, ground.inside, clone=True)
         with Descriptors() as more:
             root = more.mine("root", home.disks.open(home, base))
-            scratch = more.mine("disk", virtual.open_scratch(home, record.spec, ready["dir"]))
+            scratch = more.mine("disk", virtual.open_scratch(home, record, ready["dir"]))
             try:
                 if emulator is not None:
                     qmp.put_disks(emulator.control, root, scratch)
@@ -56,7 +56,7 @@ def start_clone(
                     emulator = _clone(home, record, ground, live, ready, (root, scratch))
                 if emulator is None:
                     return False
-                _hand_over(home, record, live, emulator, guest, ready, fds, size, message)
+                hand_over(home, record, live, emulator, guest, ready, fds, size, message)
             except (CoveError, OSError) as error:
                 emulators.tell(f"clone {record.name}", error)
                 _give_up(home, record, ground, live, spoiled=entry is None)
@@ -68,7 +68,7 @@ def start_clone(
     return True
 
 
-def _hand_over(
+def hand_over(
     home: Home,
     record: MachineRecord,
     live: Live,
@@ -78,14 +78,18 @@ def _hand_over(
     fds: Descriptors,
     size: Size | None,
     message: Callable[[Plan], Start],
+    *,
+    adopt: bool = False,
 ) -> None:
-    """The rest of the plan to the monitor that has run the first part."""
+    """The rest of the plan to the monitor that has run the first part. ``adopt``: what ``guest``
+    says was done, and the machine's program runs.
+    """
     rows, columns = (size.rows, size.columns) if size else (0, 0)
     place = Place(record.key, home.root, rows=rows, columns=columns)
-    plan = live.plan = plan_vm(record.spec, place, emulator.plan, guest)
+    plan = live.plan = plan_vm(record.spec, place, emulator.plan, guest, adopt=adopt)
     with Descriptors() as rest:
         _second(emulator, ready["dir"], rest)
-        rest.mine("guestplan", virtual.memory_of_plan(guest, size))
+        rest.mine("guestplan", virtual.memory_of_plan(None if adopt else guest, size))
         second = Plan((), plan.machine[len(emulator.plan.machine) :])
         send_start(emulator.ctl, message(second), fds | rest)
 

@@ -22,7 +22,7 @@ from cove.engine.descriptors import Descriptors
 from cove.engine.home import Base, Home
 from cove.engine.ranges import range_base
 from cove.engine.slots import open_group
-from cove.engine.vms.ground import CLONE, TEMPLATE, Ground, command
+from cove.engine.vms.ground import CLONE, TEMPLATE, Ground, command, resumed_command
 from cove.engine.vms.virtual import listen_at
 from cove.errors import CoveError, HostError, one_line
 from cove.executor.messages import Kind, Start, StartFlag, receive, send_start
@@ -35,6 +35,7 @@ from cove.planner.jail import JAIL_IMAGE, jail_spec, plan_jail
 from cove.spec.machine import MachineSpec
 from cove.vm import qmp, templates
 from cove.vm.agent import Agent
+from cove.vm.moments import Held
 from cove.vm.templates import Loaded
 
 
@@ -194,6 +195,31 @@ def clone(
     finally:
         os.close(state)
     found.template = template.key
+    return found
+
+
+def resumed(
+    home: Home,
+    where: Where,
+    jail: MachineSpec,
+    facts: Facts,
+    held: Held,
+    disks: tuple[int, int],
+    ctl: socket.socket,
+) -> Emulator:
+    """A guest that goes on where a machine's stood; its processes are frozen."""
+    assert held.shape is not None
+    line = resumed_command(facts, held.shape)
+    given = {"memory": held.memory, "rootdisk": disks[0], "scratch": disks[1]}
+    found = spawn(home, where, jail, line, CLONE, given, facts, ctl)
+    state = qmp.reopened(held.state)
+    try:
+        qmp.resume_devices(found.control, state)
+    except BaseException:
+        found.close()
+        raise
+    finally:
+        os.close(state)
     return found
 
 

@@ -5,6 +5,7 @@ command line, which is made of nothing else but a size and the registers that it
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,6 +23,7 @@ from cove.vm.accel import facts_with_kvm
 from cove.vm.agents import agent_program
 from cove.vm.initrd import initrd_key
 from cove.vm.kernels import Kernels
+from cove.vm.moments import Shape
 from cove.vm.record import Kernel
 
 SOURCES = ("built", "debian", "file", "host")
@@ -172,10 +174,7 @@ def describe(ground: Ground, memory: int, cpus: int, passed: tuple[str, ...]) ->
         console=number["consoleq"],
         qmp=number["qmp"],
         kernel=boot if "kernel" in number else None,
-        disks=(
-            Disk(ROOT_DISK, number["rootdisk"], read_only=True),
-            Disk(SCRATCH_DISK, number["scratch"], read_only=False),
-        ),
+        disks=_disks(number),
         memory_fd=number.get("memory", -1),
         shared="memory" in number and "kernel" in number,
         listens=True,
@@ -187,3 +186,29 @@ def command(ground: Ground, memory: int, cpus: int, passed: tuple[str, ...]) -> 
     """The command line; descriptors in it are those of ``passed``."""
     guest = describe(ground, memory, cpus, passed)
     return (path_of(ground.arch), *argv(plan_qemu(guest, ground.facts)))
+
+
+def resumed_command(facts: Facts, shape: Shape) -> tuple[str, ...]:
+    """Of a clone of a machine that ran, whichever kernel and size would be taken now."""
+    number = {name: 3 + index for index, name in enumerate(CLONE)}
+    guest = Guest(
+        arch=shape.arch,
+        memory=shape.memory,
+        cpus=shape.cpus,
+        agent=number["agentq"],
+        console=number["consoleq"],
+        qmp=number["qmp"],
+        disks=_disks(number),
+        memory_fd=number["memory"],
+        listens=True,
+        resumed=True,
+        acpi=shape.acpi,
+    )
+    return (path_of(shape.arch), *argv(plan_qemu(guest, facts)))
+
+
+def _disks(number: Mapping[str, int]) -> tuple[Disk, ...]:
+    return (
+        Disk(ROOT_DISK, number["rootdisk"], read_only=True),
+        Disk(SCRATCH_DISK, number["scratch"], read_only=False),
+    )

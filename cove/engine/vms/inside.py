@@ -21,6 +21,7 @@ from cove.errors import Conflict, HostError
 from cove.linux.cgroup_driver import Stats
 from cove.linux.processes import Process, parse_process
 from cove.plan import wire
+from cove.plan.ops import Op
 from cove.plan.vm_ops import Write
 from cove.planner.guest import GROUP
 from cove.store.records import MachineRecord
@@ -28,6 +29,7 @@ from cove.store.records import MachineRecord
 HEAD = struct.Struct("<IiII")
 """``struct msg`` of ``init/cove.h``."""
 PLAN, RUN_IT, READ, TAKEN, OUTPUT, EXITED = 96, 97, 98, 120, 65, 18
+HOLD, GO, HELD = 99, 100, 113
 FRAME_MAX = 7680
 BATCH = 15
 """Files that one question asks for: their answers fit where nobody waits for us."""
@@ -90,7 +92,12 @@ def _message(hub: socket.socket, late: float) -> bytes:
 
 def write_file(home: Home, key: int, path: str, value: str) -> None:
     """To a file of the guest's kernel."""
-    plan = wire.encode((Write(path, value, why="the guest's own group"),))
+    run_ops(home, key, (Write(path, value, why="the guest's own group"),))
+
+
+def run_ops(home: Home, key: int, ops: Sequence[Op]) -> None:
+    """By the guest's agent, in the guest itself: what fits into one message."""
+    plan = wire.encode(tuple(ops))
     late = time.monotonic() + PATIENCE
     with _asked(home, key) as hub:
         hub.send(HEAD.pack(PLAN, 0, len(plan), 0) + plan)
@@ -101,6 +108,25 @@ def write_file(home: Home, key: int, path: str, value: str) -> None:
             kind = HEAD.unpack_from(_message(hub, late))[0]
     if kind != EXITED:
         raise HostError("cannot ask the guest: it refuses", exit_code=1)
+
+
+@contextmanager
+def held(home: Home, key: int) -> Iterator[None]:
+    """Nothing is under way between the guest and its hub, and neither says anything. If this daemon
+    is killed meanwhile, they go on.
+    """
+    with socket.socket(fileno=connect_hub(home, key)) as hub:
+        late = time.monotonic() + PATIENCE
+        try:
+            hub.send(HEAD.pack(HOLD, 0, 0, 0))
+            kind = HEAD.unpack_from(_message(hub, late))[0]
+        except OSError as error:
+            raise HostError("cannot hold the guest: it does not answer") from error
+        if kind != HELD:
+            raise HostError("cannot hold the guest: its answer makes no sense")
+        yield
+        with suppress(OSError):
+            hub.send(HEAD.pack(GO, 0, 0, 0))
 
 
 @contextmanager

@@ -29,13 +29,15 @@ from cove.planner import Place
 from cove.planner.defaults import STORAGE
 from cove.planner.guest import Identity, plan_guest, plan_guest_exec
 from cove.planner.jail import jail_spec, plan_jail, plan_vm, plan_vm_exec
-from cove.roots.scratch import make_scratch
+from cove.roots.scratch import copy_sparse, make_scratch
 from cove.spec.machine import ExecSpec, Limits, MachineSpec
 from cove.store.records import MachineRecord
 from cove.vm.kernels import Kernels
 
 RUN = struct.Struct("<IIHH")
 """``struct guest_run`` of ``init/guest.h``: lengths of both parts, rows, columns."""
+
+SEED = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 
 MEBIBYTE = 1 << 20
 MEMORY = 512 * MEBIBYTE
@@ -96,7 +98,7 @@ def plan_start(
     fds.mine("kernel", kernels.open_kernel(ground.kernel))
     fds.mine("initrd", kernels.open_initrd(ground.kernel, program(layout, ground.arch)))
     fds.mine("rootdisk", home.disks.open(home, base))
-    fds.mine("scratch", open_scratch(home, spec, directory))
+    fds.mine("scratch", open_scratch(home, record, directory))
     _channels(home, record.key, fds)
     for name, register in (("emulator", "messages"), ("console", "consolelog"), ("end", "end")):
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
@@ -214,23 +216,53 @@ def _place(
     )
 
 
-def memory_of_plan(guest: Plan, size: Size | None) -> int:
-    host, machine = wire.encode(guest.host), wire.encode(guest.machine)
+def memory_of_plan(guest: Plan | None, size: Size | None) -> int:
+    """None: there is nothing to run, the program does already."""
+    host, machine = b"", b""
+    if guest is not None:
+        host, machine = wire.encode(guest.host), wire.encode(guest.machine)
     rows, columns = (size.rows, size.columns) if size else (0, 0)
     head = RUN.pack(len(host), len(machine), rows, columns)
     return sealed_memory("guest", (head, host, machine))
 
 
-def open_scratch(home: Home, spec: MachineSpec, directory: int) -> int:
+def scratch_name(record: MachineRecord) -> str:
+    """In the machine's directory: another one after each restore."""
+    return f"scratch-{record.disk}" if record.disk else "scratch"
+
+
+def seed_scratch(record: MachineRecord, directory: int, disk: int) -> None:
+    """The machine's disk is to be a copy of this one: whole, or what it was."""
+    target = os.open("seed", SEED, 0o600, dir_fd=directory)
+    try:
+        copy_sparse(disk, target)
+    except BaseException:
+        os.unlink("seed", dir_fd=directory)
+        raise
+    finally:
+        os.close(target)
+    name = scratch_name(record)
+    os.rename("seed", name, src_dir_fd=directory, dst_dir_fd=directory)
+    for other in os.listdir(directory):
+        if other.startswith("scratch") and other != name:
+            os.unlink(other, dir_fd=directory)
+
+
+def open_scratch(home: Home, record: MachineRecord, directory: int) -> int:
     """What the machine wrote at its last run, or an empty disk."""
     try:
-        return os.open("scratch", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(scratch_name(record), flags, dir_fd=directory)
     except FileNotFoundError:
         pass
+    spec = record.spec
     size = spec.limits.storage or STORAGE
     template = home.store.layout.scratch(size, journal=not spec.remove)
     return make_scratch(
-        template, f"/proc/self/fd/{directory}/scratch", size, journal=not spec.remove
+        template,
+        f"/proc/self/fd/{directory}/{scratch_name(record)}",
+        size,
+        journal=not spec.remove,
     )
 
 
