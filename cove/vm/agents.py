@@ -26,12 +26,17 @@ _one_at_a_time = threading.Lock()
 """The second of two starts finds what the first has built."""
 
 
+def is_ready(arch: str, *, directory: str) -> bool:
+    """Nothing has to be built for a guest of ``arch``."""
+    return arch == platform.machine() or stamp_of(f"{directory}/{arch}") == build_stamp()
+
+
 def agent_program(arch: str, *, directory: str, gone: Gone) -> str:
     """The path of the agent for guests of ``arch``; ``directory`` keeps those of other CPUs."""
     if arch == platform.machine():
         return init_program()
     path, mark = f"{directory}/{arch}", build_stamp()
-    if stamp_of(path) == mark:
+    if is_ready(arch, directory=directory):
         return path
     tool = next((f"{s}/{TOOL}" for s in SOURCES if os.path.exists(f"{s}/{TOOL}")), "")
     what = f"cannot make guests for {arch}"

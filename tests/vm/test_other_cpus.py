@@ -109,6 +109,12 @@ def cove(bb_tar: Path, other_tar: Path, other_kernel: Stored) -> Iterator[Cove]:
         driver("image", "import", "--platform", PLATFORM, str(other_tar), "bb")
         give_kernel(driver, other_kernel)
         give_kernel(driver, one_kernel())
+        first = driver(
+            *VM, "bb", "true", timeout=300
+        )  # with Zig it takes the better part of a minute
+        assert first.err.endswith(
+            f"cove: note: the agent of {OTHER} guests is built first, this once\n"
+        )
         yield driver
 
 

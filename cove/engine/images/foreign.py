@@ -13,6 +13,7 @@ from cove.plan.facts import Facts
 from cove.planner.cpus import guest_cpu, refuse_guest
 from cove.planner.foreign import CPUS, foreign_architectures, refuse
 from cove.spec.machine import MachineSpec
+from cove.vm.agents import is_ready
 
 
 def interpreters(
@@ -62,10 +63,20 @@ def notes(home: Home, spec: MachineSpec, call: Call) -> tuple[str, ...]:
     if not said:
         return ()
     check_emulation(spec, image, home.facts)
-    text = f"{spec.image} is emulated: {said}"
+    texts = [f"{spec.image} is emulated: {said}"]
+    if spec.isolation == "vm":
+        texts += _to_be_built(home, guest_cpu(image, home.facts))
     if call.tell is not None:
-        call.tell(f"cove: note: {printable(text)}\n")
-    return (text,)
+        for text in texts:
+            call.tell(f"cove: note: {printable(text)}\n")
+    return tuple(texts)
+
+
+def _to_be_built(home: Home, cpu: str) -> list[str]:
+    """What the first machine of a CPU waits for: seconds, with Zig the better part of a minute."""
+    if is_ready(cpu, directory=home.store.layout.agents):
+        return []
+    return [f"the agent of {cpu} guests is built first, this once"]
 
 
 def emulated_here(facts: Facts) -> tuple[str, ...]:

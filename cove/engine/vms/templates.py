@@ -33,7 +33,7 @@ from cove.vm.templates import Loaded, Template
 HELD = 2
 """Templates whose memory is kept; the least recently used one goes first."""
 FAILURES = 3
-"""After so many in a row none is made any more until the daemon's next start."""
+"""After so many in a row none of that CPU is made any more until the daemon's next start."""
 EMPTY_DISK = 1 << 20
 
 
@@ -41,7 +41,7 @@ class Templates:
     def __init__(self) -> None:
         self._held: dict[str, Loaded] = {}
         self._lock = threading.Lock()
-        self._failures = 0
+        self._failures: dict[str, int] = {}
 
     def close(self) -> None:
         """Gives the memory of all back; on disk they stay."""
@@ -79,14 +79,15 @@ class Templates:
 
     def make(self, home: Home, ground: Ground, memory: int, cpus: int) -> None:
         """For a worker. Those that it replaces, and that no clone can be made of, go."""
-        if self._failures >= FAILURES or self.has(home, ground, memory, cpus):
+        failures = self._failures.get(ground.arch, 0)
+        if failures >= FAILURES or self.has(home, ground, memory, cpus):
             return
         try:
             made = _make(home, ground, memory, cpus)
         except (CoveError, OSError):
-            self._failures += 1
+            self._failures[ground.arch] = failures + 1
             raise
-        self._failures = 0
+        self._failures[ground.arch] = 0
         for old in stored.all_of(home.store.layout):
             same = (old.kernel, old.memory, old.cpus) == (made.kernel, memory, cpus)
             if old.key != made.key and same:
