@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import socket
 import time
@@ -17,6 +16,7 @@ from cove.engine.machines.life import running
 from cove.engine.machines.pause import check_not_paused
 from cove.engine.machines.start import Foreground
 from cove.engine.ranges import range_base
+from cove.engine.slots import open_group
 from cove.engine.vms import virtual
 from cove.errors import Bug, Conflict, CoveError, HostError
 from cove.executor.explain import explain
@@ -64,10 +64,7 @@ def exec_in(
     """Start ``spec`` in the machine; detached: return once it runs."""
     live = running(home, record)
     if live is None or live.pidfd < 0:
-        raise Conflict(
-            f"cannot exec in {record.name}: it is not running",
-            hint=f"start it first: cove start {record.name}",
-        )
+        raise _not_running(record)
     check_not_paused(record, "exec in")
     group = live.group
     assert group is not None
@@ -76,9 +73,11 @@ def exec_in(
             fds["front"] = foreground.session.front
             fds.update(foreground.direct(stdin=spec.stdin_open))
         fds["target"] = live.pidfd
-        if group.directory:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-            fds.mine("cgroup", os.open(group.directory, flags))
+        try:
+            if (cgroup := open_group(group)) >= 0:
+                fds.mine("cgroup", cgroup)
+        except FileNotFoundError as error:  # it ended just now
+            raise _not_running(record) from error
         plan = _plan(home, record, spec, group, foreground, fds)
         session = foreground is not None
         ctl = home.forker.fork()
@@ -95,6 +94,13 @@ def exec_in(
     else:
         home.reactor.watch(ctl.fileno(), partial(_ready, home, extra))
     return extra
+
+
+def _not_running(record: MachineRecord) -> Conflict:
+    return Conflict(
+        f"cannot exec in {record.name}: it is not running",
+        hint=f"start it first: cove start {record.name}",
+    )
 
 
 def _plan(
@@ -148,7 +154,10 @@ def _message(extra: Extra, base: int, foreground: Foreground | None) -> Start:
 
 def _wait_started(home: Home, extra: Extra) -> None:
     while not extra.started and extra.failure is None:
-        message = receive(extra.ctl)
+        try:
+            message = receive(extra.ctl)
+        except ConnectionResetError:
+            message = None
         if message is None:
             _forget(home, extra)
             raise HostError(f"cannot exec in {extra.machine.name}: its monitor ended")
