@@ -32,13 +32,27 @@ class Done(subprocess.CompletedProcess[str]):
 
 
 def wait_until(
-    true: Callable[[], bool], what: str = "what was to come", *, seconds: float = 60
+    true: Callable[[], object], what: str = "what was to come", *, seconds: float = 120
 ) -> None:
     """For what nobody gives an event for: looks again until it is so."""
     late = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < late, f"waited in vain: {what}"
         select.select([], [], [], 0.005)
+
+
+def wait_end(fd: int) -> None:
+    """Of the process of a pidfd, which is closed."""
+    ended = select.select([fd], [], [], 120)[0]
+    os.close(fd)
+    assert ended, "a process does not end"
+
+
+def kill_process(pid: int) -> None:
+    """kill -9, and wait until the kernel has let go of it."""
+    fd = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    wait_end(fd)
 
 
 def front_path() -> Path:
@@ -65,7 +79,7 @@ class Cove:
         code: int | None = 0,
         env: dict[str, str] | None = None,
         cwd: str | Path | None = None,
-        timeout: float = 60,
+        timeout: float = 180,
     ) -> Done:
         """Run a command to its end. ``code``: the exit code it must have (None: any)."""
         data = stdin.encode() if isinstance(stdin, str) else stdin
@@ -106,12 +120,13 @@ class Cove:
         return int((self.root / "run/daemon.pid").read_text())
 
     def kill_daemon(self) -> None:
-        """kill -9, and wait until the kernel has let go of it."""
-        pid = self.daemon_pid()
-        fd = os.pidfd_open(pid)
-        os.kill(pid, signal.SIGKILL)
-        select.select([fd], [], [], 10)
-        os.close(fd)
+        kill_process(self.daemon_pid())
+
+    def stop_daemon(self) -> None:
+        """Its own end, which takes a moment more than the command."""
+        fd = os.pidfd_open(self.daemon_pid())
+        self("daemon", "stop")
+        wait_end(fd)
 
     def post_mortem(self) -> str:
         """The end of the daemon's log and every plan that failed."""
@@ -131,8 +146,7 @@ class Cove:
         with contextlib.suppress(OSError, ValueError):
             fd = os.pidfd_open(self.daemon_pid())
             self("daemon", "stop", code=None)
-            select.select([fd], [], [], 10)
-            os.close(fd)
+            wait_end(fd)
         shutil.rmtree(self.root)
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 NOBODY = "/nonexistent"
 NAMES = ("cove-init", "cove-monitor", "cove-forker")
 """Command lines (first word) of the processes that are ours."""
@@ -126,13 +126,36 @@ def _mounts(scope: str) -> Iterator[str]:
 
 def _cgroups(scope: str) -> Iterator[str]:
     """Groups below our own directories, in every hierarchy."""
-    mine = f"cove-{hashlib.sha256(os.fsencode(scope)).hexdigest()[:8]}" if scope else "cove-*"
+    for top in groups_of(scope):
+        for directory, _, _ in os.walk(top):
+            yield directory
+
+
+def group_name(root: str | os.PathLike[str]) -> str:
+    """Of the group in which a state directory's machines have theirs."""
+    return f"cove-{hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:8]}"
+
+
+def groups_of(root: str | os.PathLike[str]) -> Iterator[Path]:
+    """That group in every hierarchy; "": everybody's."""
     for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
-        if line.partition(" - ")[2].split()[0] not in ("cgroup", "cgroup2"):
-            continue
-        for top in Path(line.split()[4]).glob(mine):
-            for directory, _, _ in os.walk(top):
-                yield directory
+        if line.partition(" - ")[2].split()[0] in ("cgroup", "cgroup2"):
+            yield from Path(line.split()[4]).glob(group_name(root) if root else "cove-*")
+
+
+def left_of(root: Path) -> list[str]:
+    """What exists of a state directory's machines and daemon, the directory itself excepted."""
+    seen = look(root)
+    found = {"mount": seen.mounts, "group": seen.cgroups, "process": seen.processes}
+    return [f"{kind} {text}" for kind, texts in found.items() for text in sorted(texts)]
+
+
+def check_nothing_left(root: Path) -> None:
+    """Kernel work that ends a moment later is waited for."""
+    late = time.monotonic() + PATIENCE
+    while (found := left_of(root)) and time.monotonic() < late:
+        select.select([], [], [], 0.02)
+    assert not found, "left behind:\n  " + "\n  ".join(found)
 
 
 def _fds() -> Iterator[str]:

@@ -168,7 +168,7 @@ def test_no_character_can_be_pushed_into_the_callers_terminal(cove: Cove) -> Non
         done = cove.spawn(
             "run", "--rm", "-i", "bb", "probe", "tiocsti", stdin=follower, stdout=subprocess.PIPE
         )
-        out, _ = done.communicate(timeout=30)
+        out, _ = done.communicate(timeout=60)
         assert out.strip() in {b"ENOTTY", b"EPERM", b"EIO", b"EINVAL"}
     finally:
         os.close(leader)

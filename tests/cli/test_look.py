@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.driver import Cove
+from tests.driver import Cove, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +17,7 @@ def two(cove: Cove) -> Iterator[dict[str, str]]:
         "run", "-d", "--name", "look-up", "-l", "com.example.kind=web", "-m", "64m", "bb",
         "sh", "-c", "echo one; echo two; echo bad >&2; sleep 1000",
     ).out.strip()  # fmt: skip
+    wait_until(lambda: cove("logs", "look-up").err == "bad\n", "all that it says")
     gone = cove("run", "-d", "--name", "look-gone", "bb", "sh", "-c", "exit 3").out.strip()
     cove("wait", "look-gone")
     yield {"look-up": up, "look-gone": gone}

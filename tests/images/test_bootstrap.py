@@ -261,7 +261,7 @@ def test_an_interrupt_ends_the_machine(cove: Cove, tool: None, silent: str) -> N
     with cove.spawn("image", "bootstrap", *words) as running:
         wait_until(lambda: "mmdebstrap" in cove("ps").out, "the machine of mmdebstrap")
         running.send_signal(signal.SIGINT)
-        assert running.wait(20) == 130
+        assert running.wait(60) == 130
     wait_until(lambda: "mmdebstrap" not in cove("ps", "-a").out, "the machine's end")
     assert not bootstrapped(cove)
 

@@ -5,12 +5,9 @@ end: no process, control group, mount or file.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import select
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,34 +17,7 @@ from cove.engine import calls
 from cove.engine.engine import Engine
 from tests.conftest import need, need_root, open_cove
 from tests.driver import Cove, Done, new_cove
-
-PATIENCE = 10.0
-
-
-def left_of(root: Path) -> list[str]:
-    """What exists of a state directory's machines and daemon, the directory itself excepted."""
-    found = []
-    group = f"cove-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        words = line.split()
-        if words[4].startswith(f"{root}/"):
-            found.append(f"mount {words[4]}")
-        if " - cgroup" in line and (Path(words[4]) / group).exists():
-            found.append(f"group {words[4]}/{group}")
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            line = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-            if f"--root {root} " in line or line.endswith(f"--root {root}"):
-                found.append(f"process {entry} {line}")
-    return found
-
-
-def check_nothing_left(root: Path) -> None:
-    """Kernel work that ends a moment later is waited for."""
-    late = time.monotonic() + PATIENCE
-    while (found := left_of(root)) and time.monotonic() < late:
-        select.select([], [], [], 0.02)
-    assert not found, "left behind:\n  " + "\n  ".join(found)
+from tests.leaks import check_nothing_left
 
 
 @contextlib.contextmanager

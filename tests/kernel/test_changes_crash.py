@@ -11,7 +11,7 @@ import pytest
 
 from tests.driver import Cove, wait_until
 from tests.kernel.test_changes import frozen, state
-from tests.kernel.test_walks import STRIDE, Crashing, stop_daemon
+from tests.kernel.test_walks import STRIDE, Crashing
 
 NAME = "walker"
 
@@ -30,7 +30,7 @@ def walk(
     """
     last, steps = 1, 0
     while True:
-        stop_daemon(cove)
+        cove.stop_daemon()
         daemon = Crashing(cove, last, report, verb)
         done = cove(*words, code=None)
         assert done.returncode in (0, 1, 125), done

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
 import shutil
 import sqlite3
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.driver import ROOT, Cove, wait_until
-from tests.kernel.conftest import left_of
+from tests.leaks import groups_of
 
 
 def findings(cove: Cove, *words: str, code: int = 1) -> list[dict[str, Any]]:
@@ -151,9 +150,7 @@ def test_what_nobody_records(fresh_cove: Cove) -> None:
         (cove.root / name).mkdir(parents=True)
     (cove.root / "run/999996.sock").touch()
     (cove.root / "partial/sha256-0").touch()
-    groups = [
-        Path(found.removeprefix("group ")) for found in left_of(cove.root) if "group" in found
-    ]
+    groups = list(groups_of(cove.root))
     for group in groups:
         (group / "999995").mkdir()
     names = {found["Name"]: found for found in findings(cove)}
@@ -181,17 +178,10 @@ def test_a_machine_that_lost_what_it_wrote(fresh_cove: Cove) -> None:
     assert "its writable layer is missing" in found["Problem"]
 
 
-def stop_daemon(cove: Cove) -> None:
-    fd = os.pidfd_open(cove.daemon_pid())
-    cove("daemon", "stop")
-    select.select([fd], [], [], 10)
-    os.close(fd)
-
-
 def test_names_and_layers_without_a_record(fresh_cove: Cove) -> None:
     cove = fresh_cove
     cove("run", "--name", "ran", "bb", "true")
-    stop_daemon(cove)
+    cove.stop_daemon()
     with closing(sqlite3.connect(cove.root / "cove.db")) as db:
         db.execute("DELETE FROM layer")
         db.execute("INSERT INTO tag VALUES ('docker.io/library/lost:latest', 'sha256:00')")
@@ -206,7 +196,7 @@ def test_names_and_layers_without_a_record(fresh_cove: Cove) -> None:
 
 def test_a_truncated_database_is_named_and_left_alone(fresh_cove: Cove) -> None:
     cove = fresh_cove
-    stop_daemon(cove)
+    cove.stop_daemon()
     path = cove.root / "cove.db"
     whole = path.read_bytes()
     os.truncate(path, len(whole) // 2)

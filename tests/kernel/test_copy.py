@@ -357,12 +357,12 @@ def test_a_reader_that_leaves_or_stops_holds_nothing(cove: Cove) -> None:
         os.close(writer)
         assert os.read(reader, 1)
         cove("start", "slow")  # does not wait for it
-        assert stuck.wait(20) != 0
+        assert stuck.wait(60) != 0
         left = cove.spawn("cp", "slow:/", "-", stderr=subprocess.DEVNULL)
         assert left.stdout is not None
         left.stdout.read(1)
         left.stdout.close()
-        assert left.wait(20) == 141
+        assert left.wait(60) == 141
         cove("rm", "-f", "slow")
     finally:
         os.close(reader)

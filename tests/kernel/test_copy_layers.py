@@ -220,7 +220,7 @@ def test_a_killed_daemon_leaves_no_half_image(fresh_cove: Cove, after: int) -> N
         assert cove("run", "--rm", "half", "stat", "-c", "%s", "/big").out == f"{48 << 20}\n"
         cove("rmi", "half")
     assert cove("images", "-aq").out == images
-    wait_until(lambda: not list(parts.glob("layer-*")))
-    assert layers_of(cove) == layers
+    wait_until(lambda: not list(parts.glob("layer-*")), "half a layer to be swept")
+    wait_until(lambda: layers_of(cove) == layers, "no layer without an image")
     cove("commit", "mm", "whole")
     assert cove("run", "--rm", "whole", "stat", "-c", "%s", "/big").out == f"{48 << 20}\n"

@@ -93,7 +93,7 @@ def test_descriptors_that_could_lead_out_are_refused(cove: Cove, path: str, what
     stdin = os.open(path, os.O_RDONLY)
     process = cove.spawn("ps", stdin=stdin)
     os.close(stdin)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 125
     assert f"cove: cannot use standard input: it is {what}\n" in err.decode()
 

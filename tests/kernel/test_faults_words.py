@@ -403,7 +403,7 @@ def test_a_socket_as_standard_output(cove: Cove) -> None:
     theirs.close()
     with ours:
         assert ours.makefile("rb").read() == b"by socket\n"
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     process.communicate()
 
 
@@ -415,7 +415,7 @@ def test_a_full_disk_under_standard_output(cove: Cove, tmp_path: Path) -> None:
         with open(place / "out", "wb") as out:
             words = ("sh", "-c", "head -c 1000000 /dev/zero || exit 6")
             process = cove.spawn("run", "--rm", "bb", *words, stdout=out)
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=60)
         assert process.returncode == 125, err
         assert err.decode().startswith("cove: cannot write the output: no space left on device")
     finally:

@@ -32,7 +32,7 @@ def test_a_kernel_is_whole_or_was_never_there(
             assert line, "it ended before its time"
         fresh_cove.kill_daemon()
         adding.stderr.read()
-        adding.wait(30)
+        adding.wait(60)
     names = fresh_cove("kernel", "ls", "-q").out.split()
     assert "before" in names and set(names) <= {"before", "new"}
     for name in names:
@@ -49,5 +49,5 @@ def test_what_a_killed_daemon_left_is_swept(fresh_cove: Cove) -> None:
     half.mkdir(parents=True)
     (half / "Makefile").write_text("half\n")
     assert fresh_cove("kernel", "ls", "-q").out == ""
-    fresh_cove("daemon", "stop")
+    fresh_cove.stop_daemon()
     assert not half.exists()

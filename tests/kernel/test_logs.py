@@ -99,7 +99,7 @@ def test_no_log(cove: Cove) -> None:
         attached.stdin.flush()
         assert attached.stdout.read(300004) == b"\0" * 300000 + b"end\n"
         assert log_files(cove, "mute") in ({}, {"log": 0})
-        attached.communicate(b"go\n", timeout=20)
+        attached.communicate(b"go\n", timeout=60)
         assert cove.inspect("mute")["HostConfig"]["LogConfig"] == {"Type": "none", "Config": {}}
         assert cove("wait", "mute").out == "0\n"
 
@@ -139,7 +139,7 @@ def test_a_terminal_is_one_stream(cove: Cove) -> None:
 def test_times_stand_where_lines_begin(cove: Cove) -> None:
     script = r"printf 'a\rb'; read x; printf ' still a\nnext\n'; echo err >&2; printf 'open'"
     with machine(cove, "stamps", "sh", "-c", script, flags=("-i",)):
-        cove.spawn("attach", "stamps", stdin=subprocess.PIPE).communicate(b"x\n", timeout=20)
+        cove.spawn("attach", "stamps", stdin=subprocess.PIPE).communicate(b"x\n", timeout=60)
         out, err = said(cove, "-t", "stamps")
         stamp = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z "
         pattern = stamp + rb"a\rb still a\n" + stamp + rb"next\n" + stamp + rb"open"
@@ -158,7 +158,7 @@ def test_since_and_until(cove: Cove) -> None:
             attached.stdin.write(b"x\n")
             attached.stdin.flush()
             wait_until(lambda text=line: text in said(cove, "moments")[0])  # type: ignore[misc]
-        attached.communicate(timeout=20)
+        attached.communicate(timeout=60)
         stamps = [line.split()[0] for line in said(cove, "-t", "moments")[0].decode().splitlines()]
         assert said(cove, "--since", stamps[1], "moments")[0] == b"2\n3\n"
         assert said(cove, "--until", stamps[1], "moments")[0] == b"1\n2\n"
@@ -176,6 +176,7 @@ def test_since_and_until(cove: Cove) -> None:
 
 def test_following_ends_at_the_moment_asked(cove: Cove) -> None:
     with machine(cove, "endless", "sh", "-c", "echo here; sleep 1000"):
+        wait_until(lambda: said(cove, "endless")[0] == b"here\n", "the only line")
         assert said(cove, "-f", "--until", str(time.time() + 1), "endless")[0] == b"here\n"
 
 
@@ -207,7 +208,7 @@ def test_following_goes_on_over_a_restart(cove: Cove) -> None:
         assert follower.stdout.readline() == b"down\n"
         assert follower.stdout.readline() == b"up\n"
         cove("stop", "phoenix")
-        assert follower.communicate(timeout=20)[0] == b"down\n"
+        assert follower.communicate(timeout=60)[0] == b"down\n"
         assert follower.returncode == 0
 
 

@@ -432,7 +432,7 @@ def _running(store: Store, plan: Plan) -> Iterator[int]:
         (child,) = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
         yield int(child)
         run.stdin.close()
-        assert run.wait(timeout=10) == 0
+        assert run.wait(timeout=60) == 0
 
 
 def test_exec_joins_the_machine(store: Store) -> None:
@@ -478,7 +478,7 @@ def test_a_machine_dies_with_its_launcher(store: Store, parts: dict[str, Any]) -
         assert machine is not None
         run.kill()
         try:
-            assert wait_exit(machine, 10)
+            assert wait_exit(machine, 60)
         finally:
             os.close(machine)
 

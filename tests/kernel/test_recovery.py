@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 from pathlib import Path
 
-from tests.driver import Cove, wait_until
-from tests.kernel.conftest import left_of
-
-
-def end(pid: int) -> None:
-    """kill -9, and wait until it is gone."""
-    fd = os.pidfd_open(pid)
-    os.kill(pid, signal.SIGKILL)
-    select.select([fd], [], [], 10)
-    os.close(fd)
+from tests.driver import Cove, kill_process, wait_end, wait_until
+from tests.leaks import left_of
 
 
 def monitor_of(cove: Cove, name: str) -> int:
@@ -35,7 +26,7 @@ def test_machines_outlive_the_daemon(fresh_cove: Cove) -> None:
     assert {k: after[k] for k in ("Status", "Pid")} == {k: before[k] for k in ("Status", "Pid")}
     assert cove("exec", "lives", "cat", "/proc/1/comm").out == "sh\n"
     process = cove.spawn("attach", "lives", stdin=-1)
-    out, _ = process.communicate(b"kill\n", timeout=10)
+    out, _ = process.communicate(b"kill\n", timeout=60)
     assert (out, process.returncode) == (b"after kill\n", 6)
     assert cove("logs", "lives").out == "before\nafter kill\n"
     assert cove.inspect("lives")["State"]["ExitCode"] == 6
@@ -48,7 +39,7 @@ def test_a_foreground_session_outlives_the_daemon(fresh_cove: Cove) -> None:
     )
     assert process.stdout is not None and process.stdout.readline() == b"up\n"
     cove.kill_daemon()
-    process.communicate(b"9\n", timeout=10)
+    process.communicate(b"9\n", timeout=60)
     assert process.returncode == 9
     wait_until(lambda: cove("ps", "-aq").out == "", "the ephemeral machine to be removed")
 
@@ -63,15 +54,14 @@ def test_a_monitor_brings_the_daemon_back(fresh_cove: Cove) -> None:
     assert cove("ps", "--format", "{{.Names}}").out == "watcher\n"
 
 
-def test_a_machine_that_ended_without_a_daemon(fresh_cove: Cove) -> None:
+def test_a_machine_that_ended_without_a_daemon(fresh_cove: Cove, tmp_path: Path) -> None:
     cove = fresh_cove
-    cove("run", "-d", "-i", "--name", "quiet", "bb", "sh", "-c", "sleep 0.2; exit 8")
+    script = "until test -e /go/on; do sleep 0.01; done; exit 8"
+    cove("run", "-d", "--name", "quiet", "-v", f"{tmp_path}:/go", "bb", "sh", "-c", script)
     os.kill(cove.daemon_pid(), signal.SIGSTOP)
-    fd = os.pidfd_open(cove.daemon_pid())
-    wait_until(lambda: bool(list(cove.root.glob("machines/*/exit"))), "an exit record")
-    os.kill(cove.daemon_pid(), signal.SIGKILL)
-    select.select([fd], [], [], 10)
-    os.close(fd)
+    (tmp_path / "on").touch()
+    wait_until(lambda: list(cove.root.glob("machines/*/exit")), "an exit record")
+    cove.kill_daemon()
     state = cove.inspect("quiet")["State"]
     assert (state["Status"], state["ExitCode"]) == ("exited", 8)
 
@@ -80,10 +70,7 @@ def test_a_daemon_that_is_stopped_leaves_machines_running(fresh_cove: Cove) -> N
     cove = fresh_cove
     cove("run", "-d", "--name", "stays", "bb", "sleep", "1000")
     pid = cove.inspect("stays")["State"]["Pid"]
-    fd = os.pidfd_open(cove.daemon_pid())
-    cove("daemon", "stop")
-    select.select([fd], [], [], 10)
-    os.close(fd)
+    cove.stop_daemon()
     assert cove.inspect("stays")["State"]["Pid"] == pid
     cove("stop", "-t", "0", "stays")
 
@@ -92,10 +79,9 @@ def test_a_killed_monitor_ends_its_machine_with_that_reason(fresh_cove: Cove) ->
     cove = fresh_cove
     cove("run", "-d", "--name", "orphan", "bb", "sleep", "1000")
     fd = os.pidfd_open(cove.inspect("orphan")["State"]["Pid"])
-    end(monitor_of(cove, "orphan"))
+    kill_process(monitor_of(cove, "orphan"))
     assert cove("wait", "orphan").out == "137\n"
-    select.select([fd], [], [], 10)
-    os.close(fd)
+    wait_end(fd)
     assert "its monitor ended" in str(cove.inspect("orphan")["State"]["Cause"])
     cove("start", "orphan")
     cove("rm", "-f", "orphan")
@@ -106,11 +92,8 @@ def test_monitor_and_daemon_killed_together(fresh_cove: Cove) -> None:
     cove("run", "-d", "--name", "both", "bb", "sleep", "1000")
     monitor = monitor_of(cove, "both")
     os.kill(cove.daemon_pid(), signal.SIGSTOP)
-    fd = os.pidfd_open(cove.daemon_pid())
-    end(monitor)
-    os.kill(cove.daemon_pid(), signal.SIGKILL)
-    select.select([fd], [], [], 10)
-    os.close(fd)
+    kill_process(monitor)
+    cove.kill_daemon()
     state = cove.inspect("both")["State"]
     assert (state["Status"], state["ExitCode"]) == ("exited", 137)
 
@@ -121,7 +104,7 @@ def test_a_killed_forker_is_replaced(fresh_cove: Cove) -> None:
     children = Path(f"/proc/{daemon}/task/{daemon}/children").read_text().split()
     assert children
     for child in children:
-        end(int(child))
+        kill_process(int(child))
     for _ in range(6):  # more than the monitors that were forked ahead
         cove("run", "--rm", "bb", "true")
 
@@ -148,10 +131,7 @@ def test_what_nobody_records_is_swept(fresh_cove: Cove) -> None:
 def test_the_daemon_gives_everything_back(fresh_cove: Cove) -> None:
     cove = fresh_cove
     cove("run", "--rm", "bb", "true")
-    fd = os.pidfd_open(cove.daemon_pid())
-    cove("daemon", "stop")
-    select.select([fd], [], [], 10)
-    os.close(fd)
+    cove.stop_daemon()
     wait_until(lambda: left_of(cove.root) == [], "groups and processes to go")
     assert [p.name for p in (cove.root / "machines").iterdir()] == []
     assert not list(cove.root.glob("roots/u*")) and not list(cove.root.glob("run/*.sock"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.driver import Cove
+from tests.driver import Cove, wait_until
 from tests.kernel.conftest import Machine, container_only
 
 # ---- exit codes and streams ----
@@ -261,8 +261,11 @@ def test_no_network_but_loopback(machine: Machine) -> None:
 
 @container_only("a guest has a network of its own")
 def test_host_network(machine: Machine) -> None:
-    done = machine("ls", "/sys/class/net", flags=("--network", "host"))
-    assert set(done.out.split()) == set(os.listdir("/sys/class/net"))
+    def same() -> bool:
+        done = machine("ls", "/sys/class/net", flags=("--network", "host"))
+        return set(done.out.split()) == set(os.listdir("/sys/class/net"))
+
+    wait_until(same, "the host's links, which come and go")
 
 
 def test_init_is_pid_1_and_shows_nothing_of_the_host(machine: Machine) -> None:

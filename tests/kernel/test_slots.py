@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import select
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,9 +19,10 @@ from cove.engine.engine import Engine
 from cove.engine.machines import start
 from cove.executor.messages import StartFlag
 from cove.spec.machine import Limits, MachineSpec, Mount, Security
-from tests.driver import Cove
+from tests.driver import Cove, kill_process, wait_until
 from tests.kernel.conftest import open_engine
 from tests.kernel.test_walks import settle
+from tests.leaks import group_name
 
 LIMITS = Limits(memory=64 << 20, pids=50, oom_score_adj=300)
 GRANTED = "grep CapBnd /proc/self/status"
@@ -32,7 +31,11 @@ SPEC = MachineSpec(image="bb", command=("true",))
 
 @pytest.fixture(scope="module")
 def engine(bb_tar: Path) -> Iterator[Engine]:
-    with open_engine(bb_tar) as made:
+    """With more patience than a daemon has, on hosts however busy: who is slow is no failure."""
+    with pytest.MonkeyPatch.context() as patch, open_engine(bb_tar) as made:
+        patch.setattr(slots, "PATIENCE", 60)
+        without_slots(made)
+        made.home.slots.refill()
         yield made
 
 
@@ -229,7 +232,7 @@ def test_a_slot_that_died_is_not_seen(
     waiting = [slot.ctl for slot in engine.home.slots._ready if slot.ctl is not None]
     harm(engine)
     for ctl in waiting:
-        assert select.select([ctl], [], [], 10)[0]
+        assert select.select([ctl], [], [], 60)[0]
     assert run(engine, "echo ran") == "ran\n"
     assert sent == [False]
 
@@ -242,7 +245,7 @@ def test_a_slot_that_dies_at_the_last_moment(
     waiting = [slot.ctl for slot in engine.home.slots._ready if slot.ctl is not None]
     killed_monitors(engine)
     for ctl in waiting:
-        assert select.select([ctl], [], [], 10)[0]
+        assert select.select([ctl], [], [], 60)[0]
     assert run(engine, "echo ran") == "ran\n"
     assert sent == [True, False]
 
@@ -269,7 +272,7 @@ def of_slots(cove: Cove) -> set[Path]:
 
 def waiting_processes(cove: Cove) -> set[int]:
     """The children in groups of this state directory, and their monitors."""
-    group = f"/cove-{hashlib.sha256(os.fsencode(cove.root)).hexdigest()[:8]}/"
+    group = f"/{group_name(cove.root)}/"
     found = set()
     for entry in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -284,20 +287,10 @@ def parent(pid: int) -> int:
 
 def test_a_killed_daemon_leaves_no_slots(fresh_cove: Cove) -> None:
     cove = fresh_cove
-    wait_for(lambda: len(waiting_processes(cove)) == 2 * slots.READY)
+    wait_until(lambda: len(waiting_processes(cove)) == 2 * slots.READY)
     before, processes, daemon = of_slots(cove), waiting_processes(cove), cove.daemon_pid()
     assert len(before) == 3 * slots.READY
-    fd = os.pidfd_open(daemon)
-    os.kill(daemon, signal.SIGKILL)
-    select.select([fd], [], [], 20)
-    os.close(fd)
-    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in processes))
+    kill_process(daemon)
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in processes))
     assert cove("ps", "-aq").out == ""
-    wait_for(lambda: not before & of_slots(cove))
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    late = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < late, "it did not come to pass"
-        select.select([], [], [], 0.01)
+    wait_until(lambda: not before & of_slots(cove))

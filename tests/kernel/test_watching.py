@@ -125,7 +125,7 @@ def test_stats(cove: Cove) -> None:
             "PIDS",
         ]  # fmt: skip
         cells = re.split(r"\s{2,}", row)
-        assert cells[1:3] == ["stats-1", "0.00%"] and cells[-1] == "1"
+        assert cells[1] == "stats-1" and re.fullmatch(r"\d+\.\d\d%", cells[2]) and cells[-1] == "1"
         assert re.fullmatch(r"[\d.]+KiB / 64MiB", cells[3])
         assert cells[5] == "0B / 0B"
         shown = json.loads(cove("stats", "--no-stream", "--format", "json", "stats-1").out)
@@ -158,7 +158,7 @@ def raw_stats(cove: Cove, name: str) -> calls.Stats:
 
 def test_the_numbers_are_the_kernels(cove: Cove) -> None:
     hold = "head -c 20000000 /dev/zero | tail -c 20000000 >/dev/null; while :; do :; done"
-    flags = ("-m", "128m", "--cpus", "0.1")
+    flags = ("-m", "128m", "--cpus", "0.05")
     with running(cove, "stats-3", "sh", "-c", hold, flags=flags):
         wait_until(lambda: raw_stats(cove, "stats-3").throttled > 0, "throttling")
         wait_until(lambda: raw_stats(cove, "stats-3").memory_peak >= 20_000_000, "memory")
@@ -191,7 +191,7 @@ def test_stats_while_machines_come_and_go(cove: Cove) -> None:
         with running(cove, name):
             assert heard(process.stdout.fileno(), name)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == 130  # as Docker's
     assert cove("ps").out  # and nobody else has noticed
 
@@ -199,7 +199,7 @@ def test_stats_while_machines_come_and_go(cove: Cove) -> None:
 def heard(fd: int, text: str) -> bool:
     seen = ""
     while text not in seen:
-        if not select.select([fd], [], [], 20)[0]:
+        if not select.select([fd], [], [], 60)[0]:
             return False
         data = os.read(fd, 65536)
         if not data:
@@ -215,7 +215,7 @@ def test_stats_on_a_terminal_are_drawn_in_place(cove: Cove) -> None:
         os.close(slave)
         assert heard(master, "\x1b[2J\x1b[HMACHINE ID") and heard(master, "\x1b[J\x1b[H")
         process.send_signal(signal.SIGINT)
-        process.wait(10)
+        process.wait(60)
         os.close(master)
 
 
@@ -223,7 +223,7 @@ def test_stats_end_with_the_last_machine_named(cove: Cove) -> None:
     with running(cove, "stats-9"):
         process = cove.spawn("stats", "--format", "{{.Name}}", "stats-9")
         assert process.stdout is not None and heard(process.stdout.fileno(), "stats-9")
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 0
 
 
@@ -252,7 +252,7 @@ def test_events_of_a_life(cove: Cove) -> None:
     ]  # fmt: skip
     assert lines[0].endswith(f"create {machine} (image=bb, k=v w, name=ev-1)")
     died = next(line for line in lines if " die " in line)
-    assert "execDuration=0, exitCode=3, image=bb" in died and "cause=" not in died
+    assert re.search(r"execDuration=\d+, exitCode=3, image=bb", died) and "cause=" not in died
 
 
 def test_events_of_exec(cove: Cove) -> None:
@@ -325,7 +325,7 @@ def test_live_events_until_an_interrupt(cove: Cove) -> None:
         with running(cove, name):
             assert heard(process.stdout.fileno(), f"name={name}")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == 130
 
 

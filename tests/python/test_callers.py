@@ -88,7 +88,7 @@ def test_the_result_arrives_although_the_daemon_was_killed(fresh_cove: Cove) -> 
 
 def test_a_limit_holds_although_the_daemon_was_killed(fresh_cove: Cove) -> None:
     client = package.connect(str(fresh_cove.root))
-    with client.popen("bb", ["sh", "-c", "echo ready; sleep 1000"], timeout=2) as p:
+    with client.popen("bb", ["sh", "-c", "echo ready; sleep 1000"], timeout=5) as p:
         assert next(iter(p)).data == b"ready\n"
         fresh_cove.kill_daemon()
         done = p.wait()
@@ -117,7 +117,7 @@ with cove.{what}:
 
 
 @pytest.mark.parametrize(
-    "what", ["machine('bb', ['sleep', '1000'])", "popen('bb', ['sleep', '9'])"]
+    "what", ["machine('bb', ['sleep', '1000'])", "popen('bb', ['sleep', '1000'])"]
 )
 def test_nothing_outlives_a_caller_that_was_killed(cove: Cove, client: Client, what: str) -> None:
     child = subprocess.Popen(
@@ -128,7 +128,7 @@ def test_nothing_outlives_a_caller_that_was_killed(cove: Cove, client: Client, w
     )
     assert child.stdin and child.stdout
     assert child.stdout.readline() == b"ready\n"
-    assert len(client.machines()) == 1
+    wait_until(lambda: len(client.machines()) == 1, "the machine")
     child.kill()
     child.wait()
     wait_until(lambda: client.machines(all=True) == [], "the end of the machine")
@@ -270,7 +270,7 @@ def test_too_many_for_ones_descriptors_is_said(cove: Cove) -> None:
 import asyncio, cove, cove.aio, resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
 async def main():
-    runs = (cove.aio.run("bb", ["sleep", "0.5"]) for _ in range(100))
+    runs = (cove.aio.run("bb", ["sleep", "2"]) for _ in range(100))
     return await asyncio.gather(*runs, return_exceptions=True)
 found = asyncio.run(main())
 errors = [e for e in found if isinstance(e, BaseException)]
@@ -295,7 +295,7 @@ def test_a_daemon_that_does_not_answer_can_be_left(cove: Cove, tmp_path: Path) -
         child = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
         conn, _ = listener.accept()
         with conn:
-            select.select([conn], [], [], 20)
+            select.select([conn], [], [], 60)
             child.send_signal(signal.SIGINT)
             assert child.stderr
             assert "KeyboardInterrupt" in child.stderr.read()
@@ -354,7 +354,7 @@ def test_a_daemon_that_makes_way_costs_nobody_a_run(fresh_cove: Cove) -> None:
         pid = fresh_cove.daemon_pid()
         fd = os.pidfd_open(pid)
         os.kill(pid, signal.SIGHUP)
-        select.select([fd], [], [], 30)
+        select.select([fd], [], [], 60)
         os.close(fd)
         wait_until(lambda: client.run("bb", ["true"]).ok, "the next daemon")
     over.set()

@@ -103,7 +103,7 @@ def test_processes_that_run_out(client: Client) -> None:
     assert client.run("bb", ["sh", "-c", many], pids=4).reason.kind == "pids"
 
 
-@pytest.mark.parametrize("timeout", [0.3, "300ms"])
+@pytest.mark.parametrize("timeout", [2, "2000ms"])
 def test_time_that_runs_out(client: Client, timeout: float | str) -> None:
     done = client.run("bb", ["sh", "-c", "echo first; sleep 60"], timeout=timeout)
     assert (done.reason.kind, done.exit_code, done.stdout) == ("timeout", 137, b"first\n")

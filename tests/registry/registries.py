@@ -46,31 +46,37 @@ def free_port() -> int:
 def docker_registry(place: Path, auth: str = "") -> Iterator[str]:
     """``HOST:PORT`` of a docker-registry that keeps its images in ``place``."""
     need("docker-registry")
-    port = free_port()
     place.mkdir(exist_ok=True)
     conf = place / "registry.yml"
-    conf.write_text(
-        f"version: 0.1\nlog: {{level: error}}\n"
-        f"storage: {{filesystem: {{rootdirectory: {place}/data}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n{auth}"
-    )
-    with (place / "log").open("wb") as log:
-        child = subprocess.Popen(["docker-registry", "serve", conf], stdout=log, stderr=log)
+    for _ in range(9):  # a port that was free may be somebody's by now
+        port = free_port()
+        conf.write_text(
+            f"version: 0.1\nlog: {{level: error}}\n"
+            f"storage: {{filesystem: {{rootdirectory: {place}/data}}}}\n"
+            f"http: {{addr: '127.0.0.1:{port}'}}\n{auth}"
+        )
+        with (place / "log").open("wb") as log:
+            child = subprocess.Popen(["docker-registry", "serve", conf], stdout=log, stderr=log)
+        if listens(port, child):
+            break
+    else:
+        raise AssertionError(f"docker-registry does not listen: {(place / 'log').read_text()}")
     try:
-        wait_for(port, child)
         yield f"127.0.0.1:{port}"
     finally:
         child.terminate()
         child.wait()
 
 
-def wait_for(port: int, child: subprocess.Popen[bytes]) -> None:
-    def listens() -> bool:
-        assert child.poll() is None, "docker-registry ended"
-        with socket.socket() as sock:
-            return sock.connect_ex(("127.0.0.1", port)) == 0
+def listens(port: int, child: subprocess.Popen[bytes]) -> bool:
+    """Once it does; False: it has ended."""
 
-    wait_until(listens, "docker-registry listens")
+    def answers() -> bool:
+        with socket.socket() as sock:
+            return child.poll() is not None or sock.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(answers, "docker-registry listens")
+    return child.poll() is None
 
 
 def push(source: str, target: str, *options: str) -> None:

@@ -40,7 +40,8 @@ from tests.registry.registries import (
     status,
 )
 
-FAST = Patience(connect=2, read=1, attempts=4, pause=0.01, longest=2)
+FAST = Patience(connect=60, read=60, attempts=4, pause=0.01, longest=2)
+"""On a busy host a registry may be slow: it is not asked twice."""
 FILES = Tar().file("f", os.urandom(400_000)).data()
 
 
@@ -101,6 +102,8 @@ def test_a_registry_that_dies_in_the_middle(
     store: Store, fake: Fake, image: FakeImage, web: str
 ) -> None:
     def die(request: BaseHTTPRequestHandler, data: bytes) -> bool:
+        # Whoever polls a socket keeps it: a close alone would let it listen a moment more.
+        fake.server.socket.shutdown(socket.SHUT_RDWR)
         fake.server.socket.close()
         return cut(1000)(request, data)
 
@@ -114,7 +117,8 @@ def test_a_stalled_blob_is_asked_for_again(
 ) -> None:
     event = threading.Event()
     fake.fault(image.layer, stall(event))
-    assert pull(store, web).fresh
+    hasty = Patience(connect=60, read=2, attempts=4, pause=0.01, longest=2)
+    assert pull_image(store, web, patience=hasty).fresh
     event.set()
     assert blob_requests(fake, image.layer) == ["", "bytes=10-"]
 

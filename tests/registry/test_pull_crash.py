@@ -11,7 +11,7 @@ import pytest
 
 from tests.driver import Cove, wait_until
 from tests.images.tars import Tar
-from tests.kernel.test_walks import Crashing, stop_daemon
+from tests.kernel.test_walks import Crashing
 from tests.registry.registries import Fake, FakeImage
 from tests.registry.test_verbs import fresh
 
@@ -35,7 +35,7 @@ def test_a_daemon_killed_at_any_step_of_a_pull(fresh: Cove, fake: Fake, tmp_path
     )
     web, report = fake.add("walk:1", image), tmp_path / "where"
     fresh("images")
-    stop_daemon(fresh)
+    fresh.stop_daemon()
     last, steps, resumed = 1, 0, 0
     while True:
         daemon = Crashing(fresh, last, report, "cove.image.pulling:_pull")
@@ -56,7 +56,7 @@ def test_a_daemon_killed_at_any_step_of_a_pull(fresh: Cove, fake: Fake, tmp_path
         fresh("rmi", web)
         wait_until(lambda: own_layers(fresh) == [], where)
         assert fresh("image", "prune", "-f").out == "Total reclaimed space: 0B\n", where
-        stop_daemon(fresh)
+        fresh.stop_daemon()
         last += STRIDE
         steps += 1
     fresh("images")  # a daemon that sweeps what the last one was ended in the middle of

@@ -211,13 +211,13 @@ def test_bars_on_a_terminal(fresh: Cove, web: str, bb: FakeImage) -> None:
     os.close(slave)
     shown = b""
     try:
-        while select.select([master], [], [], 20)[0]:
+        while select.select([master], [], [], 60)[0]:
             shown += os.read(master, 65536)
     except OSError:  # the other end is closed
         pass
     finally:
         os.close(master)
-    assert child.wait(20) == 0
+    assert child.wait(60) == 0
     child.stdout, child.stderr = None, None
     for layer in bb.document["layers"]:
         assert layer["digest"][7:19].encode() + b": pull complete" in shown

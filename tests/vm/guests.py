@@ -19,7 +19,7 @@ from cove.planner.qemu import Disk, Guest, Nic, argv, plan_qemu, program
 from cove.planner.qemu import Kernel as Boot
 from tests.vm.conftest import Stored
 
-SECONDS = 60.0
+SECONDS = 300.0
 """Before a test is given up; a guest is ready in two."""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.driver import Cove, wait_until
+from tests.leaks import group_name
 
 VM = ("--isolation", "vm")
 
@@ -26,16 +27,10 @@ def processes_of(cove: Cove, machine: str, directory: Path) -> list[int]:
     """By the group's file, whose place depends on the host's hierarchies."""
     name = directory.name
     for base in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
-        for group in (base / cove_group(cove) / name, base / name):
+        for group in (base / group_name(cove.root) / name, base / name):
             if (group / "cgroup.procs").exists():
                 return [int(word) for word in (group / "cgroup.procs").read_text().split()]
     raise AssertionError(f"no group {name} of {machine}")
-
-
-def cove_group(cove: Cove) -> str:
-    import hashlib
-
-    return f"cove-{hashlib.sha256(os.fsencode(cove.root)).hexdigest()[:8]}"
 
 
 def up(cove: Cove, *words: str, flags: tuple[str, ...] = ()) -> str:

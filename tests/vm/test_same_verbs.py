@@ -162,7 +162,7 @@ class Terminal:
         with contextlib.suppress(OSError):
             while data := os.read(self.ours, 4096):
                 self.heard += data
-        return self.child.wait(30)
+        return self.child.wait(60)
 
     def close(self) -> None:
         self.child.kill()
@@ -248,7 +248,7 @@ def test_kill_wait_and_start_again(cove: Cove, isolation: str) -> None:
         one.exec("sh", "-c", "echo kept > /kept")
         waiting = cove.spawn("wait", one.id)
         cove("kill", one.id)
-        assert waiting.communicate(timeout=30)[0] == b"137\n"
+        assert waiting.communicate(timeout=60)[0] == b"137\n"
         assert one.state()["Cause"] == "killed by SIGKILL (cove kill)"
         cove("start", one.id)
         assert one.exec("cat", "/kept") == "kept\n"

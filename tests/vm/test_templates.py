@@ -5,20 +5,16 @@ share, and what stays behind when something is killed.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import select
 import shutil
-import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import open_cove
-from tests.driver import Cove
-from tests.leaks import leaks
+from tests.driver import Cove, kill_process, wait_until
+from tests.leaks import group_name, leaks
 from tests.vm.conftest import CACHE, Stored
 
 TOLD = """cat /proc/sys/kernel/random/boot_id /etc/machine-id /etc/hostname
@@ -30,7 +26,7 @@ VM = ("run", "--rm", "--vm", "bb")
 def vms(one_stored: Stored, bb_tar: Path) -> Iterator[Cove]:
     """A daemon with a kernel, and with one warm clone at most."""
     with open_cove(bb_tar) as driver:
-        _stop(driver)
+        driver.stop_daemon()
         kernel = one_stored.kernel.name
         shutil.copytree(CACHE / "kernels" / kernel, driver.root / "kernels" / kernel)
         if (CACHE / "kvm.json").exists():  # a trial boot takes ten seconds
@@ -42,37 +38,23 @@ def vms(one_stored: Stored, bb_tar: Path) -> Iterator[Cove]:
         yield driver
 
 
-def _stop(cove: Cove) -> None:
-    fd = os.pidfd_open(cove.daemon_pid())
-    cove("daemon", "stop")
-    assert select.select([fd], [], [], 20)[0], "the daemon does not end"
-    os.close(fd)
-
-
-def _until(true: Callable[[], object], what: str) -> None:
-    late = time.monotonic() + 40
-    while not true():
-        assert time.monotonic() < late, f"waited in vain: {what}"
-        select.select([], [], [], 0.05)
-
-
 def _templates(cove: Cove, column: str = "ID") -> list[str]:
     return cove("template", "ls", "--no-trunc", "--format", f"{{{{.{column}}}}}").out.split()
 
 
 def _wait_warm(cove: Cove) -> None:
-    _until(lambda: "1" in _templates(cove, "Warm"), f"a warm clone\n{cove.post_mortem()}")
+    wait_until(lambda: "1" in _templates(cove, "Warm"), f"a warm clone\n{cove.post_mortem()}")
 
 
 @contextlib.contextmanager
 def _nothing_left(cove: Cove) -> Iterator[None]:
     """Compared where no daemon runs: then nothing waits either."""
-    _stop(cove)
+    cove.stop_daemon()
     with leaks(cove.root):
         cove("ps")
         _wait_warm(cove)
         yield
-        _stop(cove)
+        cove.stop_daemon()
 
 
 def _emulators(cove: Cove) -> dict[int, list[str]]:
@@ -85,13 +67,16 @@ def _emulators(cove: Cove) -> dict[int, list[str]]:
                 groups = Path(f"/proc/{entry}/cgroup").read_text()
             except OSError:
                 continue
-            if "qemu-system" in line[0] and _group(cove) in groups:
+            if "qemu-system" in line[0] and group_name(cove.root) in groups:
                 found[int(entry)] = line
     return found
 
 
-def _group(cove: Cove) -> str:
-    return f"cove-{hashlib.sha256(os.fsencode(os.path.realpath(cove.root))).hexdigest()[:8]}"
+def _waiting(cove: Cove) -> int:
+    """The emulator of the warm clone, once those of machines that have ended are gone."""
+    _wait_warm(cove)
+    wait_until(lambda: len(_emulators(cove)) == 1, "one emulator")
+    return next(iter(_emulators(cove)))
 
 
 def _how(cove: Cove, name: str) -> str:
@@ -101,13 +86,6 @@ def _how(cove: Cove, name: str) -> str:
     lines = [Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in children]
     (line,) = [line for line in lines if b"qemu-system" in line[0]]
     return "clone" if b"-incoming" in line else "boot"
-
-
-def _kill(pid: int) -> None:
-    fd = os.pidfd_open(pid)
-    os.kill(pid, signal.SIGKILL)
-    select.select([fd], [], [], 10)
-    os.close(fd)
 
 
 def test_no_two_clones_are_the_same_machine(vms: Cove) -> None:
@@ -121,9 +99,7 @@ def test_no_two_clones_are_the_same_machine(vms: Cove) -> None:
 
 
 def test_a_start_takes_the_warm_one_then_clones_the_template(vms: Cove) -> None:
-    _wait_warm(vms)
-    waits = set(_emulators(vms))
-    assert len(waits) == 1
+    waits = {_waiting(vms)}
     vms("run", "-d", "--name", "warm", "--vm", "bb", "sleep", "100")
     hub = vms.inspect("warm")["State"]["Pid"]
     mine = {int(pid) for pid in Path(f"/proc/{hub}/task/{hub}/children").read_text().split()}
@@ -144,7 +120,7 @@ def test_a_start_takes_the_warm_one_then_clones_the_template(vms: Cove) -> None:
 def test_a_machine_of_another_size_boots_once_and_is_cloned_then(vms: Cove) -> None:
     vms("run", "-d", "--name", "first", "--vm", "-m", "700m", "bb", "sleep", "100")
     assert _how(vms, "first") == "boot"
-    _until(lambda: len(_templates(vms)) == 2, "a second template")
+    wait_until(lambda: len(_templates(vms)) == 2, "a second template")
     vms("run", "-d", "--name", "second", "--vm", "-m", "700m", "bb", "sleep", "100")
     assert _how(vms, "second") == "clone"
     vms("rm", "-f", "first", "second")
@@ -156,11 +132,11 @@ def test_a_machine_of_another_size_boots_once_and_is_cloned_then(vms: Cove) -> N
 
 def test_a_killed_clone_that_waits_is_no_machines(vms: Cove) -> None:
     with _nothing_left(vms):
-        (pid,) = _emulators(vms)
-        _kill(pid)
+        pid = _waiting(vms)
+        kill_process(pid)
         assert vms(*VM, "echo", "hi").out == "hi\n"
         _wait_warm(vms)
-        _until(lambda: len(_emulators(vms)) == 1, "the killed one's successor")
+        wait_until(lambda: len(_emulators(vms)) == 1, "the killed one's successor")
 
 
 def test_a_killed_emulator_ends_its_machine_and_leaves_nothing(vms: Cove) -> None:
@@ -170,7 +146,7 @@ def test_a_killed_emulator_ends_its_machine_and_leaves_nothing(vms: Cove) -> Non
         (pid,) = {int(p) for p in Path(f"/proc/{hub}/task/{hub}/children").read_text().split()} & {
             *_emulators(vms)
         }
-        _kill(pid)
+        kill_process(pid)
         assert vms("wait", "victim").out.strip() != "0"
         vms("rm", "victim")
         _wait_warm(vms)
@@ -178,10 +154,9 @@ def test_a_killed_emulator_ends_its_machine_and_leaves_nothing(vms: Cove) -> Non
 
 def test_nothing_outlives_a_killed_daemon_but_the_template(vms: Cove) -> None:
     with _nothing_left(vms):
-        before, waits = _templates(vms), list(_emulators(vms))
+        before, pid = _templates(vms), _waiting(vms)
         vms.kill_daemon()
-        for pid in waits:
-            _until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"), "the warm clone's end")  # type: ignore[misc]
+        wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the warm clone's end")
         vms("run", "-d", "--name", "next", "--vm", "bb", "sleep", "100")
         assert _how(vms, "next") == "clone", vms.post_mortem()
         vms.kill_daemon()
@@ -195,36 +170,38 @@ def test_nothing_outlives_a_killed_daemon_but_the_template(vms: Cove) -> None:
 def test_a_daemon_killed_while_it_makes_one_leaves_nothing(vms: Cove, step: str) -> None:
     if step != "cloning":
         vms("template", "rm", *_templates(vms))
-    _stop(vms)
+    vms.stop_daemon()
     with leaks(vms.root):
         vms("ps")
         if step != "cloning":
             vms.spawn(*VM, "true").communicate()
-        _until(lambda: _emulators(vms), "an emulator")
+        wait_until(lambda: _emulators(vms), "an emulator")
         if step == "storing":
-            _until(lambda: list(vms.root.glob("tmp/template-*")) or _templates(vms), "a template")
+            wait_until(
+                lambda: list(vms.root.glob("tmp/template-*")) or _templates(vms), "a template"
+            )
         vms.kill_daemon()
-        _until(lambda: not _emulators(vms), "the end of what was being made")
+        wait_until(lambda: not _emulators(vms), "the end of what was being made")
         vms("ps")
         (_wait_warm(vms) if _templates(vms) else vms(*VM, "true"))
-        _stop(vms)
+        vms.stop_daemon()
     vms(*VM, "true")
     _wait_warm(vms)
 
 
 def test_a_killed_monitor_takes_the_clone_along(vms: Cove) -> None:
     with _nothing_left(vms):
-        (pid,) = _emulators(vms)
+        pid = _waiting(vms)
         jail = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        _kill(int(Path(f"/proc/{jail}/stat").read_text().rpartition(")")[2].split()[1]))
-        _until(lambda: pid not in _emulators(vms), "its end")
+        kill_process(int(Path(f"/proc/{jail}/stat").read_text().rpartition(")")[2].split()[1]))
+        wait_until(lambda: pid not in _emulators(vms), "its end")
         assert vms(*VM, "echo", "hi").out == "hi\n"
         _wait_warm(vms)
 
 
 def test_a_template_that_was_changed_is_not_used(vms: Cove) -> None:
     (key,) = _templates(vms)
-    _stop(vms)
+    vms.stop_daemon()
     path = vms.root / "templates" / key / "memory"
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2)
@@ -235,7 +212,7 @@ def test_a_template_that_was_changed_is_not_used(vms: Cove) -> None:
     vms("run", "-d", "--name", "spoiled", "--vm", "bb", "sleep", "100")
     assert _how(vms, "spoiled") == "boot"
     vms("rm", "-f", "spoiled")
-    _stop(vms)
+    vms.stop_daemon()
     vms.env["COVE_VM_POOL"] = "1"
     vms(*VM, "true")
     _wait_warm(vms)
@@ -245,7 +222,8 @@ def test_a_removed_template_takes_its_clones_along(vms: Cove) -> None:
     _wait_warm(vms)
     (key,) = _templates(vms)
     assert vms("template", "rm", key[:8]).out.strip() == key
-    assert _templates(vms) == [] and not _emulators(vms)
+    assert _templates(vms) == []
+    wait_until(lambda: not _emulators(vms), "the end of its clones")
     done = vms("template", "rm", "nonesuch", code=1)
     assert "cannot remove template nonesuch: no such template" in done.err
     vms("run", "-d", "--name", "after", "--vm", "bb", "sleep", "100")
