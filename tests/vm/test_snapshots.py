@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import open_cove
-from tests.driver import Cove, wait_until
+from tests.driver import Cove, kill_process, wait_until
 from tests.vm.conftest import CACHE, Stored
-from tests.vm.test_templates import _emulators, _kill
+from tests.vm.test_templates import _emulators
 
 NAME = "origin"
 ORACLE = """
@@ -91,7 +91,8 @@ def snapshot(cove: Cove, name: str) -> dict[str, Any]:
 
 def test_processes_live_again_after_everything_was_removed(cove: Cove) -> None:
     said = begin(cove)
-    cove("exec", "-d", NAME, "sh", "-c", "i=0; while true; do i=$((i+1)); echo $i >/count; done")
+    count = "i=0; while true; do i=$((i+1)); echo $i >/c; mv /c /count; done"  # never empty
+    cove("exec", "-d", NAME, "sh", "-c", count)
     wait_until(lambda: cove("exec", NAME, "cat", "/count", code=None).out != "")
     made = cove("snapshot", "create", NAME, "good")
     assert made.out == "good\n"
@@ -200,7 +201,7 @@ def test_an_exec_goes_on_here_and_its_process_in_the_fork(cove: Cove) -> None:
     talk.stdin.flush()
     assert talk.stdout.readline() == b"two\n"
     talk.stdin.close()
-    assert talk.wait(20) == 0
+    assert talk.wait(60) == 0
     talk.stdout.close()
     assert talk.stderr is not None
     talk.stderr.close()
@@ -272,7 +273,7 @@ def test_what_was_changed_is_not_gone_on_with(cove: Cove) -> None:
 def test_a_killed_emulator_is_an_error_and_leaves_nothing(cove: Cove) -> None:
     begin(cove)
     (emulator,) = _emulators(cove)
-    _kill(emulator)
+    kill_process(emulator)
     cove("wait", NAME)
     cove("fork", NAME, "--name", "kid")  # from its disk, as of one that does not run
     assert cove("exec", "kid", "true").err == ""
