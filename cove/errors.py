@@ -5,6 +5,11 @@ Other rooms raise these; only ``cli`` and ``daemon`` show them. Nothing here imp
 
 from __future__ import annotations
 
+NOT_JSON = (ValueError, RecursionError)
+"""What msgspec and json raise for what is damaged or hostile: errors of their own, RecursionError
+for a thousand brackets, UnicodeDecodeError for bytes that are no text.
+"""
+
 
 class CoveError(Exception):
     """An error that names what the user asked for.

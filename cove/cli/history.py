@@ -58,7 +58,7 @@ def row(
 
 def _stamp(moment: float, zone: tzinfo | None) -> str:
     """RFC 3339 in the caller's zone, to the second."""
-    local = datetime.fromtimestamp(moment, zone).astimezone(zone)
+    local = datetime.fromtimestamp(units.moment_of(moment), zone).astimezone(zone)
     return local.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 

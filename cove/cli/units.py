@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, tzinfo
 
+FIRST, LAST = -62_135_424_000.0, 253_402_128_000.0
+"""A day within the years 1 and 9999."""
+
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -63,9 +66,14 @@ def time_zone(environ: Mapping[str, str]) -> tzinfo | None:
         return UTC
 
 
+def moment_of(seconds: float) -> float:
+    """One that every calendar has in every zone: images say of themselves when they were made."""
+    return min(max(seconds, FIRST), LAST)
+
+
 def clock_text(moment: float, zone: tzinfo | None) -> str:
     """``2026-01-31 09:00:00 +0000 UTC``."""
-    local = datetime.fromtimestamp(moment, zone or UTC)
+    local = datetime.fromtimestamp(moment_of(moment), zone or UTC)
     local = local if zone else local.astimezone()
     return local.strftime("%Y-%m-%d %H:%M:%S %z %Z")
 
@@ -74,10 +82,10 @@ def stamp(moment: float) -> str:
     """RFC 3339 with nanoseconds, UTC; Docker's zero time for never."""
     if not moment:
         return "0001-01-01T00:00:00Z"
-    return stamp_ns(int(moment * 1e9))
+    return stamp_ns(int(moment_of(moment) * 1e9))
 
 
 def stamp_ns(nanoseconds: int) -> str:
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    text = datetime.fromtimestamp(moment_of(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{text}.{rest:09d}Z"

@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 ID_PREFIX = re.compile(r"(?:sha256:)?([a-f0-9]{1,64})")
+FULL_ID = re.compile(r"(?:sha256:)?[a-f0-9]{64}")
 HOST_NAMES = (HOST, f"{HOST}:latest", f"{HOST}:built-in")
 """What may be typed for it; the last is how it is listed."""
 _configs: dict[str, ImageConfig] = {}
@@ -45,7 +46,10 @@ def resolve(store: Store, text: str) -> ImageRecord:
     """The image that ``text`` means: ``host``, a name, an id, or the beginning of an id."""
     if text in HOST_NAMES:
         return host.host_image(store)
-    record = _by_name(store, text) or _by_id(store, text)
+    # A whole id is never a name: "sha256:…" as the name in a stranger's archive would be one, too.
+    whole = FULL_ID.fullmatch(text) is not None
+    record = None if whole else _by_name(store, text)
+    record = record or _by_id(store, text)
     if record is None:
         raise NoSuchImage(
             f'cannot find image "{text}": it is not in the local store',

@@ -17,7 +17,15 @@ from functools import partial
 
 import msgspec
 
-from cove.errors import BadArchive, CoveError, HostError, NotFound, Unsupported, UsageError
+from cove.errors import (
+    NOT_JSON,
+    BadArchive,
+    CoveError,
+    HostError,
+    NotFound,
+    Unsupported,
+    UsageError,
+)
 from cove.image import leftovers, pipeline
 from cove.image.implied import fit_chain
 from cove.image.importing import RESERVED
@@ -173,7 +181,7 @@ def insecure_registries(store: Store) -> tuple[str, ...]:
         return ()
     except OSError as error:
         raise HostError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         raise UsageError(
             f"cannot read {path}: {error}",
             hint='write {"insecure": ["registry.example:5000", "10.0.0.0/8"]}',

@@ -6,18 +6,20 @@ and the host. It writes nothing and knows nothing of who asks.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import msgspec
 
-from cove.errors import BadArchive, CoveError, HostError, NotFound, Unsupported
+from cove.errors import NOT_JSON, BadArchive, CoveError, HostError, NotFound, Unsupported
 from cove.oci import digest as digests
+from cove.oci import doubt
 from cove.oci.auth import Challenge, Credentials, parse_challenges
 from cove.oci.config import CONFIG_MAX
 from cove.oci.endpoint import Endpoint
@@ -32,6 +34,8 @@ SCHEMA1 = frozenset(
     }
 )
 ACCEPT = ", ".join((*sorted(MANIFESTS), *sorted(INDEXES)))
+TOKEN = re.compile(r"[!-~]+")
+"""What a header can carry as one word."""
 TOKEN_MAX = 1 << 20
 TAGS_MAX = 4 << 20
 TAG_PAGES = 100
@@ -42,6 +46,10 @@ TOKEN_LIFE = 60.0
 
 class _Tags(msgspec.Struct, frozen=True):
     tags: list[str] | None = None
+
+
+# Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
+_decode_tags = msgspec.json.Decoder(_Tags).decode
 
 
 class Unreachable(HostError):
@@ -157,7 +165,7 @@ class Registry:
         what = f"config {descriptor.digest}"
         if descriptor.size > CONFIG_MAX:
             raise self._wrong(what, f"it is larger than {CONFIG_MAX >> 20} MiB")
-        data = b"".join(self.blob(descriptor))
+        data = bytes(_gathered(self.blob(descriptor)))
         algorithm, _ = digests.parse_digest(descriptor.digest)
         actual = digests.digest_of(data, algorithm=algorithm)
         if actual != descriptor.digest:
@@ -300,16 +308,12 @@ class Registry:
         answer = self._web.get(url, headers, foreign=True)
         if answer.status != 200:
             self._refused(answer, f"token of {urlsplit(realm).netloc}")
-        body = answer.read(TOKEN_MAX)
-        try:
-            found: Any = msgspec.json.decode(body or b"")
-            token = found.get("token") or found.get("access_token")
-            life = float(found.get("expires_in") or TOKEN_LIFE)
-        except (msgspec.MsgspecError, AttributeError, TypeError, ValueError):
-            token, life = "", 0.0
-        if not isinstance(token, str) or not token.isprintable() or not token:
+        found = doubt.json_of(answer.read(TOKEN_MAX) or b"")
+        found = found if isinstance(found, dict) else {}
+        token = found.get("token") or found.get("access_token")
+        if not isinstance(token, str) or not TOKEN.fullmatch(token):
             raise self._wrong(f"token of {urlsplit(realm).netloc}", "it is no token")
-        return token, max(life, TOKEN_LIFE) - 5.0
+        return token, max(doubt.seconds(found.get("expires_in")), TOKEN_LIFE) - 5.0
 
     @property
     def _scope(self) -> str:
@@ -403,19 +407,25 @@ def open_registry(
         web.close()
 
 
+def _gathered(pieces: Iterator[bytes]) -> bytearray:
+    """Of pieces that may be a byte each."""
+    whole = bytearray()
+    for piece in pieces:
+        whole += piece
+    return whole
+
+
 def _schema(data: bytes) -> int:
-    try:
-        found = msgspec.json.decode(data)
-        return int(found.get("schemaVersion") or 0)
-    except (msgspec.MsgspecError, AttributeError, TypeError, ValueError, RecursionError):
-        return 0
+    found = doubt.json_of(data)
+    version = found.get("schemaVersion") if isinstance(found, dict) else 0
+    return version if isinstance(version, int) else 0
 
 
 def _tags(data: bytes) -> list[str] | None:
     """``{"tags": [...]}``, where nothing may be null."""
     try:
-        return msgspec.json.decode(data, type=_Tags).tags or []
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return _decode_tags(data).tags or []
+    except NOT_JSON:
         return None
 
 
@@ -424,7 +434,7 @@ def _next_page(link: str) -> str:
     target, _, relation = link.partition(">")
     if "next" not in relation:
         return ""
-    last = parse_qs(urlsplit(target.strip().removeprefix("<")).query)
+    last = parse_qs(target.strip().removeprefix("<").partition("?")[2].partition("#")[0])
     known: dict[str, object] = {key: last[key][0] for key in ("last", "n") if key in last}
     return f"?{urlencode(known)}" if "last" in known else ""
 
@@ -434,21 +444,24 @@ def _content_range(answer: Answer) -> tuple[int, int | None]:
     unit, _, rest = answer.header("Content-Range").partition(" ")
     span, _, total = rest.partition("/")
     begin = span.partition("-")[0]
-    if unit != "bytes" or not begin.isdigit():
+    first = doubt.number(begin)
+    if unit != "bytes" or first is None:
         return -1, None
-    return int(begin), int(total) if total.isdigit() else None
+    return first, doubt.number(total)
 
 
 def _complaint(answer: Answer) -> str:
     """The registry's own words, short."""
     try:
-        body = answer.read(COMPLAINT_MAX) or b""
-        found: Any = msgspec.json.decode(body)
-        if "errors" in found:
-            first = found["errors"][0]
-            text = f"{first.get('code', '')} {first.get('message', '')}"
-        else:
-            text = str(found.get("details") or found.get("message") or found.get("error") or "")
-    except (Trouble, msgspec.MsgspecError, LookupError, AttributeError, TypeError):
+        found = doubt.json_of(answer.read(COMPLAINT_MAX) or b"")
+    except Trouble:
         return ""
+    if not isinstance(found, dict):
+        return ""
+    errors = found.get("errors")
+    first = errors[0] if isinstance(errors, list) and errors else {}
+    if isinstance(first, dict) and first:
+        text = f"{first.get('code', '')} {first.get('message', '')}"
+    else:
+        text = str(found.get("details") or found.get("message") or found.get("error") or "")
     return " ".join(text.split())[:200]

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
+from cove.oci import doubt
 from cove.oci.endpoint import Endpoint, forbidden, is_loopback
 
 if TYPE_CHECKING:
@@ -69,8 +70,7 @@ class Answer:
 
     @property
     def length(self) -> int | None:
-        text = self.header("Content-Length")
-        return int(text) if text.isascii() and text.isdigit() else None
+        return doubt.number(self.header("Content-Length"))
 
     def pieces(self) -> Iterator[bytes]:
         """The body as it arrives."""
@@ -83,13 +83,13 @@ class Answer:
         if self.length is not None and self.length > limit:
             self.response.close()
             return None
-        data = b""
+        data = bytearray()  # of pieces that may be a byte each
         for piece in self.pieces():
             data += piece
             if len(data) > limit:
                 self.response.close()
                 return None
-        return data
+        return bytes(data)
 
     def finish(self) -> None:
         """Give the connection back where that is cheap."""
@@ -176,9 +176,9 @@ class Web:
 
     def check_place(self, url: str, *, plain: bool) -> None:
         """Whether the registry may name this URL; ``plain``: what led here was plain HTTP."""
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        if parts.scheme not in ("http", "https") or not host:
+        parts = doubt.split(url)
+        host = (parts.hostname or "") if parts is not None else ""
+        if parts is None or parts.scheme not in ("http", "https"):
             raise Trouble("forbidden", host, f'it leads to "{url[:200]}", which is no web address')
         if parts.scheme == "http" and not plain:
             raise Trouble("forbidden", host, f"it leads from https to http, to {parts.netloc}")
@@ -195,7 +195,7 @@ class Web:
             answer = Answer(self._send(url, headers, method, foreign or moved), url, moved)
             if answer.status not in REDIRECTS or not answer.header("Location"):
                 return answer
-            target = urljoin(url, answer.header("Location"))
+            target = doubt.join(url, answer.header("Location"))
             answer.finish()
             self.check_place(target, plain=urlsplit(url).scheme == "http")
             if _place(target) != _place(url):
@@ -348,21 +348,18 @@ def _reason(error: BaseException) -> str:
 
 def _place(url: str) -> tuple[str, str, int]:
     parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    return parts.scheme, parts.hostname or "", port or (443 if parts.scheme == "https" else 80)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return parts.scheme, parts.hostname or "", port
 
 
 def _retry_after(answer: Answer) -> float | None:
     """In seconds. A date is compared with the server's own clock: ours may be wrong."""
     text = answer.header("Retry-After").strip()
-    if text.isascii() and text.isdigit():
-        return float(text)
+    if (asked := doubt.number(text)) is not None:
+        return float(asked)
     try:
         until = email.utils.parsedate_to_datetime(text)
         now = email.utils.parsedate_to_datetime(answer.header("Date"))
         return max(0.0, (until - now).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None

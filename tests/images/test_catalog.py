@@ -94,3 +94,11 @@ def test_a_new_image_takes_the_name_and_the_old_one_stays(store: Store) -> None:
         (old.id, ()),
         ("host", ("host",)),
     ]
+
+
+def test_a_whole_id_is_never_a_name(store: Store) -> None:
+    """An archive may call its image by the id of another one, which somebody trusts."""
+    mine, other = imported(store, "web:1"), imported(store, "other:1", b"2")
+    for name in (mine.id, mine.id.removeprefix("sha256:")):
+        store.tag(f"docker.io/library/{name}", other.id)
+        assert catalog.resolve(store, name) == mine
