@@ -287,7 +287,8 @@ int plan_idle(struct run *run)
 	while (err == -EAGAIN) {
 		if (poll(wait, 2, -1) < 0)
 			continue;
-		if (!wait[1].revents)
+		/* Also when the child has gone: with its order came a front, who is to hear of that. */
+		if (wait[0].revents)
 			return 0;
 		err = sync_take(run, SYNC_EXEC, NULL, NULL);
 	}

@@ -267,6 +267,16 @@ static int ahead(struct monitor *m, struct run *run, struct order *order)
 	return plan_idle(run);
 }
 
+/* What waited has gone. An order may be on its way all the same, and with it a front: no other comes after this. */
+static void order_last(struct monitor *m, struct run *run, struct order *order)
+{
+	struct report why = run->report;
+
+	shutdown(m->ctl, SHUT_RD);
+	order_take(m, run, order);
+	run->report = why;
+}
+
 int monitor_start(struct monitor *m, struct run *run)
 {
 	struct order order;
@@ -276,6 +286,8 @@ int monitor_start(struct monitor *m, struct run *run)
 		err = ahead(m, run, &order);
 		if (!err)
 			err = order_take(m, run, &order);
+		else if (err != -EPIPE)
+			order_last(m, run, &order);
 		if (!err && m->flags & START_AHEAD)
 			err = -EPROTO;
 	}

@@ -30,11 +30,14 @@ from cove.client.session import (
 )
 from cove.client.steps import Ready, Steps
 from cove.client.transport import error_from_json
-from cove.errors import CoveError, HostError
+from cove.errors import NOT_JSON, CoveError, HostError
 from cove.store.records import Cause
 
 ANSWER, ERROR = 67, 68
 INPUT_CHUNK = 32 << 10
+
+# Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
+_cause_of = msgspec.json.Decoder(Cause).decode
 
 
 class Link:
@@ -118,11 +121,11 @@ class Link:
         document = _decoded(data)
         if "error" in document:
             self.failure = error_from_json(document)
-        elif not self.started:
+        elif not self.started and "cause" not in document:
             said = text.decode("utf-8", "replace").strip().removeprefix("cove: ")
             self.failure = CoveError(said or "cannot start the machine", exit_code=code)
         else:
-            self.cause = msgspec.convert(document.get("cause", {"kind": "exit"}), Cause)
+            self.cause = _cause_of(msgspec.json.encode(document.get("cause", {"kind": "exit"})))
             self.code = code
 
     # ---- to the program ----
@@ -178,6 +181,6 @@ class Link:
 def _decoded(data: bytes) -> dict[str, Any]:
     try:
         document = msgspec.json.decode(data) if data else {}
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return {}
     return document if isinstance(document, dict) else {}

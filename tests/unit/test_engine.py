@@ -26,7 +26,7 @@ def test_engine_and_client_speak_of_the_same_protocol() -> None:
 
 
 def ended(code: int = 0, signal: int = 0) -> ExitRecord:
-    return ExitRecord(code, signal, False, 0, 0)
+    return ExitRecord(code, signal, False, 1, 2)
 
 
 @pytest.mark.parametrize(

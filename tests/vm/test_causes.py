@@ -129,3 +129,15 @@ def test_a_jail_whose_first_process_is_killed(cove: Cove) -> None:
     assert state["ExitCode"] == 137
     wait_until(lambda: not Path(f"/proc/{emulator}").exists(), "the emulator is gone")
     cove("rm", machine)
+
+
+def test_a_time_that_is_shorter_than_a_boot(cove: Cove) -> None:
+    """As of a container that runs too long, although its program never began."""
+    done = cove("run", "--rm", *VM, "--timeout", "0.001", "bb", "sleep", "1000", code=137)
+    assert done.err.startswith("cove: timeout: "), done.err
+    cove("run", "-d", "--name", "late", *VM, "--timeout", "0.001", "bb", "sleep", "1000")
+    assert cove("wait", "late").out == "137\n"
+    state = ended(cove, "late")
+    assert (state["Status"], state["ExitCode"]) == ("exited", 137)
+    assert str(state["Cause"]).startswith("timeout: 0.001 s"), state
+    cove("rm", "late")

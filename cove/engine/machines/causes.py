@@ -74,7 +74,10 @@ def cause_of(found: Evidence, limits: Limits) -> Cause:
     """The one cause that explains most; refused system calls are always told along."""
     end = found.exit
     if found.asked == "timeout":
-        return Cause("timeout", f"timeout: it ran longer than {found.timeout:g} s", end.signal)
+        text = f"timeout: it ran longer than {found.timeout:g} s"
+        if not end.started_ns:
+            text = f"timeout: {found.timeout:g} s were over before its program began"
+        return Cause("timeout", text, end.signal)
     if found.asked == "storage":
         text = f"storage limit: it wrote more than {size_text(found.storage)}"
         return Cause("storage", text, end.signal, limit=found.storage)

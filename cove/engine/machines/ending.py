@@ -20,7 +20,7 @@ from cove.engine.live import Live
 from cove.engine.machines import causes, refusals
 from cove.engine.ranges import range_base
 from cove.engine.vms import guests
-from cove.errors import CoveError, error_to_json
+from cove.errors import CoveError, error_to_json, one_line
 from cove.executor.messages import ExitRecord, Kind, Report, send
 from cove.plan import text
 from cove.store.records import Cause, MachineRecord
@@ -153,7 +153,7 @@ def finish(home: Home, live: Live, end: ExitRecord) -> None:
     )
     if live.session and end.code and live.ctl is not None:
         reason = reason_words(causes.last_line(cause), {"cause": cause})
-        tell(live.ctl, Kind.REASON, payload=reason)
+        tell(live.ctl, Kind.REASON, value=end.code, payload=reason)
     live.over = True
     home.publish("die", record, _last_words(record, cause))
 
@@ -234,6 +234,12 @@ def lost(home: Home, live: Live) -> None:
     finish(home, live, live.ended)
 
 
+def never_began(home: Home, live: Live) -> None:
+    """Its time was over before its program ran, as that of a virtual machine that boots may be."""
+    live.ended = ExitRecord(137, signal.SIGKILL, False, 0, time.time_ns())
+    finish(home, live, live.ended)
+
+
 def start_failed(home: Home, live: Live, error: CoveError) -> None:
     """The machine never ran: its record says why, and that it can be started again."""
     live.cause = Cause("start", error.message)
@@ -258,7 +264,7 @@ def keep_plan(home: Home, live: Live, report: Report) -> None:
     part = ("host", "machine")[report.side & 1]
     lines = (
         f"# stopped at op {report.op} of the {part} part: {os.strerror(report.errno)} "
-        f"{report.detail}".rstrip()
+        f"{one_line(report.detail)}".rstrip()
     )
     try:
         with open(home.store.layout.failed_plan(live.key), "w", encoding="utf-8") as file:

@@ -101,6 +101,8 @@ def _started(home: Home, live: Live, message: Message) -> bool:
     live.started = True  # who waited for that reads the record next
     home.publish("start", record)
     ending.watch_limits(home, live, record)
+    if live.asked:  # when there was nobody to be killed yet
+        ending.kill(home, live, live.asked)
     # Not yet: program, monitor and caller want the processors, and most programs end at once.
     home.reactor.after(REFILL, partial(home.worker.do, home.slots.refill))
     return True
@@ -128,6 +130,9 @@ def adopt_state(home: Home, live: Live, message: Message) -> bool:
 
 def _failed(home: Home, live: Live, message: Message) -> None:
     report = decode_report(message.payload)
+    if live.asked == "timeout":
+        ending.never_began(home, live)
+        return
     error = _why(home, live, report)
     ending.keep_plan(home, live, report)
     ending.start_failed(home, live, error)
@@ -144,8 +149,6 @@ def _why(home: Home, live: Live, report: Report) -> CoveError:
             "cannot start machine: its plan stopped while the daemon was away",
             host=f"op {report.op} of the {side} part: {said}".rstrip(),
         )
-    if live.asked == "timeout":
-        return HostError("cannot start the program: the machine's time was over before it began")
     directory = home.store.layout.machine(live.key)
     found = guests.why_no_guest(directory, live.plan, report)
     return explain(live.plan, report) if found is None else found
