@@ -63,6 +63,8 @@ class Live:
     """System calls that seccomp refused, in order."""
     changing: threading.Lock = field(default_factory=threading.Lock)
     """Held by who pauses it or changes its limits."""
+    copied: int = 0
+    """By so many, for whom it stands still; the last of them lets it go on."""
     closers: list[Callable[[], None]] = field(default_factory=list)
     """Watches that end with the machine."""
 

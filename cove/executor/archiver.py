@@ -11,6 +11,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 from cove.errors import BadArchive, Conflict, CoveError, HostError, NotFound, Unsupported, printable
 from cove.executor.explain import GUEST_SIDE, explain
@@ -21,9 +22,24 @@ from cove.plan.ops import Plan
 
 PLAN_FAILED, GUEST_LOST = 125, 137
 PIPE = 1 << 20
-REPORT = re.compile(rb"(guest )?(host|machine) ([0-9]+) \S+ (-?[0-9]+) ?(.*)", re.DOTALL)
+RESULT_MAX = 64 << 20
+"""Of what it says for the daemon's own ears: lists of names that a machine made up."""
+COMPLAINT_MAX = 64 << 10
+REPORT = re.compile(rb"(guest )?(host|machine) ([0-9]{1,9}) \S+ (-?[0-9]{1,9}) ?(.*)", re.DOTALL)
 MISSING, DAMAGED, TRUNCATED, REFUSED, LIMIT, FULL = 2, 3, 4, 5, 6, 7
 """Exit codes, of ``enum verdict`` in ``init/unpack.h``."""
+
+
+class Room(Protocol):
+    """How much may be brought in."""
+
+    most: int
+    """Bytes of an archive of which no part can have a place any more."""
+
+    def check(self, done: int) -> None:
+        """Raises when what came is too much, of which ``done`` bytes have gone in."""
+
+    def full(self) -> CoveError: ...
 
 
 class Archiver:
@@ -33,6 +49,7 @@ class Archiver:
         self._plan, self._child, self._what = plan, child, what
         self._lock = threading.Lock()
         self._stdin = child.stdin
+        self.room: Room | None = None
         self.stopped = threading.Event()
 
     @property
@@ -59,8 +76,14 @@ class Archiver:
 
     def read_result(self) -> bytes:
         """What it says on standard output, to its end."""
-        assert self._child.stdout is not None
-        return self._child.stdout.read()
+        said = _read(self.stdout, RESULT_MAX)
+        if said is None:
+            self.stop()
+            raise Unsupported(
+                f"cannot {self._what}: there is too much to tell: more than {RESULT_MAX >> 20} MiB",
+                exit_code=1,
+            )
+        return said
 
     def finish(self) -> None:
         """Wait for its end, and raise what went wrong. Its standard error has ended only when every
@@ -68,7 +91,10 @@ class Archiver:
         """
         child = self._child
         assert child.stderr is not None
-        complaint = child.stderr.read()
+        complaint = _read(child.stderr.fileno(), COMPLAINT_MAX)
+        if complaint is None:  # cove's own says a line: it is a guest that talks
+            child.kill()
+            complaint = b"it complains without end"
         with self._lock:
             code = child.wait()
         if code:
@@ -88,6 +114,16 @@ class Archiver:
         reason = printable(text) or f"its process ended with {code}"
         kind = _KINDS.get(code, HostError)
         return kind(f"cannot {self._what}: {reason}", exit_code=1)
+
+
+def _read(fd: int, most: int) -> bytes | None:
+    """To its end; None: that is further than ``most``."""
+    data = bytearray()
+    while piece := os.read(fd, PIPE):
+        data += piece
+        if len(data) > most:
+            return None
+    return bytes(data)
 
 
 _KINDS: dict[int, type[CoveError]] = {

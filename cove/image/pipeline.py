@@ -214,7 +214,7 @@ def _checked(
     if not poured.error and poured.diff:
         return poured
     if poured.error == "limit":
-        raise BadArchive(f"cannot unpack {what}: {poured.text}", host=_limits_text())
+        raise TooLarge(f"cannot unpack {what}: {poured.text}", host=_limits_text())
     if poured.error == "system":
         raise system_error(what, poured.errno, poured.text)
     if poured.error == "damaged":
@@ -223,6 +223,10 @@ def _checked(
         raise HostError(f"cannot unpack {what}: its process got signal {-streamer.returncode}")
     complaint = streamer.stderr.read() if streamer.stderr and not streamer.stderr.closed else b""
     raise Bug(f"bug: stream of {what} ended without a result: {complaint[-500:]!r}")
+
+
+class TooLarge(BadArchive):
+    """More came out of it than may."""
 
 
 class NoSpace(HostError):

@@ -21,8 +21,14 @@ class Stopped(Exception):
     """``stopped()`` said so."""
 
 
-def pump(source: int, target: int, stopped: Callable[[], bool]) -> int:
-    """Everything from ``source``, of which or ``target`` one is a pipe; the number of bytes.
+def pump(
+    source: int,
+    target: int,
+    stopped: Callable[[], bool],
+    tell: Callable[[int], None] | None = None,
+) -> int:
+    """Everything from ``source``, of which or ``target`` one is a pipe; the number of bytes, of
+    which ``tell`` hears now and then, and may raise.
 
     BrokenPipeError: nobody reads ``target`` any more.
     """
@@ -53,6 +59,8 @@ def pump(source: int, target: int, stopped: Callable[[], bool]) -> int:
         if not moved:
             return done
         done += moved
+        if tell is not None:
+            tell(done)
 
 
 def _copy(source: int, target: int, *, whole: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +11,7 @@ from cove.engine.home import Home
 from cove.engine.machines.life import running
 from cove.engine.visits.visits import visit_layer
 from cove.engine.vms import inside
-from cove.errors import Unsupported
+from cove.errors import NotFound, Unsupported
 from cove.oci.reference import familiar
 from cove.planner import argv_of
 from cove.store.records import ImageRecord, MachineRecord
@@ -63,12 +64,14 @@ def frozen(home: Home, record: MachineRecord, wanted: bool) -> Iterator[None]:
             yield
         return
     with live.changing:
-        mine = home.record(record.key).state == "running"
-        if mine:
+        if home.record(record.key).state == "running":
             home.groups.freeze(group)
+        live.copied += 1
     try:
         yield
     finally:
-        with live.changing:
-            if mine and record.key in home.lives and home.record(record.key).state == "running":
+        with live.changing, contextlib.suppress(NotFound):  # removed meanwhile
+            live.copied -= 1
+            on = not live.copied and record.key in home.lives
+            if on and home.record(record.key).state == "running":
                 home.groups.thaw(group)

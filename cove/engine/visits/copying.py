@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 
 import msgspec
 
@@ -18,11 +19,18 @@ from cove.engine.calls import (
 )
 from cove.engine.home import Home
 from cove.engine.visits.visits import send_out, take_in, visit, visit_layer
-from cove.errors import BadArchive, NotFound, UsageError, printable
+from cove.errors import NOT_JSON, BadArchive, HostError, NotFound, UsageError, printable
 from cove.store.records import MachineRecord
 
 _copied = msgspec.json.Decoder(Copied).decode
 PATH_MAX = 4095
+KINDS = {b"A": "A", b"C": "C", b"D": "D"}
+_STAT = re.compile(
+    rb"([0-7]{1,7}) ([0-9]{1,18}) (-?[0-9]{1,11}) ([0-9]{1,9}) ([0-7]{1,7})\0"
+    rb"([^\0]*)\0([^\0]*)\0",
+    re.DOTALL,
+)
+"""Mode, size, time in two parts, the target's mode; where a link leads, and where that ends."""
 
 
 def path_info(home: Home, record: MachineRecord, path: bytes, call: Call) -> PathInfo:
@@ -34,8 +42,10 @@ def path_info(home: Home, record: MachineRecord, path: bytes, call: Call) -> Pat
             archiver.finish()
         except NotFound as error:
             raise _missing(record, path) from error
-    head, link, target = said.split(b"\0")[:3]
-    mode, size, seconds, nano, target_mode = head.split()
+    found = _STAT.fullmatch(said)
+    if found is None:
+        raise _nonsense(what)
+    mode, size, seconds, nano, target_mode, link, target = found.groups()
     return PathInfo(
         name=base_name(path),
         mode=int(mode, 8),
@@ -76,7 +86,10 @@ def copy_in(home: Home, record: MachineRecord, params: CopyIn, call: Call) -> Co
                 error.message, hint="what came before it has been copied", exit_code=1
             ) from error
     home.publish("extract-to-dir", record)
-    return _copied(said)
+    try:
+        return _copied(said)
+    except NOT_JSON:
+        raise _nonsense(what) from None
 
 
 def export(home: Home, record: MachineRecord, call: Call) -> None:
@@ -90,8 +103,16 @@ def diff(home: Home, record: MachineRecord, call: Call) -> Changes:
     with visit_layer(home, record, call, "diff", what=f"diff {record.name}") as archiver:
         said = archiver.read_result()
         archiver.finish()
-    found = [Change(line[:1].decode(), line[1:]) for line in said.split(b"\0")[:-1]]
+    lines = said.split(b"\0")[:-1]
+    if not all(line[:1] in KINDS for line in lines):
+        raise _nonsense(f"diff {record.name}")
+    found = [Change(KINDS[line[:1]], line[1:]) for line in lines]
     return Changes(tuple(sorted(found, key=lambda change: change.path)))
+
+
+def _nonsense(what: str) -> HostError:
+    """The archiver of a virtual machine runs in its guest, whose kernel may be anybody's."""
+    return HostError(f"cannot {what}: what the guest says of it makes no sense", exit_code=1)
 
 
 def _check_writable(record: MachineRecord, path: bytes) -> None:

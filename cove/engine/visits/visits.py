@@ -25,6 +25,7 @@ from cove.engine.machines.life import running
 from cove.engine.machines.start import open_binds
 from cove.engine.ranges import range_base
 from cove.engine.slots import open_group
+from cove.engine.visits.room import Room
 from cove.engine.vms import virtual
 from cove.engine.vms.ground import facts_inside
 from cove.errors import BadArchive, Conflict, CoveError
@@ -165,7 +166,11 @@ def _stopped(
             place = replace(place, binds=binds)
             plan = plan_stopped(record.spec, home.facts, place, words, bare=bare)
             with run_archiver(plan, fds, what=what, reads=reads) as archiver:
+                room = Room(home, record)
+                archiver.room = room
                 yield archiver
+                if reads:
+                    room.check_all()
     finally:
         home.store.free_range(guest)
 
@@ -259,22 +264,26 @@ def take_in(archiver: Archiver, call: Call, *, coded: bool = False) -> bytes:
     """The caller's tar into it; what it says in the end."""
     if coded:
         with _decoded(archiver) as target:
-            return _take(archiver, call, target)
-    return _take(archiver, call, archiver.stdin)
+            return _take(archiver, call, target, coded=True)
+    return _take(archiver, call, archiver.stdin, coded=False)
 
 
 @contextmanager
 def _decoded(archiver: Archiver) -> Iterator[int]:
     """A pipe whose bytes arrive in the archiver without their compression."""
-    from cove.image.pipeline import BYTES_MAX, spool
+    from cove.image.pipeline import BYTES_MAX, TooLarge, spool
     from cove.oci.archive import Span
 
     reader, writer = os.pipe2(os.O_CLOEXEC)
     failed: list[CoveError] = []
+    room = archiver.room
 
     def decode() -> None:
         try:
-            spool(Span(reader, -1, -1), archiver.stdin, what="the archive", limit=BYTES_MAX)
+            most = BYTES_MAX if room is None else min(BYTES_MAX, room.most)
+            spool(Span(reader, -1, -1), archiver.stdin, what="the archive", limit=most)
+        except TooLarge as error:
+            failed.append(error if room is None else room.full())
         except CoveError as error:
             failed.append(error)
         finally:
@@ -293,7 +302,7 @@ def _decoded(archiver: Archiver) -> Iterator[int]:
         thread.join()
 
 
-def _take(archiver: Archiver, call: Call, target: int) -> bytes:
+def _take(archiver: Archiver, call: Call, target: int, *, coded: bool) -> bytes:
     def gone() -> bool:
         asked = call.cancelled is not None and call.cancelled.is_set()
         return asked or archiver.stopped.is_set()
@@ -301,14 +310,15 @@ def _take(archiver: Archiver, call: Call, target: int) -> bytes:
     try:
         # It ended before its input did: it says why.
         with suppress(BrokenPipeError, Stopped):
-            pump(call.body, target, gone)
+            plain = None if coded or archiver.room is None else archiver.room.check
+            pump(call.body, target, gone, plain)
         if call.cancelled is not None and call.cancelled.is_set():
             archiver.stop()  # before it takes the end for the end of the archive
     finally:
-        if target == archiver.stdin:
-            archiver.close_stdin()
-        else:
+        if coded:
             os.close(target)
+        else:
+            archiver.close_stdin()
     said = archiver.read_result()
     archiver.finish()
     return said
