@@ -7,6 +7,7 @@ room's.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import select
@@ -14,6 +15,7 @@ import socket
 import stat
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from cove.engine.calls import Session
 from cove.engine.engine import Engine
 from cove.engine.events import Cancel
 from cove.engine.reactor import Reactor, complain
-from cove.errors import Bug, CoveError, UsageError, printable
+from cove.errors import Bug, CoveError, HostError, UsageError, printable
 from cove.executor.messages import HEADER, Kind, Message, Request, decode_request, receive
 
 FRONT_PROTOCOL = 1
@@ -37,6 +39,10 @@ SO_PEERPIDFD = 77
 FIRST_THREADS, IDLE_THREADS, MOST_THREADS = 4, 2, 512
 NULL_DEVICE = os.makedev(1, 3)
 ROLES = ("standard input", "standard output", "standard error")
+
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED)
+SHORTAGE = 0.1
+"""Seconds until a door that could let nobody in opens again."""
 
 PATIENCE = struct.pack("ll", 10, 0)
 """Seconds in which a front must say what it wants."""
@@ -145,6 +151,12 @@ def take_request(conn: socket.socket, fds: list[int]) -> Request | Message:
     except (BlockingIOError, ConnectionError) as error:
         raise Refused(OTHER_PROTOCOL, "the front said nothing\n") from error
     except Bug as error:
+        # Descriptors that no room is left for do not come.
+        if _full():
+            raise HostError(
+                "cannot take the command: the daemon has as many files open as it may",
+                hint="fewer clients at once, or a daemon with more: ulimit -n",
+            ) from error
         raise Refused(OTHER_PROTOCOL, f"{error.message}\n") from error
     if message is None:
         raise Refused(OTHER_PROTOCOL, "the front said nothing\n")
@@ -163,6 +175,16 @@ def take_request(conn: socket.socket, fds: list[int]) -> Request | Message:
         return decode_request(payload)
     except (ValueError, struct.error) as error:
         raise Refused(OTHER_PROTOCOL, f"the front sent {error}\n") from error
+
+
+def _full() -> bool:
+    try:
+        pair = os.dup(0), os.dup(0), os.dup(0), os.dup(0)
+    except OSError:
+        return True
+    for fd in pair:
+        os.close(fd)
+    return False
 
 
 def check_stdio(fds: list[int], terminals: int) -> int:
@@ -227,8 +249,11 @@ class Door:
         while True:
             try:
                 conn, _ = self._listener.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if error.errno not in SHORTAGES:
+                    return
+                time.sleep(SHORTAGE)
+                continue
             with self._lock:
                 self._idle -= 1
                 more = self._idle < IDLE_THREADS and self._threads < MOST_THREADS

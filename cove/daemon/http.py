@@ -7,7 +7,10 @@ Streams are JSON lines; a session upgrades the connection to framed session mess
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
+import re
 import socket
 import tempfile
 import time
@@ -26,12 +29,16 @@ from cove.engine.calls import Call
 from cove.engine.engine import Engine
 from cove.engine.events import Cancel
 from cove.engine.reactor import complain
-from cove.errors import CoveError, NotFound, UsageError, error_to_json
+from cove.errors import Conflict, CoveError, NotFound, UsageError, error_to_json
 
 THREADS = 1024
 """A stream that waits holds one: listeners by the hundred leave room for others."""
 LOOK = 1.0
 """Seconds after which a stream that says nothing finds that its reader has left."""
+LONG = 480
+"""Requests that may go on for as long as somebody likes, of two threads at most each: they leave
+room for those that end them."""
+WAITS = frozenset(("machine.wait",))
 BODY_MAX = 16 << 20
 """Of parameters; bodies of images are streamed."""
 CHUNK = 256 << 10
@@ -57,6 +64,7 @@ class Server:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
         self._loop = asyncio.new_event_loop()
         self._done = asyncio.Event()
+        self._long = 0
 
     def run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -71,7 +79,10 @@ class Server:
     async def _serve(self) -> None:
         application = web.Application(client_max_size=BODY_MAX)
         application.router.add_post(PREFIX + "{verb}", self._answer)
-        runner = web.AppRunner(application, access_log=None, handle_signals=False)
+        # Of clients that go, or send what is no HTTP, aiohttp would write a page each.
+        quiet = logging.getLogger("cove.http")
+        quiet.disabled = True
+        runner = web.AppRunner(application, access_log=None, handle_signals=False, logger=quiet)
         await runner.setup()
         await web.SockSite(runner, self._listener).start()
         await self._done.wait()
@@ -83,28 +94,46 @@ class Server:
             verb = VERBS.get(name)
             if verb is None:
                 raise NotFound(f'cannot carry out "{name}": the daemon has no such verb')
-            if verb.body and not verb.stream:
-                given = request.headers.get("Cove-Params", "{}").encode()
-                method = getattr(self._engine, verb.method)
-                params = parse_params(verb, given)
-                return await streams.with_piped_body(request, self._pool, method, params)
-            if verb.body:
-                return await self._with_body(request, verb)
-            params = parse_params(verb, await request.read())
-            if verb.raw:
-                method = getattr(self._engine, verb.method)
-                return await streams.answer_raw(request, self._pool, method, params)
-            if verb.stream:
-                return await self._stream(request, verb, params, -1)
-            if verb.session and request.headers.get("Upgrade", "") == "cove-session":
-                return await self._session(request, verb, params)
-            return await self._plain(request, verb, params)
+            if verb.body or verb.raw or verb.stream or name in WAITS:
+                with self._lasting():
+                    return await self._carry_out(request, verb)
+            return await self._carry_out(request, verb)
         except CoveError as error:
             return error_answer(error)
         except (asyncio.CancelledError, ConnectionError):
             raise
+        except web.HTTPException as error:  # a body that is too large, or ends too soon
+            return error_answer(UsageError(f"cannot read the request: {error.reason.lower()}"))
         except Exception as error:
             return bug_answer(error)
+
+    @contextlib.contextmanager
+    def _lasting(self) -> Iterator[None]:
+        if self._long >= LONG:
+            raise Conflict(
+                f"cannot begin another one: {LONG} requests that wait or stream are under way"
+            )
+        self._long += 1
+        try:
+            yield
+        finally:
+            self._long -= 1
+
+    async def _carry_out(self, request: web.Request, verb: Verb) -> web.StreamResponse:
+        method = getattr(self._engine, verb.method)
+        if verb.body and not verb.stream:
+            params = parse_params(verb, request.headers.get("Cove-Params", "{}").encode())
+            return await streams.with_piped_body(request, self._pool, method, params)
+        if verb.body:
+            return await self._with_body(request, verb)
+        params = parse_params(verb, await request.read())
+        if verb.raw:
+            return await streams.answer_raw(request, self._pool, method, params)
+        if verb.stream:
+            return await self._stream(request, verb, params, -1)
+        if verb.session and request.headers.get("Upgrade", "") == "cove-session":
+            return await self._session(request, verb, params)
+        return await self._plain(request, verb, params)
 
     async def _plain(self, request: web.Request, verb: Verb, params: Any) -> web.StreamResponse:
         cancel = Cancel()
@@ -197,7 +226,7 @@ def _close(items: Iterator[Any]) -> None:
 
 def terminal_header(text: str) -> tuple[int, int, int]:
     words = text.split()
-    if len(words) != 3 or not all(word.isdigit() for word in words):
+    if len(words) != 3 or not all(re.fullmatch("[0-9]{1,9}", word) for word in words):
         raise UsageError(f'cannot read Cove-Terminal "{text}": not three numbers')
     return int(words[0]) & 7, min(int(words[1]), 65535), min(int(words[2]), 65535)
 

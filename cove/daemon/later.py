@@ -31,8 +31,9 @@ class Api:
         self._engine.home.reactor.forget(self._listener.fileno())
         with self._lock:
             if self._server is not None:
-                self._server.close()
-        self._listener.close()
+                self._server.close()  # and the listener with it
+            else:
+                self._listener.close()
 
     def _wanted(self, events: int) -> None:
         self._engine.home.reactor.forget(self._listener.fileno())

@@ -27,7 +27,6 @@ KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "COVE_DEBUG", "COV
 SWITCH = 1e-4
 """Seconds a busy thread may hold the others up: at Python's 5 ms a start takes 77 ms instead of 4.
 """
-LOG_MAX = 4 << 20
 LAST = 8.0
 """Seconds that commands have to end when a newer daemon wants this one's place (SIGHUP)."""
 LOCKED = 75
@@ -92,6 +91,8 @@ def seal(options: Options) -> dict[str, str]:
 
 def _redirect(root: str) -> None:
     """Output and complaints of the daemon itself: commands have their callers' terminals."""
+    from cove.engine.reactor import LOG_MAX
+
     path = f"{root}/run/daemon.log"
     if not os.path.isdir(f"{root}/run"):
         return

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from cove.client.verbs import VERBS, Verb
-from cove.errors import UsageError
+from cove.errors import NOT_JSON, UsageError
 from cove.spec.check import check_exec, check_machine
 from cove.spec.machine import ExecSpec, MachineSpec
 
@@ -19,7 +19,7 @@ def parse_params(verb: Verb, data: bytes) -> Any:
     """What the command line would have checked is checked here for everybody else."""
     try:
         params = DECODERS[verb.name](data or b"{}")
-    except msgspec.MsgspecError as error:
+    except NOT_JSON as error:
         raise UsageError(f"cannot read the parameters of {verb.name}: {error}") from error
     spec = getattr(params, "spec", None)
     if isinstance(spec, MachineSpec):

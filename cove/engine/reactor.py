@@ -12,6 +12,7 @@ import itertools
 import os
 import queue
 import select
+import stat
 import threading
 import time
 import traceback
@@ -21,12 +22,18 @@ from collections.abc import Callable
 Call = Callable[[], None]
 
 
+LOG_MAX = 4 << 20
+"""Of the daemon's own log."""
+
+
 def complain(where: str) -> None:
     """Write the exception that is being handled to the daemon's own log, which may be on a full
     disk.
     """
     text = f"cove: bug: in {where}\n{traceback.format_exc()}"
     try:
+        if stat.S_ISREG((log := os.fstat(2)).st_mode) and log.st_size > LOG_MAX:
+            os.ftruncate(2, 0)  # who makes it complain again and again must not fill the disk
         os.write(2, text.encode("utf-8", "replace"))
     except OSError:
         pass

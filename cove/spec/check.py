@@ -215,6 +215,9 @@ def _mounts(spec: MachineSpec) -> Iterator[CoveError]:
         seen[mount.target] = origin
         if mount.type == "volume":
             yield _no_volumes(mount.source, origin, mount.target)
+        if mount.type == "image":
+            yield Unsupported(f"cannot mount an image on {mount.target}: cove has no such mounts",
+                              origin=origin)  # fmt: skip
         if mount.type == "bind" and not mount.source.startswith("/"):
             yield UsageError(
                 f'cannot mount "{mount.source}": the source is not an absolute path', origin=origin
