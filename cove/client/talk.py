@@ -12,6 +12,7 @@ import errno
 import os
 import select
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -247,13 +248,16 @@ def _no_socket(root: str, error: OSError) -> CoveError:
 
 
 _DECODERS: dict[Any, Callable[[bytes], Any]] = {}
+_making = threading.Lock()
+"""msgspec crashes when two threads make one type's decoder at once."""
 
 
 def _decoder(kind: Any) -> Callable[[bytes], Any]:
-    found = _DECODERS.get(kind)
-    if found is None:
-        found = _DECODERS[kind] = partial(_decode, msgspec.json.Decoder(kind).decode)
-    return found
+    with _making:
+        found = _DECODERS.get(kind)
+        if found is None:
+            found = _DECODERS[kind] = partial(_decode, msgspec.json.Decoder(kind).decode)
+        return found
 
 
 def _decode(read: Callable[[bytes], Any], document: bytes) -> Any:

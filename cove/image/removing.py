@@ -6,6 +6,8 @@ image that a machine is made of keeps its layers whatever is asked.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -201,6 +203,9 @@ def _collect(store: Store, record: ImageRecord, untagged: tuple[str, ...]) -> Re
         for digest in (record.id, record.manifest):
             if digest and digest not in needed:
                 blobs.remove(digest)
+        if record.id not in {image.id for image in images}:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(store.layout.disk(record.id))
     catalog.forget(record.id)
     gone = drop_unused(store, reversed(record.layers))
     plain = (layer.partition("+")[0] for layer in record.layers)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import threading
 
 from cove.errors import HostError
 
@@ -29,13 +30,14 @@ def make_scratch(template: str, path: str, size: int, *, journal: bool) -> int:
         _make_template(template, max(size, SMALLEST), journal=journal)
     source = os.open(template, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        target = os.open(path, flags, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        target = os.open(f"{path}.new", flags, 0o600)
         try:
             copy_sparse(source, target)
+            os.rename(f"{path}.new", path)  # whole, or not there: a killed daemon's half is nothing
         except BaseException:
             os.close(target)
-            os.unlink(path)
+            os.unlink(f"{path}.new")
             raise
         return target
     finally:
@@ -60,7 +62,8 @@ def copy_sparse(source: int, target: int) -> None:
 
 
 def _make_template(template: str, size: int, *, journal: bool) -> None:
-    made = f"{template}.{os.getpid()}"
+    """Two first starts may make it at once: each its own, and the last one stays."""
+    made = f"{template}.{os.getpid()}-{threading.get_ident()}"
     with open(made, "wb") as file:
         file.truncate(size)
     try:
@@ -81,4 +84,6 @@ def _make_template(template: str, size: int, *, journal: bool) -> None:
         os.unlink(made)
         reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
         raise HostError(f"cannot make a scratch disk: {reason}")
+    with open(made, "rb") as file:
+        os.fsync(file.fileno())  # a name without its bytes, after a power cut, is found for good
     os.rename(made, template)

@@ -58,10 +58,13 @@ def collect(store: Store) -> Collected:
 
 
 def _collect_disks(layout: Layout, images: set[str]) -> None:
-    """The root disks of images that are gone; a machine that has one open keeps what it has."""
+    """The root disks of images that are gone, which a machine that has one open keeps; and what is
+    half made.
+    """
     for name in os.listdir(layout.disks):
         image = name.removesuffix(".erofs")
-        if name != image and f"sha256:{image}" not in images:
+        gone = name != image and f"sha256:{image}" not in images
+        if gone or not name.endswith((".erofs", ".ext4")):
             os.unlink(f"{layout.disks}/{name}")
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from cove.errors import NOT_JSON
 from cove.linux.virtual import probe_virtual, qemu_version
 from cove.plan.facts import Facts
 from cove.planner.qemu import EXIT_PORT, Guest, argv, plan_qemu, program
@@ -46,6 +47,10 @@ class Trial(msgspec.Struct, frozen=True):
     """Kernel, QEMU and CPU with which it was made."""
 
 
+# Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
+_decode_trial = msgspec.json.Decoder(Trial).decode
+
+
 def trial(kernels: Kernels, kernel: Kernel, facts: Facts, *, again: bool = False) -> Trial:
     """The remembered answer, or a new one: then it takes up to ten seconds."""
     host = _host(facts, kernel.arch)
@@ -73,8 +78,8 @@ def facts_with_kvm(kernels: Kernels, kernel: Kernel, facts: Facts) -> tuple[Fact
 def remembered(layout: Layout) -> Trial | None:
     try:
         with open(layout.kvm, "rb") as file:
-            return msgspec.json.decode(file.read(1 << 16), type=Trial)
-    except (OSError, msgspec.MsgspecError):
+            return _decode_trial(file.read(1 << 16))
+    except (OSError, *NOT_JSON):
         return None
 
 

@@ -15,13 +15,23 @@ import re
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
 
-from cove.errors import BadArchive, Conflict, CoveError, HostError, NotFound, UsageError, printable
+from cove.errors import (
+    NOT_JSON,
+    BadArchive,
+    Conflict,
+    CoveError,
+    HostError,
+    NotFound,
+    UsageError,
+    printable,
+)
 from cove.linux import syscalls
 from cove.planner.qemu import WATCHED
 from cove.roots.remove import remove_tree
@@ -41,6 +51,13 @@ BOOT, LIB = "/boot", "/lib/modules"
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 _number = itertools.count(1)
+
+# Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
+_decode_kernel = msgspec.json.Decoder(Kernel).decode
+_decode_said = msgspec.json.Decoder(dict[str, str]).decode
+
+_making_initrd = threading.Lock()
+"""Two first starts want the same file."""
 
 
 Progress = Callable[[object], None]
@@ -83,11 +100,11 @@ class Kernels:
             raise _no_kernel(name, ())
         try:
             with open(f"{self.layout.kernel(name)}/meta.json", "rb") as file:
-                kernel = msgspec.json.decode(file.read(META_MAX), type=Kernel)
+                kernel = _decode_kernel(file.read(META_MAX))
         except (FileNotFoundError, NotADirectoryError):
             names = tuple(n for n in os.listdir(self.layout.kernels) if NAME.fullmatch(n))
             raise _no_kernel(name, names) from None
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, *NOT_JSON) as error:
             raise HostError(
                 f"cannot use kernel {name}: its record is damaged",
                 host=printable(str(error)),
@@ -149,12 +166,15 @@ class Kernels:
         path = f"{directory}/{initrd_key(init, *modules)}"
         with contextlib.suppress(FileNotFoundError):
             return _open_public(path)
-        new = self._doomed()
-        _write(new, initrd(init, *modules))
-        for old in os.listdir(directory):  # of another agent: nobody asks for it any more
-            os.unlink(f"{directory}/{old}")
-        os.rename(new, path)
-        return _open_public(path)
+        with _making_initrd:
+            with contextlib.suppress(FileNotFoundError):
+                return _open_public(path)
+            new = self._doomed()
+            _write(new, initrd(init, *modules))
+            for old in os.listdir(directory):  # of another agent: nobody asks for it any more
+                os.unlink(f"{directory}/{old}")
+            os.rename(new, path)
+            return _open_public(path)
 
     def _doomed(self) -> str:
         return f"{self.layout.tmp}/kernel-{os.getpid()}-{next(_number)}"
@@ -233,8 +253,8 @@ def _extract(file: str, out: str) -> extract.Found:
         )
         os.fsync(target)
     try:
-        said = msgspec.json.decode(done.stderr.splitlines()[-1], type=dict[str, str])
-    except (IndexError, msgspec.MsgspecError):
+        said = _decode_said(done.stderr.splitlines()[-1])
+    except (IndexError, *NOT_JSON):
         raise HostError(
             f"cannot add {file}: what unpacks it ended with code {done.returncode}",
             host=printable(done.stderr.decode("utf-8", "replace").strip()[-300:]),

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Self
 
-from cove.errors import HostError
+from cove.errors import NOT_JSON, HostError
 
 LINE_MAX = 1 << 20
 STATE_SET = 21
@@ -70,8 +70,10 @@ class Control:
             raise HostError("cannot control QEMU: it has ended") from error
 
     def answer(self, command: str) -> Any:
+        """In time, whatever else is told meanwhile."""
+        late = time.monotonic() + self._patience
         while True:
-            line = self._line()
+            line = self._line(late=late)
             if "return" in line:
                 return line["return"]
             if "error" in line:
@@ -93,8 +95,10 @@ class Control:
             if len(self._rest) > LINE_MAX:
                 return False
 
-    def _line(self, beside: tuple[int, Callable[[], None]] | None = None) -> dict[str, Any]:
-        late = time.monotonic() + self._patience
+    def _line(
+        self, beside: tuple[int, Callable[[], None]] | None = None, *, late: float = 0.0
+    ) -> dict[str, Any]:
+        late = late or time.monotonic() + self._patience
         while b"\n" not in self._rest:
             if len(self._rest) > LINE_MAX:
                 raise HostError("cannot control QEMU: it says too much")
@@ -103,10 +107,12 @@ class Control:
             if not data:
                 raise HostError("cannot control QEMU: it has ended")
             self._rest += data
+        if time.monotonic() > late:  # it may talk without end, and of nothing that was asked
+            raise HostError(f"cannot control QEMU: no answer in {self._patience:.0f} seconds")
         text, _, self._rest = self._rest.partition(b"\n")
         try:
             line = json.loads(text)
-        except ValueError as error:
+        except NOT_JSON as error:
             raise HostError("cannot control QEMU: it does not speak QMP") from error
         if not isinstance(line, dict):
             raise HostError("cannot control QEMU: it does not speak QMP")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cove.errors import HostError, NotFound
+from cove.errors import NOT_JSON, HostError, NotFound
 from cove.roots.remove import remove_tree
 from cove.store.layout import Layout
 
@@ -58,6 +58,10 @@ class Template(msgspec.Struct, frozen=True):
     memory_digest: str
     state_digest: str
     format: int = FORMAT
+
+
+# Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
+_decode = msgspec.json.Decoder(Template).decode
 
 
 @dataclass(slots=True, eq=False)
@@ -148,10 +152,10 @@ def find(layout: Layout, key: str) -> Template:
         raise NotFound(f"cannot find template {key[:64]}: no such template")
     try:
         with open_file(f"{layout.template(key)}/meta.json") as file:
-            template = msgspec.json.decode(file.read(META_MAX), type=Template)
+            template = _decode(file.read(META_MAX))
     except FileNotFoundError:
         raise NotFound(f"cannot find template {key}: no such template") from None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, *NOT_JSON) as error:
         raise HostError(f"cannot use template {key}: its record is damaged") from error
     if template.format != FORMAT or template.key != key:
         raise NotFound(f"cannot find template {key}: it is of another cove")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 import threading
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from cove.engine.home import Base, Home
 from cove.engine.machines import life
 from cove.errors import CoveError, HostError
 from cove.image.host import HOST
+from cove.roots.remove import remove_tree
 from cove.spec.machine import MachineSpec, Mount, Security
 
 TREE, OUT = "/mnt", "/srv"
@@ -55,13 +57,25 @@ def _make(home: Home, base: Base, path: str) -> None:
         code, cause = life.wait(home, record, "not-running", None)
         if code:
             raise _failed(code, cause.text)
-        made = f"{directory}/disk"
-        os.chmod(made, 0o600)
-        os.rename(made, path)
+        _keep(f"{directory}/disk", path)
     finally:
-        with contextlib.suppress(OSError):
-            os.unlink(f"{directory}/disk")
-        os.rmdir(directory)
+        remove_tree(directory)
+
+
+def _keep(made: str, path: str) -> None:
+    """What made it has read a stranger's tree, and may have been taken over: a file, or nothing."""
+    try:
+        fd = os.open(made, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _failed(0, f"what it made is no file: {(error.strerror or '').lower()}") from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise _failed(0, "what it made is no file")
+        os.fchmod(fd, 0o600)
+        os.fsync(fd)  # after a power cut a name without its bytes would be believed for good
+    finally:
+        os.close(fd)
+    os.rename(made, path)
 
 
 def _tool(image: str, directory: str) -> MachineSpec:

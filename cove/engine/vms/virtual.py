@@ -45,6 +45,9 @@ MEMORY = 512 * MEBIBYTE
 KERNEL_SHARE = 128 * MEBIBYTE
 """Of a guest's memory that its kernel takes before a machine's limit counts."""
 
+PATIENCE, FOREVER = struct.pack("ll", 2, 0), struct.pack("ll", 0, 0)
+"""Seconds in which the hub, which is the guest's neighbour in the jail, must take a caller."""
+
 
 def memory_of(limits: Limits) -> int:
     """Bytes of RAM of a machine's guest: a power of two, so that few templates serve all."""
@@ -190,10 +193,15 @@ def connect_hub(home: Home, key: int) -> int:
     """A channel of its own to the guest."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
+        # Not settimeout(): who gets a copy of the descriptor would have it without blocking, too.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, PATIENCE)
         connection.connect(f"/proc/self/fd/{home.run_fd}/{key}.guest")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, FOREVER)
     except OSError as error:
         connection.close()
-        raise HostError("cannot reach the guest: it has ended") from error
+        late = isinstance(error, BlockingIOError)
+        reason = "its hub takes nobody any more" if late else "it has ended"
+        raise HostError(f"cannot reach the guest: {reason}") from error
     return connection.detach()
 
 
