@@ -8,17 +8,18 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Literal
 
-from cove.cli import parse
 from cove.cli.command import Command, Typed
 from cove.cli.notes import note_emulated, note_low_ports
 from cove.cli.parse import Typed as Flags
 from cove.cli.parse import read_values
+from cove.cli.progress import follow
 from cove.cli.pull import with_image
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
 from cove.engine.calls import snapshots
-from cove.errors import CoveError, NotFound, UsageError, printable
+from cove.engine.calls.prepare import Prepare
+from cove.errors import Conflict, CoveError, NotFound, UsageError, printable
 from cove.spec import values
 from cove.spec.assemble import Caller, assemble_exec, assemble_machine, needs_caller, with_command
 from cove.spec.check import check_command, check_exec, check_machine
@@ -100,15 +101,30 @@ def want_terminal(terminal: Terminal, wanted: object, attach: calls.Streams) -> 
 def run(typed: Typed, terminal: Terminal, client: Client) -> int | None:
     spec = machine_spec(typed, terminal, client)
     note_low_ports(spec, terminal, client)
-    note_emulated(spec, terminal, client)
     act = partial(_run, typed, terminal, client, spec)
-    if spec.snapshot:
-        return act()
-    return with_image(typed, terminal, client, spec, act)
+    try:
+        return act() if spec.snapshot else with_image(typed, terminal, client, spec, act)
+    except (Conflict, NotFound) as error:
+        if error.exit_code == 1:
+            error.exit_code = 125  # 1 could be the command's own
+        raise
+
+
+def _prepare(typed: Typed, terminal: Terminal, client: Client, spec: MachineSpec) -> None:
+    """People see what the first virtual machine waits for, and may leave it with Ctrl-C."""
+    if spec.isolation != "vm" or not terminal.is_terminal(2):
+        return
+    steps = client.prepare(Prepare(spec), terminal.cancelled)
+    for _ in follow(steps, terminal, quiet=typed.on(".quiet")):
+        pass
+    if terminal.cancelled.is_set():
+        raise CoveError("interrupted", exit_code=130)
+    note_emulated(spec, terminal, client)
 
 
 def _run(typed: Typed, terminal: Terminal, client: Client, spec: MachineSpec) -> int | None:
     cidfile = typed.text(".cidfile")
+    _prepare(typed, terminal, client, spec)
     if typed.on(".detach"):
         if ".attach" in typed.values:
             raise UsageError("cannot use --attach with --detach", hint="leave one of them out")
@@ -335,7 +351,7 @@ class OfImage(Command):
         try:
             return super().read(path, args)
         except UsageError:
-            flags, words = parse.scan(args, self.spellings, interspersed=self.interspersed)
+            flags, words = self._scan(path, args)
             if words or not any(flag is FROM_SNAPSHOT for flag, _ in flags):
                 raise
             return Typed(read_values(flags), words, flags)

@@ -17,6 +17,7 @@ from cove.client.verbs import VERBS
 from cove.engine import calls
 from cove.engine.calls import kernels, snapshots, templates
 from cove.engine.calls.check import Check, Checked
+from cove.engine.calls.prepare import Prepare
 
 NONE = calls.Call()
 
@@ -45,6 +46,13 @@ class Client:
         """Create and start in the foreground: the exit code, or None once a monitor serves the
         caller."""
         return self._foreground("machine.run", params, caller)
+
+    def prepare(
+        self, params: Prepare, cancelled: threading.Event | None = None
+    ) -> Iterator[calls.Progress]:
+        """What ``run`` of a virtual machine would make first, without a word."""
+        call = calls.Call(cancelled=cancelled)
+        return self.transport.stream(VERBS["machine.prepare"], params, call)
 
     def start(self, params: calls.Start) -> calls.Started:
         result: calls.Started = self._call("machine.start", params)

@@ -13,6 +13,7 @@ from typing import Any
 from cove.engine import calls
 from cove.engine.calls import kernels, snapshots, templates
 from cove.engine.calls.check import Check, Checked
+from cove.engine.calls.prepare import Prepare
 
 PROTOCOL = 1
 """Raised when a verb or its data changes in a way that older clients cannot read."""
@@ -46,6 +47,7 @@ VERBS: dict[str, Verb] = {
     for verb in (
         Verb("machine.create", "create", calls.Create, calls.Created),
         Verb("machine.run", "run", calls.Run, calls.Created, session=True),
+        Verb("machine.prepare", "prepare", Prepare, calls.Progress, stream=True),
         Verb("machine.start", "start", calls.Start, calls.Started, session=True),
         Verb("machine.attach", "attach", calls.Attach, calls.Named, session=True),
         Verb("machine.exec", "exec", calls.Exec, calls.Started, session=True),

@@ -16,6 +16,7 @@ from cove.engine.calls import kernels as of_kernels
 from cove.engine.calls import snapshots as of_snapshots
 from cove.engine.calls import templates as of_templates
 from cove.engine.calls.check import Check, Checked
+from cove.engine.calls.prepare import Prepare
 from cove.engine.events import Events
 from cove.engine.home import Home, boot_id
 from cove.engine.images import foreign, images, trees
@@ -32,7 +33,7 @@ from cove.engine.snapshots import differences, snapshots
 from cove.engine.storage import StorageGuard
 from cove.engine.system import check, disk, info
 from cove.engine.visits import commit, copying
-from cove.engine.vms import kernels
+from cove.engine.vms import kernels, prepare
 from cove.engine.vms import templates as guests_kept
 from cove.engine.vms.pool import Pool, pool_size
 from cove.engine.vms.templates import Templates
@@ -327,6 +328,9 @@ class Engine:
         self, params: of_kernels.KernelBuild, call: calls.Call
     ) -> Iterator[calls.Progress]:
         return kernels.kernel_build(self.home, params, call)
+
+    def prepare(self, params: Prepare, call: calls.Call) -> Iterator[calls.Progress]:
+        return prepare.prepare(self.home, params, call)
 
     def template_list(
         self, params: of_templates.TemplateList, call: calls.Call

@@ -53,12 +53,11 @@ _decode_trial = msgspec.json.Decoder(Trial).decode
 
 def trial(kernels: Kernels, kernel: Kernel, facts: Facts, *, again: bool = False) -> Trial:
     """The remembered answer, or a new one: then it takes up to ten seconds."""
-    host = _host(facts, kernel.arch)
-    if not again and (known := remembered(kernels.layout)) is not None and known.host == host:
-        return known
+    if not again and (answer := known(kernels.layout, facts, kernel.arch)) is not None:
+        return answer
     with_kvm = msgspec.structs.replace(facts, kvm=True)
     reason = _device() or boot_trial(kernels, kernel, with_kvm)
-    found = Trial(not reason, reason, host)
+    found = Trial(not reason, reason, _host(facts, kernel.arch))
     _remember(kernels.layout, found)
     return found
 
@@ -73,6 +72,12 @@ def facts_with_kvm(kernels: Kernels, kernel: Kernel, facts: Facts) -> tuple[Fact
         return virtual, Trial(False, reason, _host(virtual, kernel.arch))
     found = trial(kernels, kernel, virtual)
     return msgspec.structs.replace(virtual, kvm=found.usable), found
+
+
+def known(layout: Layout, facts: Facts, cpu: str) -> Trial | None:
+    """The remembered answer, if nothing has changed on which it depends."""
+    answer = remembered(layout)
+    return answer if answer is not None and answer.host == _host(facts, cpu) else None
 
 
 def remembered(layout: Layout) -> Trial | None:
@@ -206,7 +211,7 @@ def _heard(console: int) -> str:
 def _last(heard: str) -> str:
     """The guest's last line, if it came so far as to say one."""
     lines = [line.strip() for line in heard.split("\n") if line.strip()]
-    return f': "{lines[-1][:200]}"' if lines else ", and the guest said nothing"
+    return f': "{lines[-1][:200]}"' if lines else ", and said nothing"
 
 
 # mov edi,3; mov eax,172 (iopl); syscall; mov dx,port; mov al,PROOF; out dx,al; jmp self

@@ -45,7 +45,7 @@ def test_qemu_that_refuses_says_why(
     monkeypatch.setattr(accel, "argv", lambda options: ("-accel", "nonsense"))
     said = boot_trial(one_stored.kernels, one_stored.kernel, emulating)
     assert said.startswith("QEMU ended with code 1: qemu-system-")
-    assert said.endswith("invalid accelerator nonsense, and the guest said nothing")
+    assert said.endswith("invalid accelerator nonsense, and said nothing")
 
 
 def test_a_trial_has_an_answer_that_is_remembered(

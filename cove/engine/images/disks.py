@@ -9,17 +9,21 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from cove.engine.home import Base, Home
 from cove.engine.machines import life
 from cove.errors import CoveError, HostError
 from cove.image.host import HOST
+from cove.linux.disk import file_usage
 from cove.roots.remove import remove_tree
 from cove.spec.machine import MachineSpec, Mount, Security
 
 TREE, OUT = "/mnt", "/srv"
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
+LOOK = 0.25
+"""Seconds between two looks at how large a disk has become."""
+Tell = Callable[[int], None]
 MKFS = ("mkfs.erofs", "-zlz4", "--quiet", "-Enoinline_data")
 
 
@@ -28,12 +32,14 @@ class Disks:
         self._lock = threading.Lock()
         self._making: dict[str, threading.Lock] = {}
 
-    def open(self, home: Home, base: Base) -> int:
-        """The image's disk, read-only; made now where it is missing."""
+    def open(self, home: Home, base: Base, tell: Tell | None = None) -> int:
+        """The image's disk, read-only; made now where it is missing, and ``tell`` is told how large
+        it has become.
+        """
         path = home.store.layout.disk(base.record.id)
         with self._one(base.record.id):
             if not os.path.exists(path):
-                _make(home, base, path)
+                _make(home, base, path, tell)
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     @contextlib.contextmanager
@@ -44,17 +50,35 @@ class Disks:
             yield
 
 
-def _make(home: Home, base: Base, path: str) -> None:
-    if base.views:
-        raise HostError(
-            f"cannot make a disk of the image {base.record.id}: it shows the host's directories",
-            hint="use an image of your own: cove image bootstrap debian:bookworm",
-        )
+@contextlib.contextmanager
+def _watched(path: str, tell: Tell | None) -> Iterator[None]:
+    over = threading.Event()
+
+    def look() -> None:
+        while tell is not None and not over.wait(LOOK):
+            try:
+                tell(file_usage(path))
+            except CoveError:  # nobody listens any more
+                return
+
+    watcher = threading.Thread(target=look, name="disk", daemon=True)
+    if tell is not None:
+        watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if tell is not None:
+            watcher.join()
+
+
+def _make(home: Home, base: Base, path: str, tell: Tell | None) -> None:
     directory = f"{home.store.layout.tmp}/disk-{secrets.token_hex(8)}"
     os.mkdir(directory, 0o700)
     try:
         record = life.run(home, _tool(base.record.id, directory), None)
-        code, cause = life.wait(home, record, "not-running", None)
+        with _watched(f"{directory}/disk", tell):
+            code, cause = life.wait(home, record, "not-running", None)
         if code:
             raise _failed(code, cause.text)
         _keep(f"{directory}/disk", path)

@@ -94,7 +94,7 @@ def cause_of(found: Evidence, limits: Limits) -> Cause:
         text = f"pids limit: fork was refused {times} at {found.pids} processes"
         return Cause("pids", text, end.signal, amount=found.forks_refused, limit=found.pids)
     missed = [name for name in found.refused if name not in PROBED]
-    if missed and end.code:
+    if missed and end.code and not found.asked:
         text = f"seccomp refused: {', '.join(missed)}"
         return Cause("seccomp", text, end.signal, syscalls=found.refused)
     if end.signal:

@@ -23,7 +23,7 @@ from cove.engine.machines import ending, pause
 from cove.engine.machines.names import choose_name
 from cove.engine.machines.start import Foreground, check_binds, launch
 from cove.engine.slots import Slot
-from cove.engine.vms.virtual import jail_of
+from cove.engine.vms.virtual import check_image, jail_of
 from cove.errors import Conflict, HostError, NoSuchImage, Unsupported
 from cove.linux.cgroup import Group
 from cove.linux.pidfd import wait_exit
@@ -89,6 +89,7 @@ def new_record(
 ) -> MachineRecord:
     """A machine that is not written yet; of a slot, if it is to run at once."""
     base = ground.base
+    check_image(spec, base)
     _check_platform(spec, base.config)
     check_emulation(spec, base.config, home.facts)
     check_binds(spec)

@@ -66,6 +66,20 @@ def cpus_of(limits: Limits, facts: Facts) -> int:
     return 1
 
 
+def check_image(spec: MachineSpec, base: Base) -> None:
+    """
+    Raises:
+        HostError: no disk can be made of the image.
+    """
+    if spec.isolation == "vm" and base.views:
+        raise HostError(
+            f"cannot run {spec.image} in a virtual machine: it shows the host's own directories, "
+            "of which no disk is made",
+            origin="--isolation vm",
+            hint="use an image of your own: cove image bootstrap debian:bookworm",
+        )
+
+
 def jail_of(spec: MachineSpec) -> MachineSpec:
     return jail_spec(spec, memory=memory_of(spec.limits))
 
