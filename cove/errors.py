@@ -33,11 +33,14 @@ class CoveError(Exception):
 
     def render(self) -> str:
         """The error as shown: one line, then ``from:``, ``host:``, ``hint:`` where known."""
-        lines = [f"cove: {printable(self.message) if self.several else one_line(self.message)}"]
-        for label, text in (("from", self.origin), ("host", self.host), ("hint", self.hint)):
-            if text:
-                lines.append(f"  {label}: {one_line(text)}")
-        return "\n".join(lines) + "\n"
+        first = printable(self.message) if self.several else one_line(self.message)
+        return "\n".join((f"cove: {first}", *self.__notes__)) + "\n"
+
+    @property
+    def __notes__(self) -> list[str]:  # type: ignore[override]
+        """A traceback of Python's shows them below the message."""
+        told = (("from", self.origin), ("host", self.host), ("hint", self.hint))
+        return [f"  {label}: {one_line(text)}" for label, text in told if text]
 
 
 class UsageError(CoveError):

@@ -72,10 +72,17 @@ class Command(click.Command):
 
     def read(self, path: str, args: Sequence[str]) -> Typed:
         """The typed flags and words, judged; ``path`` is how the command was called."""
-        flags, words = parse.scan(args, self.spellings, interspersed=self.interspersed)
+        flags, words = self._scan(path, args)
         if not self.least <= len(words) <= (len(words) if self.most is None else self.most):
             raise self._wrong_words(path, words)
         return Typed(parse.read_values(flags), words, flags)
+
+    def _scan(self, path: str, args: Sequence[str]) -> tuple[parse.Typed, tuple[str, ...]]:
+        try:
+            return parse.scan(args, self.spellings, interspersed=self.interspersed)
+        except UsageError as error:
+            error.hint = error.hint or f"{path} --help lists the flags"
+            raise
 
     def _wrong_words(self, path: str, words: tuple[str, ...]) -> UsageError:
         usage = f"{path} {self.words}".rstrip()

@@ -151,12 +151,25 @@ def version(typed: Typed, terminal: Terminal, client: Client) -> int:
     return 1 if failure else 0
 
 
+VERSIONS = (
+    ("Version", "Version", "{Version}"),
+    ("ApiVersion", "API version", "{ApiVersion}"),
+    ("PythonVersion", "Python version", "{PythonVersion}"),
+    ("KernelVersion", "Kernel version", "{KernelVersion}"),
+    ("Built", "Built", "{Built}"),
+    ("Os", "OS/Arch", "{Os}/{Arch}"),
+    ("Context", "Context", "{Context}"),
+)
+"""The lines of ``version``, in Docker's words: a field, what it is called, how it is shown."""
+
+
 def _version_text(document: dict[str, Any]) -> str:
-    text = ""
+    parts = []
     for title, part in document.items():
-        text += f"{title}:\n"
-        text += "".join(f" {name + ':':<16}{value}\n" for name, value in part.items() if value)
-    return printable(text)
+        lines = [(words, form.format(**part)) for name, words, form in VERSIONS if part.get(name)]
+        text = "".join(f" {words + ':':<16} {value}\n" for words, value in lines)
+        parts.append(f"{title}:\n{text}")
+    return printable("\n".join(parts))
 
 
 FORMAT = Flag("format", "format", "json, or a template", "f", "FORMAT")

@@ -10,7 +10,7 @@ import os
 import stat
 
 from cove.errors import HostError
-from cove.linux.disk import tree_usage
+from cove.linux.disk import file_usage, tree_usage
 from cove.roots.remove import remove_tree
 from cove.store.lock import ROOM
 
@@ -91,8 +91,20 @@ def _same_top(upper: str, below: str, part: str) -> bool:
 
 
 def usage(store_root: str, key: int) -> int:
-    """Bytes on disk that machine ``key`` wrote; 0 when it has no root."""
-    return tree_usage(f"{store_root}/roots/u{key}")
+    """Bytes on disk that machine ``key`` wrote; 0 when it has no root, or wrote nothing."""
+    upper = f"{store_root}/roots/u{key}"
+    return max(0, tree_usage(upper) - _frame(upper))
+
+
+def _frame(upper: str) -> int:
+    """The directories that every layer has, whatever was written."""
+    size = file_usage(upper)
+    with contextlib.suppress(FileNotFoundError), os.scandir(upper) as entries:
+        for entry in entries:
+            size += file_usage(entry.path)
+            if entry.name.startswith("w"):  # what overlayfs makes in it
+                size += file_usage(f"{entry.path}/work")
+    return size
 
 
 def _make(path: str, mode: int) -> bool:

@@ -215,6 +215,10 @@ MACHINE = (
          grants.parse_log_opt, repeat=True, group="Log"),
     Flag("restart", "", "Only no so far", "", "POLICY", grants.only("no", "",
          why="cove has no restart policies yet"), group="Process"),
+    Flag("no-healthcheck", ".no_healthcheck", "Accepted; cove has no health checks yet",
+         group="Process"),
+    Flag("disable-content-trust", ".unsigned", "Accepted; signatures are not checked",
+         group="Process", default=True),
     Flag("ipc", "", "Only private", "", "MODE", grants.only("private", "", "shareable",
          why="every machine has its own IPC namespace"), group="Security"),
     Flag("pid", "", "Only private", "", "MODE", grants.only("private", "",
@@ -277,7 +281,6 @@ REFUSED: dict[str, tuple[str, bool]] = {
         False,
     ),
     "use-api-socket": ("machines never reach the daemon", False),
-    "disable-content-trust": ("cove checks digests, not signatures", False),
 }
 """Flags of Docker that cove knows and refuses by name: the reason, and whether a value follows."""
 

@@ -90,6 +90,19 @@ def test_removal_leaves_a_mount_alone(state: Path) -> None:
     remove_root(str(state), 7)
 
 
+def test_who_wrote_nothing_uses_nothing(state: Path) -> None:
+    assert usage(str(state), 7) == 0
+    prepare_root(str(state), 7, views=2)
+    (state / "roots/u7/work/work").mkdir()
+    assert usage(str(state), 7) == 0
+    for name in ("fs/work", "v1/made"):
+        (state / "roots/u7" / name).mkdir()
+    assert usage(str(state), 7) == sum(
+        (state / "roots/u7" / name).stat().st_blocks * 512 for name in ("fs/work", "v1/made")
+    )
+    remove_root(str(state), 7)
+
+
 DEEP = """
 import os, sys
 os.chdir(sys.argv[1])

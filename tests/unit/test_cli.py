@@ -429,7 +429,7 @@ WRONG = [
         "cannot read --memroy: unknown flag",
         "did you mean --memory?",
     ),
-    (("run", "-z", "host"), "cannot read -z: unknown flag", ""),
+    (("run", "-z", "host"), "cannot read -z: unknown flag", "cove run --help lists the flags"),
     (("run", "-m", "64x", "host"), 'cannot read size "64x"', "from: --memory 64x"),
     (("run", "--rm=maybe", "host"), 'cannot read switch "maybe"', "from: --rm=maybe"),
     (("run", "--name"), "cannot read --name: it wants a value", "--name NAME"),
@@ -533,6 +533,10 @@ def test_version_without_a_daemon(cove: Cove) -> None:
     def nobody(params: Any) -> Any:
         raise Unreachable("cannot connect to the daemon")
 
+    server = calls.Version("1.2", 3, "3.11.2", "6.1.0", "aarch64", "2026")
+    said = cove("version", answers={"system.version": lambda p: server}).out
+    assert said.endswith(" Kernel version:  6.1.0\n Built:           2026\n"
+                         " OS/Arch:         linux/arm64\n")  # fmt: skip
     ran = cove("version", answers={"system.version": nobody})
     assert __version__ in ran.out and "cannot connect" in ran.err and ran.code == 1
 

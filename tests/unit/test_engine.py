@@ -69,6 +69,11 @@ def ended(code: int = 0, signal: int = 0) -> ExitRecord:
             "pids",
             "cove: pids limit: fork was refused 1 time at 20 processes\n",
         ),
+        (  # what a program tried and did without is not why somebody ended it
+            causes.Evidence(ended(137, 9), asked="kill", refused=("io_uring_setup",)),
+            "signal",
+            "cove: killed by SIGKILL (cove kill)\n",
+        ),
         (
             causes.Evidence(ended(139, 11)),
             "signal",

@@ -121,12 +121,14 @@ def test_wire_form_is_readable() -> None:
     ],
 )
 def test_what_is_no_plan_is_refused(data: bytes, message: str) -> None:
-    with pytest.raises(UsageError, match="^" + re.escape(f"cannot read the plan: {message}") + "$"):
+    with pytest.raises(
+        UsageError, match="(?m)^" + re.escape(f"cannot read the plan: {message}") + "$"
+    ):
         wire.decode(data)
 
 
 def test_a_nul_byte_cannot_travel() -> None:
-    with pytest.raises(UsageError, match=r"^cannot plan sethostname: a NUL byte$") as caught:
+    with pytest.raises(UsageError, match=r"(?m)^cannot plan sethostname: a NUL byte$") as caught:
         wire.encode((ops.Sethostname("a\0b", why="--hostname"),))
     assert caught.value.origin == "--hostname"
 

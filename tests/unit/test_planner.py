@@ -306,7 +306,7 @@ NO_USERNS = msgspec.structs.replace(HYBRID, userns_max=0)
     ],
 )  # fmt: skip
 def test_refusals(parts: dict[str, Any], error: type[CoveError], message: str, origin: str) -> None:
-    with pytest.raises(error, match="^" + re.escape(message) + "$") as caught:
+    with pytest.raises(error, match="(?m)^" + re.escape(message) + "$") as caught:
         plan(**parts)
     assert caught.value.origin == origin
 
@@ -321,7 +321,7 @@ def test_refusals(parts: dict[str, Any], error: type[CoveError], message: str, o
     ],
 )  # fmt: skip
 def test_hosts_that_cannot(facts: dict[str, Any], message: str, host: str) -> None:
-    with pytest.raises(HostError, match="^" + re.escape(message) + "$") as caught:
+    with pytest.raises(HostError, match="(?m)^" + re.escape(message) + "$") as caught:
         plan_machine(
             MachineSpec(image="bb"), IMAGE, msgspec.structs.replace(HYBRID, **facts), PLACE
         )
@@ -329,10 +329,10 @@ def test_hosts_that_cannot(facts: dict[str, Any], message: str, host: str) -> No
 
 
 def test_no_command_anywhere() -> None:
-    message = r"^cannot run bb: no command given, and the image has none$"
+    message = r"(?m)^cannot run bb: no command given, and the image has none$"
     with pytest.raises(UsageError, match=message):
         plan(image=ImageConfig())
-    with pytest.raises(UsageError, match=r"^cannot exec: no command given$"):
+    with pytest.raises(UsageError, match=r"(?m)^cannot exec: no command given$"):
         plan_exec(ExecSpec(()), MachineSpec(image="bb"), IMAGE, HYBRID, PLACE)
 
 
@@ -357,7 +357,7 @@ def test_devices_are_made_below_dev_only() -> None:
         plan(place=place)
     assert e.value.hint == "name a path below /dev: --device SOURCE:/dev/fuse"
     place = dataclasses.replace(PLACE, devices=(("/dev/x", "p", 0, 0, 0o666),))
-    with pytest.raises(UsageError, match=r"^cannot give /dev/x: it is no device$"):
+    with pytest.raises(UsageError, match=r"(?m)^cannot give /dev/x: it is no device$"):
         plan(place=place)
 
 
@@ -371,7 +371,7 @@ def test_devices_are_made_below_dev_only() -> None:
     ],
 )  # fmt: skip
 def test_rootless_refusals(parts: dict[str, Any], message: str) -> None:
-    with pytest.raises(Unsupported, match="^" + re.escape(message) + "$"):
+    with pytest.raises(Unsupported, match="(?m)^" + re.escape(message) + "$"):
         plan_machine(MachineSpec(image="bb", **parts), IMAGE, ROOTLESS, make_place(ROOTLESS, {}))
 
 
@@ -394,10 +394,10 @@ def test_resolv_conf() -> None:
 
 @pytest.mark.parametrize("entry", ["db", "db:", ":1.2.3.4"])
 def test_hosts_that_are_none(entry: str) -> None:
-    with pytest.raises(UsageError, match=r"^cannot add a host: not HOST:ADDRESS$"):
+    with pytest.raises(UsageError, match=r"(?m)^cannot add a host: not HOST:ADDRESS$"):
         render_hosts("box", (entry,))
 
 
 def test_no_line_is_slipped_into_a_generated_file() -> None:
-    with pytest.raises(UsageError, match=r"^cannot write a host name: it has a line break$"):
+    with pytest.raises(UsageError, match=r"(?m)^cannot write a host name: it has a line break$"):
         render_hosts("box", ("evil:1.2.3.4\n6.6.6.6 bank",))

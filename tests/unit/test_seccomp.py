@@ -359,7 +359,7 @@ def test_names_of_numbers() -> None:
 
 def test_an_architecture_without_a_table_is_refused() -> None:
     with pytest.raises(
-        Unsupported, match=r"^cannot filter system calls of s390x: no table for it$"
+        Unsupported, match=r"(?m)^cannot filter system calls of s390x: no table for it$"
     ):
         seccomp.compile_default("s390x", DEFAULT)
 
@@ -515,14 +515,14 @@ def test_profile_that_allows_by_default() -> None:
     ],
 )
 def test_profiles_that_are_none(text: str, message: str) -> None:
-    with pytest.raises(UsageError, match="^" + re.escape(message) + "$") as caught:
+    with pytest.raises(UsageError, match="(?m)^" + re.escape(message) + "$") as caught:
         compile_profile(text, "x86_64", DEFAULT, (6, 1))
     assert caught.value.origin == "--security-opt seccomp=FILE"
 
 
 def test_profile_with_an_agent_is_refused() -> None:
     text = json.dumps({"defaultAction": "SCMP_ACT_NOTIFY"})
-    message = r"^cannot use this seccomp profile: SCMP_ACT_NOTIFY needs an agent$"
+    message = r"(?m)^cannot use this seccomp profile: SCMP_ACT_NOTIFY needs an agent$"
     with pytest.raises(Unsupported, match=message):
         compile_profile(text, "x86_64", DEFAULT, (6, 1))
 

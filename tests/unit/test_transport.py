@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -172,3 +173,13 @@ def test_every_error_survives_the_wire() -> None:
         assert "not an error of cove" in error_from_json(strange).message
     assert type(error_from_json({"error": {"class": "printable", "message": "m"}})) is CoveError
     assert isinstance(error_from_json(error_to_json(Unsupported("x"))), Unsupported)
+
+
+def test_a_traceback_has_the_hint() -> None:
+    error = errors.UsageError("cannot use memry=: no such option", hint="did you mean memory?")
+    error.origin = "memry=3"
+    text = "".join(traceback.format_exception_only(error))
+    assert text == (
+        "cove.errors.UsageError: cannot use memry=: no such option\n"
+        "  from: memry=3\n  hint: did you mean memory?\n"
+    )
