@@ -197,8 +197,8 @@ static void step(struct monitor *m, struct run *run)
 	uint64_t now = clock_ns(CLOCK_MONOTONIC);
 
 	if (m->phase == DRAINING && ((m->source[0].fd < 0 && m->source[1].fd < 0) || now >= m->deadline)) {
-		stream_close(m, 0);
-		stream_close(m, 1);
+		stream_finish(m, 0);
+		stream_finish(m, 1);
 		m->phase = ASKING;
 		m->deadline = now + REASON_NS;
 		/* The last line of the session says why; a success needs none. */

@@ -10,9 +10,9 @@
 #define SESSIONS_MAX 64
 #define PEERS_MAX    16
 #define PAGE	     4096
-#define TAIL_MAX     (4u << 20)	  /* of what a dead machine left in a pipe; a pipe holds 1 MiB at most */
-#define DRAIN_NS     100000000ull /* for writers that outlive the process */
-#define REASON_NS    300000000ull
+#define TAIL_MAX     (4u << 20)	   /* of what a dead machine left in a pipe; a pipe holds 1 MiB at most */
+#define DRAIN_NS     100000000ull  /* for writers that outlive the process */
+#define REASON_NS    2000000000ull /* for the words of a daemon that is there, on a host that is busy */
 
 /* ---- log.c: `log`, `log.1` and so on, of which `log` is the newest ---- */
 
@@ -125,5 +125,6 @@ void streams_watch(struct monitor *m);
 void streams_run(struct monitor *m);
 void streams_idle(struct monitor *m);
 void stream_close(struct monitor *m, size_t i);
+void stream_finish(struct monitor *m, size_t i);
 void machine_resize(struct monitor *m, struct resize size);
 int machine_signal(const struct monitor *m, int sig);

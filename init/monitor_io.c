@@ -386,6 +386,14 @@ static void stream_read(struct monitor *m, size_t i)
 	stream_settle(m, i);
 }
 
+/* What is there by now, and no more: who still writes did not end with the machine. We may have slept past the wait. */
+void stream_finish(struct monitor *m, size_t i)
+{
+	for (size_t n = 0; n < TAIL_MAX / CHUNK_MAX && m->source[i].fd >= 0; n++)
+		stream_read(m, i);
+	stream_close(m, i);
+}
+
 /* ---- what a front says ---- */
 
 static void front_act(struct monitor *m, struct session *s, const struct msg *head, const void *data, size_t len)
