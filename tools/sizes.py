@@ -18,7 +18,7 @@ FUNCTION_LINES = 60
 C_ROLES = {
     "launcher and ops": (2200, ("plan.c", "launch.c", "ops_", "pid1.c")),
     "messages and roles": (310, ("io.c", "main.c")),
-    "monitor": (1300, ("monitor", "forker.c", "restart.c")),
+    "monitor": (1320, ("monitor", "forker.c", "restart.c")),
     "log": (110, ("log.c",)),
     "unpacker": (1155, ("unpack",)),
     "walls of unpacker, archiver, copier": (65, ("walls",)),
