@@ -16,10 +16,10 @@ import pytest
 from hypothesis import settings
 
 from tests.driver import ROOT, Cove, busybox_tar, front_path, new_cove
-from tests.foreign import other_busybox, other_tar
+from tests.foreign import other_busybox, other_probe, other_tar
 from tests.leaks import no_leaks
 
-__all__ = ["no_leaks", "other_busybox", "other_tar"]
+__all__ = ["no_leaks", "other_busybox", "other_probe", "other_tar"]
 
 # A loaded host must not fail a test; what CI tries is the same every time.
 settings.register_profile("any host", deadline=None, derandomize=bool(os.environ.get("CI")))

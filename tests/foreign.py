@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import threading
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cove.linux.interpreters import find_interpreter
 from cove.planner.cpus import architectures
 from cove.vm.debian import Apt
 from tests.driver import ROOT, busybox_tar
+from tools.build_init import BuildError, _find_compiler
 
 OTHER = "x86_64" if os.uname().machine == "aarch64" else "aarch64"
 """As ``uname -m``."""
@@ -44,6 +46,19 @@ def other_busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (scratch / "busybox").chmod(0o755)
     shutil.move(scratch / "busybox", kept)
     return kept
+
+
+@pytest.fixture(scope="session")
+def other_probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``probe`` for the other CPU, by the compiler that makes the agent of its guests."""
+    directory = tmp_path_factory.mktemp("other-probe")
+    try:
+        compiler = _find_compiler([], arch=OTHER, sanitize=False, directory=directory)
+    except BuildError as error:
+        pytest.skip(f"needs a compiler: {error}")
+    program = directory / "probe"
+    subprocess.run([*compiler, "-O1", "-o", program, ROOT / "tests/probe/probe.c"], check=True)
+    return program
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cove.plan.flags import CloneFlags
 from cove.planner.qemu import MACHINES, path_of
+from cove.planner.syscalls import numbers
 from tests.conftest import need, open_cove
 from tests.driver import Cove, front_path, wait_until
 from tests.foreign import OTHER, PLATFORM
@@ -25,6 +28,7 @@ from tests.vm.test_causes import (
     test_an_emulator_that_is_killed,
 )
 from tests.vm.test_same_verbs import (
+    Machine,
     test_a_daemon_that_is_killed_is_not_missed,
     test_a_large_file_is_copied_whole,
     test_a_terminal_has_a_size_and_follows_its_changes,
@@ -50,6 +54,10 @@ from tests.vm.test_same_verbs import (
     test_top_shows_the_machines_processes,
     up,
 )
+from tests.vm.test_snapshots import (
+    test_forks_know_what_only_the_machine_had_computed,
+    test_processes_live_again_after_everything_was_removed,
+)
 
 # Collected here once more, with the fixtures of this file.
 SCENARIOS = (
@@ -68,12 +76,14 @@ SCENARIOS = (
     test_exec_of_what_is_not_there_is_127,
     test_exec_reads_input_to_its_end,
     test_exec_sees_the_machines_processes_and_no_others,
+    test_forks_know_what_only_the_machine_had_computed,
     test_inspect_tells_the_walls,
     test_kill_wait_and_start_again,
     test_logs_keep_both_streams,
     test_many_at_once,
     test_pause_and_unpause,
     test_plan_prints_what_run_would_do,
+    test_processes_live_again_after_everything_was_removed,
     test_rm_f_leaves_nothing,
     test_signals_reach_the_program,
     test_stats_count_the_machine,
@@ -123,6 +133,17 @@ def isolation() -> str:
     return "vm"
 
 
+@pytest.fixture(autouse=True)
+def tidy(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Names that a scenario leaves to its fixture are free for the next one."""
+    yield
+    if "cove" in request.fixturenames:
+        driver = request.getfixturevalue("cove")
+        driver("rm", "-f", "origin", "origin-1", "origin-2", "origin-3", "grandchild", code=None)
+        if found := driver("snapshot", "ls", "-q").out.split():
+            driver("snapshot", "rm", *found)
+
+
 def test_it_is_another_cpu_and_it_is_said_once(cove: Cove, other_kernel: Stored) -> None:
     done = cove(*VM, "bb", "uname", "-mr")
     assert done.out == f"{other_kernel.kernel.version} {OTHER}\n"
@@ -168,6 +189,26 @@ def test_the_walls_hold_in_it(cove: Cove) -> None:
     own = cove(*VM, "own", "sh", "-c", script, code=None)
     assert done.out == own.out and "Seccomp:\t2" in done.out
     assert done.returncode == own.returncode != 0
+
+
+def test_each_call_by_its_number_there(up: Machine, other_probe: Path) -> None:
+    """Numbers of system calls differ from CPU to CPU: an allow-list of the wrong one has holes."""
+    up.cove("cp", str(other_probe), f"{up.id}:/bin/probe")
+    number = numbers(OTHER)
+    new_user = str(int(CloneFlags.CLONE_NEWUSER))
+    for words, answer in (
+        (("syscall", number["io_uring_setup"]), "EPERM"),
+        (("syscall", number["bpf"]), "EPERM"),
+        (("syscall", number["kexec_load"]), "EPERM"),
+        (("syscall", number["clone3"]), "ENOSYS"),
+        (("syscall", 1000), "ENOSYS"),
+        (("syscall", number["unshare"], new_user), "EPERM"),
+        (("syscall", number["getuid"]), "ok"),
+        (("socket", socket.AF_VSOCK, 1, 0), "EPERM"),
+        (("socket", socket.AF_INET, 1, 0), "ok"),
+    ):
+        said = up.exec("/bin/probe", *map(str, words), code=None)
+        assert said == f"{answer}\n", words
 
 
 def test_a_clone_of_its_template(cove: Cove) -> None:
