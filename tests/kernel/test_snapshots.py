@@ -264,12 +264,12 @@ def test_removing_snapshots_changes_no_machine(origin: Cove) -> None:
     assert look(cove) == before
 
 
-def test_many_layers_become_one(origin: Cove) -> None:
+def test_many_layers_become_one(origin: Cove, tmp_path: Path) -> None:
     """A machine never stands on more than 64."""
     cove, before = origin, look(origin)
     stop(cove)
     for number in range(70):
-        data = Path(cove.root) / "tmp/number"
+        data = tmp_path / "number"
         data.write_text(str(number))
         cove("cp", str(data), f"{NAME}:/number")
         cove("snapshot", "create", NAME, f"s{number:02}")
