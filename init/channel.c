@@ -16,7 +16,8 @@
 #include "agent.h"
 
 #define GROUP	 "/sys/fs/cgroup/machine"
-#define DRAIN_MS 100 /* for writers that outlive the process */
+#define DRAIN_MS 100	     /* for writers that outlive the process */
+#define HAND_MAX (64u << 10) /* of a plan, in one message */
 
 volatile pid_t *machine_pid;
 
@@ -46,6 +47,7 @@ static void take_plan(struct channel *c)
 {
 	struct msg head;
 
+	c->len = 0;
 	c->plan = mmap(NULL, 2 * PLAN_MAX, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (c->plan == MAP_FAILED)
 		_exit(125);
@@ -96,6 +98,13 @@ static int streams_make(struct channel *c)
 	return err ? err : pipe_make(c, "stderr", false, &c->pump.in[1].fd);
 }
 
+/* More than a message holds goes to the child as a file. */
+static int memory_make(int *memory, const char *data, size_t len)
+{
+	*memory = memfd_create("plan", MFD_CLOEXEC);
+	return *memory < 0 ? -errno : write_all(*memory, data, len);
+}
+
 /* What plans of a guest may refer to: this program, and the machine that runs. */
 static int registers_make(struct channel *c)
 {
@@ -110,18 +119,57 @@ static int registers_make(struct channel *c)
 	return err;
 }
 
+/* One half, or the whole: its bytes are not needed once it has run. */
+static int run_plan(struct channel *c)
+{
+	const char *machine = c->plan + c->order.host_len;
+	int err = 0, memory = -1;
+
+	if (c->len != (size_t)c->order.host_len + c->order.machine_len)
+		err = -EPROTO;
+	if (!err && !(c->flags & RUN_AHEAD))
+		err = streams_make(c);
+	if (!err)
+		err = plan_decode(&c->run, c->plan, c->order.host_len, machine, c->order.machine_len);
+	if (!err && c->flags & RUN_REST && c->order.machine_len > HAND_MAX)
+		err = memory_make(&memory, machine, c->order.machine_len);
+	if (!err && c->flags & RUN_REST)
+		err = plan_hand(&c->run, machine, c->order.machine_len, memory, 0);
+	if (!err)
+		err = plan_run(&c->run);
+	if (memory >= 0)
+		close(memory);
+	munmap(c->plan, 2 * PLAN_MAX);
+	return err;
+}
+
+/* The first half, if that is what came: then the rest of it comes, or a plan that begins otherwise. */
+static int ahead(struct channel *c)
+{
+	int err = 0;
+
+	if (!(c->flags & RUN_AHEAD))
+		return 0;
+	c->run.half = AHEAD;
+	if ((err = run_plan(c)))
+		return err;
+	pump_say(&c->pump, MSG_STARTED, 0, NULL, 0);
+	take_plan(c);
+	if (c->flags & RUN_REST)
+		return c->flags & RUN_AHEAD ? -EPROTO : 0;
+	plan_abandon(&c->run);
+	plan_free(&c->run);
+	plan_init(&c->run);
+	return chdir("/") ? -errno : registers_make(c);
+}
+
 static int start(struct channel *c)
 {
-	size_t host = c->order.host_len;
 	int err;
 
 	plan_init(&c->run);
-	if (c->len != host + c->order.machine_len)
-		err = -EPROTO;
-	else if (!(err = registers_make(c)) && !(err = streams_make(c)) &&
-		 !(err = plan_decode(&c->run, c->plan, host, c->plan + host, c->order.machine_len)))
-		err = plan_run(&c->run);
-	munmap(c->plan, 2 * PLAN_MAX);
+	if (!(err = registers_make(c)) && !(err = ahead(c)))
+		err = run_plan(c);
 	while (!err && c->run.child && (err = plan_wait_exec(&c->run)) == -EAGAIN)
 		err = 0;
 	if (err && !c->run.report.err)

@@ -83,22 +83,6 @@ static int write_value(const char *path, const char *value)
 	return err;
 }
 
-int op_driver(struct run *run, const struct op *op)
-{
-	static const char BUS[] = "/sys/bus/virtio/devices";
-	char path[128], name[64], kind[16];
-	DIR *dir = opendir(BUS);
-	int err = dir ? 0 : -errno;
-
-	snprintf(kind, sizeof(kind), "0x%04x", (unsigned)word_u(op->argv[1]));
-	snprintf(path, sizeof(path), "/sys/bus/virtio/drivers/%.40s/%.10s", op->argv[0], op->argv[2]);
-	while (!err && next_with(dir, BUS, "device", kind, name))
-		err = write_value(path, name);
-	if (dir)
-		closedir(dir);
-	return err ? fault(run, err, op->argv[0]) : 0;
-}
-
 int op_write(struct run *run, const struct op *op)
 {
 	int err = write_value(op->argv[0], op->argv[1]);

@@ -42,6 +42,8 @@ enum {
 	RUN_SYNC = 8,	 /* its disk is to be kept: sync(2) before its end is told */
 	RUN_ADOPT =
 		16, /* it runs already: MSG_ADOPT; MSG_STARTED comes with the number of messages that it has not read */
+	RUN_AHEAD = 32, /* the first half of a plan: MSG_STARTED says that it has run, and the rest may come */
+	RUN_REST = 64,	/* the second half; without it, what was run ahead is given up for a whole plan */
 };
 
 struct guest_run {

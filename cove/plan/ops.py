@@ -523,3 +523,10 @@ class Plan:
     machine: tuple[Op, ...]
     guest: Plan | None = None
     """Of a virtual machine: what its agent does, once the machine part has brought it up."""
+
+    def after(self, ahead: Plan) -> Plan | None:
+        """The rest of a plan that begins with ``ahead``; None: this one begins otherwise."""
+        host, machine = len(ahead.host), len(ahead.machine)
+        if self.host[:host] != ahead.host or self.machine[:machine] != ahead.machine:
+            return None
+        return Plan(self.host[host:], self.machine[machine:])

@@ -63,16 +63,6 @@ class Disk(Op):
     path: str
 
 
-@row("driver", "g", "sus")
-@dataclass(frozen=True, slots=True)
-class Driver(Op):
-    """write(2) every virtio device of a kind to its driver's bind or unbind: driver, kind, which"""
-
-    name: str
-    kind: int
-    which: str
-
-
 @row("write", "g", "ss")
 @dataclass(frozen=True, slots=True)
 class Write(Op):

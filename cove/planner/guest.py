@@ -24,12 +24,14 @@ from cove.plan.ops import (
     Op,
     OpenTree,
     Plan,
+    Recv,
+    Send,
     Sethostname,
     Setns,
     Unshare,
 )
-from cove.plan.vm_ops import Disk, Driver, File, Reseed, Settime, Write
-from cove.planner.container import plan_machine
+from cove.plan.vm_ops import Disk, File, Reseed, Settime, Write
+from cove.planner.container import leave_host_mounts, plan_ahead, plan_machine
 from cove.planner.defaults import PIDS
 from cove.planner.place import Place
 from cove.planner.process import plan_exec
@@ -54,11 +56,19 @@ WHY = {
     "machineid": "the image has none, and programs ask for it",
 }
 
+FILES = "files"
 POINTS = ("proc", "sys", "dev", "etc")
 """Made below the image's root, so that what is mounted over needs no change of it."""
 
-BLOCK_DEVICE = 2
-"""A disk, in virtio's numbering."""
+WARM_GROUP = "/sys/fs/cgroup/warm"
+"""Of what is run to warm a guest: its processes are none of the machine's."""
+
+_PLAIN = MachineSpec(image="")
+_PLAIN_FILES = tuple(at for at in GENERATED if at.startswith("/etc/"))
+_HOSTS_OWN = frozenset(leave_host_mounts())
+"""The mounts of a guest are its machine's anyway."""
+_ROOT_WHY = "image: a disk of its own, read-only"
+_SCRATCH_WHY = default("what the machine writes: a disk of limited size")
 
 CPU_PERIOD = 100_000
 """Microseconds, as Docker has it."""
@@ -101,38 +111,22 @@ def plan_guest(
     files: Mapping[str, str],
     *,
     hostname: str,
-    clone: bool = False,
 ) -> Plan:
-    """From an agent that has nothing but its own file systems to the machine's command.
-
-    ``files``: the generated files' contents, by register. ``clone``: of a template, which has let
-    go of its disks.
+    """From an agent that has nothing but its own file systems to the machine's command. It begins
+    with what ``plan_guest_ahead`` says. ``files``: the generated files' contents, by register.
     """
-    _refuse(spec)
-    files = {**files, "bootid": f"{identity.boot_id}\n"}
-    if identity.machine_id:
-        files["machineid"] = f"{identity.machine_id}\n"
-    place = guest_place(spec, hostname=hostname, files=files)
-    whole = plan_machine(spec, image, facts, place)
-    return Plan(
-        host=(
-            *_identity(identity),
-            *(
-                _driver("bind", "the machine's own disks are behind the devices now")
-                if clone
-                else ()
-            ),
-            *_disks(),
-            *_limits(spec.limits, facts),
-            *_generated(files),
-            *(op for op in whole.host if not isinstance(op, Barrier)),
-        ),
-        machine=whole.machine,
-    )
+    return _plan_guest(spec, image, facts, identity, files, hostname=hostname)
+
+
+def plan_guest_ahead(facts: Facts) -> Plan:
+    """The beginning that all guests have in common whose specs say nothing special: a template has
+    run it, and stands before what is a machine's own. No byte of a disk is read in it.
+    """
+    return _guest_ahead(_PLAIN, facts, guest_place(_PLAIN, hostname=""))
 
 
 def plan_resume(
-    spec: MachineSpec, identity: Identity, files: Mapping[str, str], facts: Facts, *, hostname: str
+    spec: MachineSpec, identity: Identity, files: Mapping[str, str], *, hostname: str
 ) -> Plan:
     """In a copy of a guest whose machine's processes are frozen: what no two guests may share, and
     this machine's own limits; then they go on.
@@ -141,12 +135,11 @@ def plan_resume(
     if identity.machine_id:
         files["machineid"] = f"{identity.machine_id}\n"
     why = default("the copy's own name")
-    written = (op for op in _generated(files) if isinstance(op, File))
     return Plan(
         host=(
             *_identity(identity),
-            *written,
-            *_limits(spec.limits, facts),
+            *_contents(files, NONE, f"{STORE}/files/"),
+            *_limits(spec.limits, GROUP),
             Setns("target", CloneFlags.CLONE_NEWUTS, why=why),
             Sethostname(hostname, why=why),
             Write(f"{GROUP}/cgroup.freeze", "0", why=default("all of it is its own now")),
@@ -161,31 +154,75 @@ def plan_settime(time_ns: int) -> Plan:
     return Plan(host=(Settime(*divmod(time_ns, 10**9), why=why),), machine=())
 
 
-def plan_release() -> Plan:
-    """What a guest does that is to become a template, or to be given other disks: it lets go."""
-    return Plan(host=_driver("unbind", "what is behind the devices is about to change"), machine=())
-
-
 def plan_warm(
-    spec: MachineSpec, image: ImageConfig, facts: Facts, files: Mapping[str, str]
-) -> Plan:
+    image: ImageConfig, facts: Facts, files: Mapping[str, str], *, command: tuple[str, ...]
+) -> tuple[Plan, Plan]:
     """A machine of an image of cove's own, run where nothing of it stays: the way through the
-    guest's kernel is translated and its caches are filled before anybody waits.
+    guest's kernel is translated and its caches are filled before anybody waits. Both halves: the
+    first is run in the template.
     """
     why = default("its mounts end with it")
     alone = (
         Unshare(CloneFlags.CLONE_NEWNS, why=why),
         MountSetattr(NONE, "/", AtFlags.AT_RECURSIVE, propagation=MountFlags.MS_PRIVATE, why=why),
     )
+    spec = msgspec.structs.replace(_PLAIN, command=command, remove=True)
     nobody = Identity(bytes(64), 0, "0" * 36, "0" * 32)
-    whole = plan_guest(spec, image, facts, nobody, files, hostname="guest", clone=True)
+    whole = _plan_guest(spec, image, facts, nobody, files, hostname="guest", group=WARM_GROUP)
+    ahead = _guest_ahead(spec, facts, guest_place(spec, hostname="", group=WARM_GROUP))
     # Time and random numbers are the next one's affair.
-    rest = (op for op in whole.host if not isinstance(op, (Reseed, Settime)))
-    return Plan(host=(*alone, *rest), machine=whole.machine)
+    rest = (op for op in whole.host[len(ahead.host) :] if not isinstance(op, (Reseed, Settime)))
+    return (
+        Plan(host=(*alone, *ahead.host), machine=ahead.machine),
+        Plan(host=tuple(rest), machine=whole.machine[len(ahead.machine) :]),
+    )
 
 
-def _driver(which: str, why: str) -> tuple[Op, ...]:
-    return (Driver("virtio_blk", BLOCK_DEVICE, which, why=default(why)),)
+def _plan_guest(
+    spec: MachineSpec,
+    image: ImageConfig,
+    facts: Facts,
+    identity: Identity,
+    files: Mapping[str, str],
+    *,
+    hostname: str,
+    group: str = GROUP,
+) -> Plan:
+    _refuse(spec)
+    files = {**files, "bootid": f"{identity.boot_id}\n"}
+    if identity.machine_id:
+        files["machineid"] = f"{identity.machine_id}\n"
+    place = guest_place(spec, hostname=hostname, files=files, group=group)
+    ahead, whole = _guest_ahead(spec, facts, place), plan_machine(spec, image, facts, place)
+    begun = plan_ahead(spec, facts, place)
+    return Plan(
+        host=(
+            *ahead.host,
+            *_identity(identity),
+            *_mounts(),
+            *_limits(spec.limits, group),
+            *_contents(files),
+            *whole.host[len(begun.host) :],
+        ),
+        machine=(*ahead.machine, *whole.machine[len(begun.machine) :]),
+    )
+
+
+def _guest_ahead(spec: MachineSpec, facts: Facts, place: Place) -> Plan:
+    begun = plan_ahead(spec, facts, place)
+    (group,) = place.cgroup_files
+    host = tuple(op for op in begun.host if not isinstance(op, Barrier) and op not in _HOSTS_OWN)
+    ready = default("a template is kept once the child has its own file systems")
+    return Plan(
+        host=(
+            *_disks(),
+            _directory(group.rpartition("/")[0], default("the machine's control group")),
+            *_generated(),
+            *host,
+            Recv(why=ready),
+        ),
+        machine=(*begun.machine, Send(why=ready)),
+    )
 
 
 def plan_guest_exec(
@@ -195,16 +232,22 @@ def plan_guest_exec(
 
 
 def guest_place(
-    spec: MachineSpec, *, hostname: str, files: Mapping[str, str] | None = None
+    spec: MachineSpec,
+    *,
+    hostname: str,
+    files: Mapping[str, str] | None = None,
+    group: str = GROUP,
 ) -> Place:
     """``files``: of ``GENERATED``, those that there are."""
+    lacking = () if files is None else set(GENERATED.values()) - set(files)
     return Place(
         key=1,
         root=STORE,
         layers=(1,),
-        cgroup_files=(f"{GROUP}/cgroup.procs",),
+        cgroup_files=(f"{group}/cgroup.procs",),
         volatile=spec.remove,
-        files={at: name for at, name in GENERATED.items() if files is None or name in files},
+        files=GENERATED,
+        unused=frozenset(at for at, name in GENERATED.items() if name in lacking),
         hostname=hostname,
     )
 
@@ -241,29 +284,35 @@ def _directory(path: str, why: str) -> Op:
 
 
 def _disks() -> tuple[Op, ...]:
-    """The same directories as the store of a host has, from two disks."""
+    """The same directories as the store of a host has, for two disks."""
     roots = f"{STORE}/roots"
-    root_why = "image: a disk of its own, read-only"
-    scratch_why = default("what the machine writes: a disk of limited size")
+    why = default("images may lack it")
     return (
-        *(_directory(f"{roots}/{name}", root_why) for name in ("l1", "u1", "m")),
-        *(_directory(f"{roots}/p/{name}", default("images may lack it")) for name in POINTS),
-        Disk(ROOT_DISK, f"{STORE}/root", why=root_why),
-        Disk(SCRATCH_DISK, f"{STORE}/scratch", why=scratch_why),
-        Mount(f"{STORE}/root", f"{roots}/l1", "erofs", MountFlags.MS_RDONLY, "", why=root_why),
-        Mount(f"{STORE}/scratch", f"{roots}/u1", "ext4", MountFlags.MS_NODEV, "", why=scratch_why),
-        _directory(f"{roots}/u1/fs", scratch_why),
-        _directory(f"{roots}/u1/work", scratch_why),
+        *(_directory(f"{roots}/{name}", _ROOT_WHY) for name in ("l1", "u1", "m")),
+        *(_directory(f"{roots}/p/{name}", why) for name in POINTS),
+        *(File(NONE, f"{roots}/p{at}", 0o644, "", 0, 0, why=why) for at in _PLAIN_FILES),
+        Disk(ROOT_DISK, f"{STORE}/root", why=_ROOT_WHY),
+        Disk(SCRATCH_DISK, f"{STORE}/scratch", why=_SCRATCH_WHY),
     )
 
 
-def _limits(limits: Limits, facts: Facts) -> tuple[Op, ...]:
+def _mounts() -> tuple[Op, ...]:
+    root, scratch = f"{STORE}/roots/l1", f"{STORE}/roots/u1"
+    return (
+        Mount(f"{STORE}/root", root, "erofs", MountFlags.MS_RDONLY, "", why=_ROOT_WHY),
+        Mount(f"{STORE}/scratch", scratch, "ext4", MountFlags.MS_NODEV, "", why=_SCRATCH_WHY),
+        _directory(f"{scratch}/fs", _SCRATCH_WHY),
+        _directory(f"{scratch}/work", _SCRATCH_WHY),
+    )
+
+
+def _limits(limits: Limits, group: str) -> tuple[Op, ...]:
     """As a container has them, kept by the guest's kernel: they mean the same."""
     pids = limits.pids or PIDS
-    ops: list[Op] = [_directory(GROUP, default("the machine's control group"))]
+    ops: list[Op] = []
 
     def write(name: str, value: object, why: str) -> None:
-        ops.append(Write(f"{GROUP}/{name}", str(value), why=why))
+        ops.append(Write(f"{group}/{name}", str(value), why=why))
 
     write("pids.max", "max" if pids < 0 else pids, option("pids-limit", pids))
     if limits.memory > 0:
@@ -277,13 +326,27 @@ def _limits(limits: Limits, facts: Facts) -> tuple[Op, ...]:
     return tuple(ops)
 
 
-def _generated(files: Mapping[str, str]) -> tuple[Op, ...]:
-    ops: list[Op] = [_directory(f"{STORE}/files", default("generated files are of no image"))]
+def _generated() -> tuple[Op, ...]:
+    """Empty until it is known what they say: written in place, mounts of them change with them."""
+    at, why = f"{STORE}/files", default("generated files are of no image")
+    ops: list[Op] = [_directory(at, why), OpenTree(FILES, NONE, at, OpenTreeFlags(0), why=why)]
     for target, register in GENERATED.items():
-        if register not in files:
-            continue
-        path = f"{STORE}/files/{register}"
-        why = default(WHY.get(register, f"{target} is generated"))
-        ops.append(File(NONE, path, 0o644, files[register], 0, 0, why=why))
+        path, why = f"{STORE}/files/{register}", _why_generated(target, register)
+        ops.append(File(NONE, path, 0o644, "", 0, 0, why=why))
         ops.append(OpenTree(register, NONE, path, OpenTreeFlags(0), why=why))
     return tuple(ops)
+
+
+def _contents(files: Mapping[str, str], at: str = FILES, below: str = "") -> tuple[Op, ...]:
+    return tuple(
+        File(
+            at, f"{below}{register}", 0o644, files[register], 0, 0,
+            why=_why_generated(target, register),
+        )
+        for target, register in GENERATED.items()
+        if register in files
+    )  # fmt: skip
+
+
+def _why_generated(target: str, register: str) -> str:
+    return default(WHY.get(register, f"{target} is generated"))

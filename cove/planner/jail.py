@@ -21,7 +21,7 @@ from cove.spec.machine import ExecSpec, Limits, MachineSpec, Security, Ulimit
 JAIL_IMAGE = "host"
 """The emulator is the host's own program."""
 NOBODY = "65534:65534"
-RUN_STDIN, RUN_SYNC, RUN_ADOPT = 2, 8, 16
+RUN_STDIN, RUN_SYNC, RUN_ADOPT, RUN_REST = 2, 8, 16, 64
 """Flags of ``init/guest.h``."""
 
 OVERHEAD = 192 << 20
@@ -90,14 +90,12 @@ def plan_jail(
     return Plan(whole.host, (*inside, *beside))
 
 
-def plan_vm(
-    spec: MachineSpec, place: Place, jail: Plan, guest: Plan, *, adopt: bool = False
-) -> Plan:
+def plan_vm(spec: MachineSpec, place: Place, jail: Plan, guest: Plan, *, how: int = 0) -> Plan:
     """``jail``, and behind it the streams of this machine's program: nothing that runs beside has
-    them. ``adopt``: the program runs in the guest already.
+    them. ``how``: ``RUN_ADOPT``, the program runs in the guest already; ``RUN_REST``, the guest has
+    run the first half of its plan.
     """
-    flags = (RUN_STDIN if spec.stdin_open else 0) | (0 if spec.remove else RUN_SYNC)
-    flags |= RUN_ADOPT if adopt else 0
+    flags = (RUN_STDIN if spec.stdin_open else 0) | (0 if spec.remove else RUN_SYNC) | how
     why = default("its program's streams, signals and end are the machine's")
     last = Guest("serial", "hub", "guestplan", "console", "consolelog", "end", flags, why=why)
     streams = terminal(place, tty=spec.tty)

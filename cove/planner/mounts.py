@@ -156,6 +156,7 @@ def attach(spec: MachineSpec, place: Place) -> tuple[Op, ...]:
 def attach_files(spec: MachineSpec, place: Place) -> tuple[Op, ...]:
     """Machine: generated files over the image's own; they are no part of its file system."""
     taken = frozenset(mount.target for mount in spec.mounts if mount.target in place.files)
+    taken |= place.unused
     return _attach_files(tuple(place.files), taken)
 
 
@@ -172,7 +173,7 @@ def _attach_files(targets: tuple[str, ...], taken: frozenset[str]) -> tuple[Op, 
 
 def close_files(spec: MachineSpec, place: Place) -> tuple[Op, ...]:
     """Machine: a root that is read-only is so in the generated files as well."""
-    taken = {mount.target for mount in spec.mounts}
+    taken = {mount.target for mount in spec.mounts} | place.unused
     registers = [f"file{i}" for i, target in enumerate(place.files) if target not in taken]
     return _close_files(tuple(registers)) if spec.security.read_only else ()
 

@@ -48,6 +48,8 @@ class Place:
     """One for each mount of the spec that is no tmpfs, in the spec's order."""
     files: dict[str, str] = field(default_factory=dict)
     """Generated files: target (``/etc/hosts``) to register."""
+    unused: frozenset[str] = frozenset()
+    """Of these targets, those that the image itself has the right file for."""
     hostname: str = ""
     devices: tuple[tuple[str, str, int, int, int], ...] = ()
     """path, type (``c`` or ``b``), major, minor, mode; paths as the machine sees them."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import threading
 
@@ -66,9 +67,10 @@ def _make_template(template: str, size: int, *, journal: bool) -> None:
     made = f"{template}.{os.getpid()}-{threading.get_ident()}"
     with open(made, "wb") as file:
         file.truncate(size)
+    tree = _tree(f"{made}.tree")
     try:
         done = subprocess.run(
-            [*MKFS, *(JOURNAL if journal else NO_JOURNAL), made],
+            [*MKFS, *(JOURNAL if journal else NO_JOURNAL), "-d", tree, made],
             capture_output=True,
             text=True,
             check=False,
@@ -80,6 +82,8 @@ def _make_template(template: str, size: int, *, journal: bool) -> None:
             "cannot make a scratch disk: there is no mkfs.ext4",
             hint="apt-get install e2fsprogs",
         ) from None
+    finally:
+        shutil.rmtree(tree, ignore_errors=True)
     if done.returncode:
         os.unlink(made)
         reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
@@ -87,3 +91,11 @@ def _make_template(template: str, size: int, *, journal: bool) -> None:
     with open(made, "rb") as file:
         os.fsync(file.fileno())  # a name without its bytes, after a power cut, is found for good
     os.rename(made, template)
+
+
+def _tree(path: str) -> str:
+    """What overlayfs wants to find on it: to make directories costs an emulated guest 20 ms."""
+    shutil.rmtree(path, ignore_errors=True)
+    for name in ("fs", "work"):
+        os.makedirs(f"{path}/{name}", 0o755)
+    return path

@@ -19,10 +19,14 @@ FRAME_MAX, WINDOW = 7680, 16
 PROTOCOL = 1
 
 PLAN, RUN_PLAN, READ = 96, 97, 98
+AHEAD, REST = 32, 64
+"""Flags of ``init/guest.h``: halves of a plan."""
 STARTED, FAILED, EXITED, OUTPUT = 16, 17, 18, 65
 HELLO, TAKEN, CLOSE = 112, 120, 121
 ANEW = 101
 
+MACHINE, WARM = 1, 0x3FFF_FFFF
+"""Channels of plans that were begun ahead: a hub's first one, and one that no hub comes to."""
 FIRST = 0x4000_0000
 """A machine's hub counts its channels from 1."""
 PATIENCE = 30.0
@@ -32,7 +36,7 @@ class Agent:
     def __init__(self, sock: socket.socket, *, patience: float = PATIENCE) -> None:
         self.sock, self._rest = sock, b""
         self._patience = patience
-        self._channel = FIRST
+        self._channel = self._next = FIRST
         self._late = 0.0
 
     def close(self) -> None:
@@ -46,28 +50,30 @@ class Agent:
             raise HostError("cannot use a guest: its agent is another one")
         return data.decode("utf-8", "replace")[:64]
 
+    def begin(self, plan: Plan, *, channel: int) -> None:
+        """The first half of a plan: whose process waits at this channel then, in a copy too."""
+        self._begin(channel)
+        self._order(plan, AHEAD)
+        while self._answer()[0] != STARTED:
+            pass
+
+    def finish(self, plan: Plan, *, channel: int) -> int:
+        """The second half: the exit code of its program."""
+        self._begin(channel)
+        self._order(plan, REST)
+        return self._end()
+
     def run(self, plan: Plan) -> int:
-        """The exit code of its program, and 0 of a plan without one."""
-        host = wire.encode(plan.host)
-        machine = wire.encode(plan.machine) if plan.machine else b""
-        self._begin()
-        room = WINDOW
-        for at in range(0, len(host) + len(machine), FRAME_MAX):
-            while not room:
-                kind, value, channel, _ = self._message()
-                room += value if (kind, channel) == (TAKEN, self._channel) else 0
-            self._say(PLAN, 0, (host + machine)[at : at + FRAME_MAX])
-            room -= 1
-        self._say(RUN_PLAN, 0, RUN.pack(len(host), len(machine), 0, 0))
+        """A whole one, at a channel of its own; 0 of a plan without a program."""
+        self._next += 1
+        self._begin(self._next)
+        self._order(plan, 0)
+        return self._end()
+
+    def _end(self) -> int:
         code = -1
         while True:
-            kind, value, channel, data = self._message()
-            if channel != self._channel:
-                continue
-            if kind == FAILED:
-                op, detail = data[4:8], data[12:].split(b"\0", 1)[0]
-                where = f"op {int.from_bytes(op, 'little')}: {detail.decode('utf-8', 'replace')}"
-                raise HostError(f"cannot use a guest: its agent stopped at {where[:200]}")
+            kind, value, _ = self._answer()
             if kind == EXITED:
                 code = value
             elif kind == OUTPUT:
@@ -77,9 +83,33 @@ class Agent:
                     raise HostError("cannot use a guest: its agent gave up")
                 return code
 
+    def _order(self, plan: Plan, flags: int) -> None:
+        host, machine = wire.encode(plan.host), wire.encode(plan.machine) if plan.machine else b""
+        room = WINDOW
+        for at in range(0, len(host) + len(machine), FRAME_MAX):
+            while not room:
+                kind, value, _ = self._answer()
+                room += value if kind == TAKEN else 0
+            self._say(PLAN, 0, (host + machine)[at : at + FRAME_MAX])
+            room -= 1
+        self._say(RUN_PLAN, flags, RUN.pack(len(host), len(machine), 0, 0))
+
+    def _answer(self) -> tuple[int, int, bytes]:
+        """What is said on this channel; the plan's failure is raised."""
+        while True:
+            kind, value, channel, data = self._message()
+            if channel != self._channel:
+                continue
+            if kind == FAILED:
+                op, detail = data[4:8], data[12:].split(b"\0", 1)[0]
+                where = f"op {int.from_bytes(op, 'little')}: {detail.decode('utf-8', 'replace')}"
+                raise HostError(f"cannot use a guest: its agent stopped at {where[:200]}")
+            return kind, value, data
+
     def read(self, path: str) -> bytes | None:
         """A file of the guest's, at most a frame of it; None: it is not there."""
-        self._begin()
+        self._next += 1
+        self._begin(self._next)
         self._say(READ, 0, path.encode())
         while True:
             kind, value, channel, data = self._message()
@@ -88,14 +118,11 @@ class Agent:
 
     def begin_anew(self) -> None:
         """To a copy of a guest whose channels were held: who was at them is at the other one's."""
-        self._late = time.monotonic() + self._patience
-        self._channel, before = 0, self._channel
+        self._begin(0)
         self._say(ANEW, 0, b"")
-        self._channel = before
 
-    def _begin(self) -> None:
-        self._late = time.monotonic() + self._patience
-        self._channel += 1
+    def _begin(self, channel: int) -> None:
+        self._late, self._channel = time.monotonic() + self._patience, channel
 
     def _say(self, kind: int, value: int, data: bytes) -> None:
         rest = memoryview(HEADER.pack(kind, value, len(data), self._channel) + data)

@@ -22,7 +22,7 @@ from cove.errors import NOT_JSON, HostError, NotFound
 from cove.roots.remove import remove_tree
 from cove.store.layout import Layout
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a template of before cannot be gone on with: agent, devices, what was run in it."""
 KEY = re.compile(r"[0-9a-f]{32}")
 META_MAX, STATE_MAX = 4 << 20, 16 << 20

@@ -117,6 +117,20 @@ def test_a_start_takes_the_warm_one_then_clones_the_template(vms: Cove) -> None:
     vms("rm", "-f", "warm", "cold")
 
 
+def test_a_machine_that_begins_otherwise_is_a_clone_all_the_same(vms: Cove) -> None:
+    """What its guest has begun with is given up for the machine's own plan, warm or not."""
+    shell = "df -k /dev/shm | tail -1; cat /proc/sys/net/ipv4/ip_unprivileged_port_start; echo $$"
+    special = ("--shm-size", "8m", "--sysctl", "net.ipv4.ip_unprivileged_port_start=7")
+    _wait_warm(vms)
+    for name in ("first", "second"):
+        vms("run", "-d", "--name", name, *special, "--vm", "bb", "sleep", "100")
+        assert _how(vms, name) == "clone"
+        shm, port, _ = vms("exec", name, "sh", "-c", shell).out.splitlines()
+        assert shm.split()[1] == "8192" and port == "7"
+        assert len(vms("top", name).out.splitlines()) == 2
+    vms("rm", "-f", "first", "second")
+
+
 def test_a_machine_of_another_size_boots_once_and_is_cloned_then(vms: Cove) -> None:
     vms("run", "-d", "--name", "first", "--vm", "-m", "700m", "bb", "sleep", "100")
     assert _how(vms, "first") == "boot"

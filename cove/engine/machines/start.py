@@ -134,7 +134,7 @@ def _hand_over(
             plan = _plan_container(home, record, base, group, foreground, fds)
         live.plan = plan
         if slot is not None and slot.ahead is not None:
-            rest = after(plan, slot.ahead)
+            rest = plan.after(slot.ahead)
             if rest is not None and _sent(live, _message(record, rest, foreground), fds):
                 return
             live.close_monitor()
@@ -191,14 +191,6 @@ def _prepare(
     views = home.base(JAIL_IMAGE).views if spec.isolation == "vm" else base.views
     if not ready_made or (views and spec.isolation != "vm") or record.strata:
         uppers.prepare(home, record, len(views), anew=ready_made)
-
-
-def after(plan: Plan, ahead: Plan) -> Plan | None:
-    """The rest of a plan that begins with ``ahead``; None: this one begins otherwise."""
-    host, machine = len(ahead.host), len(ahead.machine)
-    if plan.host[:host] != ahead.host or plan.machine[:machine] != ahead.machine:
-        return None
-    return Plan(plan.host[host:], plan.machine[machine:])
 
 
 def _sent(live: Live, message: Start, fds: Descriptors) -> bool:

@@ -20,7 +20,7 @@ from cove.errors import CoveError
 from cove.executor.messages import Start, send_start
 from cove.plan.ops import Plan
 from cove.planner import Place
-from cove.planner.jail import JAIL_IMAGE, plan_vm
+from cove.planner.jail import JAIL_IMAGE, RUN_REST, plan_vm
 from cove.roots import prepare_root
 from cove.store.records import MachineRecord
 from cove.vm import qmp
@@ -45,7 +45,7 @@ def start_clone(
         emulator, entry.emulator = entry.emulator, None
     try:
         ground = ground_for(home, base)
-        guest = virtual.guest_of(home, record, base, ground.inside, clone=True)
+        guest = virtual.guest_of(home, record, base, ground.inside)
         with Descriptors() as more:
             root = more.mine("root", home.disks.open(home, base))
             scratch = more.mine("disk", virtual.open_scratch(home, record, ready["dir"]))
@@ -56,7 +56,11 @@ def start_clone(
                     emulator = _clone(home, record, ground, live, ready, (root, scratch))
                 if emulator is None:
                     return False
-                hand_over(home, record, live, emulator, guest, ready, fds, size, message)
+                rest = guest.after(ground.ahead)
+                hand_over(
+                    home, record, live, emulator, guest, rest or guest, ready, fds, size, message,
+                    how=RUN_REST if rest else 0,
+                )  # fmt: skip
             except (CoveError, OSError) as error:
                 emulators.tell(f"clone {record.name}", error)
                 _give_up(home, record, ground, live, spoiled=entry is None)
@@ -74,22 +78,23 @@ def hand_over(
     live: Live,
     emulator: Emulator,
     guest: Plan,
+    left: Plan | None,
     ready: Descriptors,
     fds: Descriptors,
     size: Size | None,
     message: Callable[[Plan], Start],
     *,
-    adopt: bool = False,
+    how: int,
 ) -> None:
-    """The rest of the plan to the monitor that has run the first part. ``adopt``: what ``guest``
-    says was done, and the machine's program runs.
+    """The rest of the plan to the monitor that has run the first part. ``left``: what of ``guest``
+    was not done there; ``how`` it is to be taken up.
     """
     rows, columns = (size.rows, size.columns) if size else (0, 0)
     place = Place(record.key, home.root, rows=rows, columns=columns)
-    plan = live.plan = plan_vm(record.spec, place, emulator.plan, guest, adopt=adopt)
+    plan = live.plan = plan_vm(record.spec, place, emulator.plan, guest, how=how)
     with Descriptors() as rest:
         _second(emulator, ready["dir"], rest)
-        rest.mine("guestplan", virtual.memory_of_plan(None if adopt else guest, size))
+        rest.mine("guestplan", virtual.memory_of_plan(left, size))
         second = Plan((), plan.machine[len(emulator.plan.machine) :])
         send_start(emulator.ctl, message(second), fds | rest)
 

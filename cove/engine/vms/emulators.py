@@ -52,6 +52,7 @@ def key_of(ground: Ground, memory: int, cpus: int) -> str:
         ground.host,
         command(ground, memory, cpus, TEMPLATE),
         command(ground, memory, cpus, CLONE),
+        ground.digest,
     )
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
 

@@ -4,6 +4,7 @@ command line, which is made of nothing else but a size and the registers that it
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from cove.errors import HostError, NotFound, Unsupported
 from cove.linux.virtual import probe_virtual
 from cove.oci.manifest import host_platform_of
 from cove.plan.facts import Facts
+from cove.plan.ops import Plan
+from cove.plan.wire import encode
 from cove.planner.cpus import guest_cpu
-from cove.planner.guest import ROOT_DISK, SCRATCH_DISK, guest_facts
+from cove.planner.guest import ROOT_DISK, SCRATCH_DISK, guest_facts, plan_guest_ahead
 from cove.planner.qemu import MACHINES, Disk, Guest, argv, path_of, plan_qemu
 from cove.planner.qemu import Kernel as Boot
 from cove.store.layout import Layout
@@ -41,6 +44,9 @@ class Ground:
     """Key of the initrd with the agent."""
     host: tuple[tuple[str, str], ...]
     """Kernel, QEMU and CPU of this host."""
+    ahead: Plan
+    """What every guest begins with, and a template has run; ``digest``: of it."""
+    digest: str
 
     @property
     def arch(self) -> str:
@@ -78,7 +84,11 @@ def ground_of(home: Home, arch: str) -> Ground:
         facts, trial = facts_with_kvm(kernels, kernel, facts)
         parts = kernels.modules(kernel, kernel.modules), kernels.modules(kernel, kernel.later)
         host = tuple(sorted(trial.host.items()))
-        found = Ground(facts, kernel, initrd_key(program(layout, arch), *parts), host)
+        ahead = plan_guest_ahead(guest_facts(facts, version_of(kernel), arch))
+        digest = hashlib.sha256(encode(ahead.host) + encode(ahead.machine)).hexdigest()
+        found = Ground(
+            facts, kernel, initrd_key(program(layout, arch), *parts), host, ahead, digest
+        )
         for old in [other for other in _grounds if other[:2] == which]:
             del _grounds[old]
         _grounds[key] = found

@@ -20,25 +20,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from cove.engine import files
 from cove.engine.home import Home
 from cove.engine.reactor import Timer, Worker
 from cove.engine.slots import Slot
 from cove.engine.vms import emulators
 from cove.engine.vms.emulators import Emulator, key_of
 from cove.engine.vms.ground import Ground, ground_of, program
-from cove.engine.vms.templates import empty_slot, where_of
+from cove.engine.vms.templates import empty_slot, warm_plan, where_of
 from cove.engine.vms.virtual import MEMORY, cpus_of, memory_of
 from cove.errors import CoveError, HostError
 from cove.linux.disk import available_memory
 from cove.oci.config import ImageConfig
 from cove.planner.cpus import guest_cpu
 from cove.planner.defaults import STORAGE
-from cove.planner.guest import plan_release, plan_warm
 from cove.planner.jail import OVERHEAD
 from cove.roots.scratch import make_scratch
 from cove.spec.machine import MachineSpec
 from cove.vm import templates as stored
+from cove.vm.agent import WARM
 from cove.vm.templates import Loaded
 
 READY = 1
@@ -53,8 +52,6 @@ SPARE = 256 << 20
 CPUS = 1
 GONE = 2.0
 """Seconds that mounts of a process which has ended may take to go."""
-
-PLACEHOLDER = MachineSpec(image="placeholder", command=("/probe", "version"))
 
 
 @dataclass(slots=True, eq=False)
@@ -266,15 +263,12 @@ def _clone(home: Home, ground: Ground, loaded: Loaded, slot: Slot) -> Emulator:
 def _warm(emulator: Emulator, ground: Ground) -> None:
     """Once through all that a start does, and back."""
     agent = emulator.agent
-    texts = dict(files.texts(PLACEHOLDER, "guest"))
-    plan = plan_warm(PLACEHOLDER, ImageConfig(), ground.inside, texts)
     disks = [f"/sys/fs/ext4/{name}/session_write_kbytes" for name in ("vda", "vdb")]
-    agent.run(plan)
+    agent.finish(warm_plan(ground)[1], channel=WARM)
     late = time.monotonic() + GONE
     while any(agent.read(path) is not None for path in disks):
         if time.monotonic() > late:
             raise HostError("cannot warm a guest: its disk stays in use")
-    agent.run(plan_release())
 
 
 def _placeholder(home: Home) -> int:

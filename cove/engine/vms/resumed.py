@@ -21,6 +21,7 @@ from cove.errors import HostError
 from cove.executor.messages import Start
 from cove.plan.ops import Plan
 from cove.planner.guest import plan_resume
+from cove.planner.jail import RUN_ADOPT
 from cove.store.records import MachineRecord
 from cove.vm import moments
 from cove.vm.moments import Held
@@ -66,7 +67,7 @@ def start_resumed(
     hostname = files.hostname_of(record.spec, record.id)
     texts = dict(files.texts(record.spec, hostname))
     identity = virtual.identity_of(home, record, base)
-    guest = plan_resume(record.spec, identity, texts, ground.inside, hostname=hostname)
+    guest = plan_resume(record.spec, identity, texts, hostname=hostname)
     with Descriptors() as more:
         root = more.mine("root", home.disks.open(home, base))
         if moments.root_digest(root) != shape.root:
@@ -86,6 +87,8 @@ def start_resumed(
         try:
             emulator.agent.begin_anew()
             emulator.agent.run(guest)
-            hand_over(home, record, live, emulator, guest, ready, fds, size, message, adopt=True)
+            hand_over(
+                home, record, live, emulator, guest, None, ready, fds, size, message, how=RUN_ADOPT
+            )
         finally:
             emulator.close()

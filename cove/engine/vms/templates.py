@@ -10,6 +10,7 @@ import secrets
 import threading
 import time
 
+from cove.engine import files
 from cove.engine.calls.templates import (
     TemplateList,
     TemplateRemove,
@@ -22,19 +23,27 @@ from cove.engine.vms import emulators
 from cove.engine.vms.emulators import Emulator, Where, key_of
 from cove.engine.vms.ground import TEMPLATE, Ground, command, ground_of, program
 from cove.errors import CoveError, HostError, NotFound
-from cove.planner.guest import plan_release
+from cove.oci.config import ImageConfig
+from cove.plan.ops import Plan
+from cove.planner.guest import plan_warm
 from cove.planner.jail import JAIL_IMAGE, jail_spec
 from cove.spec.machine import MachineSpec
 from cove.vm import qmp
 from cove.vm import templates as stored
+from cove.vm.agent import MACHINE, WARM
 from cove.vm.kernels import Kernels
 from cove.vm.templates import Loaded, Template
 
 HELD = 2
 """Templates whose memory is kept; the least recently used one goes first."""
+PLACEHOLDER = MachineSpec(image="placeholder", command=("/probe", "version"))
+
 FAILURES = 3
 """After so many in a row none of that CPU is made any more until the daemon's next start."""
-EMPTY_DISK = 1 << 20
+LARGEST_DISK = 1 << 50
+"""Bytes that a guest takes its disks for, none of which are there: no file system that is behind
+them later is larger.
+"""
 
 
 class Templates:
@@ -128,7 +137,8 @@ def _make(home: Home, ground: Ground, memory: int, cpus: int) -> Template:
             emulator = _boot(home, ground, memory, cpus, slot, ram)
             try:
                 version = emulator.agent.wait_ready()
-                emulator.agent.run(plan_release())
+                emulator.agent.begin(ground.ahead, channel=MACHINE)
+                emulator.agent.begin(warm_plan(ground)[0], channel=WARM)
                 qmp.save(emulator.control, state)
             finally:
                 emulator.close()
@@ -143,6 +153,12 @@ def _make(home: Home, ground: Ground, memory: int, cpus: int) -> Template:
         return stored.store(home.store.layout, template, ram, state)
 
 
+def warm_plan(ground: Ground) -> tuple[Plan, Plan]:
+    """Both halves of what a guest is warmed by."""
+    texts = dict(files.texts(PLACEHOLDER, "guest"))
+    return plan_warm(ImageConfig(), ground.inside, texts, command=PLACEHOLDER.command)
+
+
 def _boot(home: Home, ground: Ground, memory: int, cpus: int, slot: Slot, ram: int) -> Emulator:
     kernels = Kernels(home.store.layout)
     line = command(ground, memory, cpus, TEMPLATE)
@@ -151,8 +167,8 @@ def _boot(home: Home, ground: Ground, memory: int, cpus: int, slot: Slot, ram: i
     with contextlib.ExitStack() as stack:
         given = {
             "memory": ram,
-            "rootdisk": qmp.reopened(_file(stack, "root", EMPTY_DISK)),
-            "scratch": _file(stack, "scratch", EMPTY_DISK),
+            "rootdisk": qmp.reopened(_file(stack, "root", LARGEST_DISK)),
+            "scratch": _file(stack, "scratch", LARGEST_DISK),
             "kernel": kernels.open_kernel(ground.kernel),
         }
         stack.callback(os.close, given["kernel"])

@@ -164,9 +164,7 @@ def plan_beside(
     return plan_vm_exec(spec, jail, around.config, home.facts, place, guest)
 
 
-def guest_of(
-    home: Home, record: MachineRecord, base: Base, inside: Facts, *, clone: bool = False
-) -> Plan:
+def guest_of(home: Home, record: MachineRecord, base: Base, inside: Facts) -> Plan:
     """What is to happen in the guest."""
     spec = record.spec
     hostname = files.hostname_of(spec, record.id)
@@ -177,7 +175,6 @@ def guest_of(
         identity_of(home, record, base),
         dict(files.texts(spec, hostname)),
         hostname=hostname,
-        clone=clone,
     )
 
 
