@@ -50,13 +50,17 @@ def status(done: calls.Progress) -> str:
     return f"Digest: {done.digest}\nStatus: {news} {name}\n"
 
 
-def pull(typed: Typed, terminal: Terminal, client: Client) -> int:
-    image, quiet = typed.words[0], typed.on("quiet")
-    if not typed.values.get("unsigned", True):
+def refuse_signatures(image: str, unsigned: object) -> None:
+    if not unsigned:
         raise Unsupported(
             f"cannot pull {image}: cove checks digests, not signatures",
             origin="--disable-content-trust=false",
         )
+
+
+def pull(typed: Typed, terminal: Terminal, client: Client) -> int:
+    image, quiet = typed.words[0], typed.on("quiet")
+    refuse_signatures(image, typed.values.get("unsigned", True))
     if typed.on("all_tags"):
         return _pull_all(typed, terminal, client)
     reference = parse_reference(image)
@@ -99,6 +103,7 @@ def with_image(
     """``act``, with the image fetched before it as ``--pull`` says. Nothing is asked where it is
     here: ``act`` finds out.
     """
+    refuse_signatures(spec.image, typed.values.get(".unsigned", True))
     when = typed.text(".pull", "missing")
     if when == "always" and spec.image not in BUILT_IN:
         _fetch_for(typed, terminal, client, spec)

@@ -14,10 +14,10 @@ from cove.engine.live import Live
 from cove.engine.uppers import strata_sizes
 from cove.engine.vms import virtual
 from cove.engine.vms.ground import BOOT
+from cove.engine.written import written
 from cove.image.catalog import image_config
 from cove.linux.processes import read_process
 from cove.plan.facts import Facts
-from cove.roots import usage
 from cove.spec.machine import MachineSpec
 from cove.store.names import holds_name
 from cove.store.records import MachineRecord
@@ -47,7 +47,7 @@ def list_machines(home: Home, *, everything: bool, sizes: bool) -> Listed:
 
 def sizes_of(home: Home, record: MachineRecord) -> Sizes:
     image = home.store.image(record.image)
-    writable = usage(home.root, record.upper)
+    writable = written(home, record)
     below = sum(strata_sizes(home, record.strata).values())
     return Sizes(writable, writable + below + (image.size if image else 0))
 

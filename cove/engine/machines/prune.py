@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from cove.engine.calls import Prune, Pruned
 from cove.engine.home import Home
 from cove.engine.machines import ending
+from cove.engine.written import written
 from cove.image.catalog import image_config
-from cove.roots import usage
 from cove.store.names import holds_name
 from cove.store.records import MachineRecord
 
@@ -26,7 +26,7 @@ def prune(home: Home, params: Prune) -> Pruned:
     for record in home.store.machines():
         if not (_is_idle(home, record) and _wanted(home, record, params)):
             continue
-        size = usage(home.root, record.upper)
+        size = written(home, record)
         if _remove(home, record.key):
             ids.append(record.id)
             reclaimed += size

@@ -27,11 +27,11 @@ from cove.engine.calls.disk import SnapshotUsage
 from cove.engine.home import Home
 from cove.engine.looking.listing import as_seen
 from cove.engine.machines import life, prune
+from cove.engine.written import written
 from cove.image import catalog
 from cove.image.host import HOST
 from cove.linux.disk import trees_usage
 from cove.oci.config import config_from_json
-from cove.roots import usage
 from cove.store.db import Store
 from cove.store.gc import LEFTOVER_LIFE
 from cove.store.names import holds_name
@@ -94,7 +94,7 @@ def disk_usage(home: Home) -> DiskUsage:
         )
     partial = partial_usage(home.store)
     machines = [
-        MachineUsage(as_seen(record), usage(home.root, record.upper))
+        MachineUsage(as_seen(record), written(home, record))
         for record in reversed(home.store.machines())
         if holds_name(record)
     ]
