@@ -29,6 +29,7 @@ from tests.vm.test_causes import (
 )
 from tests.vm.test_same_verbs import (
     Machine,
+    terminal,
     test_a_daemon_that_is_killed_is_not_missed,
     test_a_large_file_is_copied_whole,
     test_a_terminal_has_a_size_and_follows_its_changes,
@@ -260,6 +261,9 @@ def test_an_image_for_which_there_are_no_guests(cove: Cove, other_tar: Path) -> 
     assert "there are guests for linux/amd64 and linux/arm64" in done.err
     assert "from: --isolation vm" in done.err
     assert cove("ps", "-aqf", "ancestor=strange").out == ""
+    with terminal(cove, "run", "--rm", "-t", "--vm", "strange", "true") as seen:
+        assert seen.end() == 125
+        assert b"cannot run strange in a virtual machine: it is for linux/s390x" in seen.heard
 
 
 def test_without_its_qemu(bb_tar: Path, other_tar: Path, other_kernel: Stored) -> None:

@@ -15,7 +15,7 @@ from cove.engine.calls.prepare import Prepare
 from cove.engine.home import Base, Home
 from cove.engine.images.images import as_steps
 from cove.engine.vms import ground, virtual
-from cove.planner.cpus import guest_cpu
+from cove.planner.cpus import guest_cpu, refuse_guest
 from cove.vm.accel import facts_with_kvm, known
 from cove.vm.agents import is_ready
 from cove.vm.kernels import Kernels
@@ -33,6 +33,7 @@ def prepare(home: Home, params: Prepare, call: Call) -> Iterator[Progress]:
         return iter((Progress("done"),))
     base = home.base(spec.image)
     virtual.check_image(spec, base)
+    refuse_guest(spec, base.config, home.facts)
     tasks = list(_tasks(home, spec.image, base))
     if not tasks:
         return iter((Progress("done"),))
