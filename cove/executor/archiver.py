@@ -6,8 +6,10 @@ It has no monitor: what it does is over when the verb is, and it ends with the d
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
@@ -21,6 +23,7 @@ from cove.plan import wire
 from cove.plan.ops import Plan
 
 PLAN_FAILED, GUEST_LOST = 125, 137
+UNHEARD = (-signal.SIGPIPE, 128 + signal.SIGPIPE)
 PIPE = 1 << 20
 RESULT_MAX = 64 << 20
 """Of what it says for the daemon's own ears: lists of names that a machine made up."""
@@ -46,7 +49,7 @@ class Archiver:
     """One that runs. ``stdin`` and ``stdout`` are the ends of its pipes that are ours, or -1."""
 
     def __init__(self, plan: Plan, child: subprocess.Popen[bytes], what: str) -> None:
-        self._plan, self._child, self._what = plan, child, what
+        self._plan, self._child, self.what = plan, child, what
         self._lock = threading.Lock()
         self._stdin = child.stdin
         self.room: Room | None = None
@@ -80,7 +83,7 @@ class Archiver:
         if said is None:
             self.stop()
             raise Unsupported(
-                f"cannot {self._what}: there is too much to tell: more than {RESULT_MAX >> 20} MiB",
+                f"cannot {self.what}: there is too much to tell: more than {RESULT_MAX >> 20} MiB",
                 exit_code=1,
             )
         return said
@@ -100,20 +103,33 @@ class Archiver:
         if code:
             raise self._error(code, complaint)
 
+    def blame(self) -> None:
+        """For who reads its output no more: raises what went wrong in it before that, if anything
+        did. One that had more to say would wait for a reader.
+        """
+        assert self._child.stdout is not None
+        self._child.stdout.close()
+        try:
+            self.finish()
+        except CoveError as error:
+            unheard = error.message.endswith(os.strerror(errno.EPIPE))
+            if not unheard and self._child.returncode not in UNHEARD:
+                raise
+
     def _error(self, code: int, complaint: bytes) -> CoveError:
         if self.stopped.is_set():
-            return Conflict(f"cannot {self._what}: the machine was started or removed meanwhile")
+            return Conflict(f"cannot {self.what}: the machine was started or removed meanwhile")
         match = REPORT.match(complaint)
         if code == PLAN_FAILED and match is not None:
             detail = match[5].rstrip(b"\n").decode("utf-8", "surrogateescape")
             side = int(match[2] == b"machine") + (GUEST_SIDE if match[1] else 0)
             return explain(self._plan, Report(side, int(match[3]), int(match[4]), detail))
         if code == GUEST_LOST and self._plan.guest is not None:
-            return Conflict(f"cannot {self._what}: the guest has ended, or broke the rules")
+            return Conflict(f"cannot {self.what}: the guest has ended, or broke the rules")
         text = complaint.decode("utf-8", "backslashreplace").strip().removeprefix("unpack: ")
         reason = printable(text) or f"its process ended with {code}"
         kind = _KINDS.get(code, HostError)
-        return kind(f"cannot {self._what}: {reason}", exit_code=1)
+        return kind(f"cannot {self.what}: {reason}", exit_code=1)
 
 
 def _read(fd: int, most: int) -> bytes | None:

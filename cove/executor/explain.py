@@ -48,6 +48,8 @@ def explain(plan: Plan, report: Report) -> CoveError:
             host=_reason(report.errno),
         )
     op = part[report.op]
+    if report.errno == errno.ECHILD:
+        return _gone(plan)
     if report.errno in (errno.EBADMSG, errno.ENOSYS) and report.detail == "plan":
         return Bug(f"bug: the launcher refused the plan at op {report.op} ({op.NAME})")
     user = _user_of(part, report.op)
@@ -71,7 +73,7 @@ def _of_guest(guest: Plan, report: Report) -> CoveError:
 
 
 def _gone(plan: Plan) -> CoveError:
-    """The process ended between its last op and its program: somebody killed it."""
+    """The process ended before its program: somebody killed it."""
     if any(isinstance(op, ops.Setns) for op in plan.host):
         return NotFound("cannot enter the machine: it has ended", exit_code=125)
     return HostError("cannot start the program: its process was killed before it began")

@@ -65,17 +65,24 @@ def start_of(base: ImageRecord, spec: MachineSpec, changes: tuple[str, ...]) -> 
 
 
 def commit_layer(
-    store: Store, base: ImageRecord, tar: int, wish: Wish, *, check: Callable[[], None]
+    store: Store,
+    base: ImageRecord,
+    tar: int,
+    wish: Wish,
+    *,
+    check: Callable[[], None],
+    blame: Callable[[], None],
 ) -> ImageRecord:
     """Read the layer's tar from the descriptor ``tar`` to its end; the new image's record.
-    ``check`` raises when the tar was not whole: then there is no image.
+    ``check`` raises when the tar was not whole: then there is no image. ``blame`` is called when it
+    is read no further, and may raise why.
     """
     with ExitStack() as pins:
         pins.enter_context(store.pinned(*base.layers))
         try:
             layer = add_layer(store, Blob(Span(tar, -1, -1), "the machine's layer"), pins=pins)
         except BaseException:
-            check()  # why it ended too soon
+            blame()  # why it ended too soon
             raise
         try:
             check()

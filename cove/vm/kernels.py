@@ -7,6 +7,7 @@ comes from (the host, a package, a build) is the caller's.
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import itertools
@@ -37,6 +38,7 @@ from cove.planner.qemu import WATCHED
 from cove.roots.remove import remove_tree
 from cove.spec.suggest import did_you_mean
 from cove.store.layout import Layout
+from cove.store.lock import ROOM
 from cove.vm import extract
 from cove.vm.initrd import initrd, initrd_key
 from cove.vm.modules import DRIVERS, Driver, Module, Modules
@@ -118,7 +120,7 @@ class Kernels:
         """Make a kernel of ``source``. A name that is taken is a conflict, or with ``replace``
         means the new one from then on.
         """
-        with self._scratch() as work:
+        with _told(source.file), self._scratch() as work:
             progress(Step("unpacking the kernel"))
             found = _extract(source.file, f"{work}/kernel")
             name = source.name or found.version
@@ -219,6 +221,19 @@ def _age(path: str) -> float:
         return -os.stat(path).st_mtime
     except OSError:
         return 0
+
+
+@contextlib.contextmanager
+def _told(file: str) -> Iterator[None]:
+    """Inside: a disk that is full is no bug."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or "i/o error").lower()
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise HostError(
+            f"cannot add {file}: {reason}", host=error.filename or "", hint=ROOM if full else ""
+        ) from error
 
 
 def _no_kernel(name: str, known: tuple[str, ...]) -> NotFound:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cove.errors import HostError
+from cove.errors import NOT_JSON, HostError
 from cove.vm import templates
 from cove.vm.templates import META_MAX, STATE_MAX
 
@@ -146,12 +146,16 @@ def _load_guest(directory: str, kept: Kept, shape: Shape, held: Held, what: str)
     templates.seal(held.memory, held.state)
 
 
+# Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
+_decode = msgspec.json.Decoder(Kept).decode
+
+
 def find(directory: str, what: str) -> Kept:
     """The record alone."""
     try:
         with templates.open_file(f"{directory}/meta.json") as file:
-            kept = msgspec.json.decode(file.read(META_MAX), type=Kept)
-    except (OSError, msgspec.MsgspecError) as error:
+            kept = _decode(file.read(META_MAX))
+    except (OSError, *NOT_JSON) as error:
         raise _damaged(what, "its record is damaged") from error
     if kept.format != FORMAT:
         raise _damaged(what, "it is of another cove")

@@ -138,3 +138,13 @@ def test_a_process_that_was_killed_before_its_program() -> None:
     entered = Plan((ops.Setns("target", CloneFlags.CLONE_NEWPID, why="exec"),), machine)
     error = explain(entered, Report(1, 1, errno.ECHILD, ""))
     assert (error.message, error.exit_code) == ("cannot enter the machine: it has ended", 125)
+
+
+def test_a_process_that_was_killed_while_it_was_waited_for() -> None:
+    """In the middle of a start: the op that waits has nothing of its own to say."""
+    plan = Plan((ops.Setns("target", CloneFlags.CLONE_NEWNET, why="x"),) * 2, (run("foo"),))
+    for side, op in ((0, 1), (1, 0)):
+        error = explain(plan, Report(side, op, errno.ECHILD, ""))
+        assert "no child processes" not in error.message and "has ended" in error.message
+    error = explain(Plan((run("foo"),), (run("foo"),)), Report(0, 0, errno.ECHILD, ""))
+    assert error.message == "cannot start the program: its process was killed before it began"

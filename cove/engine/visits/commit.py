@@ -38,7 +38,14 @@ def commit(home: Home, record: MachineRecord, params: Commit, call: Call) -> Ima
     )
     visit = visit_layer(home, record, call, "layer", what=f"commit {record.name}")
     with frozen(home, record, params.pause), visit as archiver:
-        image = commit_layer(home.store, base.record, archiver.stdout, wish, check=archiver.finish)
+        image = commit_layer(
+            home.store,
+            base.record,
+            archiver.stdout,
+            wish,
+            check=archiver.finish,
+            blame=archiver.blame,
+        )
     home.bases.clear()
     name = familiar(str(wish.name)) if wish.name else ""
     home.publish(

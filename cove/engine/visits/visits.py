@@ -28,7 +28,7 @@ from cove.engine.slots import open_group
 from cove.engine.visits.room import Room
 from cove.engine.vms import virtual
 from cove.engine.vms.ground import facts_inside
-from cove.errors import BadArchive, Conflict, CoveError
+from cove.errors import BadArchive, Conflict, CoveError, HostError
 from cove.executor.archiver import Archiver, run_archiver
 from cove.linux.pump import Stopped, pump
 from cove.plan.ops import Plan
@@ -257,6 +257,12 @@ def send_out(archiver: Archiver, call: Call) -> None:
     except BrokenPipeError:
         archiver.stop()
         raise
+    except OSError as error:  # the caller's file is on a full disk
+        archiver.stop()
+        raise HostError(
+            f"cannot {archiver.what}: cannot write it: {(error.strerror or '').lower()}",
+            exit_code=1,
+        ) from error
     archiver.finish()
 
 
