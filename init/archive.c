@@ -8,6 +8,7 @@
  *	beneath DIR OWNER        the same, but no link is followed out of DIR
  *	diff, layer              PREFIX UPPER LOWER ...: what a writable layer changed, as a list or as a tar of an
  *image
+ *	hold                     says a word, and waits for the end of stdin: others are beside it meanwhile
  *	signs                    the same list, each path followed by what is there, for two of them to be compared
  *
  * Nothing is executed, and only the system calls of `allowed` are made. A path is the tree's own business: in a machine
@@ -68,6 +69,17 @@ static int run_in(struct unpack *u, char **argv, bool beneath)
 	return archive_in(u, &into);
 }
 
+/* Who joins its namespaces has a root to stand on for as long as it waits. */
+static int hold(struct unpack *u)
+{
+	char buf[64];
+	ssize_t n = write(1, "\n", 1);
+
+	while (n > 0)
+		n = read(0, buf, sizeof(buf));
+	return n ? fail_errno(u, "read") : 0;
+}
+
 static int dispatch(struct unpack *u, int argc, char **argv)
 {
 	if (argc == 2 && !strcmp(argv[0], "stat"))
@@ -82,9 +94,11 @@ static int dispatch(struct unpack *u, int argc, char **argv)
 		return archive_diff(u, argc - 1, argv + 1, true);
 	if (argc > 1 && argc % 3 == 1 && !strcmp(argv[0], "layer"))
 		return archive_layer(u, argc - 1, argv + 1);
+	if (argc == 1 && !strcmp(argv[0], "hold"))
+		return hold(u);
 	return fail(u, USAGE,
 		    "usage: archive stat PATH | out PATH NAME FOLLOW | in DIR OWNER | beneath DIR OWNER | "
-		    "diff ... | signs ... | layer ...");
+		    "diff ... | signs ... | layer ... | hold");
 }
 
 int archive_run(int argc, char **argv)

@@ -453,3 +453,4 @@ def _open_guests(stack: contextlib.ExitStack, home: Home) -> None:
     stack.callback(home.templates.close)
     home.pool = Pool(home, pool_size(os.environ.get("COVE_VM_POOL")))
     stack.callback(home.pool.close)
+    stack.callback(home.visits.close)

@@ -1,4 +1,6 @@
-"""Who is at the files of which machine. Only memory: a visitor ends with the daemon."""
+"""Who is at the files of which machine. Only memory: a visitor ends with the daemon, and so does a
+guest that was started for one.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from cove.engine.slots import Slot
 from cove.executor.archiver import Archiver
 
 
@@ -19,6 +23,10 @@ class Visits:
         self._at_layers: dict[int, list[Archiver]] = {}
         self._alone: dict[int, threading.Lock] = {}
         self._ending: Counter[int] = Counter()
+        self.slots: dict[int, Slot] = {}
+        """Of guests that were started for visits, by key: no record names what is theirs."""
+        self.guests: dict[int, Any] = {}
+        """``visits.open_disks``: those that stay a moment, by the machine's key."""
 
     @contextmanager
     def entered(self, key: int, archiver: Archiver, *, layer: bool = False) -> Iterator[None]:
@@ -53,14 +61,24 @@ class Visits:
             visitors = list(self._of.get(key, ()))
             if removed:
                 visitors += self._at_layers.get(key, ())
-            alone = self._alone.pop(key, None)
+            alone = self._alone.pop(key, None) if removed else self._alone.get(key)
             self._ending[key] += 1
         for visitor in visitors:
             visitor.stop()
         if alone is not None:
             with alone:
-                pass
+                self._end_guest(key)
         with self._lock:
             self._ending[key] -= 1
             if not self._ending[key]:
                 del self._ending[key]
+
+    def close(self) -> None:
+        """With the daemon."""
+        for key in list(self.guests):
+            self._end_guest(key)
+
+    def _end_guest(self, key: int) -> None:
+        guest = self.guests.pop(key, None)
+        if guest is not None:
+            guest.close()

@@ -12,7 +12,7 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from cove.errors import BadArchive, Conflict, CoveError, HostError, NotFound, Unsupported, printable
@@ -31,6 +31,8 @@ COMPLAINT_MAX = 64 << 10
 REPORT = re.compile(rb"(guest )?(host|machine) ([0-9]{1,9}) \S+ (-?[0-9]{1,9}) ?(.*)", re.DOTALL)
 MISSING, DAMAGED, TRUNCATED, REFUSED, LIMIT, FULL = 2, 3, 4, 5, 6, 7
 """Exit codes, of ``enum verdict`` in ``init/unpack.h``."""
+Why = Callable[[Report], CoveError | None]
+"""What is known of a report besides; None: nothing."""
 
 
 class Room(Protocol):
@@ -48,12 +50,19 @@ class Room(Protocol):
 class Archiver:
     """One that runs. ``stdin`` and ``stdout`` are the ends of its pipes that are ours, or -1."""
 
-    def __init__(self, plan: Plan, child: subprocess.Popen[bytes], what: str) -> None:
-        self._plan, self._child, self.what = plan, child, what
+    def __init__(
+        self, plan: Plan, child: subprocess.Popen[bytes], what: str, why: Why | None
+    ) -> None:
+        self._plan, self._child, self.what, self._why = plan, child, what, why
         self._lock = threading.Lock()
         self._stdin = child.stdin
         self.room: Room | None = None
         self.stopped = threading.Event()
+
+    @property
+    def pid(self) -> int:
+        """Of its launcher."""
+        return self._child.pid
 
     @property
     def stdin(self) -> int:
@@ -123,7 +132,9 @@ class Archiver:
         if code == PLAN_FAILED and match is not None:
             detail = match[5].rstrip(b"\n").decode("utf-8", "surrogateescape")
             side = int(match[2] == b"machine") + (GUEST_SIDE if match[1] else 0)
-            return explain(self._plan, Report(side, int(match[3]), int(match[4]), detail))
+            report = Report(side, int(match[3]), int(match[4]), detail)
+            known = self._why(report) if self._why is not None else None
+            return known or explain(self._plan, report)
         if code == GUEST_LOST and self._plan.guest is not None:
             return Conflict(f"cannot {self.what}: the guest has ended, or broke the rules")
         text = complaint.decode("utf-8", "backslashreplace").strip().removeprefix("unpack: ")
@@ -154,7 +165,12 @@ _KINDS: dict[int, type[CoveError]] = {
 
 @contextlib.contextmanager
 def run_archiver(
-    plan: Plan, fds: Mapping[str, int], *, what: str, reads: bool = False
+    plan: Plan,
+    fds: Mapping[str, int],
+    *,
+    what: str,
+    reads: bool = False,
+    why: Why | None = None,
 ) -> Iterator[Archiver]:
     """Run ``plan`` with registers ``fds``; killed, and waited for, if the block ends before it."""
     with contextlib.ExitStack() as stack:
@@ -180,7 +196,7 @@ def run_archiver(
             )
         except OSError as error:
             raise HostError(f"cannot {what}: {(error.strerror or '').lower()}") from error
-        archiver = Archiver(plan, child, what)
+        archiver = Archiver(plan, child, what, why)
         try:
             yield archiver
         finally:

@@ -117,7 +117,9 @@ def plan_stopped(
     )
     walls = walls_of(spec, facts)
     place = changed(place, volatile=False, files={})
-    kinds = CloneFlags.CLONE_NEWUSER | CloneFlags.CLONE_NEWNS | CloneFlags.CLONE_NEWPID
+    kinds = CloneFlags.CLONE_NEWNS | CloneFlags.CLONE_NEWPID
+    if walls.userns:  # in a guest, whose kernel is the wall, ids are its own
+        kinds |= CloneFlags.CLONE_NEWUSER
     return Plan(
         host=(
             *leave_host_mounts(),

@@ -148,6 +148,14 @@ def plan_resume(
     )
 
 
+def plan_visit(inside: Plan, identity: Identity) -> Plan:
+    """A guest in which no machine runs: its disks become the store of a root, and what ``inside``
+    does stands on that.
+    """
+    host = (*_disks(), *_identity(identity), *_mounts(), *inside.host)
+    return Plan(host, inside.machine)
+
+
 def plan_settime(time_ns: int) -> Plan:
     """After a guest was held up."""
     why = default("the guest's clock stood still")

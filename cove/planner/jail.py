@@ -109,11 +109,13 @@ def plan_vm_exec(
     facts: Facts,
     place: Place,
     guest: Plan,
+    *,
+    sync: bool = False,
 ) -> Plan:
     """One more stand-in, in the same jail, for one more process in the guest."""
     beside = ExecSpec(command=("guest",), tty=spec.tty, stdin_open=spec.stdin_open)
     whole = plan_exec(beside, jail, image, facts, place)
-    flags = RUN_STDIN if spec.stdin_open else 0
+    flags = (RUN_STDIN if spec.stdin_open else 0) | (RUN_SYNC if sync else 0)
     last = GuestExec("hub", "guestplan", flags, why="exec: a process in the guest")
     streams = tuple(op for op in whole.machine if isinstance(op, (Stdio, Openpty)))
     rest = tuple(op for op in whole.machine if not isinstance(op, (Stdio, Openpty, Execve)))

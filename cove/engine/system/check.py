@@ -307,7 +307,8 @@ def _strays(home: Home) -> Steps:
 def _unrecorded(home: Home) -> dict[str, tuple[str, str]]:
     """Path (or name) to kind and problem."""
     store, layout = home.store, home.store.layout
-    slots = [*home.slots.waiting(), *home.pool.waiting()]
+    visitors = list(home.visits.slots.values())
+    slots = [*home.slots.waiting(), *home.pool.waiting(), *visitors]
     machines = {m.key for m in store.machines()} | {slot.key for slot in slots} | set(home.lives)
     layers = {layer.key for layer in store.layers()}
     uppers = machines | store.uppers()

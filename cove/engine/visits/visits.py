@@ -25,6 +25,7 @@ from cove.engine.machines.life import running
 from cove.engine.machines.start import open_binds
 from cove.engine.ranges import range_base
 from cove.engine.slots import open_group
+from cove.engine.visits.open_disks import Beside, open_disks, open_ground, open_root
 from cove.engine.visits.room import Room
 from cove.engine.vms import virtual
 from cove.engine.vms.ground import facts_inside
@@ -63,7 +64,20 @@ def visit(
             yield archiver
         return
     if record.spec.isolation == "vm":
-        raise _no_guest(record, what)
+        inside = open_ground(home).inside
+        guest = plan_running(record.spec, inside, _guest_place(record), words, bare=bare)
+        with _at_disks(home, record, guest, call, what, reads=reads) as archiver:
+            yield archiver
+        return
+    with _alone(home, record, call, what):
+        stopped = _stopped(home, home.record(record.key), words, what, bare, reads)
+        with stopped as archiver, _watched(home, record, archiver, call):
+            yield archiver
+
+
+@contextmanager
+def _alone(home: Home, record: MachineRecord, call: Call, what: str) -> Iterator[None]:
+    """The only visitor of a machine that does not run, until it is started."""
     lock = home.visits.alone(record.key)
     late = time.monotonic() + SETTLE
     while not lock.acquire(timeout=0.1):
@@ -74,9 +88,7 @@ def visit(
             select.select([], [], [], 0.02)
         if record.key in home.lives:
             raise Conflict(f"cannot {what}: the machine was started meanwhile")
-        stopped = _stopped(home, home.record(record.key), words, what, bare, reads)
-        with stopped as archiver, _watched(home, record, archiver, call):
-            yield archiver
+        yield
     finally:
         lock.release()
 
@@ -104,9 +116,8 @@ def _running(
     reads: bool,
 ) -> Iterator[Archiver]:
     if record.spec.isolation == "vm":
-        place = guest_place(record.spec, hostname="")
         inside = facts_inside(home, home.base_of_machine(record))
-        guest = plan_running(record.spec, inside, place, words, bare=bare)
+        guest = plan_running(record.spec, inside, _guest_place(record), words, bare=bare)
         with _in_guest(home, record, live, guest, what, reads) as archiver:
             yield archiver
         return
@@ -117,33 +128,55 @@ def _running(
         yield archiver
 
 
+def _guest_place(record: MachineRecord) -> Place:
+    """In a guest: of the machine itself, or one that has its disks."""
+    return guest_place(record.spec, hostname="")
+
+
 @contextmanager
 def _in_guest(
     home: Home, record: MachineRecord, live: Live, guest: Plan, what: str, reads: bool
 ) -> Iterator[Archiver]:
-    """The archiver runs there; who carries its streams is in the jail, as for an exec."""
     if home.record(record.key).state == "paused":
         raise Conflict(
             f"cannot {what}: it is paused, and its guest with it",
             hint=f"unpause it first: cove unpause {record.name}",
         )
-    group = live.group
-    assert group is not None
+    assert live.group is not None
+    there = Beside(record, live.group, live.pidfd)
+    with _beside(home, there, guest, what, reads=reads) as archiver:
+        yield archiver
+
+
+@contextmanager
+def _at_disks(
+    home: Home, record: MachineRecord, guest: Plan, call: Call, what: str, *, reads: bool
+) -> Iterator[Archiver]:
+    """In a guest of its own, which has the disks alone."""
+    with (
+        open_root(home, record) as root,
+        _alone(home, record, call, what),
+        open_disks(home, home.record(record.key), root, call, what) as there,
+        _beside(home, there, guest, what, reads=reads, sync=True) as archiver,
+        _watched(home, record, archiver, call),
+    ):
+        yield archiver
+
+
+@contextmanager
+def _beside(
+    home: Home, there: Beside, guest: Plan, what: str, *, reads: bool, sync: bool = False
+) -> Iterator[Archiver]:
+    """The archiver runs in a guest; who carries its streams is in the jail, as for an exec."""
     with Descriptors() as fds:
-        fds["target"] = live.pidfd
-        if (cgroup := open_group(group)) >= 0:
+        fds["target"] = there.pidfd
+        if (cgroup := open_group(there.group)) >= 0:
             fds.mine("cgroup", cgroup)
         spec = ExecSpec(command=("archive",), stdin_open=True)
-        plan = virtual.plan_beside(home, record, spec, guest, group, fds, None)
+        record, group = there.record, there.group
+        plan = virtual.plan_beside(home, record, spec, guest, group, fds, None, sync=sync)
         with run_archiver(ends_with_daemon(plan), fds, what=what, reads=reads) as archiver:
             yield archiver
-
-
-def _no_guest(record: MachineRecord, what: str) -> Conflict:
-    return Conflict(
-        f"cannot {what}: its files are on a disk of a virtual machine that does not run",
-        hint=f"start it first: cove start {record.name}",
-    )
 
 
 @contextmanager
@@ -187,12 +220,7 @@ def visit_layer(
 ) -> Iterator[Archiver]:
     """What it wrote, also before its snapshots, beside the image's layers."""
     if record.spec.isolation == "vm":
-        live = settled(home, record)
-        if live is None:
-            raise _no_guest(record, what)
-        plan = plan_layer(guest_place(record.spec, hostname=""), action)
-        beside = _in_guest(home, record, live, plan, what, reads=False)
-        with beside as archiver, _watched(home, record, archiver, call, layer=True):
+        with _guest_layer(home, record, call, action, what) as archiver:
             yield archiver
         return
     base = home.base_of_machine(record)
@@ -206,6 +234,22 @@ def visit_layer(
         run = run_archiver(plan, {}, what=what)
         with run as archiver, _watched(home, record, archiver, call, layer=True):
             yield archiver
+
+
+@contextmanager
+def _guest_layer(
+    home: Home, record: MachineRecord, call: Call, action: str, what: str
+) -> Iterator[Archiver]:
+    """On a disk, which one guest has at a time: who reads it is ended by a start, too."""
+    live = settled(home, record)
+    plan = plan_layer(_guest_place(record), action)
+    if live is not None:
+        beside = _in_guest(home, record, live, plan, what, reads=False)
+        with beside as archiver, _watched(home, record, archiver, call, layer=True):
+            yield archiver
+        return
+    with _at_disks(home, record, plan, call, what, reads=False) as archiver:
+        yield archiver
 
 
 @contextmanager

@@ -5,6 +5,7 @@ same.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
@@ -47,6 +48,9 @@ KERNEL_SHARE = 128 * MEBIBYTE
 
 PATIENCE, FOREVER = struct.pack("ll", 2, 0), struct.pack("ll", 0, 0)
 """Seconds in which the hub, which is the guest's neighbour in the jail, must take a caller."""
+
+DISK_PATIENCE = 5.0
+"""Seconds that an emulator which was ended may still have its machine's disk."""
 
 
 def memory_of(limits: Limits) -> int:
@@ -116,10 +120,7 @@ def plan_start(
     fds.mine("initrd", kernels.open_initrd(ground.kernel, program(layout, ground.arch)))
     fds.mine("rootdisk", home.disks.open(home, base))
     fds.mine("scratch", open_scratch(home, record, directory))
-    _channels(home, record.key, fds)
-    for name, register in (("emulator", "messages"), ("console", "consolelog"), ("end", "end")):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-        fds.mine(register, os.open(name, flags, 0o600, dir_fd=directory))
+    open_channels(home, record.key, directory, fds)
     jail = jail_of(spec)
     around = home.base(jail.image)
     place = _place(home, record, around, group, size)
@@ -152,16 +153,18 @@ def plan_beside(
     group: Group,
     fds: Descriptors,
     size: Size | None,
+    *,
+    sync: bool = False,
 ) -> Plan:
     """A stand-in in the machine's jail for what ``guest`` starts in its guest; of ``spec`` only
-    which streams there are.
+    which streams there are. ``sync``: the disk is written before its end is told.
     """
     fds.mine("guestplan", memory_of_plan(guest, size))
     fds.mine("hub", connect_hub(home, record.key))
     jail = jail_of(record.spec)
     around = home.base(jail.image)
     place = _place(home, record, around, group, size)
-    return plan_vm_exec(spec, jail, around.config, home.facts, place, guest)
+    return plan_vm_exec(spec, jail, around.config, home.facts, place, guest, sync=sync)
 
 
 def guest_of(home: Home, record: MachineRecord, base: Base, inside: Facts) -> Plan:
@@ -268,7 +271,34 @@ def seed_scratch(record: MachineRecord, directory: int, disk: int) -> None:
 
 
 def open_scratch(home: Home, record: MachineRecord, directory: int) -> int:
-    """What the machine wrote at its last run, or an empty disk."""
+    """What the machine wrote at its last run, or an empty disk; nobody else has it."""
+    fd = _scratch(home, record, directory)
+    try:
+        lock_alone(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def lock_alone(fd: int) -> None:
+    """The lock goes with the descriptor, into the emulator, and ends with the last that has it: no
+    disk is ever in two guests, whoever was killed meanwhile.
+    """
+    late = time.monotonic() + DISK_PATIENCE
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > late:
+                raise HostError(
+                    "cannot open the machine's disk: an emulator has it that does not end"
+                ) from None
+            time.sleep(0.005)
+
+
+def _scratch(home: Home, record: MachineRecord, directory: int) -> int:
     try:
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.open(scratch_name(record), flags, dir_fd=directory)
@@ -285,7 +315,11 @@ def open_scratch(home: Home, record: MachineRecord, directory: int) -> int:
     )
 
 
-def _channels(home: Home, key: int, fds: Descriptors) -> None:
+def open_channels(home: Home, key: int, directory: int, fds: Descriptors) -> None:
+    """Of an emulator, and the files in ``directory`` where what it says is kept."""
+    for name, register in (("emulator", "messages"), ("console", "consolelog"), ("end", "end")):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+        fds.mine(register, os.open(name, flags, 0o600, dir_fd=directory))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     fds.mine("serial", ours.detach())
     fds.mine("agentq", theirs.detach())
