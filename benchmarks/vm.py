@@ -1,25 +1,24 @@
 """Virtual machines, from the command to the first byte and to the exit: booted, cloned of a
-template, and from the pool; beside the budgets of the design.
+template, and from the pool, split by stage; beside the budgets of the design.
+
+    cove kernel fetch; cove kernel build        # once; half an hour
+    python -m benchmarks --work vm --rounds 10 --kernels /var/lib/cove/kernels
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import select
 import shutil
-import statistics
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from cove.engine.engine import Engine
-from cove.engine.vms.emulators import clone
-from cove.engine.vms.ground import ground_of
-from cove.engine.vms.templates import empty_slot, where_of
-from cove.engine.vms.virtual import MEMORY
-from cove.vm.qmp import reopened
+from benchmarks.vm_rows import Row
+from benchmarks.vm_stages import stages
 
 PATIENCE = 60.0
 IMAGE = "cove-bench-vm"
@@ -31,27 +30,6 @@ BUDGETS = {
     ("stock", "pool"): 150, ("fast", "pool"): 100,
 }  # fmt: skip
 """Milliseconds from the command to its first byte."""
-ANSWER, OWN, IDLE = 100.0, 20.0, 1.0
-"""Milliseconds from a clone's start to its agent's answer; MiB of its own; percent of a CPU."""
-
-
-@dataclass
-class Row:
-    name: str
-    budget: float
-    unit: str = "ms"
-    values: list[float] = field(default_factory=list)
-
-    def line(self) -> str:
-        if not self.values:
-            return f"  {self.name:44} not measured"
-        median = statistics.median(self.values)
-        mark = "" if not self.budget else "within" if median <= self.budget else "OVER"
-        budget = f"{self.budget:7.0f}" if self.budget else "      -"
-        return (
-            f"  {self.name:44} {min(self.values):8.1f} {median:8.1f} {max(self.values):8.1f} "
-            f"{budget} {self.unit:3} {mark}"
-        )
 
 
 class Bench:
@@ -111,39 +89,17 @@ class Bench:
         rows = self.starts(kernel, "boot", rounds)
         rows += self.starts(kernel, "template", rounds)
         rows.append(self.at_once(kernel))
-        rows += self.idle(kernel)
         self.stop()
-        rows.append(self.answers(kernel, rounds))
+        rows += stages(kernel, self.root, rounds)
         self.env["COVE_VM_POOL"] = "1"
         self("ps")
         return rows + self.starts(kernel, "pool", rounds)
 
-    def answers(self, kernel: str, rounds: int) -> Row:
-        """By the engine itself, in this process."""
-        row = Row(f"{kernel} kernel, clone to its agent's answer", ANSWER)
-        with Engine.open(str(self.root), restart=(), environment={}, lock_fd=None) as engine:
-            home = engine.home
-            ground = ground_of(home, home.facts.arch)
-            loaded = home.templates.take(home, ground, MEMORY, 1)
-            disk = os.memfd_create("disk", os.MFD_CLOEXEC)
-            os.ftruncate(disk, 1 << 20)
-            root = reopened(disk)
-            for _ in range(rounds):
-                slot = empty_slot(home, MEMORY)
-                began = time.perf_counter()
-                found = clone(home, where_of(slot), ground, loaded, (root, disk), slot.ctl)
-                if found.agent.read("/proc/version"):
-                    row.values.append((time.perf_counter() - began) * 1e3)
-                found.close()
-                home.slots.give_up(slot)
-            loaded.close()
-            os.close(disk)
-            os.close(root)
-        return row
-
     def starts(self, kernel: str, how: str, rounds: int) -> list[Row]:
+        """To the first byte and to the end, split by what the daemon's events tell."""
         first = Row(f"{kernel} kernel, {how}: first byte", BUDGETS[kernel, how])
         last = Row(f"{kernel} kernel, {how}: exit", 0)
+        runs = []
         for _ in range(rounds):
             if how == "boot":  # one that is being made meanwhile would cost processors
                 self.wait(lambda: "ready" in self.templates("Status"), "a template")
@@ -153,8 +109,27 @@ class Bench:
             else:
                 self.wait(lambda: "1" in self.templates("Warm"), "a warm clone")
                 time.sleep(0.3)
+            began = time.time()
             self.timed(first, last)
-        return [first, last]
+            runs.append((began, first.values[-1] / 1e3, last.values[-1] / 1e3))
+        return [first, last, *self.split(f"{kernel} kernel, {how}", runs)]
+
+    def split(self, name: str, runs: list[tuple[float, float, float]]) -> list[Row]:
+        names = ("command to record", "record to running program", "program to first byte",
+                 "first byte to exit")  # fmt: skip
+        rows = [Row(f"  {name}: {stage}", 0) for stage in names]
+        words = ("--since", f"{runs[0][0]:.6f}", "--until", f"{time.time():.6f}")
+        events = [json.loads(line) for line in
+                  self("events", *words, "--format", "json").splitlines()]  # fmt: skip
+        told = {
+            kind: [event["timeNano"] / 1e9 for event in events if event["Action"] == kind]
+            for kind in ("create", "start")
+        }
+        for (began, first, last), created, started in zip(runs, *told.values(), strict=True):
+            marks = (began, created, started, began + first, began + last)
+            for row, (one, two) in zip(rows, itertools.pairwise(marks), strict=True):
+                row.values.append((two - one) * 1e3)
+        return rows
 
     def at_once(self, kernel: str, count: int = 10) -> Row:
         """All of them, from the first command to the last byte."""
@@ -169,36 +144,12 @@ class Bench:
             row.values.append((time.perf_counter() - began) * 1e3)
         return row
 
-    def idle(self, kernel: str) -> list[Row]:
-        """A clone that waits: memory that is its own alone, and the processor's time."""
-        memory = Row(f"{kernel} kernel, idle clone: own memory", OWN, "MiB")
-        busy = Row(f"{kernel} kernel, idle clone: CPU", IDLE, "%")
-        name = self("run", "-d", "--vm", IMAGE, "sleep", "1000").strip()
-        hub = self("inspect", "-f", "{{.State.Pid}}", name).strip()
-        children = Path(f"/proc/{hub}/task/{hub}/children").read_text().split()
-        (pid,) = [p for p in children if b"qemu" in Path(f"/proc/{p}/cmdline").read_bytes()]
-        time.sleep(8)  # a guest that has just started has work to finish
-        before, began = _ticks(pid), time.monotonic()
-        time.sleep(5)
-        took = (_ticks(pid) - before) / os.sysconf("SC_CLK_TCK")
-        busy.values.append(100 * took / (time.monotonic() - began))
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Anonymous:"):
-                memory.values.append(int(line.split()[1]) / 1024)
-        self("rm", "-f", name)
-        return [memory, busy]
-
-
-def _ticks(pid: str) -> int:
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(words[11]) + int(words[12])
-
 
 def measure(place: Path, cove: str, kernels: Path, rounds: int) -> None:
     """``kernels``: of a state directory that has them, ``fast`` and one of Debian's."""
     bench = Bench(place, cove, kernels)
     names = {"fast" if name == "fast" else "stock": name for name in sorted(os.listdir(kernels))}
-    print(f"virtual machines{'':30} {'min':>8} {'median':>8} {'max':>8}  budget")
+    print(f"virtual machines{'':52} {'min':>8} {'median':>8} {'max':>8}  budget")
     tree = place / "tree"
     (tree / "bin").mkdir(parents=True)
     shutil.copy(shutil.which("busybox") or "/bin/busybox", tree / "bin/busybox")

@@ -45,7 +45,7 @@ class Agent:
     def wait_ready(self) -> str:
         """The kernel's release, once a guest that boots has an agent."""
         self._late = time.monotonic() + self._patience
-        kind, value, _, data = self._message()
+        kind, value, _, data = self.message()
         if kind != HELLO or value != PROTOCOL:
             raise HostError("cannot use a guest: its agent is another one")
         return data.decode("utf-8", "replace")[:64]
@@ -97,7 +97,7 @@ class Agent:
     def _answer(self) -> tuple[int, int, bytes]:
         """What is said on this channel; the plan's failure is raised."""
         while True:
-            kind, value, channel, data = self._message()
+            kind, value, channel, data = self.message()
             if channel != self._channel:
                 continue
             if kind == FAILED:
@@ -112,7 +112,7 @@ class Agent:
         self._begin(self._next)
         self._say(READ, 0, path.encode())
         while True:
-            kind, value, channel, data = self._message()
+            kind, value, channel, data = self.message()
             if (kind, channel) == (OUTPUT, self._channel):
                 return data if value > 0 else None
 
@@ -135,7 +135,7 @@ class Agent:
             except OSError as error:
                 raise HostError("cannot use a guest: it has ended") from error
 
-    def _message(self) -> tuple[int, int, int, bytes]:
+    def message(self) -> tuple[int, int, int, bytes]:
         while True:
             if len(self._rest) >= HEADER.size:
                 kind, value, length, channel = HEADER.unpack_from(self._rest)

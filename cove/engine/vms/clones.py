@@ -113,7 +113,7 @@ def _clone(
     memory, cpus = memory_of(record.spec.limits), cpus_of(record.spec.limits, ground.facts)
     loaded = home.templates.take(home, ground, memory, cpus)
     if loaded is None:
-        home.pool.want_template(ground.arch, memory, cpus)
+        home.pool.want_template(ground.arch, memory, cpus, lambda: live.started or live.over)
         return None
     try:
         live.ctl = live.ctl or home.forker.fork()

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -159,11 +159,22 @@ class Pool:
         self._wanted.set()
         self._home.reactor.after(seconds, partial(self._worker.do, self._fill))
 
-    def want_template(self, arch: str, memory: int, cpus: int) -> None:
-        """Made in the background, for the next start of this CPU and size."""
-        if not self._closed:
-            make = partial(self._make_template, arch, memory, cpus)
-            self._home.reactor.after(SOON, partial(self._worker.do, make))
+    def want_template(self, arch: str, memory: int, cpus: int, begun: Callable[[], bool]) -> None:
+        """Made in the background, for the next start of this CPU and size, once what boots in its
+        place has ``begun``: two at once would both take twice as long.
+        """
+        if self._closed:
+            return
+        make = partial(self._make_template, arch, memory, cpus)
+        again = partial(self.want_template, arch, memory, cpus, begun)
+
+        def look() -> None:
+            if begun():
+                self._worker.do(make)
+            else:
+                again()
+
+        self._home.reactor.after(SOON, look)
 
     # ---- the worker's thread ----
 
@@ -197,7 +208,7 @@ class Pool:
         emulator: Emulator | None = None
         try:
             emulator = _clone(home, ground, loaded, slot)
-            _warm(emulator, ground)
+            warm(emulator, ground)
             names = ("key", "id", "group", "id_range", "directory", "listener", "generated", "ctl",
                      "limits")  # fmt: skip
             entry = Entry(**{name: getattr(slot, name) for name in names}, emulator=emulator)
@@ -246,7 +257,7 @@ def _told(what: str) -> Iterator[None]:
 
 def _clone(home: Home, ground: Ground, loaded: Loaded, slot: Slot) -> Emulator:
     assert slot.ctl is not None
-    root = _placeholder(home)
+    root = placeholder(home)
     try:
         layout = home.store.layout
         path = f"{layout.machine(slot.key)}/placeholder"
@@ -260,7 +271,7 @@ def _clone(home: Home, ground: Ground, loaded: Loaded, slot: Slot) -> Emulator:
         os.close(root)
 
 
-def _warm(emulator: Emulator, ground: Ground) -> None:
+def warm(emulator: Emulator, ground: Ground) -> None:
     """Once through all that a start does, and back."""
     agent = emulator.agent
     disks = [f"/sys/fs/ext4/{name}/session_write_kbytes" for name in ("vda", "vdb")]
@@ -271,7 +282,7 @@ def _warm(emulator: Emulator, ground: Ground) -> None:
             raise HostError("cannot warm a guest: its disk stays in use")
 
 
-def _placeholder(home: Home) -> int:
+def placeholder(home: Home) -> int:
     """An image with one program, cove's own, which says its version."""
     data = program(home.store.layout, home.facts.arch)
     path = home.store.layout.placeholder(hashlib.sha256(data).hexdigest()[:16])
