@@ -125,6 +125,7 @@ def test_one_that_does_not_run_goes_on_at_its_next_start(cove: Cove) -> None:
     assert refused.startswith("cove: cannot remove snapshot good: origin is to go on from it")
     again = cove("snapshot", "create", NAME, code=1).err
     assert again.startswith(f"cove: cannot snapshot {NAME}: it has not run since")
+    assert "compares no disks" in cove("snapshot", "diff", "good", code=125).err
     cove.kill_daemon()
     cove("start", NAME)
     assert ask(cove) == said

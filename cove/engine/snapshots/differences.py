@@ -14,7 +14,7 @@ from cove.engine import uppers
 from cove.engine.calls import Call, Change
 from cove.engine.calls.snapshots import SnapshotDiff
 from cove.engine.home import Base, Home
-from cove.errors import Conflict, NotFound
+from cove.errors import Conflict, NotFound, Unsupported
 from cove.executor.archiver import run_archiver
 from cove.planner import Place
 from cove.planner.archive import plan_layer
@@ -44,6 +44,11 @@ class _Side(NamedTuple):
 
 def between(home: Home, params: SnapshotDiff, call: Call) -> tuple[Change, ...]:
     first = home.store.find_snapshot(params.snapshot)
+    if first.kind != "file system":
+        raise Unsupported(
+            f"cannot compare {first.name}: this cove compares no disks of virtual machines yet",
+            hint="cove diff MACHINE tells what one that runs wrote",
+        )
     one = _Side(first.name, first.image, first.strata)
     other = _other(home, first, params.other)
     if one.image != other.image:
