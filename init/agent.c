@@ -22,11 +22,12 @@
 
 #include "agent.h"
 
-#define PORTS	 "/sys/class/virtio-ports"
-#define PORT	 "cove.agent"
-#define GROUP	 "/sys/fs/cgroup"
-#define WAIT_MS	 10000
-#define LIST_MAX 8192
+#define PORTS	  "/sys/class/virtio-ports"
+#define PORT	  "cove.agent"
+#define GROUP	  "/sys/fs/cgroup"
+#define WAIT_MS	  10000
+#define FREEZE_MS 1000 /* a process that waits for a disk stands still after it */
+#define LIST_MAX  8192
 
 #define MACHINE_CHANNEL 1 /* the first one that a hub gives */
 #define NO_CHANNEL	UINT32_MAX
@@ -173,6 +174,22 @@ static void read_main(int conn)
 	_exit(0);
 }
 
+/* The machine's processes stand still, or go on; whether they do. One that does not stop in time is told of. */
+static int freeze(bool still)
+{
+	char events[256];
+	int fd = open(GROUP "/machine/cgroup.freeze", O_WRONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : write(fd, still ? "1" : "0", 1);
+
+	close(fd);
+	for (int ms = 0; n > 0 && still && ms < FREEZE_MS; ms++) {
+		if (read_file(GROUP "/machine/cgroup.events", events, sizeof(events)) > 0 && strstr(events, "frozen 1"))
+			return 0;
+		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+	}
+	return still ? -EBUSY : 0;
+}
+
 /* In a copy of the guest: the machine's program is somebody's again once it is adopted. What others say is read no more
    and their channels' numbers are free; they end when their processes do. */
 static void begin_anew(struct mux *of)
@@ -200,6 +217,7 @@ static int channel_open(struct mux *of, const struct msg *head, const char *data
 	if (head->kind == MSG_HOLD || head->kind == MSG_GO) {
 		of->due = head->kind == MSG_HOLD;
 		of->holder = of->due ? head->reserved : 0;
+		of->held = freeze(of->due);
 	}
 	if (head->kind == MSG_ANEW)
 		begin_anew(of);

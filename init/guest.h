@@ -21,15 +21,16 @@ enum {
 	MSG_PLAN = 96, /* the next bytes of a plan: host part, then machine part; in the window, as INPUT is */
 	MSG_RUN = 97,  /* value: RUN_*; struct guest_run: run the plan */
 	MSG_READ = 98, /* paths of files, each with a NUL: MSG_OUTPUT for each, in order; value: 1 or -errno */
-	MSG_HOLD = 99, /* both sides read from no other channel until its sender says GO, or has gone: between MSG_HELD
-			  and then, nothing is under way, and the guest can be copied */
+	MSG_HOLD = 99, /* the machine's processes stand still, and both sides read from no other channel until its
+			  sender says GO, or has gone: between MSG_HELD and then, nothing is under way, and the guest
+			  can be copied */
 	MSG_GO = 100,
 	MSG_ANEW = 101,	  /* channel 0; to a copy that goes on: other ends are at the channels now */
 	MSG_ADOPT = 102,  /* channel of the machine's program, in place of a plan; value: RUN_*; struct guest_run */
 	MSG_ORPHAN = 103, /* agent -> process: nobody is at your channel any more, but go on */
 	/* guest -> host */
 	MSG_HELLO = 112, /* channel 0; value: GUEST_PROTOCOL; kernel release */
-	MSG_HELD = 113,	 /* channel of the MSG_HOLD: the last that is said */
+	MSG_HELD = 113,	 /* channel of the MSG_HOLD: the last that is said; value: 0 or -errno */
 	/* both; MSG_INPUT, INPUT_EOF, SIGNAL, RESIZE go in; STARTED, FAILED, OUTPUT (value: 1 or 2), EXITED come out */
 	MSG_TAKEN = 120, /* value: so many messages of INPUT, PLAN or OUTPUT were consumed */
 	MSG_CLOSE = 121, /* nobody is there any more: a process in the guest is killed */
@@ -69,6 +70,7 @@ struct mux {
 	uint32_t last;		       /* channel number given */
 	uint32_t holder;	       /* channel of the MSG_HOLD that was heard, 0: none */
 	bool due;		       /* MSG_HELD is still to be said */
+	int held;		       /* and with which value */
 	struct mux_end {
 		int fd, slot;
 		uint32_t channel;

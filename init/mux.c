@@ -107,7 +107,7 @@ static int tell_gone(struct mux *mux)
 
 	if (mux->due && has_room(mux)) {
 		mux->due = false;
-		err = mux_say(mux, mux->holder, MSG_HELD, 0, NULL, 0);
+		err = mux_say(mux, mux->holder, MSG_HELD, mux->held, NULL, 0);
 	}
 	for (size_t i = 0; !err && i < CHANNELS_MAX && has_room(mux); i++) {
 		if (!mux->end[i].leaving || is_held(mux, &mux->end[i]))

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import forks
 from tests.conftest import open_cove
 from tests.driver import Cove, kill_process, wait_until
 from tests.vm.conftest import CACHE, Stored
@@ -171,6 +172,18 @@ def test_forks_know_what_only_the_machine_had_computed(cove: Cove) -> None:
     cove("fork", f"{NAME}-1", "--name", "grandchild")
     assert ask(cove, "grandchild") == said
     assert cove("exec", "grandchild", "cat", "/mine").out == f"{NAME}-1\n"
+
+
+def test_a_warm_interpreter_is_forked(cove: Cove, tmp_path: Path) -> None:
+    """What it had computed is in each, without computing it again."""
+    cove("image", "import", str(forks.python_tar(tmp_path / "python.tar")), "python")
+    cove("run", "-d", "--vm", "--name", NAME, "python", "python3", "-c", forks.SERVER, timeout=120)
+    ready = lambda: cove("exec", NAME, "test", "-p", "/tell", code=None).returncode == 0  # noqa: E731
+    wait_until(ready, "a warm interpreter")
+    said = cove("exec", NAME, *forks.ASK).out
+    assert len(said.split()) == 2
+    cove("fork", NAME, "-n", "2", "--name", "kid")
+    assert [cove("exec", f"kid-{n}", *forks.ASK).out for n in (1, 2)] == [said] * 2
 
 
 def test_one_that_talks_all_the_time_is_forked_in_the_middle_of_a_word(cove: Cove) -> None:

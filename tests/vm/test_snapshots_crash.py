@@ -1,5 +1,5 @@
 """A daemon that is killed at any step of a snapshot, a restore or a fork of a virtual machine: disk
-and memory are as they were or as they were to be, of one moment in either case, and nothing is left.
+and memory are as they were or as they were to be, of one moment in either case; nothing is left.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import open_cove
-from tests.driver import Cove, wait_until
+from tests.driver import Cove, kill_process, wait_until
 from tests.kernel.test_changes_crash import walk
 from tests.kernel.test_walks import STRIDE
 from tests.vm.conftest import CACHE, Stored
-from tests.vm.test_templates import _emulators, _kill
+from tests.vm.test_templates import _emulators
 
 NAME = "walker"
 KEEPER = """
@@ -91,7 +91,7 @@ def test_a_daemon_killed_at_any_step_of_a_restore(walker: Cove, tmp_path: Path) 
         return bool(cove.inspect(NAME)["State"]["Restarting"])
 
     words = ("restore", NAME)
-    for where, told in walk(cove, tmp_path / "at", verb, words, stride=6 * STRIDE):
+    for where, told in walk(cove, tmp_path / "at", verb, words, stride=9 * STRIDE):
         wait_until(answers, f"a machine that runs after {where}")
         found = say(cove, "get")
         assert found == "old" or (found == "new" and not told), where
@@ -123,7 +123,7 @@ def test_an_emulator_killed_in_the_middle_is_an_error_and_leaves_nothing(
     making = cove.spawn("snapshot", "create", NAME, "kept")
     started = lambda: bool(list(cove.root.glob("tmp/snapshot-*")))  # noqa: E731
     wait_until(lambda: started() or making.poll() is not None)
-    _kill(emulator)
+    kill_process(emulator)
     making.communicate(timeout=30)
     cove("wait", NAME)
     made = cove("snapshot", "ls", "-q").out

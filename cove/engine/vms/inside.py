@@ -112,18 +112,20 @@ def run_ops(home: Home, key: int, ops: Sequence[Op]) -> None:
 
 @contextmanager
 def held(home: Home, key: int) -> Iterator[None]:
-    """Nothing is under way between the guest and its hub, and neither says anything. If this daemon
-    is killed meanwhile, they go on.
+    """The machine's processes in the guest stand still, nothing is under way between it and its
+    hub, and neither says anything. If this daemon is killed meanwhile, they go on.
     """
     with socket.socket(fileno=connect_hub(home, key)) as hub:
         late = time.monotonic() + PATIENCE
         try:
             hub.send(HEAD.pack(HOLD, 0, 0, 0))
-            kind = HEAD.unpack_from(_message(hub, late))[0]
+            kind, value, _, _ = HEAD.unpack_from(_message(hub, late))
         except OSError as error:
             raise HostError("cannot hold the guest: it does not answer") from error
         if kind != HELD:
             raise HostError("cannot hold the guest: its answer makes no sense")
+        if value:
+            raise HostError("cannot hold the guest: one of its processes does not stand still")
         yield
         with suppress(OSError):
             hub.send(HEAD.pack(GO, 0, 0, 0))

@@ -82,8 +82,9 @@ def _copy(home: Home, record: MachineRecord, pid: int, control: qmp.Control, hel
         state = os.open(f"/proc/self/fd/{held.state}", os.O_WRONLY | os.O_CLOEXEC)
         stack.callback(os.close, state)
         view = stack.enter_context(mmap.mmap(held.memory, shape.memory))
+        memory.copy_own(pid, at, view)  # so that the host has found room for most of it by then
         began = time.monotonic()
-        with inside.frozen(home, record.key), inside.held(home, record.key):
+        with inside.held(home, record.key):
             try:
                 qmp.stop(control, state)
                 memory.copy_own(pid, at, view)
