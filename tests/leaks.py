@@ -17,6 +17,7 @@ import gc
 import hashlib
 import os
 import select
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -58,7 +59,7 @@ def look(root: str | os.PathLike[str] | None = None) -> Seen:
     return Seen(
         mounts=frozenset(_mounts(scope)),
         cgroups=frozenset(_cgroups(scope)),
-        links=frozenset(os.listdir("/sys/class/net")),
+        links=frozenset(name for _, name in socket.if_nameindex()),
         fds=frozenset(_fds()),
         processes=frozenset(_processes(scope)),
         children=frozenset(_children()),

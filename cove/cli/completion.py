@@ -19,6 +19,7 @@ from cove.cli.events import KEYS
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
+from cove.engine.calls.networks import NetworkList
 from cove.engine.calls.snapshots import SnapshotList
 from cove.errors import CoveError, UsageError, one_line
 from cove.spec.flags import Flag
@@ -233,6 +234,9 @@ def _word(usage: str, name: str, said: set[str], client: Client) -> Answer:
         if usage.startswith("SNAPSHOT"):
             kept = client.snapshot_list(SnapshotList(sizes=False)).snapshots
             return Answer(tuple((s.record.name, s.record.machine_name) for s in kept))
+        if usage.startswith("NETWORK"):
+            networks = client.network_list(NetworkList()).networks
+            return Answer(tuple((n.record.name, n.record.subnet) for n in networks))
         if usage.startswith("IMAGE"):
             images = client.images(calls.ImageList()).images
             return Answer(tuple((tag, "") for image in images for tag in image.tags))
@@ -262,8 +266,8 @@ def _capabilities() -> tuple[tuple[str, str], ...]:
 VALUES: dict[str, Callable[[], tuple[tuple[str, str], ...]]] = {
     "isolation": _named("container", "vm"),
     "pull": _named("always", "missing", "never"),
-    "network": _named("none", "host"),
-    "net": _named("none", "host"),
+    "network": _named("none", "host", "bridge"),
+    "net": _named("none", "host", "bridge"),
     "format": _named("json", "table"),
     "type": _named("image", "container"),
     "attach": _named("stdin", "stdout", "stderr"),

@@ -201,6 +201,8 @@ def system_prune(typed: Typed, terminal: Terminal, client: Client) -> int:
     text = ""
     if pruned.machines:
         text += "Deleted Containers:\n" + "".join(f"{name}\n" for name in pruned.machines) + "\n"
+    if pruned.networks:
+        text += "Deleted Networks:\n" + "".join(f"{name}\n" for name in pruned.networks) + "\n"
     terminal.write(text + _images_text(pruned.images) + _reclaimed(pruned.reclaimed))
     return 0
 

@@ -10,6 +10,7 @@ import msgspec
 from cove.engine.calls import Image
 from cove.errors import Unsupported, UsageError
 from cove.oci.reference import familiar
+from cove.spec.machine import connections_of
 from cove.spec.suggest import did_you_mean
 from cove.store.records import MachineRecord
 
@@ -95,6 +96,12 @@ def _check_state(state: str) -> None:
         )
 
 
+def _networks(record: MachineRecord) -> list[str]:
+    """Names as typed, and the ids of those that it is on."""
+    wishes = [wish.network for wish in connections_of(record.spec)]
+    return [*(wishes or [record.spec.network]), *(e.network for e in record.endpoints)]
+
+
 def _unsupported(record: MachineRecord, value: str) -> bool:
     raise Unsupported("cannot filter by ports: cove has no published ports yet")
 
@@ -109,7 +116,7 @@ MACHINE_TESTS: dict[str, Test] = {
     "exited": _exited,
     "ancestor": _ancestor,
     "volume": _volume,
-    "network": lambda r, v: r.spec.network == v,
+    "network": lambda r, v: v in _networks(r),
     "isolation": lambda r, v: r.spec.isolation == v,
     "health": lambda r, v: v == "none",
     "is-task": lambda r, v: v in ("false", "0"),

@@ -23,8 +23,8 @@ from cove.errors import CoveError, NotFound, UsageError, printable
 from cove.oci.reference import familiar
 from cove.planner.paths import MASKED, READONLY
 from cove.spec.flags import Flag
-from cove.spec.machine import MachineSpec, Mount
-from cove.store.records import MachineRecord
+from cove.spec.machine import MachineSpec, Mount, connections_of
+from cove.store.records import Endpoint, MachineRecord
 
 # ---- a machine ----
 
@@ -58,7 +58,7 @@ def machine_document(seen: calls.Inspected) -> Record:
         ),
         Mounts=[_mount(mount) for mount in spec.mounts],
         Config=_config(seen),
-        NetworkSettings=_networks(spec),
+        NetworkSettings=_networks(record),
     )
     if seen.sizes:
         document |= {"SizeRw": seen.sizes.writable, "SizeRootFs": seen.sizes.root}
@@ -231,18 +231,30 @@ def _mount(mount: Mount) -> Record:
     )
 
 
-def _networks(spec: MachineSpec) -> Record:
-    network = Record(
-        IPAMConfig=None, Links=NoList(), Aliases=NoList(), DriverOpts=NoMap(), MacAddress="",
-        NetworkID="", EndpointID="", Gateway="", IPAddress="", IPPrefixLen=0, IPv6Gateway="",
-        GlobalIPv6Address="", GlobalIPv6PrefixLen=0, DNSNames=NoList(),
-    )  # fmt: skip
+def _networks(record: MachineRecord) -> Record:
+    """The places it has while it runs; those that it asks for otherwise."""
+    held = {endpoint.name: _network(endpoint) for endpoint in record.endpoints}
+    first = next(iter(held.values()), _network(None))
+    names = [wish.network for wish in connections_of(record.spec)] or [record.spec.network]
+    same = ("EndpointID", "Gateway", "IPAddress", "IPPrefixLen", "MacAddress", "IPv6Gateway",
+            "GlobalIPv6Address", "GlobalIPv6PrefixLen")  # fmt: skip
     return Record(
-        Bridge="", SandboxID="", Ports={}, SandboxKey="", EndpointID="", Gateway="", IPAddress="",
-        IPPrefixLen=0, MacAddress="", IPv6Gateway="", GlobalIPv6Address="", GlobalIPv6PrefixLen=0,
-        HairpinMode=False, LinkLocalIPv6Address="", LinkLocalIPv6PrefixLen=0,
+        Bridge="", SandboxID="", Ports={}, SandboxKey="", HairpinMode=False,
+        LinkLocalIPv6Address="", LinkLocalIPv6PrefixLen=0,
         SecondaryIPAddresses=NoList(), SecondaryIPv6Addresses=NoList(),
-        Networks={spec.network: network},
+        **{name: first[name] for name in same},
+        Networks=held or {name: _network(None) for name in names},
+    )  # fmt: skip
+
+
+def _network(endpoint: Endpoint | None) -> Record:
+    address, _, bits = endpoint.address.partition("/") if endpoint else ("", "", "0")
+    return Record(
+        IPAMConfig=None, Links=NoList(), Aliases=NoList(), DriverOpts=NoMap(),
+        MacAddress=endpoint.mac if endpoint else "",
+        NetworkID=endpoint.network if endpoint else "", EndpointID="",
+        Gateway=endpoint.gateway if endpoint else "", IPAddress=address, IPPrefixLen=int(bits),
+        IPv6Gateway="", GlobalIPv6Address="", GlobalIPv6PrefixLen=0, DNSNames=NoList(),
     )  # fmt: skip
 
 

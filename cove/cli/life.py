@@ -100,7 +100,7 @@ def port(typed: Typed, terminal: Terminal, client: Client) -> int:
             )
         raise NotFound(
             f"cannot show the port {text}: no public port '{text}' published for {found.name}",
-            hint="cove has the networks none and host so far, which publish no ports",
+            hint="cove publishes no ports yet; machines of one network reach each other",
         )
     return 0
 

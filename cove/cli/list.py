@@ -15,6 +15,7 @@ from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
 from cove.spec.flags import Flag
+from cove.spec.machine import MachineSpec, connections_of
 from cove.spec.values import parse_int
 from cove.store.records import MachineRecord
 
@@ -103,6 +104,10 @@ def _labels(seen: Seen) -> str:
     return ",".join(f"{k}={v}" for k, v in sorted(seen.record.spec.labels.items()))
 
 
+def networks_of(spec: MachineSpec) -> list[str]:
+    return [wish.network for wish in connections_of(spec)] or [spec.network]
+
+
 FIELDS: dict[str, Callable[[Seen], Any]] = {
     "ID": lambda s: s.record.id if s.full else s.record.id[:12],
     "Names": lambda s: s.record.name,
@@ -118,7 +123,7 @@ FIELDS: dict[str, Callable[[Seen], Any]] = {
     "Label": lambda s: lambda name: s.record.spec.labels.get(name, ""),
     "Mounts": _mounts,
     "LocalVolumes": lambda s: "0",
-    "Networks": lambda s: s.record.spec.network,
+    "Networks": lambda s: ",".join(networks_of(s.record.spec)),
     "Isolation": lambda s: s.record.spec.isolation,
     "Cause": lambda s: s.record.cause.text,
 }

@@ -39,7 +39,6 @@ LATER_OF_IMAGES = dict.fromkeys(_IMAGES, WHEN)
 INSTEAD = {
     "build": "load what another tool built: cove load -i FILE",
     "login": "cove pull reads what docker login wrote into ~/.docker/config.json",
-    "network": "choose none or host when you make the machine: cove run --network host",
     "volume": "use a directory of the host: cove run -v ./data:/data",
 }
 """What does the work of a command that is not here yet."""
@@ -52,6 +51,15 @@ def _of_machines() -> dict[str, click.Command]:
         **run.COMMANDS, **life.COMMANDS, **list.COMMANDS, **logs.COMMANDS, **watch.COMMANDS,
         **copy.COMMANDS, **snapshots.COMMANDS,
     }  # fmt: skip
+
+
+def _of_networks() -> click.Command:
+    from cove.cli import networks
+
+    return Group(
+        "network", networks.GROUPED, help="What machines reach each other through",
+        group=networks.GROUP,
+    )  # fmt: skip
 
 
 def _of_virtual_machines() -> dict[str, click.Command]:
@@ -96,6 +104,7 @@ def _tree() -> Group:
             group="Images", later=LATER_OF_IMAGES,
         ),
         **images.TOP,
+        "network": _of_networks(),
         "snapshot": Group(
             "snapshot", snapshots.GROUPED, help="What machines were, to go back to",
             group=snapshots.GROUP,

@@ -15,7 +15,7 @@ import msgspec
 from cove.client.transport import Caller, Transport
 from cove.client.verbs import VERBS
 from cove.engine import calls
-from cove.engine.calls import kernels, snapshots, templates
+from cove.engine.calls import kernels, networks, snapshots, templates
 from cove.engine.calls.check import Check, Checked
 from cove.engine.calls.prepare import Prepare
 
@@ -174,6 +174,36 @@ class Client:
     ) -> calls.Committed:
         call = calls.Call(cancelled=cancelled)
         result: calls.Committed = self._call("machine.commit", params, call)
+        return result
+
+    # ---- networks ----
+
+    def network_create(self, params: networks.NetworkCreate) -> networks.NetworkNamed:
+        result: networks.NetworkNamed = self._call("network.create", params)
+        return result
+
+    def network_list(self, params: networks.NetworkList) -> networks.NetworksListed:
+        result: networks.NetworksListed = self._call("network.list", params)
+        return result
+
+    def network_inspect(self, params: networks.NetworkInspect) -> networks.Network:
+        result: networks.Network = self._call("network.inspect", params)
+        return result
+
+    def network_remove(self, params: networks.NetworkRemove) -> networks.NetworkNamed:
+        result: networks.NetworkNamed = self._call("network.remove", params)
+        return result
+
+    def network_prune(self, params: networks.NetworkPrune) -> networks.NetworksPruned:
+        result: networks.NetworksPruned = self._call("network.prune", params)
+        return result
+
+    def network_connect(self, params: networks.NetworkConnect) -> networks.NetworkNamed:
+        result: networks.NetworkNamed = self._call("network.connect", params)
+        return result
+
+    def network_disconnect(self, params: networks.NetworkDisconnect) -> networks.NetworkNamed:
+        result: networks.NetworkNamed = self._call("network.disconnect", params)
         return result
 
     # ---- snapshots ----

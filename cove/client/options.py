@@ -49,7 +49,7 @@ class Options(TypedDict, total=False):
     shm_size: Size
     """Of /dev/shm. Default 64m."""
     network: str
-    """``none`` (the default) or ``host``."""
+    """``none`` (the default), ``host``, or a network's name: docs/networks.md."""
     isolation: str
     """``container`` (the default) or ``vm``."""
     volumes: Sequence[str] | Mapping[str, str]

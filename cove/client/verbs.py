@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cove.engine import calls
-from cove.engine.calls import kernels, snapshots, templates
+from cove.engine.calls import kernels, networks, snapshots, templates
 from cove.engine.calls.check import Check, Checked
 from cove.engine.calls.prepare import Prepare
 
@@ -84,6 +84,18 @@ VERBS: dict[str, Verb] = {
             "snapshot.remove", "snapshot_remove", snapshots.SnapshotRemove, snapshots.SnapshotNamed
         ),
         Verb("snapshot.diff", "snapshot_diff", snapshots.SnapshotDiff, snapshots.SnapshotChanges),
+        Verb("network.create", "network_create", networks.NetworkCreate, networks.NetworkNamed),
+        Verb("network.list", "network_list", networks.NetworkList, networks.NetworksListed),
+        Verb("network.inspect", "network_inspect", networks.NetworkInspect, networks.Network),
+        Verb("network.remove", "network_remove", networks.NetworkRemove, networks.NetworkNamed),
+        Verb("network.prune", "network_prune", networks.NetworkPrune, networks.NetworksPruned),
+        Verb("network.connect", "network_connect", networks.NetworkConnect, networks.NetworkNamed),
+        Verb(
+            "network.disconnect",
+            "network_disconnect",
+            networks.NetworkDisconnect,
+            networks.NetworkNamed,
+        ),
         Verb("image.list", "image_list", calls.ImageList, calls.Images),
         Verb("image.inspect", "image_inspect", calls.ImageInspect, calls.Image),
         Verb("image.remove", "image_remove", calls.ImageRemove, calls.ImageRemoved),

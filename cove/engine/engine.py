@@ -13,6 +13,7 @@ from typing import Self
 
 from cove.engine import calls
 from cove.engine.calls import kernels as of_kernels
+from cove.engine.calls import networks as of_networks
 from cove.engine.calls import snapshots as of_snapshots
 from cove.engine.calls import templates as of_templates
 from cove.engine.calls.check import Check, Checked
@@ -27,6 +28,8 @@ from cove.engine.machines.attach import attach
 from cove.engine.machines.exec import exec_in
 from cove.engine.machines.restart import restart, take_up
 from cove.engine.machines.start import Foreground
+from cove.engine.networks import networks
+from cove.engine.networks.places import Places
 from cove.engine.reactor import Reactor, Worker
 from cove.engine.slots import Slots
 from cove.engine.snapshots import differences, snapshots
@@ -236,6 +239,45 @@ class Engine:
         image = commit.commit(self.home, self._find(params.machine), params, call)
         return calls.Committed(image.id)
 
+    # ---- networks ----
+
+    def network_create(
+        self, params: of_networks.NetworkCreate, call: calls.Call
+    ) -> of_networks.NetworkNamed:
+        made = networks.create(self.home, params.spec)
+        return of_networks.NetworkNamed(made.id, made.name)
+
+    def network_list(
+        self, params: of_networks.NetworkList, call: calls.Call
+    ) -> of_networks.NetworksListed:
+        return of_networks.NetworksListed(networks.listed(self.home))
+
+    def network_inspect(
+        self, params: of_networks.NetworkInspect, call: calls.Call
+    ) -> of_networks.Network:
+        return networks.inspect(self.home, params.network)
+
+    def network_remove(
+        self, params: of_networks.NetworkRemove, call: calls.Call
+    ) -> of_networks.NetworkNamed:
+        gone = networks.remove(self.home, params.network)
+        return of_networks.NetworkNamed(gone.id, gone.name)
+
+    def network_prune(
+        self, params: of_networks.NetworkPrune, call: calls.Call
+    ) -> of_networks.NetworksPruned:
+        return networks.prune(self.home, params)
+
+    def network_connect(
+        self, params: of_networks.NetworkConnect, call: calls.Call
+    ) -> of_networks.NetworkNamed:
+        return networks.connect(self.home, self._find(params.machine), params)
+
+    def network_disconnect(
+        self, params: of_networks.NetworkDisconnect, call: calls.Call
+    ) -> of_networks.NetworkNamed:
+        return networks.disconnect(self.home, self._find(params.machine), params)
+
     # ---- snapshots ----
 
     def snapshot_create(
@@ -435,7 +477,8 @@ def _open_home(
         run_fd=run_fd,
     )
     stack.callback(home.logs.close)
-    home.disks, home.templates = Disks(), Templates()
+    home.disks, home.templates, home.places = Disks(), Templates(), Places(store)
+    stack.callback(home.places.wires.close)
     worker.start()
     stack.callback(worker.close)
     reactor.start()

@@ -10,6 +10,7 @@ from functools import cache
 
 from cove.planner.files import render_hostname, render_hosts, render_resolv
 from cove.spec.machine import MachineSpec
+from cove.store.records import MachineRecord
 
 HOST_FILES = {"hosts": "/etc/hosts", "resolv": "/etc/resolv.conf"}
 """What a machine on the host's network sees of it, as with Docker."""
@@ -24,9 +25,17 @@ def hostname_of(spec: MachineSpec, machine_id: str) -> str:
     return socket.gethostname() if spec.network == "host" else machine_id[:12]
 
 
-def texts(spec: MachineSpec, hostname: str) -> tuple[tuple[str, str], ...]:
+def address_of(record: MachineRecord) -> str:
+    """What the machine's own name means to it."""
+    first = record.endpoints[0].address if record.endpoints else "127.0.0.1"
+    return first.partition("/")[0]
+
+
+def texts(
+    spec: MachineSpec, hostname: str, address: str = "127.0.0.1"
+) -> tuple[tuple[str, str], ...]:
     """Register and content of each."""
-    hosts = render_hosts(hostname, spec.extra_hosts, domainname=spec.domainname)
+    hosts = render_hosts(hostname, spec.extra_hosts, domainname=spec.domainname, address=address)
     resolv = render_resolv(spec.dns)
     if spec.network == "host":
         extra = render_hosts("", spec.extra_hosts).split("\n", 6)[-1]
@@ -67,9 +76,11 @@ def write_default(directory: int, hostname: str) -> dict[str, int]:
     )
 
 
-def write_generated(directory: int, spec: MachineSpec, hostname: str) -> dict[str, int]:
+def write_generated(
+    directory: int, spec: MachineSpec, hostname: str, address: str
+) -> dict[str, int]:
     """Name to fd; the files are written anew at every start, as Docker does."""
-    return _write(directory, texts(spec, hostname))
+    return _write(directory, texts(spec, hostname, address))
 
 
 def _write(directory: int, texts: tuple[tuple[str, str], ...]) -> dict[str, int]:

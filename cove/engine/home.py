@@ -82,6 +82,8 @@ class Home:
     """Of ``engine.vms.templates``: what virtual machines are cloned of."""
     pool: Any = None
     """Of ``engine.vms.pool``: clones that wait."""
+    places: Any = None
+    """Of ``engine.networks.places``: who has which address."""
     bases: dict[str, Base] = field(default_factory=dict)
     strata_sizes: dict[int, int] = field(default_factory=dict)
     """Bytes of layers that machines and snapshots stand on, as far as somebody has asked."""

@@ -39,6 +39,10 @@ class Live:
     pidfd: int = -1
     plan: Plan | None = None
     """Until the start succeeded, to explain a report."""
+    netns: int = -1
+    """Its network namespace, between the barrier of its plan and its first link."""
+    unplugged: CoveError | None = None
+    """Why it could not be connected to its networks."""
     started: bool = False
     failure: CoveError | None = None
     ended: ExitRecord | None = None
@@ -73,6 +77,11 @@ class Live:
             self.ctl.close()
             self.ctl = None
 
+    def drop_network(self) -> None:
+        if self.netns >= 0:
+            os.close(self.netns)
+            self.netns = -1
+
     def close(self) -> None:
         """Let go of every descriptor but its process's; the machine itself is not touched."""
         for timer in self.timers:
@@ -81,6 +90,7 @@ class Live:
             closer()
         self.timers, self.closers = [], []
         self.close_monitor()
+        self.drop_network()
 
     def __del__(self) -> None:
         """Only now: whoever holds the machine may signal its process by this descriptor, whose

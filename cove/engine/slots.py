@@ -25,7 +25,7 @@ from cove.executor.messages import Kind, Message, Start, StartFlag, receive, sen
 from cove.linux.cgroup import Cgroups, Group
 from cove.plan import wire
 from cove.plan.facts import Facts
-from cove.plan.ops import Plan
+from cove.plan.ops import Barrier, Plan
 from cove.planner import Place, plan_ahead
 from cove.planner.defaults import PIDS
 from cove.roots import Remover, prepare_root
@@ -58,16 +58,18 @@ class Slot:
     generated: dict[str, int] = field(default_factory=dict)
     """The generated files of a machine without a hostname, hosts or servers of its own."""
     ctl: socket.socket | None = None
+    netns: int = -1
+    """The network namespace that its monitor has made."""
     ahead: Plan | None = None
     """What its monitor has run; None: it waits for a whole plan."""
     limits: Limits | None = None
     """Those of its group, where they are not the default ones."""
 
     def close(self) -> None:
-        for fd in (self.directory, self.listener, *self.generated.values()):
+        for fd in (self.directory, self.listener, self.netns, *self.generated.values()):
             if fd >= 0:
                 os.close(fd)
-        self.directory, self.listener, self.generated = -1, -1, {}
+        self.directory, self.listener, self.netns, self.generated = -1, -1, -1, {}
         if self.ctl is not None:
             self.ctl.close()
             self.ctl = None
@@ -230,7 +232,8 @@ class Slots:
                 fds["cgroup"] = cgroup
             host, machine = wire.encode(ahead.host), wire.encode(ahead.machine)
             send_start(slot.ctl, Start(StartFlag.AHEAD, base, base, host, machine), fds)
-            ran = _wait_barrier(slot.ctl)
+            slot.netns = _wait_barrier(slot.ctl, ahead)
+            ran = slot.netns >= 0
         except (BrokenPipeError, ConnectionResetError):
             ran = False
         finally:
@@ -263,15 +266,31 @@ def open_group(group: Group) -> int:
     return os.open(group.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _wait_barrier(ctl: socket.socket) -> bool:
-    """The first word of a monitor that runs ahead: the machine's namespaces, or that it failed."""
+def _wait_barrier(ctl: socket.socket, ahead: Plan) -> int:
+    """The first word of a monitor that runs ahead: the machine's namespaces, of which the network's
+    is kept; or that it failed (-1).
+    """
     poll = select.poll()
     poll.register(ctl, select.POLLIN)
     if not poll.poll(PATIENCE * 1000):
-        return False
+        return -1
     message = receive(ctl, flags=socket.MSG_DONTWAIT)
-    _close(message)
-    return message is not None and message.kind == Kind.BARRIER
+    if message is None or message.kind != Kind.BARRIER:
+        _close(message)
+        return -1
+    return keep_network(ahead, message)
+
+
+def keep_network(plan: Plan, message: Message) -> int:
+    """Of the descriptors at a plan's first barrier, the network's; the others are closed."""
+    held = next((op for op in plan.host if isinstance(op, Barrier)), None)
+    kept = -1
+    for name, fd in zip(held.names if held else (), message.fds, strict=False):
+        if name == "net":
+            kept = fd
+        else:
+            os.close(fd)
+    return kept
 
 
 def _close(message: Message | None) -> None:

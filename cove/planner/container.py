@@ -66,7 +66,7 @@ from cove.planner.overlay import (
 from cove.planner.place import Place
 from cove.planner.walls import Walls, walls_of
 from cove.planner.why import default, option
-from cove.spec.machine import MachineSpec
+from cove.spec.machine import MachineSpec, connections_of
 
 RANGE = 65536
 """Ids of one machine."""
@@ -93,6 +93,7 @@ def plan_machine(spec: MachineSpec, image: ImageConfig, facts: Facts, place: Pla
             *asked_devices(place.devices, _devices_why(walls)),
             *as_root_outside(walls),
             *set_attributes(spec, place, userns=walls.userns),
+            *wait_links(spec),
             *hand_over(place),
         ),
         machine=(
@@ -303,6 +304,12 @@ def hand_over_dev() -> tuple[Op, ...]:
 @lru_cache(maxsize=1)
 def say_held() -> tuple[Op, ...]:
     return (Send(why=default("the child may go on")),)
+
+
+def wait_links(spec: MachineSpec) -> tuple[Op, ...]:
+    """Before the child goes on: its program finds its networks there."""
+    names = " ".join(f"--network {wish.network}" for wish in connections_of(spec))
+    return (Barrier(1, (), why=f"{names}: the daemon makes the links"),) if names else ()
 
 
 def _made_outside(place: Place) -> tuple[str, ...]:

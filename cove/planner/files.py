@@ -51,7 +51,7 @@ def render_resolv(
     if options:
         lines.append("options " + " ".join(options))
     if not servers:
-        lines.insert(0, "# no network: no name servers")
+        lines.insert(0, "# no name servers: --dns names one")
     return "".join(f"{_one_line(line)}\n" for line in lines)
 
 

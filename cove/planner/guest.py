@@ -277,6 +277,11 @@ def _refuse(spec: MachineSpec) -> None:
             "cannot use the host's network in a virtual machine: it has a kernel of its own",
             origin="--network host",
         )
+    if spec.network != "none":
+        raise Unsupported(
+            "cannot connect a virtual machine: cove has networks for containers so far",
+            origin=f"--network {spec.network}",
+        )
 
 
 def _identity(identity: Identity) -> tuple[Op, ...]:

@@ -49,6 +49,11 @@ def refuse(spec: MachineSpec, place: Place) -> None:
         raise Unsupported(
             "cannot use the host's network as an ordinary user yet", origin="--network host"
         )
+    if spec.network != "none":
+        raise Unsupported(
+            f"cannot connect to {spec.network} as an ordinary user yet",
+            origin=f"--network {spec.network}",
+        )
 
 
 def begin(walls: Walls, place: Place) -> tuple[Op, ...]:

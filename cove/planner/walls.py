@@ -121,8 +121,3 @@ def _refuse(spec: MachineSpec, facts: Facts) -> None:
         raise Unsupported(
             f"cannot run with --isolation {spec.isolation}: only container is there yet"
         )
-    if spec.network not in ("none", "host"):
-        raise Unsupported(
-            f'cannot use network "{spec.network}": only none and host are there yet',
-            origin=f"--network {spec.network}",
-        )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from cove.errors import CoveError, Problems, Unsupported, UsageError, one_line
 from cove.spec.grants import CAPABILITIES, LOG_DRIVERS, LOG_FILE_MIN, LOG_FILES_MOST, ULIMITS
 from cove.spec.machine import ExecSpec, Limits, MachineSpec
+from cove.spec.network import ALONE, parse_network_name
 from cove.spec.suggest import did_you_mean
 from cove.spec.values import (
     format_size,
@@ -236,12 +237,24 @@ def _no_volumes(name: str, origin: str, target: str) -> CoveError:
 
 
 def _network(spec: MachineSpec) -> Iterator[CoveError]:
-    if spec.network not in ("none", "host"):
-        near = did_you_mean(spec.network, ("none", "host"))
+    if spec.network.startswith("container:"):
         yield Unsupported(
-            f'cannot join the network "{spec.network}": cove has none and host so far',
+            "cannot join the network of another machine: cove shares none between machines yet",
             origin=f"--network {spec.network}",
-            hint=near or "leave --network out, or use --network host",
+            hint="put both on one: cove network create",
+        )
+    elif spec.network not in ALONE:
+        yield from _parsed(spec.network, "--network", parse_network_name)
+        if spec.isolation == "vm":
+            yield Unsupported(
+                "cannot connect a virtual machine: cove has networks for containers so far",
+                origin=f"--network {spec.network}",
+            )
+    elif spec.ip or spec.mac:
+        flag, value = ("ip", spec.ip) if spec.ip else ("mac-address", spec.mac)
+        yield UsageError(
+            f"cannot use --{flag} with --network {spec.network}: nothing is chosen there",
+            origin=f"--{flag} {value}",
         )
     if spec.network == "host":
         for name, value in spec.sysctls:

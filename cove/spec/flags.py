@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cove.spec import environment, grants, mounts, values
+from cove.spec import environment, grants, mounts, network, values
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -198,8 +198,12 @@ MACHINE = (
     Flag("sysctl", "sysctls", "Set a kernel parameter of its own namespaces", "", "NAME=VALUE",
          grants.parse_sysctl, repeat=True, group="Security"),
     # network
-    Flag("network", "network", "none or host", "", "NETWORK", grants.parse_network,
-         group="Network", aliases=("net",), default="none"),
+    Flag("network", "network", "A network's name, none or host", "", "NETWORK",
+         grants.parse_network, group="Network", aliases=("net",), default="none"),
+    Flag("ip", "ip", "Its IPv4 address on that network", "", "ADDRESS", network.parse_ipv4,
+         group="Network"),
+    Flag("mac-address", "mac", "Its MAC address on that network", "", "ADDRESS",
+         network.parse_mac, group="Network"),
     Flag("hostname", "hostname", "Its host name", "h", "NAME", values.parse_hostname,
          group="Network"),
     Flag("domainname", "domainname", "Its NIS domain name", "", "NAME", values.parse_hostname,
@@ -237,23 +241,21 @@ FROM_SNAPSHOT = Flag(
 RUN = (*PROCESS, *_ATTACHED, *MACHINE, FROM_SNAPSHOT)
 CREATE = (*PROCESS, *_ATTACHED[1:2], *MACHINE, FROM_SNAPSHOT)
 
-_NETWORKS = "cove has the networks none and host so far"
-_PORTS = f"{_NETWORKS}; with --network host a server's ports are the host's"
+_NAMES = "names are not resolved on cove's networks yet"
+_PORTS = "cove publishes no ports yet; with --network host a server's ports are the host's"
 _VOLUMES = "cove has no volumes yet"
 
 REFUSED: dict[str, tuple[str, bool]] = {
     "publish": (_PORTS, True),
     "publish-all": (_PORTS, False),
-    "expose": (_NETWORKS, True),
-    "ip": (_NETWORKS, True),
-    "ip6": (_NETWORKS, True),
-    "link": (_NETWORKS, True),
-    "link-local-ip": (_NETWORKS, True),
-    "mac-address": (_NETWORKS, True),
-    "network-alias": (_NETWORKS, True),
-    "net-alias": (_NETWORKS, True),
-    "dns-option": (_NETWORKS, True),
-    "dns-search": (_NETWORKS, True),
+    "expose": ("cove publishes no ports yet", True),
+    "ip6": ("cove has no IPv6 networks yet", True),
+    "link": ("cove has no links between machines", True),
+    "link-local-ip": ("cove has no IPv6 networks yet", True),
+    "network-alias": (_NAMES, True),
+    "net-alias": (_NAMES, True),
+    "dns-option": (_NAMES, True),
+    "dns-search": (_NAMES, True),
     "volume-driver": (_VOLUMES, True),
     "volumes-from": (_VOLUMES, True),
     "health-cmd": ("cove has no health checks yet", True),

@@ -290,8 +290,8 @@ def parse_userns(text: str) -> str:
 def parse_network(text: str) -> str:
     """Checked as part of the whole spec: there what exists is known."""
     if not text:
-        raise bad("network", text, "it has no name", hint="write none or host")
-    return text
+        raise bad("network", text, "it has no name", hint="write none, host, or a network's name")
+    return "none" if text == "default" else text
 
 
 def only(*accepted: str, why: str) -> Callable[[str], Fields]:

@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from cove.spec.network import ALONE, Connection
+
 Isolation = Literal["container", "vm"]
 
 
@@ -109,6 +111,11 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     timeout: float = 0.0
     """Of one run, from its start; 0: none. cove's own."""
     network: str = "none"
+    ip: str = ""
+    mac: str = ""
+    """On that network; empty: cove chooses."""
+    connections: tuple[Connection, ...] = ()
+    """More networks."""
     extra_hosts: tuple[str, ...] = ()
     """``host:address``."""
     dns: tuple[str, ...] = ()
@@ -127,6 +134,13 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """Architectures whose programs it runs besides its image's own; asked for by ``bootstrap``."""
     snapshot: str = ""
     """Its root begins as this snapshot was, not as the image is."""
+
+
+def connections_of(spec: MachineSpec) -> tuple[Connection, ...]:
+    """Every network that it asks for, in order."""
+    if spec.network in ALONE:
+        return ()
+    return (Connection(spec.network, spec.ip, spec.mac), *spec.connections)
 
 
 class ExecSpec(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -28,6 +28,8 @@ from cove.store.lock import (
     raise_format,
     take_lock,
 )
+from cove.store.networks import TABLES as NETWORKS
+from cove.store.networks import Networks
 from cove.store.records import ImageRecord, LayerRecord, LeftoverRecord, MachineRecord
 from cove.store.snapshots import TABLES as SNAPSHOTS
 from cove.store.snapshots import Snapshots
@@ -62,7 +64,7 @@ LEFTOVERS = """
 CREATE TABLE IF NOT EXISTS leftover (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
 
-MIGRATIONS = (FIRST, LEFTOVERS, SNAPSHOTS)
+MIGRATIONS = (FIRST, LEFTOVERS, SNAPSHOTS, NETWORKS)
 """The first makes an empty database one of format 1, the next makes that one of format 2, and so
 on: what is missing is done in one transaction. There are as many as ``FORMAT`` says.
 """
@@ -76,7 +78,7 @@ _leftover = msgspec.json.Decoder(LeftoverRecord).decode
 PUT_MACHINE = "INSERT OR REPLACE INTO machine VALUES (?, ?, ?, ?, ?)"
 
 
-class Store(Snapshots):
+class Store(Snapshots, Networks):
     """One state directory, open and locked. ``Store.open(root)`` is a context manager."""
 
     def __init__(self, layout: Layout, lock_fd: int) -> None:
@@ -91,7 +93,7 @@ class Store(Snapshots):
         self._layers: dict[str, LayerRecord] = {}
         self._tags: dict[str, str] = {}
         self._leftovers: dict[str, LeftoverRecord] = {}
-        self._snapshots, self._strata = {}, {}
+        self._snapshots, self._strata, self._networks = {}, {}, {}
         self._ranges: dict[int, int] = {}
         self._range_at = 0
         self._pins: dict[str, int] = {}
@@ -490,6 +492,7 @@ class Store(Snapshots):
             name: _leftover(blob) for name, blob in rows("SELECT name, record FROM leftover")
         }
         self._load_snapshots(rows)
+        self._load_networks(rows)
         self._next_key = self._last_key = 0
 
 

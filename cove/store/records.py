@@ -23,6 +23,25 @@ class Cause(msgspec.Struct, frozen=True, omit_defaults=True):
     """System calls seccomp refused, by name, in order of first refusal."""
 
 
+class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A machine's place on a network, while it runs."""
+
+    network: str
+    """The network's id."""
+    name: str
+    """Its name."""
+    link: str
+    """The host's end of the pair."""
+    index: int
+    """The machine's end is eth<index>."""
+    address: str
+    """With the prefix of the subnet: 10.1.2.3/24."""
+    gateway: str
+    mac: str
+    default: bool = False
+    """Its gateway is where packets go that are for no network of the machine's."""
+
+
 class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A machine. ``key`` is a small integer, unique among all machines that were ever in this
     store.
@@ -74,6 +93,8 @@ class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of a virtual machine: id of the snapshot that its next start goes on from."""
     restoring: str = ""
     """While a restore of a machine that ran is under way: id of the snapshot."""
+    endpoints: tuple[Endpoint, ...] = ()
+    """Written before the links are made, taken away after they are gone."""
 
     @property
     def upper(self) -> int:
@@ -130,6 +151,27 @@ class SnapshotRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """``disk``, ``disk and memory``: of virtual machines."""
     pause: float = 0.0
     """Seconds for which a virtual machine stood still."""
+
+
+class NetworkRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A network. What of it is in the kernel is made when a machine first joins it."""
+
+    key: int
+    id: str
+    """64 hexadecimal digits."""
+    name: str
+    subnet: str
+    gateway: str
+    created: float
+    range: str = ""
+    """Where addresses of machines are taken from; empty: the whole subnet."""
+    driver: str = "bridge"
+    internal: bool = False
+    labels: dict[str, str] = {}
+    made: bool = False
+    """Something of it may be in the kernel."""
+    forwarding: bool = False
+    """The host did not forward packets before this network: switched off again when it goes."""
 
 
 class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,13 +50,13 @@ def settled(cove: Cove) -> Iterator[None]:
     """No machine, file, mount, group or process more than before, but those kept ready."""
     before = cove("ps", "-aq").out.split()
     fds = len(os.listdir("/proc/self/fd"))
-    links = set(os.listdir("/sys/class/net"))
+    links = set(socket.if_nameindex())
     yield
     late = time.monotonic() + PATIENCE
     while True:
         extra = sorted(set(cove("ps", "-aq").out.split()) - set(before))
         found = [f"machine {name}" for name in extra] + too_much(cove)
-        found += [f"link {name}" for name in set(os.listdir("/sys/class/net")) - links]
+        found += [f"link {name}" for _, name in set(socket.if_nameindex()) - links]
         if not found or time.monotonic() > late:
             break
         select.select([], [], [], 0.02)

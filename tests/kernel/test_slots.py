@@ -253,7 +253,7 @@ def test_a_slot_that_dies_at_the_last_moment(
 def test_a_host_that_runs_nothing_ahead(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """After some failures it is not tried any more, and machines start all the same."""
     without_slots(engine)
-    monkeypatch.setattr(slots, "_wait_barrier", lambda ctl: False)
+    monkeypatch.setattr(slots, "_wait_barrier", lambda ctl, ahead: -1)
     tried: list[StartFlag] = []
     real = slots.send_start
     monkeypatch.setattr(slots, "send_start", lambda s, m, f: (tried.append(m.flags), real(s, m, f)))

@@ -434,7 +434,7 @@ WRONG = [
     (("run", "--rm=maybe", "host"), 'cannot read switch "maybe"', "from: --rm=maybe"),
     (("run", "--name"), "cannot read --name: it wants a value", "--name NAME"),
     (("run",), "IMAGE is missing", "cove run IMAGE [COMMAND]"),
-    (("run", "-p", "80:80", "host"), "cannot use --publish", "networks none and host"),
+    (("run", "-p", "80:80", "host"), "cannot use --publish", "publishes no ports yet"),
     (("run", "--gpus", "all", "host"), "cannot use --gpus", "no GPUs"),
     (
         ("run", "--restart", "always", "host"),

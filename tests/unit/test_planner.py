@@ -288,7 +288,6 @@ NO_USERNS = msgspec.structs.replace(HYBRID, userns_max=0)
     ("parts", "error", "message", "origin"),
     [
         ({"isolation": "vm"}, Unsupported, "cannot run with --isolation vm: only container is there yet", ""),
-        ({"network": "web"}, Unsupported, 'cannot use network "web": only none and host are there yet', "--network web"),
         ({"workdir": "tmp"}, UsageError, 'cannot work in "tmp": not an absolute path', "--workdir tmp"),
         ({"security": Security(cap_add=("FLY",))}, UsageError, 'cannot set capabilities: there is no capability "FLY" here', "--cap-add FLY"),
         ({"sysctls": (("kernel.panic", "1"),)}, UsageError, "cannot set sysctl \"kernel.panic\": it is not the machine's own but the host's", "--sysctl kernel.panic=1"),
@@ -388,7 +387,7 @@ def test_resolv_conf() -> None:
     assert render_resolv(("1.1.1.1",), search=("lan",), options=("ndots:0",)) == (
         "nameserver 1.1.1.1\nsearch lan\noptions ndots:0\n"
     )
-    assert render_resolv(()) == "# no network: no name servers\n"
+    assert render_resolv(()) == "# no name servers: --dns names one\n"
     assert render_hostname("box") == "box\n"
 
 

@@ -191,12 +191,20 @@ WRONG: list[tuple[MachineSpec, str, str, str]] = [
     (MachineSpec("i", limits=Limits(cpu_shares=1)), "the minimum is 2", "--cpu-shares 1", ""),
     (MachineSpec("i", limits=Limits(storage=5)), "the minimum is 1m", "--storage-opt size=5", ""),
     (
-        MachineSpec("i", network="bridge"),
-        'cannot join the network "bridge"',
-        "--network bridge",
-        "--network host",
+        MachineSpec("i", network="web", isolation="vm"),
+        "cannot connect a virtual machine",
+        "--network web",
+        "",
     ),
-    (MachineSpec("i", network="hots"), 'cannot join the network "hots"', "", "did you mean host?"),
+    (MachineSpec("i", network="a b"), 'network name "a b"', "--network a b", "write web"),
+    (MachineSpec("i", network="container:x"), "the network of another machine", "container:x", ""),
+    (MachineSpec("i", ip="10.0.0.2"), "cannot use --ip with --network none", "--ip 10.0.0.2", ""),
+    (
+        MachineSpec("i", network="host", mac="02:00:00:00:00:01"),
+        "cannot use --mac-address with --network host",
+        "--mac-address 02:00:00:00:00:01",
+        "",
+    ),
     (
         MachineSpec("i", network="host", sysctls=(("net.ipv4.ip_forward", "1"),)),
         "with --network host it belongs to the whole host",
@@ -265,11 +273,11 @@ def test_what_does_not_go_together(spec: MachineSpec, message: str, origin: str,
 
 
 def test_all_problems_are_told_at_once() -> None:
-    spec = MachineSpec("i", limits=Limits(memory=1 << 20, pids=-5), network="bridge")
+    spec = MachineSpec("i", limits=Limits(memory=1 << 20, pids=-5), network="a b")
     with pytest.raises(UsageError) as caught:
         check_machine(spec)
     assert caught.value.message.splitlines()[0] == "cannot use these options: 3 problems"
-    for text in ("the minimum is 6m", "--pids-limit -5", '"bridge"'):
+    for text in ("the minimum is 6m", "--pids-limit -5", '"a b"'):
         assert text in caught.value.message
 
 

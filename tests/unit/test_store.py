@@ -353,10 +353,14 @@ class TestBlobs:
 # ---- older and newer state ----
 
 
+LATER = ("leftover", "snapshot", "stratum", "network")
+"""Tables that cove 0.1 had not."""
+
+
 def older(root: Path) -> None:
     """What cove 0.1 wrote: format 1, without the tables that came later."""
     with closing(sqlite3.connect(root / "cove.db")) as db:
-        tables = "".join(f"DROP TABLE {name}; " for name in ("leftover", "snapshot", "stratum"))
+        tables = "".join(f"DROP TABLE {name}; " for name in LATER)
         db.executescript(f"{tables}PRAGMA user_version = 1;")
     (root / "format").write_text("1\n")
 

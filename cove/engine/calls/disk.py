@@ -70,6 +70,8 @@ class SystemPruned(msgspec.Struct, frozen=True):
     machines: tuple[str, ...] = ()
     images: tuple[ImageRemoved, ...] = ()
     reclaimed: int = 0
+    networks: tuple[str, ...] = ()
+    """Names."""
 
 
 class ImageUsage(msgspec.Struct, frozen=True):

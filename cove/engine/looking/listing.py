@@ -18,7 +18,7 @@ from cove.engine.written import written
 from cove.image.catalog import image_config
 from cove.linux.processes import read_process
 from cove.plan.facts import Facts
-from cove.spec.machine import MachineSpec
+from cove.spec.machine import MachineSpec, connections_of
 from cove.store.names import holds_name
 from cove.store.records import MachineRecord
 from cove.vm.accel import remembered
@@ -150,6 +150,11 @@ def walls(spec: MachineSpec, facts: Facts, id_range: int) -> tuple[str, ...]:
     lines.append("masked and read-only /proc and /sys" if security.masked else "/proc, /sys: open")
     if spec.network == "host":
         lines.append("network: the host's")
+    for wish in connections_of(spec):
+        lines.append(
+            f"network: {wish.network}; it sends from its own addresses alone, and reaches "
+            "no other network and no service of the host"
+        )
     binds = sum(mount.type == "bind" for mount in spec.mounts)
     if binds:
         lines.append(f"host directories or files given in: {binds}")

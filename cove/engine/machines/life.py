@@ -22,6 +22,7 @@ from cove.engine.live import Live
 from cove.engine.machines import ending, pause
 from cove.engine.machines.names import choose_name
 from cove.engine.machines.start import Foreground, check_binds, launch
+from cove.engine.networks import places
 from cove.engine.slots import Slot
 from cove.engine.vms.virtual import check_image, jail_of
 from cove.errors import Conflict, HostError, NoSuchImage, Unsupported
@@ -34,7 +35,7 @@ from cove.planner.defaults import PIDS, STOP_SIGNAL
 from cove.spec.machine import Limits, MachineSpec
 from cove.spec.resume import check_resumable
 from cove.spec.values import parse_signal
-from cove.store.records import Cause, MachineRecord
+from cove.store.records import Cause, Endpoint, MachineRecord
 from cove.vm.moments import Held
 
 SETTLED = 1.0
@@ -247,15 +248,18 @@ def _begin(
     if spec.isolation == "vm":
         spec = jail_of(spec)
     live.session = foreground is not None
+    places_taken: tuple[Endpoint, ...] = ()
     try:
         live.group = _group(home, spec.limits, slot)
         live.id_range = _id_range(home, spec, record.key, slot)
+        places_taken = places.take(home, record.spec, record.key)
         record = msgspec.structs.replace(
             record,
             group=live.group.name,
             boot=home.boot,
             deadline=time.time() + record.spec.timeout if record.spec.timeout else 0.0,
             id_range=live.id_range,
+            endpoints=places_taken,
         )
         with home.lock:
             if record.key in home.lives:
@@ -266,6 +270,8 @@ def _begin(
         if home.lives.get(record.key) is live:
             del home.lives[record.key]
             home.store.free_range(record.key)
+        if places_taken:
+            home.places.give_back(record.key)
         if slot is not None:
             home.slots.give_up_later(slot)
         elif live.group is not None:

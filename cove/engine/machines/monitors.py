@@ -23,7 +23,6 @@ from cove.executor.messages import (
     decode_report,
     decode_state,
     receive,
-    send,
 )
 
 RUNNING, EXITED = 1, 2
@@ -83,9 +82,6 @@ def hear(home: Home, live: Live, message: Message | None) -> None:
             _gone(home, live)
         elif message.kind == Kind.STATE:
             taken = adopt_state(home, live, message)
-        elif message.kind == Kind.BARRIER and message.value:
-            assert live.ctl is not None
-            send(live.ctl, Kind.RELEASE)
     finally:
         if not taken:
             message.close()
@@ -142,6 +138,8 @@ def _failed(home: Home, live: Live, message: Message) -> None:
 
 
 def _why(home: Home, live: Live, report: Report) -> CoveError:
+    if live.unplugged is not None:
+        return live.unplugged
     if live.plan is None:
         side = ("host", "machine")[report.side & 1]
         said = f"{os.strerror(report.errno)} {printable(report.detail)}"

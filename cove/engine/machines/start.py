@@ -20,6 +20,7 @@ from cove.engine.home import Base, Home
 from cove.engine.images.foreign import interpreters
 from cove.engine.live import Live
 from cove.engine.machines import ending, monitors
+from cove.engine.networks.plugging import plug_in
 from cove.engine.ranges import range_base
 from cove.engine.slots import Slot, end_monitor, listen, open_directory, open_group
 from cove.engine.vms import virtual
@@ -97,9 +98,11 @@ def launch(
         raise failed from error
     if record.deadline:
         ending.set_deadline(home, live, record.deadline)
+    if record.endpoints:
+        plug_in(home, live, record)
     if foreground is None:
         monitors.wait_started(home, live)
-    else:
+    elif not live.gone:
         monitors.watch(home, live)
 
 
@@ -138,6 +141,7 @@ def _hand_over(
             if rest is not None and _sent(live, _message(record, rest, foreground), fds):
                 return
             live.close_monitor()
+            live.drop_network()
         ready["state"] = home.state_fd
         if (cgroup := open_group(group)) >= 0:
             ready.mine("cgroup", cgroup)
@@ -167,7 +171,7 @@ def _plan_container(
 
 def _take_slot(ready: Descriptors, live: Live, slot: Slot) -> None:
     """What was made ahead belongs to this start from now on."""
-    live.ctl = slot.ctl
+    live.ctl, live.netns, slot.netns = slot.ctl, slot.netns, -1
     ready.mine("dir", slot.directory)
     ready.mine("listen", slot.listener)
     for register, fd in slot.generated.items():
@@ -185,7 +189,9 @@ def _prepare(
     if not ready_made or not files.is_default(spec):
         # Written in place: what a slot's monitor has mounted already changes with it.
         hostname = files.hostname_of(spec, record.id)
-        for register, fd in files.write_generated(ready["dir"], spec, hostname).items():
+        for register, fd in files.write_generated(
+            ready["dir"], spec, hostname, files.address_of(record)
+        ).items():
             ready.mine(register, fd)
     # Of a virtual machine this is the root of its jail, which shows what the host's image shows.
     views = home.base(JAIL_IMAGE).views if spec.isolation == "vm" else base.views

@@ -24,9 +24,11 @@ from cove.engine.calls import (
     SystemPruned,
 )
 from cove.engine.calls.disk import SnapshotUsage
+from cove.engine.calls.networks import NetworkPrune
 from cove.engine.home import Home
 from cove.engine.looking.listing import as_seen
 from cove.engine.machines import life, prune
+from cove.engine.networks import networks
 from cove.engine.written import written
 from cove.image import catalog
 from cove.image.host import HOST
@@ -130,12 +132,13 @@ def image_prune(home: Home, params: ImagePrune) -> ImagesPruned:
 
 
 def system_prune(home: Home, params: SystemPrune) -> SystemPruned:
-    """Machines first: the images they were made of may go then."""
+    """Machines first: networks they were made for, and images they were made of, may go then."""
     chosen = {"until": params.until, "labels": params.labels, "without": params.without}
     machines = prune.prune(home, Prune(**chosen))  # type: ignore[arg-type]
+    gone = networks.prune(home, NetworkPrune(**chosen))  # type: ignore[arg-type]
     found = _prune_images(home, ImagePrune(params.all, **chosen))  # type: ignore[arg-type]
     reclaimed = machines.reclaimed + found.reclaimed
-    return SystemPruned(machines.ids, found.removed, reclaimed)
+    return SystemPruned(machines.ids, found.removed, reclaimed, gone.names)
 
 
 def _prune_images(home: Home, params: ImagePrune) -> ImagesPruned:

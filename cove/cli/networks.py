@@ -1,0 +1,332 @@
+"""``network create/ls/inspect/rm/prune/connect/disconnect``, as Docker spells them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import tzinfo
+
+from cove.cli import filters, inspect, table, units
+from cove.cli.ask import ELSEWHERE, confirmed, must_go_elsewhere
+from cove.cli.command import Command, Typed
+from cove.cli.disk import PRUNE_KEYS, chosen
+from cove.cli.list import FORMAT, FULL
+from cove.cli.run import each
+from cove.cli.template import Record
+from cove.cli.terminal import Terminal
+from cove.client.api import Client
+from cove.engine.calls import networks as calls
+from cove.errors import NotFound, Unsupported
+from cove.spec import network as spec
+from cove.spec import values
+from cove.spec.flags import Flag
+
+HEADINGS = {
+    "ID": "NETWORK ID",
+    "Name": "NAME",
+    "Driver": "DRIVER",
+    "Scope": "SCOPE",
+    "CreatedAt": "CREATED AT",
+    "IPv4": "IPV4",
+    "IPv6": "IPV6",
+    "Internal": "INTERNAL",
+    "Labels": "LABELS",
+    "Subnet": "SUBNET",
+    "Gateway": "GATEWAY",
+}
+LISTING = table.Listing(HEADINGS, "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}")
+SCOPE = "local"
+BUILTIN = ("bridge", "host", "none")
+KEYS = ("dangling", "driver", "id", "label", "name", "scope", "type")
+
+Shown = Sequence[calls.Network]
+
+
+def create(typed: Typed, terminal: Terminal, client: Client) -> int:
+    asked = spec.NetworkSpec(
+        name=spec.parse_network_name(typed.words[0]),
+        driver=typed.text("driver") or "bridge",
+        subnet=typed.text("subnet"),
+        gateway=typed.text("gateway"),
+        range=typed.text("range"),
+        internal=typed.on("internal"),
+        labels=dict(typed.values.get("labels", ())),
+    )
+    spec.check_network(asked)
+    terminal.write(client.network_create(calls.NetworkCreate(asked)).id + "\n")
+    return 0
+
+
+# ---- the list ----
+
+
+def row(network: calls.Network, *, full: bool, zone: tzinfo | None) -> Record:
+    record = network.record
+    return Record(
+        ID=record.id if full else record.id[:12],
+        Name=record.name,
+        Driver=record.driver,
+        Scope=SCOPE,
+        CreatedAt=units.clock_text(record.created, zone),
+        IPv4="true",
+        IPv6="false",
+        Internal=str(record.internal).lower(),
+        Labels=",".join(f"{name}={value}" for name, value in sorted(record.labels.items())),
+        Label=lambda name: record.labels.get(name, ""),
+        Subnet=record.subnet,
+        Gateway=record.gateway,
+    )
+
+
+def keep(networks: Shown, wanted: filters.Filters) -> list[calls.Network]:
+    """Those that match one value of every key, and every label."""
+    return [
+        network for network in networks if all(_match(network, k, v) for k, v in wanted.items())
+    ]
+
+
+def _match(network: calls.Network, key: str, wanted: tuple[str, ...]) -> bool:
+    if key == "label":
+        return all(filters.same_label(network.record.labels, value) for value in wanted)
+    return any(TESTS[key](network, value) for value in wanted)
+
+
+def _dangles(network: calls.Network) -> bool:
+    return not network.builtin and not network.members
+
+
+TESTS: dict[str, Callable[[calls.Network, str], bool]] = {
+    "name": lambda n, v: v in n.record.name,
+    "id": lambda n, v: n.record.id.startswith(v),
+    "driver": lambda n, v: n.record.driver == v,
+    "scope": lambda n, v: v == SCOPE,
+    "type": lambda n, v: v == ("builtin" if n.record.name in BUILTIN else "custom"),
+    "dangling": lambda n, v: values.parse_bool(v) == _dangles(n),
+}
+
+
+def ls(typed: Typed, terminal: Terminal, client: Client) -> int:
+    wanted = filters.gather(typed.values.get("filter", ()), KEYS)
+    found = keep(client.network_list(calls.NetworkList()).networks, wanted)
+    zone = units.time_zone(terminal.env)
+    found.sort(key=lambda network: network.record.name)
+    rows = [row(network, full=typed.on("full"), zone=zone) for network in found]
+    terminal.write(table.render(rows, LISTING, typed.text("format"), quiet=typed.on("quiet")))
+    return 0
+
+
+# ---- one ----
+
+
+def document(network: calls.Network) -> Record:
+    record = network.record
+    config = Record(Subnet=record.subnet, Gateway=record.gateway)
+    if record.range:
+        config |= {"IPRange": record.range}
+    members = {
+        member.machine: Record(
+            Name=member.name,
+            EndpointID="",
+            MacAddress=member.endpoint.mac,
+            IPv4Address=member.endpoint.address,
+            IPv6Address="",
+        )
+        for member in network.members
+    }
+    return Record(
+        Name=record.name,
+        Id=record.id,
+        Created=units.stamp(record.created),
+        Scope=SCOPE,
+        Driver=record.driver,
+        EnableIPv4=not network.builtin,
+        EnableIPv6=False,
+        IPAM=Record(Driver="default", Options={}, Config=[] if network.builtin else [config]),
+        Internal=record.internal,
+        Attachable=False,
+        Ingress=False,
+        ConfigFrom=Record(Network=""),
+        ConfigOnly=False,
+        Containers=members,
+        Options={},
+        Labels=dict(record.labels),
+        Bridge=network.bridge,
+    )
+
+
+def inspect_(typed: Typed, terminal: Terminal, client: Client) -> int:
+    documents, errors = [], []
+    for name in typed.words:
+        try:
+            documents.append(document(client.network_inspect(calls.NetworkInspect(name))))
+        except NotFound as error:
+            errors.append(error)
+    terminal.write(
+        inspect.documents_text(documents, typed.text("format"), escape=terminal.is_terminal(1))
+    )
+    for missing in errors:
+        terminal.error(missing.render())
+    return 1 if errors else 0
+
+
+# ---- removal ----
+
+
+def remove(typed: Typed, terminal: Terminal, client: Client) -> int:
+    def one(name: str) -> str:
+        client.network_remove(calls.NetworkRemove(name))
+        return name
+
+    return each(typed.words, terminal, one, lenient=typed.on("force"))
+
+
+def prune(typed: Typed, terminal: Terminal, client: Client) -> int:
+    if not typed.on("force") and must_go_elsewhere(terminal):
+        return ELSEWHERE
+    given = chosen(typed, PRUNE_KEYS, time.time())
+    question = "WARNING! This will remove all custom networks not used by at least one container."
+    if not typed.on("force") and not confirmed(terminal, question):
+        return 0
+    terminal.write(pruned_text(client.network_prune(calls.NetworkPrune(**given)).names))
+    return 0
+
+
+def pruned_text(names: Sequence[str]) -> str:
+    return "Deleted Networks:\n" + "".join(f"{name}\n" for name in names) + "\n" if names else ""
+
+
+# ---- machines that are there ----
+
+
+def connect(typed: Typed, terminal: Terminal, client: Client) -> int:
+    network, machine = typed.words
+    client.network_connect(
+        calls.NetworkConnect(network, machine, typed.text("ip"), typed.text("mac"))
+    )
+    return 0
+
+
+def disconnect(typed: Typed, terminal: Terminal, client: Client) -> int:
+    network, machine = typed.words
+    client.network_disconnect(calls.NetworkDisconnect(network, machine, typed.on("force")))
+    return 0
+
+
+# ---- the commands ----
+
+
+def parse_option(text: str) -> str:
+    raise Unsupported(f"cannot use the option {text}: cove's bridges have none")
+
+
+GROUP = "Networks"
+FORCE = Flag("force", "force", "Do not ask", "f")
+FILTER = Flag("filter", "filter", "Only what matches", "f", "FILTER", filters.parse_filter,
+              repeat=True)  # fmt: skip
+NO_IPV6 = ("cove has no IPv6 networks yet", True)
+NO_NAMES = ("names are not resolved on cove's networks yet", True)
+
+CREATE = Command(
+    "create",
+    create,
+    help="Make a network",
+    flags=(
+        Flag("driver", "driver", "Only bridge", "d", "DRIVER", spec.parse_driver,
+             default="bridge"),
+        Flag("subnet", "subnet", "Its addresses; else cove chooses some that lead nowhere else",
+             "", "SUBNET", spec.parse_subnet),
+        Flag("gateway", "gateway", "The host's address in it; else the first", "", "ADDRESS",
+             spec.parse_ipv4),
+        Flag("ip-range", "range", "Machines get addresses of this part of it", "", "RANGE",
+             spec.parse_range),
+        Flag("internal", "internal", "No way out of it, and none to the host"),
+        Flag("label", "labels", "Attach a label", "", "NAME[=VALUE]", values.parse_label,
+             repeat=True),
+        Flag("opt", ".opt", "None so far", "o", "NAME=VALUE", parse_option, repeat=True),
+    ),
+    words="NETWORK",
+    least=1,
+    most=1,
+    refused={
+        "ipv6": ("cove has no IPv6 networks yet", False),
+        "aux-address": ("give a range that leaves the address out: --ip-range", True),
+        "ipam-driver": ("cove gives out addresses itself", True),
+        "ipam-opt": ("cove gives out addresses itself", True),
+        "attachable": ("cove has no swarm", False),
+        "ingress": ("cove has no swarm", False),
+        "config-only": ("cove has no swarm", False),
+        "config-from": ("cove has no swarm", True),
+        "scope": ("cove has no swarm", True),
+    },
+    about="Machines of one network reach each other and, unless it is internal, what the host "
+    "reaches; nobody reaches them but the host. Machines of two networks do not reach each other.",
+)  # fmt: skip
+LS = Command(
+    "ls",
+    ls,
+    help="List networks",
+    flags=(FILTER, FORMAT, FULL, Flag("quiet", "quiet", "Only ids", "q")),
+    about=f"Filters: {', '.join(KEYS)}.",
+)
+INSPECT = Command(
+    "inspect",
+    inspect_,
+    help="All about networks, and who is on them",
+    flags=(inspect.FORMAT,),
+    words="NETWORK [NETWORK...]",
+    least=1,
+    most=None,
+)
+RM = Command(
+    "rm",
+    remove,
+    help="Remove networks that no running machine is on",
+    flags=(Flag("force", "force", "No error where there is none", "f"),),
+    words="NETWORK [NETWORK...]",
+    least=1,
+    most=None,
+)
+PRUNE = Command(
+    "prune",
+    prune,
+    help="Remove the networks that no machine is made for",
+    flags=(
+        FORCE,
+        Flag("filter", "filter", "Only what matches: until=24h, label=NAME", "", "FILTER",
+             filters.parse_filter, repeat=True),
+    ),
+    about="Filters: until, label, label!.",
+)  # fmt: skip
+CONNECT = Command(
+    "connect",
+    connect,
+    help="Put a machine on one more network, at once if it runs",
+    flags=(
+        Flag("ip", "ip", "Its IPv4 address there", "", "ADDRESS", spec.parse_ipv4),
+        Flag("mac-address", "mac", "Its MAC address there", "", "ADDRESS", spec.parse_mac),
+    ),
+    words="NETWORK MACHINE",
+    least=2,
+    most=2,
+    refused={
+        "ip6": NO_IPV6,
+        "link-local-ip": NO_IPV6,
+        "alias": NO_NAMES,
+        "link": ("cove has no links between machines", True),
+        "driver-opt": ("cove's bridges have no options", True),
+        "gw-priority": ("the first network that leads out is the way out", True),
+    },
+)
+DISCONNECT = Command(
+    "disconnect",
+    disconnect,
+    help="Take a machine off a network, at once if it runs",
+    flags=(Flag("force", "force", "Accepted; a machine is always taken off", "f"),),
+    words="NETWORK MACHINE",
+    least=2,
+    most=2,
+)
+GROUPED = {
+    "create": CREATE, "ls": LS, "list": LS, "inspect": INSPECT, "rm": RM, "remove": RM,
+    "prune": PRUNE, "connect": CONNECT, "disconnect": DISCONNECT,
+}  # fmt: skip

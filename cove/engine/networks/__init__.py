@@ -1,0 +1,1 @@
+"""Networks: their verbs, and the places of machines on them."""

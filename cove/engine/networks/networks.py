@@ -1,0 +1,287 @@
+"""The verbs of networks: create, list, inspect, remove, prune, connect, disconnect."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from cove.engine.calls.networks import (
+    Member,
+    Network,
+    NetworkConnect,
+    NetworkDisconnect,
+    NetworkNamed,
+    NetworkPrune,
+    NetworksPruned,
+)
+from cove.engine.home import Home
+from cove.engine.live import Live
+from cove.engine.machines import life
+from cove.engine.machines.prune import has_label
+from cove.engine.networks import finding, places
+from cove.errors import Conflict, NotFound, Unsupported, UsageError
+from cove.net.wires import set_forwarding
+from cove.spec.machine import MachineSpec, connections_of
+from cove.spec.network import ALONE, Connection, NetworkSpec, parse_ipv4, parse_mac
+from cove.store.records import Endpoint, MachineRecord, NetworkRecord
+
+BUILTIN = tuple(
+    Network(
+        NetworkRecord(0, id=digit * 64, name=name, subnet="", gateway="", created=0.0, driver=kind),
+        builtin=True,
+    )
+    for digit, name, kind in (("0", "none", "null"), ("1", "host", "host"))
+)
+
+
+def create(home: Home, spec: NetworkSpec) -> NetworkRecord:
+    return finding.add(home, spec)
+
+
+def listed(home: Home) -> tuple[Network, ...]:
+    return (*BUILTIN, *(shown(home, record) for record in home.store.networks()))
+
+
+def inspect(home: Home, text: str) -> Network:
+    for network in BUILTIN:
+        if text in (network.record.name, network.record.id):
+            return network
+    return shown(home, home.store.find_network(text))
+
+
+def shown(home: Home, record: NetworkRecord) -> Network:
+    members = (
+        Member(machine.id, machine.name, endpoint)
+        for machine in home.store.machines()
+        for endpoint in machine.endpoints
+        if endpoint.network == record.id
+    )
+    return Network(record, tuple(members), home.places.wires.bridge_name(record.key))
+
+
+# ---- removal ----
+
+
+def remove(home: Home, text: str) -> NetworkRecord:
+    if text in ALONE:
+        raise UsageError(f"cannot remove network {text}: it is always there", exit_code=1)
+    record = home.store.find_network(text)
+    life.settle(home, home.places.used(record.id))
+    home.events.wait_until(lambda: not _ending(home, record), timeout=life.SETTLED)
+    with home.lock:
+        users = home.places.used(record.id)
+        if users:
+            names = sorted(home.record(key).name for key in users if home.store.has_machine(key))
+            raise Conflict(
+                f"cannot remove network {record.name}: {', '.join(names[:5])} "
+                f"{'is' if len(users) == 1 else 'are'} on it",
+                hint=f"cove network disconnect {record.name} {names[0] if names else 'MACHINE'}",
+            )
+        _take_down(home, record)
+    finding.publish(home, "destroy", record)
+    return record
+
+
+def _ending(home: Home, record: NetworkRecord) -> bool:
+    """Whether somebody who has ended is only being put away."""
+    return any(
+        live.over
+        for key in home.places.used(record.id)
+        if (live := home.lives.get(key)) is not None
+    )
+
+
+def _take_down(home: Home, record: NetworkRecord) -> None:
+    """Bridge and rules, then the record. Who switched forwarding on is not forgotten before it is
+    off again.
+    """
+    record = home.store.network(record.id) or record
+    if record.made:
+        home.places.wires.down(record)
+        others = (n for n in home.store.networks() if n.key != record.key)
+        routed = next((n for n in others if n.made and not n.internal), None)
+        if record.forwarding and routed is not None:
+            home.store.put_network(msgspec.structs.replace(routed, forwarding=True))
+        elif record.forwarding:
+            set_forwarding(False)
+        places.make_rules(home, without=record)
+    home.store.remove_network(record.key)
+
+
+def prune(home: Home, params: NetworkPrune) -> NetworksPruned:
+    """Those that no machine is made for, running or not; as Docker, never the default one."""
+    named = {
+        finding.meant(home, wish.network).id
+        for machine in home.store.machines()
+        for wish in connections_of(machine.spec)
+        if _there(home, wish.network)
+    }
+    gone = []
+    for record in home.store.networks():
+        if record.id in named or not _wanted(record, params):
+            continue
+        try:
+            gone.append(remove(home, record.id).name)
+        except (Conflict, NotFound):  # somebody joined it, or removed it, meanwhile
+            continue
+    return NetworksPruned(tuple(gone))
+
+
+def _there(home: Home, text: str) -> bool:
+    try:
+        home.store.find_network(text)
+    except (NotFound, Conflict):
+        return False
+    return True
+
+
+def _wanted(record: NetworkRecord, params: NetworkPrune) -> bool:
+    return (
+        (not params.until or record.created < params.until)
+        and all(has_label(record.labels, label) for label in params.labels)
+        and not any(has_label(record.labels, label) for label in params.without)
+    )
+
+
+# ---- machines that are there already ----
+
+
+def connect(home: Home, record: MachineRecord, params: NetworkConnect) -> NetworkNamed:
+    network = finding.meant(home, params.network)
+    _check_kind(record, network)
+    ip = parse_ipv4(params.ip) if params.ip else ""
+    wish = Connection(network.name, ip, parse_mac(params.mac) if params.mac else "")
+    life.wait_begun(home, record)
+    live = life.running(home, record)
+    if live is None:
+        _connect_record(home, record.key, wish)
+    else:
+        with live.changing:
+            _connect_live(home, record.key, live, network, wish)
+    finding.publish(home, "connect", network, {"container": record.id})
+    return NetworkNamed(network.id, network.name)
+
+
+def _check_kind(record: MachineRecord, network: NetworkRecord) -> None:
+    if record.spec.isolation != "container":
+        raise Unsupported(
+            f"cannot connect {record.name} to {network.name}: virtual machines have no networks yet"
+        )
+    if record.spec.network == "host":
+        raise Conflict(
+            f"cannot connect {record.name} to {network.name}: it is on the host's own network"
+        )
+
+
+def _connect_record(home: Home, key: int, wish: Connection) -> MachineRecord:
+    with home.lock:
+        record = home.record(key)
+        wishes = connections_of(record.spec)
+        if any(_same(home, held.network, wish.network) for held in wishes):
+            raise Conflict(f"cannot connect {record.name} to {wish.network}: it is on it already")
+        if len(wishes) >= places.MOST:
+            raise Conflict(f"cannot connect {record.name}: it is on {places.MOST} networks already")
+        return home.update(key, spec=_with(record, (*wishes, wish)))
+
+
+def _with(record: MachineRecord, wishes: tuple[Connection, ...]) -> MachineSpec:
+    first = wishes[0] if wishes else Connection("none")
+    return msgspec.structs.replace(
+        record.spec, network=first.network, ip=first.ip, mac=first.mac, connections=wishes[1:]
+    )
+
+
+def _same(home: Home, one: str, other: str) -> bool:
+    return one == other or (
+        _there(home, one) and home.store.find_network(one).id == home.store.find_network(other).id
+    )
+
+
+def _connect_live(
+    home: Home, key: int, live: Live, network: NetworkRecord, wish: Connection
+) -> None:
+    """Record, then wires; whatever fails is undone in both."""
+    before = home.record(key)
+    with home.lock:
+        _connect_record(home, key, wish)
+        used = {endpoint.index for endpoint in before.endpoints}
+        index = next(number for number in range(places.MOST + 1) if number not in used)
+        default = not any(endpoint.default for endpoint in before.endpoints)
+        try:
+            endpoint = home.places.take(network, wish, key, index, default=default)
+        except BaseException:
+            home.update(key, spec=before.spec)
+            raise
+        home.update(key, endpoints=(*before.endpoints, endpoint))
+    try:
+        namespace = places.open_network(home, live)
+        if namespace < 0:
+            raise Conflict(f"cannot connect {before.name}: it has just ended")
+        try:
+            places.wire(home, before.name, (endpoint,), namespace)
+        finally:
+            os.close(namespace)
+    except BaseException:
+        _let_go(home, key, (endpoint,), before.spec)
+        raise
+
+
+def _let_go(home: Home, key: int, gone: tuple[Endpoint, ...], spec: MachineSpec) -> None:
+    """The wires of some places, then the places."""
+    places.remove_wires(home, gone)
+    with home.lock:
+        if home.store.has_machine(key):
+            left = tuple(e for e in home.record(key).endpoints if e not in gone)
+            home.update(key, endpoints=left, spec=spec)
+        home.places.give_back(key, gone)
+
+
+def disconnect(home: Home, record: MachineRecord, params: NetworkDisconnect) -> NetworkNamed:
+    network = finding.meant(home, params.network)
+    life.wait_begun(home, record)
+    with home.lock:
+        record = home.record(record.key)
+        wishes = connections_of(record.spec)
+        left = tuple(w for w in wishes if not _same(home, w.network, network.name))
+        if len(left) == len(wishes):
+            raise Conflict(f"cannot disconnect {record.name} from {network.name}: it is not on it")
+    spec = _with(record, left)
+    live = life.running(home, record)
+    if live is None:
+        home.update(record.key, spec=spec)
+    else:
+        with live.changing:
+            _disconnect_live(home, record.key, live, network, spec)
+    finding.publish(home, "disconnect", network, {"container": record.id})
+    return NetworkNamed(network.id, network.name)
+
+
+def _disconnect_live(
+    home: Home, key: int, live: Live, network: NetworkRecord, spec: MachineSpec
+) -> None:
+    held = home.record(key).endpoints
+    gone = tuple(endpoint for endpoint in held if endpoint.network == network.id)
+    _let_go(home, key, gone, spec)
+    if any(endpoint.default for endpoint in gone):
+        _new_default(home, key, live)
+
+
+def _new_default(home: Home, key: int, live: Live) -> None:
+    """Another network leads out from now on."""
+    held = home.record(key).endpoints
+    heir = next((e for e in held if _leads_out(home, e)), None)
+    namespace = places.open_network(home, live) if heir is not None else -1
+    if heir is None or namespace < 0:
+        return
+    now = tuple(msgspec.structs.replace(e, default=e is heir) for e in held)
+    home.update(key, endpoints=now)
+    try:
+        home.places.wires.route_through(heir, namespace)
+    finally:
+        os.close(namespace)
+
+
+def _leads_out(home: Home, endpoint: Endpoint) -> bool:
+    found = home.store.network(endpoint.network)
+    return found is not None and not found.internal

@@ -1,0 +1,272 @@
+"""The places of machines on networks: taken before a start, wired at the plan's barrier, given back
+after the end. A place is in the machine's record as long as anything of it may be in the kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv4Network
+
+import msgspec
+
+from cove.engine.home import Home
+from cove.engine.live import Live
+from cove.engine.networks.finding import meant
+from cove.errors import Conflict, CoveError, HostError, UsageError
+from cove.linux.pidfd import wait_exit
+from cove.net.wires import Wires, forwards, set_forwarding
+from cove.planner.addresses import choose_address, mac_of
+from cove.spec.machine import MachineSpec, connections_of
+from cove.spec.network import Connection, parse_ipv4, parse_mac
+from cove.store.db import Store
+from cove.store.records import Endpoint, MachineRecord, NetworkRecord
+
+MOST = 16
+"""Networks of one machine."""
+
+
+class Places:
+    """Who has which address; and the wires, which are made from it."""
+
+    def __init__(self, store: Store) -> None:
+        self.wires = Wires(store.layout.root)
+        self.rules = threading.RLock()
+        """Held while rules are made of records, so that nobody's are missed."""
+        self._lock = threading.Lock()
+        self._taken: dict[tuple[str, str], int] = {}
+        self._macs: dict[tuple[str, str], int] = {}
+        self._last: dict[str, str] = {}
+        for record in store.machines():
+            for endpoint in record.endpoints:
+                self.hold(record.key, endpoint)
+
+    def hold(self, key: int, endpoint: Endpoint) -> None:
+        address = endpoint.address.partition("/")[0]
+        with self._lock:
+            self._taken[endpoint.network, address] = key
+            self._macs[endpoint.network, endpoint.mac] = key
+
+    def take(
+        self, network: NetworkRecord, wish: Connection, key: int, index: int, *, default: bool
+    ) -> Endpoint:
+        subnet = IPv4Network(network.subnet)
+        with self._lock:
+            address = self._address(network, subnet, wish)
+            mac = parse_mac(wish.mac) if wish.mac else mac_of(address)
+            if (network.id, mac) in self._macs:
+                raise Conflict(
+                    f"cannot connect to {network.name}: another machine has the MAC address {mac}",
+                    origin=f"--mac-address {mac}",
+                    exit_code=125,
+                )
+            self._taken[network.id, address] = key
+            self._macs[network.id, mac] = key
+        return Endpoint(
+            network=network.id,
+            name=network.name,
+            link=self.wires.port_name(key, index),
+            index=index,
+            address=f"{address}/{subnet.prefixlen}",
+            gateway=network.gateway,
+            mac=mac,
+            default=default and not network.internal,
+        )
+
+    def _address(self, network: NetworkRecord, subnet: IPv4Network, wish: Connection) -> str:
+        def taken(address: str) -> bool:
+            return address == network.gateway or (network.id, address) in self._taken
+
+        if not wish.ip:
+            within = IPv4Network(network.range or network.subnet)
+            address = choose_address(subnet, within, taken, self._last.get(network.id, ""))
+            if not address:
+                raise HostError(
+                    f"cannot connect to {network.name}: all addresses of {within} are taken",
+                    hint="make a network with a larger --subnet, or stop some machines",
+                )
+            self._last[network.id] = address
+            return address
+        asked = IPv4Address(parse_ipv4(wish.ip))
+        if asked not in subnet or asked in (subnet.network_address, subnet.broadcast_address):
+            raise UsageError(
+                f"cannot connect to {network.name}: {wish.ip} is no address of {subnet}",
+                origin=f"--ip {wish.ip}",
+            )
+        if taken(wish.ip):
+            by = "the network's gateway" if wish.ip == network.gateway else "another machine"
+            raise Conflict(
+                f"cannot connect to {network.name}: {by} has the address {wish.ip}",
+                origin=f"--ip {wish.ip}",
+                exit_code=125,
+            )
+        return wish.ip
+
+    def give_back(self, key: int, endpoints: Iterable[Endpoint] | None = None) -> None:
+        """Those of a machine; all, unless told which."""
+        with self._lock:
+            if endpoints is None:
+                self._taken = {place: k for place, k in self._taken.items() if k != key}
+                self._macs = {place: k for place, k in self._macs.items() if k != key}
+                return
+            for endpoint in endpoints:
+                self._taken.pop((endpoint.network, endpoint.address.partition("/")[0]), None)
+                self._macs.pop((endpoint.network, endpoint.mac), None)
+
+    def used(self, network: str) -> set[int]:
+        """Keys of the machines that have a place there."""
+        with self._lock:
+            return {key for (held, _), key in self._taken.items() if held == network}
+
+
+# ---- a start ----
+
+
+def take(home: Home, spec: MachineSpec, key: int) -> tuple[Endpoint, ...]:
+    """Places for a machine that is about to start; the caller writes them down, or gives them
+    back.
+    """
+    wishes = connections_of(spec)
+    if not wishes:
+        return ()
+    made: list[Endpoint] = []
+    with home.lock:
+        try:
+            for index, wish in enumerate(wishes):
+                network = meant(home, wish.network, make=True)
+                default = not any(endpoint.default for endpoint in made)
+                made.append(home.places.take(network, wish, key, index, default=default))
+        except BaseException:
+            home.places.give_back(key, made)
+            raise
+    return tuple(made)
+
+
+def wire(home: Home, name: str, endpoints: Sequence[Endpoint], namespace: int) -> None:
+    """Bridges, rules, then links: whatever is missing of them."""
+    networks = [_network_of(home, endpoint, name) for endpoint in endpoints]
+    places = home.places
+    anew = False
+    with places.rules:
+        for network in networks:
+            anew = raise_bridge(home, network) or anew
+        if anew or not places.wires.allow(endpoints):
+            make_rules(home)
+    places.wires.plug(networks, endpoints, namespace, name)
+
+
+def _network_of(home: Home, endpoint: Endpoint, name: str) -> NetworkRecord:
+    found = home.store.network(endpoint.network)
+    if found is None:
+        raise HostError(f"cannot connect {name}: network {endpoint.name} is gone")
+    return found
+
+
+def raise_bridge(home: Home, network: NetworkRecord) -> bool:
+    """Whether it had to be made."""
+    if not network.made:
+        _begin(home, network)
+    made: bool = home.places.wires.up(network)
+    if made:  # of one that was taken away, the ports are still there
+        records = home.store.machines()
+        ports = [e.link for r in records for e in r.endpoints if e.network == network.id]
+        home.places.wires.join(ports, network)
+    return made
+
+
+def _begin(home: Home, network: NetworkRecord) -> None:
+    """A network that leads out needs a host that forwards. Rules come first: nobody else's packets
+    are forwarded, not for a moment.
+    """
+    forwarding = not network.internal and not forwards()
+    home.store.put_network(msgspec.structs.replace(network, made=True, forwarding=forwarding))
+    if forwarding:
+        make_rules(home)
+        set_forwarding(True)
+
+
+def make_rules(home: Home, *, without: NetworkRecord | None = None) -> None:
+    """Of all records, as they are now; ``without`` one that is about to go."""
+    gone = without.key if without is not None else -1
+    with home.places.rules:
+        endpoints = [e for record in home.store.machines() for e in record.endpoints]
+        networks = [n for n in home.store.networks() if n.made and n.key != gone]
+        home.places.wires.rules(networks, endpoints)
+
+
+# ---- an end ----
+
+
+def unplug(home: Home, record: MachineRecord) -> None:
+    """Everything of a machine that has ended; its record is rid of the places next."""
+    if record.endpoints:
+        remove_wires(home, record.endpoints)
+
+
+def remove_wires(home: Home, endpoints: Sequence[Endpoint]) -> None:
+    with home.places.rules:
+        home.places.wires.unplug(endpoints)
+
+
+def open_network(home: Home, live: Live) -> int:
+    """The network namespace of a machine that runs; -1: it has ended meanwhile."""
+    try:
+        fd = os.open(f"/proc/{live.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    if live.pidfd < 0 or wait_exit(live.pidfd, 0):  # the number may be somebody else's by now
+        os.close(fd)
+        return -1
+    return fd
+
+
+# ---- after a crash ----
+
+
+def recover(home: Home) -> None:
+    """Make true what records say: links that nobody records go, those that are missing come."""
+    networks = home.store.networks()
+    if not networks:
+        return
+    try:
+        _recover(home, networks)
+    except CoveError as error:
+        sys.stderr.write(error.render())
+
+
+def _recover(home: Home, networks: Sequence[NetworkRecord]) -> None:
+    wires, records = home.places.wires, home.store.machines()
+    present = wires.present()
+    endpoints = {e.link: e for record in records for e in record.endpoints}
+    bridges = {wires.bridge_name(network.key): network for network in networks}
+    whole = {name for name, link in present.items() if link.up}
+    for name in present.keys() - bridges.keys():
+        if name not in endpoints or name not in whole:
+            wires.drop_link(name)
+    used = {endpoint.network for endpoint in endpoints.values()}
+    for name, network in bridges.items():
+        if network.id in used or name in present:
+            raise_bridge(home, network)
+    if any(network.made for network in networks):
+        make_rules(home)
+    if any(network.forwarding for network in networks):
+        set_forwarding(True)
+    for record in records:
+        live = home.lives.get(record.key)
+        missing = [e for e in record.endpoints if e.link not in whole]
+        if missing and live is not None and live.started and live.ended is None:
+            _plug_again(home, record, live, missing)
+
+
+def _plug_again(home: Home, record: MachineRecord, live: Live, missing: list[Endpoint]) -> None:
+    namespace = open_network(home, live)
+    if namespace < 0:
+        return
+    try:
+        wire(home, record.name, missing, namespace)
+    except CoveError as error:
+        sys.stderr.write(error.render())
+    finally:
+        os.close(namespace)

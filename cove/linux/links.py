@@ -1,0 +1,154 @@
+"""Bridges, veth pairs, addresses and routes over netlink. No policy: names and addresses are
+arguments, errors the kernel's.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import NamedTuple
+
+from cove.linux.netlink import (
+    CREATE,
+    EXCLUSIVE,
+    Netlink,
+    Request,
+    attribute,
+    attributes,
+    nested,
+)
+
+LINK = struct.Struct("=BxHiII")
+ADDRESS = struct.Struct("=BBBBi")
+ROUTE = struct.Struct("=BBBBBBBBI")
+NUMBER = struct.Struct("=I")
+
+NEWLINK, DELLINK, GETLINK = 16, 17, 18
+NEWADDR, GETADDR = 20, 22
+NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
+IFF_UP = 1
+
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MASTER, IFLA_LINKINFO, IFLA_NET_NS_FD = 1, 3, 10, 18, 28
+IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
+RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
+RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 3, 0, 1
+
+
+class Link(NamedTuple):
+    number: int
+    name: str
+    master: int
+    """Index of the bridge that it is a port of; 0: none."""
+    up: bool
+
+
+def _name(name: str) -> bytes:
+    return attribute(IFLA_IFNAME, name.encode() + b"\0")
+
+
+def _mac(mac: str) -> bytes:
+    return attribute(IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
+
+
+def _head(*, index: int = 0, flags: int = 0, change: int = 0) -> bytes:
+    return LINK.pack(0, 0, index, flags, change)
+
+
+def _link_of(body: bytes) -> Link:
+    _, _, index, flags, _ = LINK.unpack_from(body)
+    found = attributes(body[LINK.size :])
+    name = found.get(IFLA_IFNAME, b"").rstrip(b"\0").decode("utf-8", "replace")
+    master = NUMBER.unpack(found[IFLA_MASTER])[0] if IFLA_MASTER in found else 0
+    return Link(index, name, master, bool(flags & IFF_UP))
+
+
+def find_link(netlink: Netlink, name: str) -> Link | None:
+    try:
+        return _link_of(netlink.get(Request(GETLINK, 0, _head() + _name(name))))
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        return None
+
+
+def links(netlink: Netlink) -> list[Link]:
+    return [_link_of(body) for body in netlink.dump(GETLINK, _head())]
+
+
+def add_bridge(netlink: Netlink, name: str, mac: str) -> None:
+    info = nested(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, b"bridge"))
+    netlink.ask(Request(NEWLINK, CREATE | EXCLUSIVE, _head() + _name(name) + _mac(mac) + info))
+
+
+def add_veth(
+    netlink: Netlink, name: str, *, bridge: int, peer: str, mac: str, namespace: int
+) -> None:
+    """A pair: a port of the bridge, down, and its other end in another network namespace."""
+    other = _head() + _name(peer) + _mac(mac)
+    other += attribute(IFLA_NET_NS_FD, NUMBER.pack(namespace))
+    info = nested(
+        IFLA_LINKINFO,
+        attribute(IFLA_INFO_KIND, b"veth"),
+        nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, other)),
+    )
+    master = attribute(IFLA_MASTER, NUMBER.pack(bridge))
+    netlink.ask(Request(NEWLINK, CREATE | EXCLUSIVE, _head() + _name(name) + master + info))
+
+
+def set_up(index: int) -> Request:
+    return Request(NEWLINK, 0, _head(index=index, flags=IFF_UP, change=IFF_UP))
+
+
+def set_master(netlink: Netlink, index: int, bridge: int) -> None:
+    netlink.ask(
+        Request(NEWLINK, 0, _head(index=index) + attribute(IFLA_MASTER, NUMBER.pack(bridge)))
+    )
+
+
+def delete_link(netlink: Netlink, name: str) -> None:
+    """One that is gone already is no error: a pair ends with either of its namespaces."""
+    try:
+        netlink.ask(Request(DELLINK, 0, _head() + _name(name)))
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+
+
+def address(index: int, interface: IPv4Interface) -> Request:
+    head = ADDRESS.pack(socket.AF_INET, interface.network.prefixlen, 0, 0, index)
+    own, all_of = interface.packed, interface.network.broadcast_address.packed
+    words = attribute(IFA_LOCAL, own) + attribute(IFA_ADDRESS, own)
+    return Request(NEWADDR, CREATE | EXCLUSIVE, head + words + attribute(IFA_BROADCAST, all_of))
+
+
+def default_route(index: int, gateway: IPv4Address) -> Request:
+    return Request(NEWROUTE, CREATE | EXCLUSIVE, _route(index, gateway))
+
+
+def _route(index: int, gateway: IPv4Address) -> bytes:
+    head = ROUTE.pack(
+        socket.AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0
+    )
+    return head + attribute(RTA_GATEWAY, gateway.packed) + attribute(RTA_OIF, NUMBER.pack(index))
+
+
+def reached(netlink: Netlink) -> list[IPv4Network]:
+    """Every IPv4 network that the host has a route to, the default route excepted, in any table
+    but the kernel's own; and those its addresses are of, also where the link is down.
+    """
+    found = []
+    for body in netlink.dump(GETROUTE, ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)):
+        _, bits, _, _, _, _, _, kind, _ = ROUTE.unpack_from(body)
+        target = attributes(body[ROUTE.size :]).get(RTA_DST, b"")
+        if bits and len(target) == 4 and kind == RTN_UNICAST:
+            found.append(IPv4Network((target, bits)))
+    for body in netlink.dump(GETADDR, ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)):
+        _, bits, _, _, _ = ADDRESS.unpack_from(body)
+        own = attributes(body[ADDRESS.size :]).get(IFA_LOCAL, b"")
+        with suppress(ValueError):
+            found.append(IPv4Interface((own, bits)).network)
+    return found

@@ -1,0 +1,248 @@
+"""Everything that networks are in the kernel, made from records and undone from them.
+
+Names tell whose a thing is: every link and table of a state directory begins with its ``tag``. The
+rules know that beginning too, so a link of ours that no rule names reaches nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+from cove.errors import HostError
+from cove.linux import links
+from cove.linux.netlink import Netlink, Request, open_in
+from cove.linux.nftables import Nftables
+from cove.planner import firewall
+from cove.planner.addresses import bridge_mac
+from cove.store.records import Endpoint, NetworkRecord
+
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+FORWARDING = "/proc/sys/net/ipv4/ip_forward"
+INTERFACES = "/proc/sys/net/{family}/conf/{link}/{name}"
+
+SWITCHES = (
+    ("ipv4", "arp_ignore", "1"),
+    ("ipv4", "rp_filter", "1"),
+    ("ipv6", "disable_ipv6", "1"),
+)
+"""Of a bridge: the host answers there for its address there alone, believes no sender that it would
+not answer there, and has no IPv6 address that machines could reach."""
+
+
+def number_text(number: int) -> str:
+    """In base 36: a link's name has 15 letters."""
+    text = ""
+    while number or not text:
+        number, digit = divmod(number, 36)
+        text = DIGITS[digit] + text
+    return text
+
+
+def tag_of(root: str) -> str:
+    digest = hashlib.sha256(os.fsencode(root)).digest()
+    return "cv" + number_text(int.from_bytes(digest[:8], "big"))[-5:]
+
+
+class Wires:
+    """Of one state directory. Nothing is opened before there is a network to be made."""
+
+    def __init__(self, root: str) -> None:
+        self.tag = tag_of(root)
+        self._lock = threading.RLock()
+        self._netlink: Netlink | None = None
+        self._nftables = Nftables()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._netlink is not None:
+                self._netlink.close()
+                self._netlink = None
+            self._nftables.close()
+
+    # ---- names ----
+
+    def bridge_name(self, key: int) -> str:
+        return f"{self.tag}b{number_text(key)}"
+
+    def port_name(self, machine: int, index: int) -> str:
+        return f"{self.tag}e{number_text(machine)}{DIGITS[index]}"
+
+    # ---- what there is ----
+
+    def reached(self) -> list[IPv4Network]:
+        """Networks that the host has a way to already."""
+        with self._lock:
+            return links.reached(self._route())
+
+    def present(self) -> dict[str, links.Link]:
+        """Our links, by name."""
+        mine = re.compile(rf"{self.tag}[be][0-9a-z]+")
+        with self._lock:
+            return {
+                link.name: link for link in links.links(self._route()) if mine.fullmatch(link.name)
+            }
+
+    # ---- networks ----
+
+    def up(self, network: NetworkRecord) -> bool:
+        """Make its bridge, unless it is there: whether it was made."""
+        name = self.bridge_name(network.key)
+        with self._lock, _translated(f"cannot make network {network.name}"):
+            route = self._route()
+            found = links.find_link(route, name)
+            if found is not None and found.up:
+                return False
+            if found is not None:  # made by halves
+                links.delete_link(route, name)
+            links.add_bridge(route, name, bridge_mac(network.id))
+            for family, switch, value in SWITCHES:
+                _write(INTERFACES.format(family=family, link=name, name=switch), value)
+            made = links.find_link(route, name)
+            if made is None:
+                raise HostError(f"cannot make network {network.name}: its bridge was removed")
+            bits = IPv4Network(network.subnet).prefixlen
+            own = IPv4Interface(f"{network.gateway}/{bits}")
+            route.ask(links.address(made.number, own), links.set_up(made.number))
+            return True
+
+    def down(self, network: NetworkRecord) -> None:
+        with self._lock, _translated(f"cannot remove network {network.name}"):
+            links.delete_link(self._route(), self.bridge_name(network.key))
+
+    def rules(self, networks: Iterable[NetworkRecord], endpoints: Iterable[Endpoint]) -> None:
+        """All rules anew, for these networks and places on them; none where there is neither."""
+        networks = tuple(networks)
+        if not networks:
+            self._run(firewall.delete(self.tag))
+            return
+        bridges = (
+            firewall.Bridge(self.bridge_name(n.key), n.subnet, n.gateway, n.internal)
+            for n in networks
+        )
+        router = any(network.forwarding for network in networks)
+        self._run(firewall.whole(self.tag, self.tag, bridges, map(_port, endpoints), router=router))
+
+    # ---- places of machines ----
+
+    def allow(self, endpoints: Sequence[Endpoint]) -> bool:
+        """Let these senders through. False: the rules are not there, and are to be made anew."""
+        program = "".join(
+            firewall.elements(self.tag, _port(endpoint), add=True) for endpoint in endpoints
+        )
+        return not self._nftables.run(program)
+
+    def plug(self, networks: Sequence[NetworkRecord], endpoints: Sequence[Endpoint],
+             namespace: int, name: str) -> None:  # fmt: skip
+        """The links of a machine, whose network namespace is given, each with its network."""
+        with self._lock, _translated(f"cannot connect {name}"), open_in(namespace) as inside:
+            route = self._route()
+            for network, endpoint in zip(networks, endpoints, strict=True):
+                bridge = links.find_link(route, self.bridge_name(network.key))
+                if bridge is None:
+                    raise HostError(f"cannot connect {name}: the bridge of {network.name} is gone")
+                end = f"eth{endpoint.index}"
+                links.add_veth(
+                    route, endpoint.link, bridge=bridge.number, peer=end, mac=endpoint.mac,
+                    namespace=namespace,
+                )  # fmt: skip
+                _configure(inside, end, endpoint)
+                port = links.find_link(route, endpoint.link)
+                if port is not None:  # up, which says that it is whole
+                    route.ask(links.set_up(port.number))
+
+    def unplug(self, endpoints: Sequence[Endpoint]) -> None:
+        """Links first: without one, a rule lets nobody through."""
+        with self._lock:
+            for endpoint in endpoints:
+                with suppress(OSError):
+                    links.delete_link(self._route(), endpoint.link)
+                # One by one: where somebody took its rules away, the others' must still go.
+                self._nftables.run(firewall.elements(self.tag, _port(endpoint), add=False))
+
+    def route_through(self, endpoint: Endpoint, namespace: int) -> None:
+        """The default route of a running machine, from now on."""
+        with self._lock, open_in(namespace) as inside:
+            link = links.find_link(inside, f"eth{endpoint.index}")
+            if link is not None:
+                with suppress(OSError):  # it may have one of its own making
+                    inside.ask(links.default_route(link.number, IPv4Address(endpoint.gateway)))
+
+    def drop_link(self, name: str) -> None:
+        with self._lock, suppress(OSError):
+            links.delete_link(self._route(), name)
+
+    def join(self, ports: Iterable[str], network: NetworkRecord) -> None:
+        """Make those that are there ports of a bridge."""
+        with self._lock, _translated(f"cannot make network {network.name}"):
+            route = self._route()
+            bridge = links.find_link(route, self.bridge_name(network.key))
+            for port in (links.find_link(route, name) for name in ports):
+                if bridge is not None and port is not None and port.master != bridge.number:
+                    links.set_master(route, port.number, bridge.number)
+
+    # ----
+
+    def _route(self) -> Netlink:
+        if self._netlink is None:
+            self._netlink = Netlink()
+        return self._netlink
+
+    def _run(self, program: str) -> None:
+        said = self._nftables.run(program)
+        if said:
+            raise HostError(
+                "cannot use networks: the kernel took no rules that keep them apart",
+                host=said[:300],
+                hint="nf_tables must have the families inet and bridge, and NAT",
+            )
+
+
+def _port(endpoint: Endpoint) -> firewall.Port:
+    return firewall.Port(endpoint.link, endpoint.address.partition("/")[0], endpoint.mac)
+
+
+def _configure(inside: Netlink, end: str, endpoint: Endpoint) -> None:
+    link = links.find_link(inside, end)
+    if link is None:
+        raise HostError(f"cannot connect: {end} of {endpoint.name} was removed meanwhile")
+    requests: list[Request] = [
+        links.address(link.number, IPv4Interface(endpoint.address)),
+        links.set_up(link.number),
+    ]
+    if endpoint.default:
+        requests.append(links.default_route(link.number, IPv4Address(endpoint.gateway)))
+    inside.ask(*requests)
+
+
+def forwards() -> bool:
+    """Whether the host forwards packets of others."""
+    try:
+        with open(FORWARDING, encoding="ascii") as file:
+            return file.read().strip() == "1"
+    except OSError:
+        return False
+
+
+def set_forwarding(on: bool) -> None:
+    _write(FORWARDING, "1" if on else "0")
+
+
+def _write(path: str, value: str) -> None:
+    with suppress(FileNotFoundError), open(path, "w", encoding="ascii") as file:
+        file.write(value)
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """The kernel's errors in cove's form."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise HostError(f"{what}: {reason}", host=error.filename or "") from error

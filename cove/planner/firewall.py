@@ -1,0 +1,142 @@
+"""What keeps networks apart, as a program for nf_tables. Pure.
+
+Two tables of cove's own, which nothing of the host's is in. Whatever comes from an interface with
+cove's prefix is dropped unless a rule says otherwise: a link that is there before its rules, or
+after them, reaches nobody. Verdicts of other tables stand: what the host's firewall drops, stays
+dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+PRIORITY = -10
+"""Before the host's own filters (0): their verdicts come on top."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    link: str
+    subnet: str
+    gateway: str
+    internal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """The host's end of one machine's link, and the only sender that may be behind it."""
+
+    link: str
+    address: str
+    mac: str
+
+
+def elements(table: str, port: Port, *, add: bool) -> str:
+    """One port more, or one less."""
+    verb = "add" if add else "delete"
+    return (
+        f'{verb} element bridge {table} senders {{ "{port.link}" . {port.mac} }}\n'
+        f'{verb} element bridge {table} addresses {{ "{port.link}" . {port.address} }}\n'
+    )
+
+
+def delete(table: str) -> str:
+    """Both tables, whether they are there or not."""
+    return "".join(
+        f"add table {family} {table}\ndelete table {family} {table}\n"
+        for family in ("inet", "bridge")
+    )
+
+
+def whole(
+    table: str, prefix: str, bridges: Iterable[Bridge], ports: Iterable[Port], *, router: bool
+) -> str:
+    """Everything anew. ``router``: the host forwards packets for cove, and for nobody else."""
+    bridges, ports = tuple(bridges), tuple(ports)
+    return (
+        delete(table)
+        + _bridge_table(table, prefix, ports)
+        + _inet_table(table, prefix, bridges, router=router)
+    )
+
+
+def _set(name: str, kind: str, members: Iterable[str], flags: str = "") -> str:
+    listed = ", ".join(members)
+    more = f"  flags {flags}\n" if flags else ""
+    inside = f"  elements = {{ {listed} }}\n" if listed else ""
+    return f" set {name} {{\n  type {kind}\n{more}{inside} }}\n"
+
+
+def _bridge_table(table: str, prefix: str, ports: tuple[Port, ...]) -> str:
+    """Frames as they leave a machine: from its own MAC and address, or not at all."""
+    senders = _set("senders", "ifname . ether_addr", (f'"{p.link}" . {p.mac}' for p in ports))
+    owned = _set("addresses", "ifname . ipv4_addr", (f'"{p.link}" . {p.address}' for p in ports))
+    return f"""table bridge {table} {{
+{senders}{owned} chain guard {{
+  type filter hook prerouting priority -300; policy accept;
+  iifname != "{prefix}e*" accept
+  iifname . ether saddr != @senders drop
+  ether type arp iifname . arp saddr ether != @senders drop
+  ether type arp iifname . arp saddr ip != @addresses drop
+  ether type arp accept
+  ether type ip iifname . ip saddr != @addresses drop
+  ether type ip accept
+  drop
+ }}
+}}
+"""
+
+
+def _inet_table(table: str, prefix: str, bridges: tuple[Bridge, ...], *, router: bool) -> str:
+    mine = f'"{prefix}b*"'
+    sets = (
+        _set(
+            "gateways",
+            "ifname . ipv4_addr",
+            (f'"{b.link}" . {b.gateway}' for b in bridges if not b.internal),
+        )
+        + _set("same", "ifname . ifname", (f'"{b.link}" . "{b.link}"' for b in bridges))
+        + _set("internal", "ifname", (f'"{b.link}"' for b in bridges if b.internal))
+        + _set("routed", "ipv4_addr", (b.subnet for b in bridges if not b.internal), "interval")
+    )
+    rest = "  drop\n" if router else ""
+    return f"""table inet {table} {{
+{sets} chain early {{
+  type filter hook prerouting priority -300; policy accept;
+  iifname != {mine} accept
+  ip daddr 127.0.0.0/8 drop
+  ip saddr 127.0.0.0/8 drop
+  ip6 daddr ::1 drop
+ }}
+ chain input {{
+  type filter hook input priority {PRIORITY}; policy accept;
+  iifname != {mine} accept
+  ct state established,related accept
+  icmp type echo-request iifname . ip daddr @gateways accept
+  drop
+ }}
+ chain forward {{
+  type filter hook forward priority {PRIORITY}; policy accept;
+  iifname . oifname @same accept
+  iifname {mine} jump leaving
+  oifname {mine} jump entering
+{rest} }}
+ chain leaving {{
+  oifname {mine} drop
+  iifname @internal drop
+  ip daddr {{ 127.0.0.0/8, 169.254.0.0/16 }} drop
+  meta nfproto ipv6 drop
+  accept
+ }}
+ chain entering {{
+  oifname @internal drop
+  ct state established,related accept
+  drop
+ }}
+ chain out {{
+  type nat hook postrouting priority 100; policy accept;
+  ip saddr @routed oifname != {mine} masquerade
+ }}
+}}
+"""

@@ -1,0 +1,133 @@
+"""What the user asked a network to be, and how its words are read. Pure."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from cove.errors import Unsupported, UsageError
+from cove.spec.values import bad
+
+ALONE = ("none", "host")
+"""Modes of a machine that are no networks."""
+
+DEFAULT_NETWORK = "bridge"
+"""Made when somebody first joins it."""
+
+RESERVED = (*ALONE, "default", "container")
+
+
+class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A machine's wish to be on a network."""
+
+    network: str
+    """Name or id, as typed."""
+    ip: str = ""
+    mac: str = ""
+
+
+class NetworkSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    name: str
+    driver: str = "bridge"
+    subnet: str = ""
+    """``10.1.2.0/24``; empty: one is chosen that the host has no route to."""
+    gateway: str = ""
+    """The host's address in it; empty: the first."""
+    range: str = ""
+    """Machines get addresses of this part of the subnet; empty: of all of it."""
+    internal: bool = False
+    """No way out of it, not even to the host."""
+    labels: dict[str, str] = {}
+
+
+def parse_network_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", text):
+        raise bad("network name", text, "not letters, digits, _ . - that begin with one of the "
+                  "first two", hint="write web or web-1")  # fmt: skip
+    if text in RESERVED:
+        raise bad("network name", text, "cove has a meaning of its own for it")
+    return text
+
+
+def parse_driver(text: str) -> str:
+    if text != "bridge":
+        raise Unsupported(f"cannot use the driver {text}: cove has only bridge")
+    return text
+
+
+def parse_subnet(text: str) -> str:
+    """An IPv4 network, written as itself: no bits behind the prefix."""
+    import ipaddress  # 5 ms to import, for a rare option
+
+    try:
+        found = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise bad("subnet", text, "not ADDRESS/BITS", hint="write 10.1.2.0/24") from None
+    if found.version == 6:
+        raise Unsupported(f"cannot use the subnet {text}: cove has no IPv6 networks yet")
+    if str(found.network_address) != text.partition("/")[0]:
+        raise bad("subnet", text, f"the network is {found}", hint=f"write {found}")
+    if found.prefixlen > 29 or found.prefixlen < 8:
+        raise bad("subnet", text, "its prefix is not between 8 and 29")
+    if found.is_multicast or found.is_loopback or found.is_link_local or found.is_unspecified:
+        raise bad("subnet", text, "these addresses are for no machine")
+    return str(found)
+
+
+def parse_range(text: str) -> str:
+    """Part of a subnet: like one, but down to a single address."""
+    import ipaddress
+
+    try:
+        return str(ipaddress.IPv4Network(text))
+    except ValueError:
+        raise bad("range", text, "not ADDRESS/BITS", hint="write 10.1.2.128/25") from None
+
+
+def parse_ipv4(text: str) -> str:
+    import ipaddress
+
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise bad("address", text, "not an IPv4 address", hint="write 10.1.2.3") from None
+
+
+def parse_mac(text: str) -> str:
+    """Of one machine: a group's address is nobody's."""
+    word = text.lower().replace("-", ":")
+    if not re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", word):
+        raise bad("MAC address", text, "not six pairs of digits", hint="write 02:42:ac:11:00:02")
+    if int(word[:2], 16) & 1 or word == "00:00:00:00:00:00":
+        raise bad("MAC address", text, "it is a group's, and no machine's")
+    return word
+
+
+def check_network(spec: NetworkSpec) -> None:
+    """What needs more than one of its words."""
+    import ipaddress
+
+    parse_network_name(spec.name)
+    parse_driver(spec.driver)
+    if not spec.subnet:
+        for flag, value in (("gateway", spec.gateway), ("ip-range", spec.range)):
+            if value:
+                raise UsageError(
+                    f"cannot make network {spec.name}: --{flag} needs a --subnet",
+                    origin=f"--{flag} {value}",
+                )
+        return
+    subnet = ipaddress.IPv4Network(parse_subnet(spec.subnet))
+    gateway = ipaddress.IPv4Address(parse_ipv4(spec.gateway)) if spec.gateway else None
+    ends = (subnet.network_address, subnet.broadcast_address)
+    if gateway is not None and (gateway not in subnet or gateway in ends):
+        raise UsageError(
+            f"cannot make network {spec.name}: {spec.gateway} is no address of {subnet}",
+            origin=f"--gateway {spec.gateway}",
+        )
+    if spec.range and not ipaddress.IPv4Network(parse_range(spec.range)).subnet_of(subnet):
+        raise UsageError(
+            f"cannot make network {spec.name}: {spec.range} is no part of {subnet}",
+            origin=f"--ip-range {spec.range}",
+        )
