@@ -154,7 +154,7 @@ def said_by(code: str) -> archiver.Archiver:
         [sys.executable, "-S", "-c", f"import os, sys; {code}"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
     )  # fmt: skip
-    return archiver.Archiver(Plan((), ()), child, "diff x")
+    return archiver.Archiver(Plan((), ()), child, "diff x", None)
 
 
 def closed(one: archiver.Archiver) -> None:
