@@ -16,7 +16,8 @@ import threading
 import time
 from pathlib import Path
 
-from benchmarks.vm import Bench, Row
+from benchmarks.vm import Bench, kinds
+from benchmarks.vm_rows import Row
 
 IMAGE, NAME, COUNT = "cove-bench-python", "parent", 8
 SERVER = """
@@ -144,8 +145,7 @@ def measure(place: Path, cove: str, kernels: Path, rounds: int) -> None:
             shutil.copy(kernels.parent / "kvm.json", bench.root / "kvm.json")
         bench("image", "import", str(python_tar(place / "image.tar")), IMAGE)
         print(f"forks of a warm interpreter{'':19} {'min':>8} {'median':>8} {'max':>8}  budget")
-        for name in sorted(os.listdir(kernels)):
-            kind = "fast" if name == "fast" else "stock"
+        for kind, name in kinds(kernels).items():
             bench.open(name, pool=0)
             said = begin(bench)
             texts = {

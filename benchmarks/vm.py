@@ -145,10 +145,19 @@ class Bench:
         return row
 
 
+def kinds(kernels: Path) -> dict[str, str]:
+    """Those for this CPU, the newest of each kind."""
+    found = {}
+    for name in sorted(os.listdir(kernels)):
+        if json.loads((kernels / name / "meta.json").read_text())["arch"] == os.uname().machine:
+            found["fast" if name == "fast" else "stock"] = name
+    return found
+
+
 def measure(place: Path, cove: str, kernels: Path, rounds: int) -> None:
     """``kernels``: of a state directory that has them, ``fast`` and one of Debian's."""
     bench = Bench(place, cove, kernels)
-    names = {"fast" if name == "fast" else "stock": name for name in sorted(os.listdir(kernels))}
+    names = kinds(kernels)
     print(f"virtual machines{'':52} {'min':>8} {'median':>8} {'max':>8}  budget")
     tree = place / "tree"
     (tree / "bin").mkdir(parents=True)
