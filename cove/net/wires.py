@@ -157,13 +157,18 @@ class Wires:
                     route.ask(links.set_up(port.number))
 
     def unplug(self, endpoints: Sequence[Endpoint]) -> None:
-        """Links first: without one, a rule lets nobody through."""
-        with self._lock:
+        """The links of places: rules are next, for without a link they let nobody through. The
+        kernel takes its time for that; who wires a machine meanwhile does not wait for it here.
+        """
+        with Netlink() as own:
             for endpoint in endpoints:
                 with suppress(OSError):
-                    links.delete_link(self._route(), endpoint.link)
-                # One by one: where somebody took its rules away, the others' must still go.
-                self._nftables.run(firewall.elements(self.tag, _port(endpoint), add=False))
+                    links.delete_link(own, endpoint.link)
+
+    def forbid(self, endpoints: Sequence[Endpoint]) -> None:
+        # One by one: where somebody took its rules away, the others' must still go.
+        for endpoint in endpoints:
+            self._nftables.run(firewall.elements(self.tag, _port(endpoint), add=False))
 
     def route_through(self, endpoint: Endpoint, namespace: int) -> None:
         """The default route of a running machine, from now on."""

@@ -206,8 +206,9 @@ def unplug(home: Home, record: MachineRecord) -> None:
 
 
 def remove_wires(home: Home, endpoints: Sequence[Endpoint]) -> None:
+    home.places.wires.unplug(endpoints)
     with home.places.rules:
-        home.places.wires.unplug(endpoints)
+        home.places.wires.forbid(endpoints)
 
 
 def open_network(home: Home, live: Live) -> int:
