@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -34,6 +34,13 @@ from cove.roots import Remover
 from cove.spec.machine import Limits
 from cove.store.db import Store
 from cove.store.records import ImageRecord, MachineRecord
+
+if TYPE_CHECKING:  # they stand on this
+    from cove.engine.images.disks import Disks
+    from cove.engine.machines.exec import Extra
+    from cove.engine.networks.places import Places
+    from cove.engine.vms.pool import Pool
+    from cove.engine.vms.templates import Templates
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +76,21 @@ class Home:
     storage: StorageGuard | None = None
     lives: dict[int, Live] = field(default_factory=dict)
     """Machines that run, start, or are being put away, by key."""
-    extras: dict[str, Any] = field(default_factory=dict)
+    extras: dict[str, Extra] = field(default_factory=dict)
     """Processes added by exec, by id."""
     visits: Visits = field(default_factory=Visits)
     started: float = field(default_factory=time.time)
     logs: LogWatch = field(default_factory=LogWatch)
     closing: bool = False
     idle_timer: Timer | None = None
-    disks: Any = None
-    """Of ``engine.images.disks``: images as root disks."""
-    templates: Any = None
-    """Of ``engine.vms.templates``: what virtual machines are cloned of."""
-    pool: Any = None
-    """Of ``engine.vms.pool``: clones that wait."""
-    places: Any = None
-    """Of ``engine.networks.places``: who has which address."""
+    disks: Disks = field(init=False)
+    """Images as root disks."""
+    templates: Templates = field(init=False)
+    """What virtual machines are cloned of."""
+    pool: Pool = field(init=False)
+    """Clones that wait."""
+    places: Places = field(init=False)
+    """Who has which address."""
     bases: dict[str, Base] = field(default_factory=dict)
     strata_sizes: dict[int, int] = field(default_factory=dict)
     """Bytes of layers that machines and snapshots stand on, as far as somebody has asked."""

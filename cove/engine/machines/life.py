@@ -24,6 +24,7 @@ from cove.engine.machines.names import choose_name
 from cove.engine.machines.start import Foreground, check_binds, launch
 from cove.engine.networks import places
 from cove.engine.slots import Slot
+from cove.engine.vms.pool import Entry
 from cove.engine.vms.virtual import check_image, jail_of
 from cove.errors import Conflict, HostError, NoSuchImage, Unsupported
 from cove.linux.cgroup import Group
@@ -171,8 +172,10 @@ def run(
     try:
         record = new_record(home, spec, ground, slot=slot)
     except BaseException:
-        if slot is not None:
-            (home.pool if vm else home.slots).put_back(slot)
+        if isinstance(slot, Entry):
+            home.pool.put_back(slot)
+        elif slot is not None:
+            home.slots.put_back(slot)
         raise
     record = msgspec.structs.replace(record, state="running")
     live = Live(record.key, slot=slot, moment=ground.moment)
