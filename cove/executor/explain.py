@@ -48,7 +48,8 @@ def explain(plan: Plan, report: Report) -> CoveError:
             host=_reason(report.errno),
         )
     op = part[report.op]
-    if report.errno == errno.ECHILD:
+    sent = isinstance(op, ops.Send) and report.errno == errno.EPIPE
+    if sent or report.errno == errno.ECHILD:
         return _gone(plan)
     if report.errno in (errno.EBADMSG, errno.ENOSYS) and report.detail == "plan":
         return Bug(f"bug: the launcher refused the plan at op {report.op} ({op.NAME})")

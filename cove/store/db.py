@@ -305,7 +305,7 @@ class Store(Snapshots, Networks):
         try:
             return self._machines[key]
         except KeyError:
-            raise NotFound(f"cannot find machine with key {key}: no such machine") from None
+            raise NotFound("cannot find the machine: no such machine any more") from None
 
     def has_machine(self, key: int) -> bool:
         return key in self._machines

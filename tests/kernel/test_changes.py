@@ -233,6 +233,20 @@ def test_restarts_at_the_same_time(cove: Cove) -> None:
         assert state(cove, "dizzy")["Running"]
 
 
+def test_a_removal_beside_restarts(cove: Cove) -> None:
+    """It does not wait for a run that a restart has begun meanwhile: that goes too."""
+    words = [("restart", "-t0", "doomed")] * 3 + [("rm", "-f", "doomed")]
+    for _ in range(4):
+        cove("run", "-d", "--name", "doomed", "bb", "sleep", "1000")
+        with ThreadPoolExecutor(4) as pool:
+            *restarts, removal = list(pool.map(lambda verb: cove(*verb, code=None), words))
+        assert removal.returncode == 0, removal.err
+        for done in restarts:
+            known = ("no such machine", "before it began", "it is running")
+            assert done.returncode == 0 or any(text in done.err for text in known), done.err
+        wait_until(lambda: not cove("ps", "-aq", "--filter", "name=doomed").out, "its removal")
+
+
 # ---- rename ----
 
 

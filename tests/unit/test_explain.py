@@ -135,6 +135,9 @@ def test_a_process_that_was_killed_before_its_program() -> None:
     machine = (run("foo"),)
     error = explain(Plan((), machine), Report(1, 1, errno.ECHILD, ""))
     assert error.message == "cannot start the program: its process was killed before it began"
+    waits = Plan((ops.Recv(("a",)), ops.Send(())), machine)
+    for number, errno_ in ((0, errno.ECHILD), (1, errno.EPIPE)):
+        assert explain(waits, Report(0, number, errno_, "")).message == error.message
     entered = Plan((ops.Setns("target", CloneFlags.CLONE_NEWPID, why="exec"),), machine)
     error = explain(entered, Report(1, 1, errno.ECHILD, ""))
     assert (error.message, error.exit_code) == ("cannot enter the machine: it has ended", 125)

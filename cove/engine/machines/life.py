@@ -193,9 +193,12 @@ def wait_begun(home: Home, record: MachineRecord) -> None:
 
 
 def start(home: Home, record: MachineRecord, foreground: Foreground | None) -> MachineRecord:
-    """Start a machine that does not run; one that is still being put away is waited for."""
-    home.events.wait_until(lambda: record.key not in home.lives)
-    record = home.record(record.key)
+    """Start a machine that does not run; one that is still being put away is waited for, and one
+    that somebody else has started meanwhile is not.
+    """
+    key = record.key
+    home.events.wait_until(lambda: key not in home.lives or running(home, record) is not None)
+    record = home.record(key)
     if record.state not in ("created", "exited"):
         raise Conflict(f"cannot start {record.name}: it is {record.state}")
     base = home.base_of_machine(record)
@@ -462,6 +465,11 @@ def wait(
     return now.exit_code, now.cause
 
 
+def _has_gone(home: Home, key: int, live: Live | None) -> bool:
+    """All of it is put away."""
+    return live is None or home.lives.get(key) is not live
+
+
 def remove(home: Home, record: MachineRecord, *, force: bool) -> None:
     """Also one that somebody starts at the same time: it goes before or after that, whole."""
     while not _remove(home, record, force=force):
@@ -469,7 +477,7 @@ def remove(home: Home, record: MachineRecord, *, force: bool) -> None:
 
 
 def _remove(home: Home, record: MachineRecord, *, force: bool) -> bool:
-    live = running(home, record)
+    now, live = home.lives.get(record.key), running(home, record)
     if live is not None:
         if not force:
             state = "paused" if home.record(record.key).state == "paused" else "running"
@@ -481,7 +489,9 @@ def _remove(home: Home, record: MachineRecord, *, force: bool) -> bool:
         home.publish("kill", record, {"signal": str(int(signal.SIGKILL))})
         ending.kill(home, live, "kill")
         wait_end(home, record, live)
-    if not home.events.wait_until(lambda: record.key not in home.lives, timeout=KILL_WAIT):
+    # Not for one that somebody has started anew meanwhile: that is ended, or refused, in its turn.
+    put_away = partial(_has_gone, home, record.key, now)
+    if not home.events.wait_until(put_away, timeout=KILL_WAIT):
         raise HostError(f"cannot remove {record.name}: its monitor does not end")
     with home.lock:
         if record.key in home.lives:
