@@ -152,8 +152,9 @@ def _open(home: Home, record: MachineRecord, root: int, call: Call, what: str) -
         guest = partial(_guest, home, record, base, ground, disks, call, what=what)
         loaded = home.templates.take(home, ground, MEMORY, CPUS)
         if loaded is None:
-            home.pool.want_template(ground.arch, MEMORY, CPUS)
-            return guest(None)
+            booted = guest(None)
+            home.pool.want_template(ground.arch, MEMORY, CPUS, lambda: True)
+            return booted
         try:
             return guest(loaded)
         except Cancelled:
