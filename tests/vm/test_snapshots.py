@@ -126,6 +126,8 @@ def test_one_that_does_not_run_goes_on_at_its_next_start(cove: Cove) -> None:
     assert refused.startswith("cove: cannot remove snapshot good: origin is to go on from it")
     again = cove("snapshot", "create", NAME, code=1).err
     assert again.startswith(f"cove: cannot snapshot {NAME}: it has not run since")
+    refused = cove("cp", f"{NAME}:/etc/hostname", "-", code=1).err
+    assert f"cannot reach the files of {NAME}: it goes on from a snapshot" in refused
     assert "compares no disks" in cove("snapshot", "diff", "good", code=125).err
     cove.kill_daemon()
     cove("start", NAME)
@@ -136,6 +138,7 @@ def test_one_that_does_not_run_goes_on_at_its_next_start(cove: Cove) -> None:
 
 def test_of_one_that_does_not_run_it_is_the_disk(cove: Cove) -> None:
     cove("run", "--vm", "--name", NAME, "bb", "sh", "-c", "test -e /f || echo kept >/f; cat /f")
+    assert "kept" in cove("cp", f"{NAME}:/f", "-").out
     cove("snapshot", "create", NAME, "one")
     assert snapshot(cove, "one")["Kind"] == "disk"
     cove("run", "--rm", "--vm", "--from-snapshot", "one", "sh", "-c", "rm /f")

@@ -99,6 +99,7 @@ def _moment(home: Home, record: MachineRecord, live: Live | None, path: str, wha
 
 def _stopped(home: Home, record: MachineRecord, path: str) -> int:
     """A copy of the disk of one that does not run; one that never ran has an empty one."""
+    home.visits.end(record.key)
     own = f"{home.store.layout.machine(record.key)}/{virtual.scratch_name(record)}"
     try:
         source = os.open(own, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -32,7 +32,7 @@ from cove.engine.vms.guests import why_no_guest
 from cove.engine.vms.pool import CPUS
 from cove.engine.vms.templates import empty_slot, where_of
 from cove.engine.vms.virtual import MEMORY
-from cove.errors import CoveError, HostError, NotFound
+from cove.errors import Conflict, CoveError, HostError, NotFound
 from cove.executor.archiver import Archiver, run_archiver
 from cove.linux.cgroup import Group
 from cove.plan.ops import Barrier, Plan
@@ -169,6 +169,12 @@ def _open(home: Home, record: MachineRecord, root: int, call: Call, what: str) -
 
 def _open_scratch(home: Home, record: MachineRecord) -> int:
     """Made now if it never ran; with a journal, because who visits may be cut off."""
+    if record.resume:  # its disk is made when it starts, and what is written now is lost then
+        raise Conflict(
+            f"cannot reach the files of {record.name}: it goes on from a snapshot at its next "
+            "start",
+            hint=f"start it first: cove start {record.name}",
+        )
     path = home.store.layout.machine(record.key)
     with suppress(FileExistsError):
         os.mkdir(path, 0o700)
