@@ -16,7 +16,7 @@ def test_how_much_a_machine_has_written(cove: Cove, isolation: str) -> None:
     cove("create", "--name", "writes", "--isolation", isolation, "bb", "sh", "-c", script)
     assert size(cove, "writes") == 0
     cove("start", "-a", "writes", timeout=120)
-    assert size(cove, "writes") >= 3_000_000
+    assert size(cove, "writes") >= 2_500_000  # beside what an empty disk has
     listed = cove("ps", "-as", "--filter", "name=writes", "--format", "{{.Size}}").out
     assert re.match(r"[\d.]+MB \(virtual ", listed)
     cove("rm", "writes")
