@@ -207,22 +207,26 @@ def each(
     *,
     lenient: bool = False,
 ) -> int:
-    """Act on all at once; print what each gave, in order, and tell each error under its name."""
+    """Act on all at once; print what each gave, in order, and tell each error under its name.
+
+    A name given twice is acted on twice, one after the other.
+    """
     results: list[str | Exception] = [""] * len(names)
 
-    def one(place: int) -> None:
-        try:
-            results[place] = act(names[place])
-        except Exception as error:
-            results[place] = error
+    def one(name: str) -> None:
+        for place in (place for place, given in enumerate(names) if given == name):
+            try:
+                results[place] = act(name)
+            except Exception as error:
+                results[place] = error
 
     if len(names) == 1:
-        one(0)
+        one(names[0])
     else:
         limit = threading.Semaphore(32)
         threads = []
-        for place in range(len(names)):
-            thread = threading.Thread(target=_limited, args=(limit, one, place))
+        for name in dict.fromkeys(names):
+            thread = threading.Thread(target=_limited, args=(limit, one, name))
             thread.start()
             threads.append(thread)
         for thread in threads:
@@ -239,9 +243,9 @@ def each(
     return code
 
 
-def _limited(limit: threading.Semaphore, one: Callable[[int], None], place: int) -> None:
+def _limited(limit: threading.Semaphore, one: Callable[[str], None], name: str) -> None:
     with limit:
-        one(place)
+        one(name)
 
 
 def start(typed: Typed, terminal: Terminal, client: Client) -> int | None:
