@@ -25,8 +25,10 @@ __all__ = ["no_leaks", "other_busybox", "other_probe", "other_tar"]
 settings.register_profile("any host", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("any host")
 
-# A shell starts what it puts in the background with SIGINT ignored, and every child inherits that.
+# A shell starts what it puts in the background with SIGINT ignored, nohup with SIGHUP ignored, and
+# every child inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)
