@@ -139,7 +139,7 @@ def test_the_daemon_gives_everything_back(fresh_cove: Cove) -> None:
 
 def test_timeout_goes_on_after_the_daemon_died(fresh_cove: Cove) -> None:
     cove = fresh_cove
-    cove("run", "-d", "--name", "due", "--timeout", "600ms", "bb", "sleep", "1000")
+    cove("run", "-d", "--name", "due", "--timeout", "3s", "bb", "sleep", "1000")
     cove.kill_daemon()
     assert cove("wait", "due").out == "137\n"
     assert "timeout" in str(cove.inspect("due")["State"]["Cause"])
