@@ -25,10 +25,11 @@ __all__ = ["no_leaks", "other_busybox", "other_probe", "other_tar"]
 settings.register_profile("any host", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("any host")
 
-# A shell starts what it puts in the background with SIGINT ignored, nohup with SIGHUP ignored, and
-# every child inherits that.
+# A shell starts what it puts in the background with SIGINT and SIGQUIT ignored, nohup with SIGHUP
+# ignored, and every child inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+for number in (signal.SIGQUIT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)

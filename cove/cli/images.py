@@ -137,7 +137,8 @@ def remove(typed: Typed, terminal: Terminal, client: Client) -> int:
         lines += [f"Deleted: {image}" for image in removed.deleted]
         return "\n".join(lines)
 
-    return each(typed.words, terminal, one, lenient=force)
+    # In turn: with its last name goes the image, which is told under that name.
+    return each(typed.words, terminal, one, lenient=force, at_once=1)
 
 
 @contextmanager

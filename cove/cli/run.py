@@ -206,8 +206,9 @@ def each(
     act: Callable[[str], str],
     *,
     lenient: bool = False,
+    at_once: int = 32,
 ) -> int:
-    """Act on all at once; print what each gave, in order, and tell each error under its name.
+    """Act on so many at once; print what each gave, in order, and tell each error under its name.
 
     A name given twice is acted on twice, one after the other.
     """
@@ -220,10 +221,11 @@ def each(
             except Exception as error:
                 results[place] = error
 
-    if len(names) == 1:
-        one(names[0])
+    if len(names) == 1 or at_once == 1:
+        for name in dict.fromkeys(names):
+            one(name)
     else:
-        limit = threading.Semaphore(32)
+        limit = threading.Semaphore(at_once)
         threads = []
         for name in dict.fromkeys(names):
             thread = threading.Thread(target=_limited, args=(limit, one, name))

@@ -53,6 +53,11 @@ def remove(store: Store, text: str, *, force: bool = False) -> Removed:
     """
     if text in catalog.HOST_NAMES:
         raise UsageError("cannot remove image host: it is built in", origin=text)
+    with store.removing:
+        return _remove(store, text, force=force)
+
+
+def _remove(store: Store, text: str, *, force: bool) -> Removed:
     record = catalog.resolve(store, text)
     names = references(store, record)
     name = _meant(text, names)

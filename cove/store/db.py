@@ -85,6 +85,8 @@ class Store(Snapshots, Networks):
         self.layout = layout
         self.lock_fd = lock_fd
         self._lock = threading.RLock()
+        self.removing = threading.Lock()
+        """Of whoever takes images away: which name is the last is asked and acted on as one."""
         self._depth = 0
         self._next_key = self._last_key = 0
         self._machines: dict[int, MachineRecord] = {}
