@@ -153,7 +153,9 @@ def _open(home: Home, record: MachineRecord, root: int, call: Call, what: str) -
         loaded = home.templates.take(home, ground, MEMORY, CPUS)
         if loaded is None:
             booted = guest(None)
-            home.pool.want_template(ground.arch, MEMORY, CPUS, lambda: True)
+            # When it goes, not beside it: visits were seen to be cut while a template was made.
+            want = partial(home.pool.want_template, ground.arch, MEMORY, CPUS, lambda: True)
+            booted.stack.callback(want)
             return booted
         try:
             return guest(loaded)
