@@ -76,13 +76,10 @@ def test_an_image_is_found_by_name_and_id(store: Store) -> None:
         assert catalog.resolve(store, text) == record
     with pytest.raises(NotFound):
         catalog.resolve(store, "team/web")
-    other = record
-    for i in range(40):
-        other = imported(store, "", b"%d" % i)
-        if other.id[7] == record.id[7]:
-            break
-    with pytest.raises(Conflict, match=r"[2-9] images have ids"):
-        catalog.resolve(store, other.id[7:8])
+    firsts = [record.id[7], *(imported(store, "", b"%d" % i).id[7] for i in range(16))]
+    shared = max(firsts, key=firsts.count)  # 17 ids and 16 digits
+    with pytest.raises(Conflict, match=r"\d+ images have ids"):
+        catalog.resolve(store, shared)
 
 
 def test_a_new_image_takes_the_name_and_the_old_one_stays(store: Store) -> None:
