@@ -7,6 +7,7 @@ its own (``Isolation``, ``Cause``, ``Walls``, ``Spec``).
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -313,18 +314,7 @@ def image_inspect(typed: Typed, terminal: Terminal, client: Client) -> int:
 
 
 def show(typed: Typed, terminal: Terminal, client: Client, kind: str) -> int:
-    """One JSON list of all, or a line a thing; what is not found is told last, with exit code 1."""
-    documents: list[Record] = []
-    errors: list[CoveError] = []
-    for name in typed.words:
-        try:
-            documents.append(find(name, client, kind, sizes=typed.on("size")))
-        except NotFound as error:
-            errors.append(error)
-    terminal.write(documents_text(documents, typed.text("format"), escape=terminal.is_terminal(1)))
-    for missing in errors:
-        terminal.error(missing.render())
-    return 1 if errors else 0
+    return each(typed, terminal, lambda name: find(name, client, kind, sizes=typed.on("size")))
 
 
 def find(name: str, client: Client, kind: str, *, sizes: bool) -> Record:
@@ -343,6 +333,21 @@ def find(name: str, client: Client, kind: str, *, sizes: bool) -> Record:
             f"cannot inspect {name}: no machine or image has this name",
             hint="cove ps -a and cove images list them",
         ) from absent
+
+
+def each(typed: Typed, terminal: Terminal, document: Callable[[str], Record]) -> int:
+    """One JSON list of all, or a line a thing; what is not found is told last, with exit code 1."""
+    documents: list[Record] = []
+    errors: list[CoveError] = []
+    for name in typed.words:
+        try:
+            documents.append(document(name))
+        except NotFound as error:
+            errors.append(error)
+    terminal.write(documents_text(documents, typed.text("format"), escape=terminal.is_terminal(1)))
+    for missing in errors:
+        terminal.error(missing.render())
+    return 1 if errors else 0
 
 
 def documents_text(documents: list[Record], form: str, *, escape: bool) -> str:

@@ -16,7 +16,7 @@ from cove.cli.template import Record
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine.calls import networks as calls
-from cove.errors import NotFound, Unsupported
+from cove.errors import Unsupported
 from cove.spec import network as spec
 from cove.spec import values
 from cove.spec.flags import Flag
@@ -155,18 +155,9 @@ def document(network: calls.Network) -> Record:
 
 
 def inspect_(typed: Typed, terminal: Terminal, client: Client) -> int:
-    documents, errors = [], []
-    for name in typed.words:
-        try:
-            documents.append(document(client.network_inspect(calls.NetworkInspect(name))))
-        except NotFound as error:
-            errors.append(error)
-    terminal.write(
-        inspect.documents_text(documents, typed.text("format"), escape=terminal.is_terminal(1))
+    return inspect.each(
+        typed, terminal, lambda name: document(client.network_inspect(calls.NetworkInspect(name)))
     )
-    for missing in errors:
-        terminal.error(missing.render())
-    return 1 if errors else 0
 
 
 # ---- removal ----

@@ -18,7 +18,7 @@ from cove.cli.template import Record
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine.calls import snapshots as calls
-from cove.errors import NotFound, printable
+from cove.errors import printable
 from cove.spec import values
 from cove.spec.flags import Flag
 
@@ -147,18 +147,9 @@ def _builtins(value: msgspec.Struct) -> Any:
 
 
 def inspect_(typed: Typed, terminal: Terminal, client: Client) -> int:
-    documents, errors = [], []
-    for name in typed.words:
-        try:
-            documents.append(document(client.snapshot_inspect(calls.SnapshotInspect(name))))
-        except NotFound as error:
-            errors.append(error)
-    terminal.write(
-        inspect.documents_text(documents, typed.text("format"), escape=terminal.is_terminal(1))
+    return inspect.each(
+        typed, terminal, lambda name: document(client.snapshot_inspect(calls.SnapshotInspect(name)))
     )
-    for missing in errors:
-        terminal.error(missing.render())
-    return 1 if errors else 0
 
 
 def remove(typed: Typed, terminal: Terminal, client: Client) -> int:

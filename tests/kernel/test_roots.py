@@ -93,7 +93,7 @@ def test_removal_leaves_a_mount_alone(state: Path) -> None:
 def test_who_wrote_nothing_uses_nothing(state: Path) -> None:
     assert usage(str(state), 7) == 0
     prepare_root(str(state), 7, views=2)
-    (state / "roots/u7/work/work").mkdir()
+    (state / "roots/u7" / "work" / "work").mkdir()
     assert usage(str(state), 7) == 0
     for name in ("fs/work", "v1/made"):
         (state / "roots/u7" / name).mkdir()
@@ -135,7 +135,7 @@ class TestRemover:
     def test_an_empty_root_needs_no_thread(self, state: Path) -> None:
         remover = Remover(str(state / "tmp"))
         prepare_root(str(state), 7, views=2)
-        (state / "roots/u7/work/work").mkdir(mode=0)
+        (state / "roots/u7" / "work" / "work").mkdir(mode=0)
         (state / "roots/u7/w1/work").mkdir(mode=0)
         remover.remove(str(state / "roots/u7"))
         assert not (state / "roots/u7").exists()
