@@ -35,7 +35,7 @@ int msg_send(int sock, uint32_t kind, int32_t value, const void *data, size_t le
 		if (sendmsg(sock, &msg, MSG_NOSIGNAL) >= 0)
 			return 0;
 		if (errno != EINTR)
-			return -errno;
+			return errno == ECONNRESET ? -EPIPE : -errno; /* the same, of a peer that had not read all */
 	}
 }
 

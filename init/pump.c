@@ -25,7 +25,10 @@ void pump_init(struct pump *pump, int conn)
 
 int pump_say(struct pump *pump, uint32_t kind, int32_t value, const void *data, size_t len)
 {
-	return msg_send(pump->conn, kind, value, data, len, NULL, 0);
+	int err = msg_send(pump->conn, kind, value, data, len, NULL, 0);
+
+	/* Who has said all and gone needs to hear nothing; that it has gone is seen after all it said. */
+	return err == -EPIPE ? 0 : err;
 }
 
 bool pump_read(const struct pump *pump)
@@ -83,7 +86,6 @@ static void output(struct pump *pump, size_t i)
 	}
 	if (!out->count && out->ending)
 		shut(&out->fd);
-	/* Who has said all and gone does not count any more; that it has gone is seen after all it said. */
 	if (taken && !pump->adopting)
 		pump_say(pump, MSG_TAKEN, taken, NULL, 0);
 }
@@ -158,9 +160,7 @@ int pump_turn(struct pump *pump, struct pollfd *extra, size_t extras, int timeou
 	for (size_t i = 0; !err && i < 2; i++)
 		if (pump->in[i].slot >= 0 && pump->poll[pump->in[i].slot].revents && pump->room > 0)
 			err = input(pump, i);
-	if (!err && pump->poll[pump->conn_slot].revents)
-		err = hear(pump, head, data);
-	return err;
+	return err || !pump->poll[pump->conn_slot].revents ? err : hear(pump, head, data);
 }
 
 void pump_flush(struct pump *pump)

@@ -28,7 +28,7 @@ HEAD = struct.Struct("<IiII")
 ORDER = struct.Struct("<IIHH")
 END = struct.Struct("<IIIIQQII64s")
 REPORT = struct.Struct("<IIi108s")
-PATIENCE = 20.0
+PATIENCE = 180.0
 
 
 class Frame(NamedTuple):
@@ -36,6 +36,10 @@ class Frame(NamedTuple):
     value: int
     data: bytes
     channel: int
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def end_record(code: int = 0, *, signal_number: int = 0) -> bytes:
@@ -108,8 +112,7 @@ class PlayedGuest:
 
     def children(self) -> list[int]:
         """The hub."""
-        pid = self.program.pid
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return children_of(self.program.pid)
 
     def wait(self) -> int:
         return self.program.wait(PATIENCE)

@@ -42,6 +42,7 @@ from tests.native.guests import (
     TAKEN,
     WINDOW,
     PlayedGuest,
+    children_of,
     datagram,
     end_record,
 )
@@ -104,6 +105,26 @@ def test_input_reaches_the_guest_and_its_end_too(launcher: Launcher) -> None:
         guest.expect(INPUT_EOF)
         guest.end(3)
         assert guest.wait() == 3
+
+
+def test_one_that_ended_before_it_was_seen_to_begin(launcher: Launcher) -> None:
+    """Its channel is closed when its input ends: nobody is there to be told of that."""
+    with PlayedGuest(launcher, flags=RUN_STDIN) as guest:
+        guest.take_plan()
+        (stand_in,) = children_of(guest.children()[0])
+        os.kill(stand_in, signal.SIGSTOP)
+        guest.say(STARTED, 7)
+        guest.say(OUTPUT, 1, b"out")
+        guest.end(3)
+        guest.say(CLOSE)
+        with guest.connect() as other:
+            other.send(datagram(INPUT, 0, b"a sign"))
+            channel = guest.expect_any(INPUT).channel
+            guest.say(OUTPUT, 1, b"that all was read", channel=channel)
+            assert other.recv(100).endswith(b"read")
+        os.kill(stand_in, signal.SIGCONT)
+        assert guest.wait() == 3
+        assert guest.read_all() == b"out"
 
 
 def test_without_input_none_is_read(launcher: Launcher) -> None:
