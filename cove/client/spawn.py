@@ -44,7 +44,6 @@ def start_daemon(root: str) -> None:
         raise cannot_start(
             "cannot start the daemon: not root", host=own_uid(), hint="run it with sudo"
         )
-    import fcntl
     import time
 
     try:
@@ -53,23 +52,38 @@ def start_daemon(root: str) -> None:
         raise _unusable(root, error) from error
     end = time.monotonic() + WAIT_SECONDS
     try:
-        _replace_older(root)
-        while not _answers(root):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        turn = os.open(f"{root}/run", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            # Whom a leaving daemon sends away would start one of the older build again.
+            while not _locked(turn) and time.monotonic() < end:
+                time.sleep(0.01)
+            _replace_older(root)
+            while not _answers(root):
+                if _locked(lock):
+                    _spawn_daemon(root, lock)
+                    return
                 if time.monotonic() > end:
                     raise cannot_start(
                         "cannot reach the daemon: it runs and does not answer",
                         host=f"{root}/lock is held",
                         hint=f"its last words are in {root}/run/daemon.log",
-                    ) from None
+                    )
                 time.sleep(0.01)
-            else:
-                _spawn_daemon(root, lock)
-                return
+        finally:
+            os.close(turn)
     finally:
         os.close(lock)
+
+
+def _locked(fd: int) -> bool:
+    """Whether the lock is ours; it goes with the descriptor."""
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _replace_older(root: str) -> None:
