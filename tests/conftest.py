@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.driver import ROOT, Cove, busybox_tar, front_path, new_cove
+from tests.driver import ROOT, Cove, busybox_tar, end_spawned, front_path, new_cove
 from tests.foreign import other_busybox, other_probe, other_tar
 from tests.leaks import no_leaks
 
@@ -37,6 +37,8 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    if call.when == "call" and call.excinfo is not None:
+        end_spawned()
     must = set(filter(None, os.environ.get("COVE_MUST_RUN", "").split(",")))
     folder = item.path.relative_to(ROOT / "tests").parts[0]
     if report.skipped and folder in must and not hasattr(report, "wasxfail"):

@@ -12,11 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+SPAWNED: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
+"""Commands that went on, and are still somebody's."""
 
 
 class Done(subprocess.CompletedProcess[str]):
@@ -53,6 +56,19 @@ def kill_process(pid: int) -> None:
     fd = os.pidfd_open(pid)
     os.kill(pid, signal.SIGKILL)
     wait_end(fd)
+
+
+def end_spawned() -> None:
+    """Of a test that failed: what it left running must not be what the next one is blamed for."""
+    for process in list(SPAWNED):
+        if process.returncode is None:
+            process.kill()
+            process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+    SPAWNED.clear()
 
 
 def front_path() -> Path:
@@ -110,7 +126,9 @@ class Cove:
         options.setdefault("stdin", subprocess.DEVNULL)
         options.setdefault("stdout", subprocess.PIPE)
         options.setdefault("stderr", subprocess.PIPE)
-        return subprocess.Popen([str(front_path()), *words], env=self.env, **options)
+        process = subprocess.Popen([str(front_path()), *words], env=self.env, **options)
+        SPAWNED.add(process)
+        return process
 
     def inspect(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self("inspect", name).out)[0]

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 NOBODY = "/nonexistent"
 NAMES = ("cove-init", "cove-monitor", "cove-forker")
 """Command lines (first word) of the processes that are ours."""

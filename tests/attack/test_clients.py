@@ -88,7 +88,7 @@ def test_a_door_that_could_let_nobody_in_opens_again(own: Cove) -> None:
     finally:
         limit(own, before[0])
     for child in waiting:
-        child.communicate(timeout=60)
+        child.communicate(timeout=180)
     assert {child.returncode for child in waiting} <= {0, 125}
     own("ps")
 

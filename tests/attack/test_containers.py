@@ -168,7 +168,7 @@ def test_no_character_can_be_pushed_into_the_callers_terminal(cove: Cove) -> Non
         done = cove.spawn(
             "run", "--rm", "-i", "bb", "probe", "tiocsti", stdin=follower, stdout=subprocess.PIPE
         )
-        out, _ = done.communicate(timeout=60)
+        out, _ = done.communicate(timeout=180)
         assert out.strip() in {b"ENOTTY", b"EPERM", b"EIO", b"EINVAL"}
     finally:
         os.close(leader)
@@ -204,10 +204,10 @@ def test_a_fork_bomb_and_a_memory_hog_leave_the_neighbour_alone(cove: Cove) -> N
         bomb = cove.spawn("run", "--rm", "--pids-limit", "100", "bb", "probe", "bomb", "5000")
         hog = cove.spawn("run", "--rm", "-m", "32m", "bb", "probe", "hog", "2000")
         for _ in range(10):
-            assert cove("exec", "neighbour", "echo", "here", timeout=20).out == "here\n"
-        out, err = bomb.communicate(timeout=60)
+            assert cove("exec", "neighbour", "echo", "here", timeout=120).out == "here\n"
+        out, err = bomb.communicate(timeout=180)
         assert int(out.split()[0]) < 100
-        out, err = hog.communicate(timeout=60)
+        out, err = hog.communicate(timeout=180)
         assert hog.returncode == 137
         assert b"out of memory" in err
         assert b"survived" not in out

@@ -96,7 +96,7 @@ def test_the_machine_sees_nobody(cove: Cove, swapping: str, tmp_path: Path) -> N
     cove("cp", str(tmp_path / "big"), f"{swapping}:/big", code=None)
     cove("cp", f"{swapping}:/big", str(tmp_path / "back"), code=None)
     cove("rm", "-f", swapping)
-    watcher.wait(60)
+    watcher.wait(180)
     reader.join()
     assert watcher.stdout is not None
     watcher.stdout.close()

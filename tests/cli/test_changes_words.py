@@ -66,7 +66,7 @@ def test_prune_asks_on_a_terminal(fresh_cove: Cove, answer: bytes, removed: bool
         os.write(master, answer)
         said = read_until(master, b"reclaimed space" if removed else answer.strip())
         assert (b"Deleted Containers:" in said) == removed
-        assert front.wait(60) == 0
+        assert front.wait(180) == 0
         os.close(master)
     assert bool(fresh_cove("ps", "-aq").out) != removed
 

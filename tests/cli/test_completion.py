@@ -72,7 +72,7 @@ def bash(cove: Cove, line: str, cwd: Path, *, words: tuple[str, ...] = ()) -> li
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert ran.returncode == 0 and not ran.stderr, ran.stderr
     return ran.stdout.split()

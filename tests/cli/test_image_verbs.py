@@ -304,7 +304,7 @@ def test_the_answer_is_read_from_a_terminal(own: Cove, tmp_path: Path) -> None:
     os.close(slave)
     shown, answered = b"", False
     try:
-        while select.select([master], [], [], 60)[0]:
+        while select.select([master], [], [], 180)[0]:
             shown += os.read(master, 65536)
             if b"[y/N]" in shown and not answered:
                 answered = os.write(master, b"y\n") == 2
@@ -312,7 +312,7 @@ def test_the_answer_is_read_from_a_terminal(own: Cove, tmp_path: Path) -> None:
         pass
     finally:
         os.close(master)
-    assert child.wait(60) == 0
+    assert child.wait(180) == 0
     assert image.encode() in shown and b"Total reclaimed space: " in shown
 
 

@@ -143,7 +143,7 @@ def answer(case: Case, program: str, env: dict[str, str]) -> dict[str, Any]:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                timeout=60,
+                timeout=180,
             ).returncode
             out.seek(0)
             err.seek(0)

@@ -230,7 +230,7 @@ def silent() -> Iterator[str]:
         def do_GET(self) -> None:
             if self.path.startswith("/slow"):
                 asked.set()
-                over.wait(60)
+                over.wait(180)
             self.send_error(404)
 
         def log_message(self, *words: object) -> None:
@@ -261,7 +261,7 @@ def test_an_interrupt_ends_the_machine(cove: Cove, tool: None, silent: str) -> N
     with cove.spawn("image", "bootstrap", *words) as running:
         wait_until(lambda: "mmdebstrap" in cove("ps").out, "the machine of mmdebstrap")
         running.send_signal(signal.SIGINT)
-        assert running.wait(60) == 130
+        assert running.wait(180) == 130
     wait_until(lambda: "mmdebstrap" not in cove("ps", "-a").out, "the machine's end")
     assert not bootstrapped(cove)
 

@@ -17,7 +17,7 @@ from cove.engine.slots import READY
 from tests.driver import Cove
 from tests.leaks import look
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 def too_much(cove: Cove) -> list[str]:

@@ -42,7 +42,7 @@ def refuse(count: int) -> int:
 
 def collect(audit: Audit, pid: int, count: int) -> list[Refusal]:
     found: list[Refusal] = []
-    while len(found) < count and select.select([audit], [], [], 60)[0]:
+    while len(found) < count and select.select([audit], [], [], 180)[0]:
         found += [refusal for refusal in audit.read() if refusal.pid == pid]
     return found
 
@@ -70,7 +70,7 @@ def test_each_refused_call_is_told(audit: Audit) -> None:
 
 def test_reading_ends_in_a_flood(audit: Audit) -> None:
     pid = refuse(50)
-    assert select.select([audit], [], [], 60)[0]
+    assert select.select([audit], [], [], 180)[0]
     assert len(audit.read(10)) <= 10
     assert len(collect(audit, pid, 40)) >= 40
 

@@ -64,7 +64,7 @@ def test_a_refused_system_call_is_named(cove: Cove) -> None:
 def test_a_refused_system_call_of_an_exec_is_named(cove: Cove) -> None:
     cove("run", "-d", "--name", "tries", "-i", "bb", "sh", "-c", "read x; exit 1")
     cove("exec", "tries", "unshare", "-U", "true", code=1)
-    cove.spawn("attach", "tries", stdin=-1).communicate(b"go\n", timeout=60)
+    cove.spawn("attach", "tries", stdin=-1).communicate(b"go\n", timeout=180)
     assert "unshare" in str(cove.inspect("tries")["State"]["Cause"])
     cove("rm", "tries")
 

@@ -82,7 +82,7 @@ def ready(process: subprocess.Popen[bytes]) -> None:
 def wait_event(cgroups: Cgroups, event: Event) -> None:
     seen: list[Event] = []
     while event not in seen:
-        found = select.select([cgroups.events_fd], [], [], 60)[0]
+        found = select.select([cgroups.events_fd], [], [], 180)[0]
         assert found, f"no {event}, only {seen}"
         seen += cgroups.read_events()
 

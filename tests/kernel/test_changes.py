@@ -211,7 +211,7 @@ def test_who_is_attached_sees_the_end_that_a_restart_brings(cove: Cove) -> None:
     process = cove.spawn("run", "--name", "seen", "bb", "sh", "-c", SERVE)
     assert process.stdout is not None and process.stdout.readline() == b"up\n"
     cove("restart", "seen")
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=180)
     assert (out, process.returncode) == (b"got term\n", 5)
     assert state(cove, "seen")["Running"]
     cove("rm", "-f", "seen")

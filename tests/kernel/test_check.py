@@ -210,7 +210,7 @@ def test_a_truncated_database_is_named_and_left_alone(fresh_cove: Cove) -> None:
 def test_progress_on_a_terminal(fresh_cove: Cove) -> None:
     script = subprocess.run(
         ["script", "-qec", f"{cove_command()} system check", "/dev/null"],
-        env=fresh_cove.env, capture_output=True, timeout=60, stdin=subprocess.DEVNULL, check=True,
+        env=fresh_cove.env, capture_output=True, timeout=180, stdin=subprocess.DEVNULL, check=True,
     )  # fmt: skip
     assert b"\rchecking" in script.stdout.replace(b"\x1b[K", b"")
     assert b"nothing was found" in script.stdout

@@ -48,7 +48,7 @@ def box(request: pytest.FixtureRequest, cove: Cove) -> Iterator[str]:
 
 def archive_of(cove: Cove, what: str) -> tarfile.TarFile:
     done = subprocess.run(
-        [cove_path(), "cp", what, "-"], env=cove.env, capture_output=True, check=True, timeout=60
+        [cove_path(), "cp", what, "-"], env=cove.env, capture_output=True, check=True, timeout=180
     )
     return tarfile.open(fileobj=io.BytesIO(done.stdout))
 
@@ -357,12 +357,12 @@ def test_a_reader_that_leaves_or_stops_holds_nothing(cove: Cove) -> None:
         os.close(writer)
         assert os.read(reader, 1)
         cove("start", "slow")  # does not wait for it
-        assert stuck.wait(60) != 0
+        assert stuck.wait(180) != 0
         left = cove.spawn("cp", "slow:/", "-", stderr=subprocess.DEVNULL)
         assert left.stdout is not None
         left.stdout.read(1)
         left.stdout.close()
-        assert left.wait(60) == 141
+        assert left.wait(180) == 141
         cove("rm", "-f", "slow")
     finally:
         os.close(reader)

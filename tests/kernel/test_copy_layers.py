@@ -55,7 +55,7 @@ D /var
 
 def raw(cove: Cove, *words: str, stdin: bytes = b"") -> bytes:
     done = subprocess.run(
-        [front_path(), *words], env=cove.env, input=stdin, capture_output=True, timeout=60
+        [front_path(), *words], env=cove.env, input=stdin, capture_output=True, timeout=180
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -93,7 +93,7 @@ def test_descriptors_that_could_lead_out_are_refused(cove: Cove, path: str, what
     stdin = os.open(path, os.O_RDONLY)
     process = cove.spawn("ps", stdin=stdin)
     os.close(stdin)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
     assert process.returncode == 125
     assert f"cove: cannot use standard input: it is {what}\n" in err.decode()
 
@@ -113,7 +113,7 @@ def test_only_the_owner_may_connect(cove: Cove) -> None:
 
 def test_many_callers_at_once(cove: Cove) -> None:
     processes = [cove.spawn("run", "--rm", "bb", "echo", str(n)) for n in range(40)]
-    outputs = [process.communicate(timeout=60) for process in processes]
+    outputs = [process.communicate(timeout=180) for process in processes]
     found = [
         (*output, process.returncode) for output, process in zip(outputs, processes, strict=True)
     ]

@@ -66,10 +66,10 @@ def test_what_was_run_ahead_is_gone_when_the_order_comes(
         wait_until(lambda: is_there(cove, "early"), "its record is written")
         end = cove.spawn(*verb, "early")
         wait_until(lambda: was_killed(cove, "early"), "it was asked to end")
-    _, err = run.communicate(timeout=60)
+    _, err = run.communicate(timeout=180)
     assert run.returncode in (125, 137), err
     assert b"lost the daemon" not in err, err
-    end.communicate(timeout=60)
+    end.communicate(timeout=180)
     assert cove("ps", "-q").out == ""
 
 
@@ -82,8 +82,8 @@ def test_what_is_asked_before_anybody_is_there(fresh_cove: Cove, verb: tuple[str
         wait_until(lambda: is_there(cove, "early"), "its record is written")
         end = cove.spawn(*verb, "early")
         wait_until(lambda: was_killed(cove, "early"), "it was asked to end")
-    run.communicate(timeout=60)
-    end.communicate(timeout=60)
+    run.communicate(timeout=180)
+    end.communicate(timeout=180)
     assert end.returncode == 0
     assert cove("ps", "-q").out == ""
     if verb != ("rm", "-f"):

@@ -218,7 +218,7 @@ def test_a_million_and_one_entries(cove: Cove) -> None:
             process.stdin.write(block)
     except BrokenPipeError:
         pass
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     assert process.returncode == 1
     assert err.decode().startswith("cove: cannot unpack the archive: "), err
     assert "more than 1000000 entries" in err.decode()
@@ -268,7 +268,7 @@ BIG = Tar().dir("bin").file("bin/big", os.urandom(2 * MIB)).file("end").data()
 def test_a_front_that_is_interrupted(cove: Cove, number: signal.Signals) -> None:
     process = half_sent(cove, BIG)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
     assert process.returncode == (-9 if number == signal.SIGKILL else 130), err
 
 
@@ -278,7 +278,7 @@ def test_a_daemon_killed_while_it_unpacks(fresh_cove: Cove) -> None:
     before = content(cove)
     process = half_sent(cove, BIG)
     cove.kill_daemon()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     assert (process.returncode, out) == (125, b"")
     assert err.endswith(b"cove: lost the daemon\n")
     cove("run", "--rm", "host", "true")
@@ -308,7 +308,7 @@ def test_an_unpacker_that_is_killed(fresh_cove: Cove) -> None:
 
     wait_until(lambda: bool(unpacker()), "the unpacker")
     os.kill(unpacker()[0], signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
     assert process.returncode not in (0, -9), err
     assert b"cove: cannot unpack the archive: " in err
     wait_until(lambda: content(cove) == before, "nothing of it")

@@ -89,7 +89,7 @@ def test_killed_at_any_moment_of_a_start(fresh_cove: Cove, victim: str) -> None:
             all_now = helpers(cove)
             new = [pid for pid in all_now if pid not in known]
             kill_all(all_now if victim == "helpers" else new or all_now[-1:])
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
         said = err.decode()
         assert process.returncode in (0, 125, 137, -9), (step, said)
         assert "bug" not in said and "Traceback" not in said, (step, said)
@@ -114,7 +114,7 @@ def test_a_killed_launcher_is_a_failed_start(fresh_cove: Cove) -> None:
         process = cove.spawn("run", "-d", "bb", "true")
         wait_until(partial(started_or_ended, cove, known, process), "a process, or the end")
         kill_all([pid for pid in processes(cove) if pid not in known])
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=180)
         assert process.returncode in (0, 125), err
     cove("rm", "-f", *cove("ps", "-aq").out.split(), code=None)
     wait_until(lambda: too_much(cove) == [], "all but what is kept ready to go")
@@ -133,7 +133,7 @@ def test_a_killed_first_process_is_the_end_of_the_machine(cove: Cove, settled: N
     for flags in ((), ("--init",)):
         process = cove.spawn("run", "--name", "shot", *flags, "bb", "sleep", "1000")
         os.kill(pid_of(cove, "shot"), signal.SIGKILL)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=180)
         assert (process.returncode, err) == (137, b"cove: killed by SIGKILL\n")
         state = cove.inspect("shot")["State"]
         assert (state["Status"], state["ExitCode"]) == ("exited", 137)
@@ -145,7 +145,7 @@ def test_cove_kill_is_named_in_the_last_line(cove: Cove, settled: None) -> None:
     process = cove.spawn("run", "--name", "ended", "bb", "sleep", "1000")
     pid_of(cove, "ended")
     cove("kill", "ended")
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
     assert (process.returncode, err) == (137, b"cove: killed by SIGKILL (cove kill)\n")
     cove("rm", "ended")
 
@@ -209,7 +209,7 @@ def test_an_exec_into_a_machine_that_is_just_ending(cove: Cove, settled: None) -
             cove,
             "ending",
             lambda: cove("kill", "ending", code=None),
-            lambda: cove("exec", "ending", "echo", "in", code=None, timeout=60),
+            lambda: cove("exec", "ending", "echo", "in", code=None, timeout=180),
         )
         if done.returncode == 0:
             assert done.out == "in\n"
@@ -231,7 +231,7 @@ def test_start_stop_and_removal_that_meet(cove: Cove, settled: None) -> None:
         )
         cove("stop", "-t", "0", "busy")
     one, two = cove.spawn("rm", "-f", "busy"), cove.spawn("rm", "-f", "busy")
-    said = [process.communicate(timeout=60) for process in (one, two)]
+    said = [process.communicate(timeout=180) for process in (one, two)]
     assert any(out == b"busy\n" for out, _ in said), said
     assert b"bug" not in said[0][1] + said[1][1]
     assert cove("ps", "-aq", "--filter", "name=busy").out == ""
@@ -244,7 +244,7 @@ def test_waiting_for_many(cove: Cove, settled: None) -> None:
     waiting = cove.spawn("wait", *names)
     for name in reversed(names):
         cove("kill", name)
-    out, err = waiting.communicate(timeout=60)
+    out, err = waiting.communicate(timeout=180)
     assert out.decode().split() == ["137"] * 20, err
     cove("rm", *names)
 
@@ -270,8 +270,8 @@ def test_a_log_that_is_turned_while_it_is_followed(cove: Cove, settled: None) ->
     flags = ("-d", "-i", "--name", "turns", "--log-opt", "max-size=200k", "--log-opt", "max-file=2")
     cove("run", *flags, "bb", "sh", "-c", script)
     follow = cove.spawn("logs", "-f", "turns")
-    cove.spawn("attach", "turns", stdin=subprocess.PIPE).communicate(b"go\n", timeout=60)
-    out, err = follow.communicate(timeout=60)
+    cove.spawn("attach", "turns", stdin=subprocess.PIPE).communicate(b"go\n", timeout=180)
+    out, err = follow.communicate(timeout=180)
     lines = out.decode().splitlines()
     numbers = [int(line.split()[1]) for line in lines]
     assert all(line.endswith(" of a log") for line in lines)
@@ -307,7 +307,7 @@ def test_two_hundred_fronts_at_once(
     daemon = cove.daemon_pid()
     before = fds_of(daemon)
     for i, process in enumerate(all_runs(200)):
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
         assert (process.returncode, out, err) == (0, f"number {i}\n".encode(), b"")
     assert cove.daemon_pid() == daemon
     wait_until(lambda: cove("ps", "-aq").out == "", "all to be removed")
@@ -322,7 +322,7 @@ def test_two_hundred_interrupted_at_once(
     for process in processes[::2]:
         process.kill()
     for i, process in enumerate(processes):
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
         if i % 2:
             assert (process.returncode, out, err) == (0, f"number {i}\n".encode(), b"")
     wait_until(lambda: cove("ps", "-aq").out == "", "all to be removed")

@@ -158,7 +158,7 @@ def as_nobody(root: Path, program: Path, *words: str) -> Done:
         extra_groups=[],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     return Done(ran.args, ran.returncode, ran.stdout, ran.stderr)
 
@@ -205,7 +205,7 @@ def test_a_first_command_that_is_not_roots(cove: Cove, why: str, said: str) -> N
     if why == "absent":
         env["COVE_ROOT"] = "/tmp/cove-of-nobody"
     words = [sys.executable, "-c", program, "ps"]
-    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=180)
     assert done.returncode == 125
     assert done.stderr.startswith(said)
     assert done.stderr.endswith("  hint: run it with sudo\n")
@@ -254,7 +254,7 @@ def test_two_daemons_on_one_state_directory(cove: Cove) -> None:
     first = cove.daemon_pid()
     words = [sys.executable, "-P", "-m", "cove.daemon", "--root", str(cove.root), "--foreground"]
     env = cove.env | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=180)
     assert done.returncode == 75
     assert done.stderr == (
         f"cove: cannot lock {cove.root}: the daemon with pid {first} has it\n"

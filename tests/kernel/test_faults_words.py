@@ -324,7 +324,7 @@ def wide(words: list[str], env: dict[str, str], cove: Cove) -> subprocess.Comple
         env=cove.env | env,
         preexec_fn=unlimited,
         capture_output=True,
-        timeout=60,
+        timeout=180,
     )
 
 
@@ -376,7 +376,7 @@ def test_descriptors_that_are_closed_or_full(cove: Cove) -> None:
 
     def shell(script: str) -> subprocess.CompletedProcess[str]:
         words = ["bash", "-c", script.replace("cove", str(front))]
-        return subprocess.run(words, env=cove.env, capture_output=True, text=True, timeout=60)
+        return subprocess.run(words, env=cove.env, capture_output=True, text=True, timeout=180)
 
     done = shell("cove run --rm -i bb sh -c 'cat; exit 4' <&-")
     assert (done.returncode, done.stdout, done.stderr) == (4, "", "")
@@ -403,7 +403,7 @@ def test_a_socket_as_standard_output(cove: Cove) -> None:
     theirs.close()
     with ours:
         assert ours.makefile("rb").read() == b"by socket\n"
-    assert process.wait(60) == 0
+    assert process.wait(180) == 0
     process.communicate()
 
 
@@ -415,7 +415,7 @@ def test_a_full_disk_under_standard_output(cove: Cove, tmp_path: Path) -> None:
         with open(place / "out", "wb") as out:
             words = ("sh", "-c", "head -c 1000000 /dev/zero || exit 6")
             process = cove.spawn("run", "--rm", "bb", *words, stdout=out)
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=180)
         assert process.returncode == 125, err
         assert err.decode().startswith("cove: cannot write the output: no space left on device")
     finally:

@@ -98,7 +98,7 @@ def test_a_program_that_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         forker = Forker(RESTART, environment={})
         try:  # whether it has ended already or is about to is a matter of luck
             with forker.fork() as monitor:
-                monitor.settimeout(10)
+                monitor.settimeout(120)
                 assert receive(monitor) is None, "nobody is there"
         except HostError as error:
             assert error.message == "cannot start a monitor: the forker ends at once"

@@ -61,7 +61,7 @@ def test_a_commit_without_room(full: Cove) -> None:
 def test_an_export_without_room(full: Cove) -> None:
     with (full.root.parent / "exported").open("wb") as out:
         child = full.spawn("export", "web", stdout=out)
-        _, err = child.communicate(timeout=60)
+        _, err = child.communicate(timeout=180)
     assert child.returncode == 1, err
     assert err == b"cove: cannot export web: cannot write it: no space left on device\n"
     os.unlink(full.root.parent / "exported")

@@ -32,7 +32,7 @@ def test_a_kernel_is_whole_or_was_never_there(
             assert line, "it ended before its time"
         fresh_cove.kill_daemon()
         adding.stderr.read()
-        adding.wait(60)
+        adding.wait(180)
     names = fresh_cove("kernel", "ls", "-q").out.split()
     assert "before" in names and set(names) <= {"before", "new"}
     for name in names:

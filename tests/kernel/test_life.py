@@ -35,7 +35,7 @@ def wait_for_output(cove: Cove, name: str, text: str) -> None:
     assert process.stdout is not None
     seen = b""
     while text.encode() not in seen:
-        ready, _, _ = select.select([process.stdout], [], [], 60)
+        ready, _, _ = select.select([process.stdout], [], [], 180)
         assert ready, f"{name} did not say {text!r}, but {seen!r}"
         data = os.read(process.stdout.fileno(), 4096)
         assert data, f"{name} ended without {text!r}: {seen!r}"
@@ -99,7 +99,7 @@ def test_wait_for_an_ephemeral_machine(cove: Cove) -> None:
     cove("run", "-d", "--rm", "--name", "brief", "bb", "sleep", "1000")
     waiter = cove.spawn("wait", "brief")
     cove("kill", "brief")
-    out, _ = waiter.communicate(timeout=60)
+    out, _ = waiter.communicate(timeout=180)
     assert out in (b"137\n", b"")
     assert cove("ps", "-aq", "--filter", "name=brief").out == ""
 
@@ -173,13 +173,13 @@ def test_leaving_by_the_detach_keys(cove: Cove, verb: str, code: int) -> None:
                     os.write(master, b"here\n")
             assert b"got here" in heard
             os.write(master, b"\x10\x11")
-            while select.select([master], [], [], 60)[0]:
+            while select.select([master], [], [], 180)[0]:
                 try:
                     os.read(master, 4096)
                 except OSError:
                     break
             os.close(master)
-            assert front.wait(60) == code
+            assert front.wait(180) == code
         assert cove.inspect("left")["State"]["Running"]
 
 
@@ -202,7 +202,7 @@ def test_processes_of_exec_end_with_the_machine(cove: Cove) -> None:
         process = cove.spawn("exec", "mother", "sh", "-c", "echo on; sleep 1000")
         assert process.stdout is not None and process.stdout.readline() == b"on\n"
         cove("kill", "mother")
-        process.communicate(timeout=60)
+        process.communicate(timeout=180)
         assert process.returncode == 137
 
 
@@ -245,7 +245,7 @@ def test_the_log_is_capped(cove: Cove) -> None:
 def test_attach_gives_output_and_exit_code(cove: Cove) -> None:
     with detached(cove, "talks", "sh", "-c", "read x; echo got $x; exit 3", flags=("-i",)):
         process = cove.spawn("attach", "talks", stdin=-1)
-        out, _ = process.communicate(b"hello\n", timeout=60)
+        out, _ = process.communicate(b"hello\n", timeout=180)
         assert (out, process.returncode) == (b"got hello\n", 3)
 
 
@@ -253,7 +253,7 @@ def test_signals_go_to_the_machine(cove: Cove) -> None:
     process = cove.spawn("run", "--rm", "bb", "sh", "-c", SERVE)
     assert process.stdout is not None and process.stdout.readline() == b"up\n"
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=180)
     assert (out, process.returncode) == (b"got term\n", 5)
 
 
@@ -266,7 +266,7 @@ def test_interrupting_a_command_that_waits(cove: Cove, verb: str) -> None:
         if verb == "logs":
             assert process.stdout is not None and process.stdout.readline() == b"up\n"
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=180)
         assert process.returncode in (130, -signal.SIGINT)
 
 

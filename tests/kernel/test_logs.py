@@ -28,7 +28,7 @@ def machine(cove: Cove, name: str, *words: str, flags: tuple[str, ...] = ()) -> 
 
 def said(cove: Cove, *words: str) -> tuple[bytes, bytes]:
     """Output as bytes: a log is not text."""
-    return cove.spawn("logs", *words).communicate(timeout=60)
+    return cove.spawn("logs", *words).communicate(timeout=180)
 
 
 def log_options(size: str, files: int) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ def test_no_log(cove: Cove) -> None:
         attached.stdin.flush()
         assert attached.stdout.read(300004) == b"\0" * 300000 + b"end\n"
         assert log_files(cove, "mute") in ({}, {"log": 0})
-        attached.communicate(b"go\n", timeout=60)
+        attached.communicate(b"go\n", timeout=180)
         assert cove.inspect("mute")["HostConfig"]["LogConfig"] == {"Type": "none", "Config": {}}
         assert cove("wait", "mute").out == "0\n"
 
@@ -139,7 +139,7 @@ def test_a_terminal_is_one_stream(cove: Cove) -> None:
 def test_times_stand_where_lines_begin(cove: Cove) -> None:
     script = r"printf 'a\rb'; read x; printf ' still a\nnext\n'; echo err >&2; printf 'open'"
     with machine(cove, "stamps", "sh", "-c", script, flags=("-i",)):
-        cove.spawn("attach", "stamps", stdin=subprocess.PIPE).communicate(b"x\n", timeout=60)
+        cove.spawn("attach", "stamps", stdin=subprocess.PIPE).communicate(b"x\n", timeout=180)
         out, err = said(cove, "-t", "stamps")
         stamp = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z "
         pattern = stamp + rb"a\rb still a\n" + stamp + rb"next\n" + stamp + rb"open"
@@ -158,7 +158,7 @@ def test_since_and_until(cove: Cove) -> None:
             attached.stdin.write(b"x\n")
             attached.stdin.flush()
             wait_until(lambda text=line: text in said(cove, "moments")[0])  # type: ignore[misc]
-        attached.communicate(timeout=60)
+        attached.communicate(timeout=180)
         stamps = [line.split()[0] for line in said(cove, "-t", "moments")[0].decode().splitlines()]
         assert said(cove, "--since", stamps[1], "moments")[0] == b"2\n3\n"
         assert said(cove, "--until", stamps[1], "moments")[0] == b"1\n2\n"
@@ -189,11 +189,11 @@ def test_a_follower_loses_nothing_across_rotations(cove: Cove) -> None:
     with machine(cove, "long", "sh", "-c", script, flags=flags):
         first = cove.spawn("logs", "-f", "long")
         cove.spawn("attach", "long", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL).communicate(
-            b"go\n", timeout=60
+            b"go\n", timeout=180
         )
         later = cove.spawn("logs", "-f", "long")
         for follower in (first, later):
-            out, err = follower.communicate(timeout=60)
+            out, err = follower.communicate(timeout=180)
             assert numbers(out) == list(range(40000))
             assert err == b""
         assert len(log_files(cove, "long")) > 10
@@ -208,7 +208,7 @@ def test_following_goes_on_over_a_restart(cove: Cove) -> None:
         assert follower.stdout.readline() == b"down\n"
         assert follower.stdout.readline() == b"up\n"
         cove("stop", "phoenix")
-        assert follower.communicate(timeout=60)[0] == b"down\n"
+        assert follower.communicate(timeout=180)[0] == b"down\n"
         assert follower.returncode == 0
 
 
@@ -227,7 +227,7 @@ def test_a_reader_that_stops_reading_holds_nothing_up(fresh_cove: Cove) -> None:
             b"go\n", timeout=120
         )
         assert cove("wait", "flood", timeout=120).out == "0\n"
-        assert reader.communicate(timeout=60)[1] == b""
+        assert reader.communicate(timeout=180)[1] == b""
         assert said(cove, "-n", "1", "flood")[0] == b"done\n"
         assert rss(daemon) - before < 24 << 20
         assert stuck.poll() is None
@@ -240,7 +240,7 @@ def test_two_hundred_followers(cove: Cove) -> None:
         followers = [cove.spawn("logs", "-f", "star") for _ in range(200)]
         for follower in followers:
             assert follower.stdout is not None and follower.stdout.readline() == b"a\n"
-        cove.spawn("attach", "star", stdin=subprocess.PIPE).communicate(b"x\n", timeout=60)
+        cove.spawn("attach", "star", stdin=subprocess.PIPE).communicate(b"x\n", timeout=180)
         for follower in followers:
-            assert follower.communicate(timeout=60) == (b"b\n", b"")
+            assert follower.communicate(timeout=180) == (b"b\n", b"")
         assert os.path.exists(cove.root / "run/front.sock")

@@ -69,7 +69,7 @@ class Store:
             capture_output=True,
             text=True,
             pass_fds=tuple(fds.values()),
-            timeout=30,
+            timeout=120,
         )
 
     def out(self, *command: str, fds: dict[str, int] | None = None, **parts: Any) -> str:
@@ -432,7 +432,7 @@ def _running(store: Store, plan: Plan) -> Iterator[int]:
         (child,) = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
         yield int(child)
         run.stdin.close()
-        assert run.wait(timeout=60) == 0
+        assert run.wait(timeout=180) == 0
 
 
 def test_exec_joins_the_machine(store: Store) -> None:

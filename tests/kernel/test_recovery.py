@@ -26,7 +26,7 @@ def test_machines_outlive_the_daemon(fresh_cove: Cove) -> None:
     assert {k: after[k] for k in ("Status", "Pid")} == {k: before[k] for k in ("Status", "Pid")}
     assert cove("exec", "lives", "cat", "/proc/1/comm").out == "sh\n"
     process = cove.spawn("attach", "lives", stdin=-1)
-    out, _ = process.communicate(b"kill\n", timeout=60)
+    out, _ = process.communicate(b"kill\n", timeout=180)
     assert (out, process.returncode) == (b"after kill\n", 6)
     assert cove("logs", "lives").out == "before\nafter kill\n"
     assert cove.inspect("lives")["State"]["ExitCode"] == 6
@@ -39,7 +39,7 @@ def test_a_foreground_session_outlives_the_daemon(fresh_cove: Cove) -> None:
     )
     assert process.stdout is not None and process.stdout.readline() == b"up\n"
     cove.kill_daemon()
-    process.communicate(b"9\n", timeout=60)
+    process.communicate(b"9\n", timeout=180)
     assert process.returncode == 9
     wait_until(lambda: cove("ps", "-aq").out == "", "the ephemeral machine to be removed")
 

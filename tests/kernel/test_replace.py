@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.driver import ROOT, Cove, front_path, wait_until
+from tests.driver import ROOT, SPAWNED, Cove, front_path, wait_until
 
 
 class Installed(Cove):
@@ -23,11 +23,15 @@ class Installed(Cove):
 
     def spawn(self, *words: str, **options: object) -> subprocess.Popen[bytes]:
         options = {"stdin": subprocess.DEVNULL, "stdout": -1, "stderr": -1} | options
-        return subprocess.Popen([str(self.front), *words], env=self.env, **options)  # type: ignore[call-overload,no-any-return]
+        process: subprocess.Popen[bytes] = subprocess.Popen(
+            [str(self.front), *words], env=self.env, **options
+        )  # type: ignore[call-overload]
+        SPAWNED.add(process)
+        return process
 
     def run(self, *words: str) -> str:
         process = self.spawn(*words)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
         assert process.returncode == 0, err.decode()
         return str(out.decode())
 
@@ -94,7 +98,7 @@ def test_everything_goes_on(fresh_cove: Cove, newer: Installed) -> None:
 
     assert set(newer.run("ps", "--format", "{{.Names}}").split()) == {"counts", "talks"}
     assert newer.daemon_pid() != old
-    assert select.select([left], [], [], 60)[0]
+    assert select.select([left], [], [], 180)[0]
     os.close(left)
     assert version_of(cove) == "99.1.0"
     assert newer.run("version", "--format", "{{.Server.Version}}") == "99.1.0\n"
@@ -104,13 +108,13 @@ def test_everything_goes_on(fresh_cove: Cove, newer: Installed) -> None:
     assert cove("exec", "counts", "echo", "hi").out == "hi\n"
     assert version_of(cove) == "99.1.0"
     for process, word in ((session, b"after\n"), (extra, b"too\n")):
-        out, err = process.communicate(word, timeout=60)
+        out, err = process.communicate(word, timeout=180)
         assert (out, err, process.returncode) == (word, b"", 0)
 
     cove("stop", "-t", "0", "counts")
     whole = cove("logs", "counts").out.encode()
     for process, first in ((follower, 1), (stamped, 1), (late, None)):
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
         assert (err, process.returncode) == (b"", 0)
         lines = out.splitlines()
         if process is stamped:
@@ -130,8 +134,8 @@ def test_a_command_in_flight_ends_where_it_began(fresh_cove: Cove, newer: Instal
     wait_until(lambda: "TERM" in str(cove.inspect("stubborn")) or stop.poll() is None)
     assert newer.run("ps", "-aq").strip()
     assert newer.daemon_pid() != old
-    assert stop.communicate(timeout=60) == (b"stubborn\n", b"") and stop.returncode == 0
-    assert events.communicate(timeout=60) == (b"137\n", b"")
+    assert stop.communicate(timeout=180) == (b"stubborn\n", b"") and stop.returncode == 0
+    assert events.communicate(timeout=180) == (b"137\n", b"")
 
 
 def test_many_newer_fronts_at_once(fresh_cove: Cove, newer: Installed) -> None:
@@ -139,7 +143,7 @@ def test_many_newer_fronts_at_once(fresh_cove: Cove, newer: Installed) -> None:
     fronts = [newer.spawn("run", "--rm", "bb", "echo", str(i)) for i in range(12)]
     fronts += [fresh_cove.spawn("run", "--rm", "bb", "echo", str(i)) for i in range(12)]
     for i, front in enumerate(fronts):
-        out, err = front.communicate(timeout=60)
+        out, err = front.communicate(timeout=180)
         assert (out, err, front.returncode) == (f"{i % 12}\n".encode(), b"", 0)
     assert fresh_cove.daemon_pid() != old and version_of(fresh_cove) == "99.1.0"
 

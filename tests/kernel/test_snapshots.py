@@ -342,7 +342,7 @@ def test_a_visitor_does_not_hold_a_stopped_machine(origin: Cove) -> None:
     assert reader.stdout is not None
     os.read(reader.stdout.fileno(), 1)
     origin("snapshot", "create", NAME)
-    reader.communicate(timeout=60)
+    reader.communicate(timeout=180)
     origin("restore", NAME)
 
 

@@ -22,7 +22,7 @@ from cove.engine.slots import READY
 from cove.errors import CoveError
 from cove.plan.ops import Chdir, Plan
 from cove.spec.machine import Limits, MachineSpec, Mount
-from tests.driver import ROOT, Cove, wait_until
+from tests.driver import ROOT, Cove, wait_end, wait_until
 from tests.kernel.conftest import open_engine
 
 STRIDE = int(os.environ.get("COVE_WALK", "3").replace("all", "1"))
@@ -39,6 +39,8 @@ class Crashing:
     def __init__(
         self, cove: Cove, last: int, report: Path, verb: str = "cove.engine.machines.life:run"
     ) -> None:
+        self.report = report
+        report.unlink(missing_ok=True)
         reader, writer = os.pipe()
         words = [sys.executable, "-P", str(ROOT / "tests/kernel/crashing.py"), str(last)]
         words += [str(report), verb, "--root", str(cove.root), "--ready-fd", str(writer)]
@@ -50,14 +52,17 @@ class Crashing:
         assert answer == b"\0", answer.decode()
 
     def died(self) -> bool:
-        """Whether it met its end; one that went on to idle is ended in order."""
+        """Whether it met its end, also in what the command left to be done; one that went on to
+        idle is ended in order.
+        """
         fd = os.pidfd_open(self.process.pid)
-        ended = bool(select.select([fd], [], [], 0.4)[0])
-        os.close(fd)
-        if not ended:
+        select.select([fd], [], [], 0.4)
+        met = self.report.exists()
+        if not met:
             self.process.terminate()
-        self.process.wait(60)
-        return ended
+        wait_end(fd)
+        self.process.wait()
+        return met
 
 
 @pytest.mark.timeout(600)
@@ -162,7 +167,7 @@ def test_any_op_may_fail(engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def settle(engine: Engine) -> None:
     """Wait until every machine is put away."""
-    assert engine.home.events.wait_until(lambda: not engine.home.lives, timeout=60)
+    assert engine.home.events.wait_until(lambda: not engine.home.lives, timeout=180)
     engine.home.worker.settle()
     engine.home.remover.wait_idle(60)
 

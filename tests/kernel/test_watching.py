@@ -191,7 +191,7 @@ def test_stats_while_machines_come_and_go(cove: Cove) -> None:
         with running(cove, name):
             assert heard(process.stdout.fileno(), name)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=180)
     assert process.returncode == 130  # as Docker's
     assert cove("ps").out  # and nobody else has noticed
 
@@ -199,7 +199,7 @@ def test_stats_while_machines_come_and_go(cove: Cove) -> None:
 def heard(fd: int, text: str) -> bool:
     seen = ""
     while text not in seen:
-        if not select.select([fd], [], [], 60)[0]:
+        if not select.select([fd], [], [], 180)[0]:
             return False
         data = os.read(fd, 65536)
         if not data:
@@ -215,7 +215,7 @@ def test_stats_on_a_terminal_are_drawn_in_place(cove: Cove) -> None:
         os.close(slave)
         assert heard(master, "\x1b[2J\x1b[HMACHINE ID") and heard(master, "\x1b[J\x1b[H")
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        process.wait(180)
         os.close(master)
 
 
@@ -223,7 +223,7 @@ def test_stats_end_with_the_last_machine_named(cove: Cove) -> None:
     with running(cove, "stats-9"):
         process = cove.spawn("stats", "--format", "{{.Name}}", "stats-9")
         assert process.stdout is not None and heard(process.stdout.fileno(), "stats-9")
-    process.communicate(timeout=60)
+    process.communicate(timeout=180)
     assert process.returncode == 0
 
 
@@ -325,7 +325,7 @@ def test_live_events_until_an_interrupt(cove: Cove) -> None:
         with running(cove, name):
             assert heard(process.stdout.fileno(), f"name={name}")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=180)
     assert process.returncode == 130
 
 

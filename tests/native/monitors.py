@@ -29,7 +29,7 @@ ATTACH_HEAD = struct.Struct("<IIHHII")
 RECORD = struct.Struct("<IIIIQQ")
 REPORT = struct.Struct("<IIi108s")
 LOG_HEAD = struct.Struct("<QIBB2x")
-PATIENCE = 20.0
+PATIENCE = 180.0
 
 FORK_ONLY: list[Op] = [("clone3", 0, "-")]
 

@@ -22,7 +22,7 @@ RELAY_STDIN, RAW, FORWARD_SIGNALS, RELAY_STDOUT, RELAY_STDERR = 1, 2, 4, 8, 16
 
 HEAD = struct.Struct("<IiII")
 REQUEST_HEAD = struct.Struct("<IIIIHH")
-PATIENCE = 10.0
+PATIENCE = 180.0
 
 
 @dataclass(frozen=True)

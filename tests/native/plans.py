@@ -87,7 +87,7 @@ class Launcher:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             pass_fds=tuple(fd for fd in (fds or {}).values() if fd >= 0),
-            timeout=30,
+            timeout=120,
             check=False,
         )
         return Done(done.returncode, done.stdout.decode(), done.stderr.decode())

@@ -18,7 +18,7 @@ OPAQUE = "trusted.overlay.opaque"
 def copy(program: Path, staging: Path, part: str, mode: str, *sources: Path) -> None:
     staging.mkdir(exist_ok=True)
     words = [program, "copy", staging, part, mode, *sources]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=180)
     assert (done.returncode, done.stderr) == (0, ""), done
 
 
@@ -134,6 +134,6 @@ def test_what_another_kernel_wrote_is_refused(init_binary: Path, tmp_path: Path)
     os.setxattr(tmp_path / "up/d", "trusted.overlay.redirect", b"x")
     (tmp_path / "s").mkdir()
     words = [init_binary, "copy", tmp_path / "s", "fs", "whole", tmp_path / "up"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=180)
     assert done.returncode == 5
     assert "as a redirection" in done.stderr

@@ -29,7 +29,7 @@ def decoder(init_binary: Path, tmp_path: Path) -> Launcher:
 
 def decode(decoder: Launcher, host: Part, machine: Part) -> str:
     command = [str(decoder.binary), "decode", *decoder.write(host, machine)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == (0 if done.stderr == "ok\n" else 1), done
     return done.stderr.rstrip("\n")
 
@@ -242,7 +242,7 @@ def test_fuzz(sanitized_binary: Path, tmp_path: Path) -> None:
             [sanitized_binary, "decode", *paths],
             capture_output=True,
             env=environment,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert done.returncode in (0, 1), done.stderr.decode(errors="replace")[-4000:]

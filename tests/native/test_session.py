@@ -61,7 +61,7 @@ class Foreground:
     thread: threading.Thread
 
     def code(self) -> int:
-        self.thread.join(10)
+        self.thread.join(120)
         return self.codes[0]
 
 
@@ -78,7 +78,7 @@ def foreground(kind: int, received: bytes = b"") -> Iterator[Foreground]:
         yield Foreground(connection, caller, pipes[0][1], pipes[1][0], pipes[2][0], codes, thread)
     finally:
         connection.close()
-        thread.join(10)
+        thread.join(120)
         ours.close()
         for fd in {fd for pair in pipes for fd in pair}:
             os.close(fd)

@@ -98,7 +98,7 @@ class Running:
     process: subprocess.Popen[str]
 
     def end(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=20)
+        out, err = self.process.communicate(timeout=120)
         return self.process.returncode, out, err
 
 

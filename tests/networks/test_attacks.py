@@ -101,7 +101,7 @@ def spoof(cove: Cove, gateway: str, victim: str, mac: str, attacker: str) -> set
     assert sniffer.stdout is not None
     assert sniffer.stdout.readline() == b"ready\n"
     python(cove, "attacker", SPOOF, victim, mac, attacker)
-    seen, _ = sniffer.communicate(timeout=60)
+    seen, _ = sniffer.communicate(timeout=180)
     return set(seen.decode().splitlines())
 
 
@@ -125,7 +125,7 @@ os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 gateway = sys.argv[1]
 def honest(number):
     icmp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
-    icmp.settimeout(20)
+    icmp.settimeout(120)
     icmp.sendto(struct.pack("!BBHHH", 8, 0, 0, 0, number), (gateway, 0))
     icmp.recv(100)
 honest(1)

@@ -295,7 +295,7 @@ def test_a_daemon_that_does_not_answer_can_be_left(cove: Cove, tmp_path: Path) -
         child = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
         conn, _ = listener.accept()
         with conn:
-            select.select([conn], [], [], 60)
+            select.select([conn], [], [], 180)
             child.send_signal(signal.SIGINT)
             assert child.stderr
             assert "KeyboardInterrupt" in child.stderr.read()
@@ -354,7 +354,7 @@ def test_a_daemon_that_makes_way_costs_nobody_a_run(fresh_cove: Cove) -> None:
         pid = fresh_cove.daemon_pid()
         fd = os.pidfd_open(pid)
         os.kill(pid, signal.SIGHUP)
-        select.select([fd], [], [], 60)
+        select.select([fd], [], [], 180)
         os.close(fd)
         wait_until(lambda: client.run("bb", ["true"]).ok, "the next daemon")
     over.set()

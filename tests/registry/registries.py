@@ -412,7 +412,7 @@ def stall(event: threading.Event, at: int = 10) -> Fault:
         request.end_headers()
         request.wfile.write(data[:at])
         request.wfile.flush()
-        event.wait(60)
+        event.wait(180)
         request.close_connection = True
         return True
 

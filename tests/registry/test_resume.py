@@ -242,7 +242,7 @@ def test_prune_beside_a_pull(store: Store, fake: Fake, image: FakeImage, everyth
     leftovers.expire(store, time.time() + 1e6)
     assert len(store.layers()) == 3 and store.leftovers()
     event.set()
-    thread.join(30)
+    thread.join(120)
     assert results and [fake.count(name) for name in names(image)[:3]] == [1, 1, 1]
     assert blob_requests(fake, names(image)[3]) == ["", f"bytes={KEPT}-"]
     assert len(catalog.layer_keys(store, catalog.resolve(store, reference))) == 4
@@ -293,7 +293,7 @@ def test_interrupted(fresh: Cove, fake: Fake, bb: FakeImage, web: str) -> None:
         wait_until(lambda before=before: fake.count(last(bb)) > before)  # type: ignore[misc]
         wait_until(lambda at=at: list(parts(fresh.root).values()) == [at])  # type: ignore[misc]
         child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=60)
+        _, err = child.communicate(timeout=180)
         assert child.returncode == 130, err
         wait_until(lambda: os.listdir(fresh.root / "tmp") == [])
         if not turn:
@@ -330,7 +330,7 @@ def test_a_killed_daemon(fresh: Cove, fake: Fake, bb: FakeImage, web: str, where
         wait_until(lambda: parts(fresh.root).get(partial_name(ends[where])) == 300_000)
         wait_until(lambda: four_layers(fresh))
     fresh.kill_daemon()
-    child.communicate(timeout=60)
+    child.communicate(timeout=180)
     event.set()
     fresh("ps")
     wait_until(lambda: os.listdir(fresh.root / "tmp") == [])
@@ -359,7 +359,7 @@ def test_a_prune_through_the_command(fresh: Cove, fake: Fake, bb: FakeImage, web
     wait_until(lambda: four_layers(fresh))
     assert fresh("system", "prune", "-af").out == "Total reclaimed space: 0B\n"
     child.send_signal(signal.SIGINT)
-    child.communicate(timeout=60)
+    child.communicate(timeout=180)
     event.set()
     # The pull goes on in the daemon for a moment after its caller has left.
     wait_until(lambda: not list(fresh.root.glob("tmp/layer-*")), "its end")
@@ -380,7 +380,7 @@ def rest_stalls(event: threading.Event, count: int):  # type: ignore[no-untyped-
         request.end_headers()
         request.wfile.write(data[begin : begin + count])
         request.wfile.flush()
-        event.wait(60)
+        event.wait(180)
         request.close_connection = True
         return True
 

@@ -196,7 +196,7 @@ def test_two_at_once(fresh: Cove, fake: Fake, bb: FakeImage, web: str) -> None:
     fresh("ps")
     both = [fresh.spawn("pull", web) for _ in range(2)]
     for one in both:
-        out, err = one.communicate(timeout=60)
+        out, err = one.communicate(timeout=180)
         assert one.returncode == 0, err
         assert b"Status: " in out
     for layer in bb.document["layers"]:
@@ -211,13 +211,13 @@ def test_bars_on_a_terminal(fresh: Cove, web: str, bb: FakeImage) -> None:
     os.close(slave)
     shown = b""
     try:
-        while select.select([master], [], [], 60)[0]:
+        while select.select([master], [], [], 180)[0]:
             shown += os.read(master, 65536)
     except OSError:  # the other end is closed
         pass
     finally:
         os.close(master)
-    assert child.wait(60) == 0
+    assert child.wait(180) == 0
     child.stdout, child.stderr = None, None
     for layer in bb.document["layers"]:
         assert layer["digest"][7:19].encode() + b": pull complete" in shown

@@ -53,7 +53,7 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., Client]]:
 
     yield serve
     for thread in threads:
-        thread.join(5)
+        thread.join(120)
     listener.close()
 
 

@@ -44,7 +44,7 @@ class Control:
 
     def _line(self) -> dict[str, Any]:
         while b"\n" not in self._rest:
-            assert select.select([self._sock], [], [], 60)[0], "QEMU does not answer"
+            assert select.select([self._sock], [], [], 180)[0], "QEMU does not answer"
             self._rest += self._sock.recv(1 << 16)
         line, _, self._rest = self._rest.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)

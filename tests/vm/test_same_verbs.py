@@ -162,7 +162,7 @@ class Terminal:
         with contextlib.suppress(OSError):
             while data := os.read(self.ours, 4096):
                 self.heard += data
-        return self.child.wait(60)
+        return self.child.wait(180)
 
     def close(self) -> None:
         self.child.kill()
@@ -248,7 +248,7 @@ def test_kill_wait_and_start_again(cove: Cove, isolation: str) -> None:
         one.exec("sh", "-c", "echo kept > /kept")
         waiting = cove.spawn("wait", one.id)
         cove("kill", one.id)
-        assert waiting.communicate(timeout=60)[0] == b"137\n"
+        assert waiting.communicate(timeout=180)[0] == b"137\n"
         assert one.state()["Cause"] == "killed by SIGKILL (cove kill)"
         cove("start", one.id)
         assert one.exec("cat", "/kept") == "kept\n"
@@ -383,7 +383,7 @@ def test_diff_export_and_commit(cove: Cove, isolation: str) -> None:
         assert {"C /etc", "A /etc/new", "D /etc/group", "C /etc/passwd"} <= set(changes)
         assert not any("proc" in line or "/dev/" in line for line in changes)
         ran = subprocess.run(
-            [front_path(), "export", one.id], env=cove.env, capture_output=True, timeout=60,
+            [front_path(), "export", one.id], env=cove.env, capture_output=True, timeout=180,
             check=True,
         )  # fmt: skip
         with tarfile.open(fileobj=io.BytesIO(ran.stdout)) as tar:

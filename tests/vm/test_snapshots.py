@@ -218,7 +218,7 @@ def test_an_exec_goes_on_here_and_its_process_in_the_fork(cove: Cove) -> None:
     talk.stdin.flush()
     assert talk.stdout.readline() == b"two\n"
     talk.stdin.close()
-    assert talk.wait(60) == 0
+    assert talk.wait(180) == 0
     talk.stdout.close()
     assert talk.stderr is not None
     talk.stderr.close()

@@ -124,7 +124,7 @@ def test_an_emulator_killed_in_the_middle_is_an_error_and_leaves_nothing(
     started = lambda: bool(list(cove.root.glob("tmp/snapshot-*")))  # noqa: E731
     wait_until(lambda: started() or making.poll() is not None)
     kill_process(emulator)
-    making.communicate(timeout=30)
+    making.communicate(timeout=120)
     cove("wait", NAME)
     made = cove("snapshot", "ls", "-q").out
     assert made == ("kept\n" if making.returncode == 0 else "")

@@ -60,7 +60,7 @@ def test_diff_export_and_commit(cove: Cove) -> None:
         found = set(cove("diff", "changed").out.splitlines())
         assert found == {"A /d", "A /d/one", "A /d/out", "C /etc", "D /etc/group", "C /etc/passwd"}
         ran = subprocess.run(
-            [front_path(), "export", "changed"], env=cove.env, capture_output=True, timeout=60,
+            [front_path(), "export", "changed"], env=cove.env, capture_output=True, timeout=180,
             check=True,
         )  # fmt: skip
         with tarfile.open(fileobj=io.BytesIO(ran.stdout)) as tar:
@@ -99,7 +99,7 @@ def test_a_start_ends_whoever_reads(cove: Cove) -> None:
         assert reader.stdout is not None and reader.stdout.read(1000)
         cove("start", "wanted")
         reader.stdout.read()
-        _, err = reader.communicate(timeout=60)
+        _, err = reader.communicate(timeout=180)
         assert reader.returncode == 1
         assert b"the machine was started or removed meanwhile" in err
         assert cove("exec", "wanted", "stat", "-c", "%s", "/big").out == "8000000\n"
@@ -112,7 +112,7 @@ def test_a_daemon_killed_in_the_middle_costs_nothing(cove: Cove, tmp_path: Path)
         reader = cove.spawn("export", "robust")
         assert reader.stdout is not None and reader.stdout.read(1000)
         cove.kill_daemon()
-        reader.communicate(timeout=60)
+        reader.communicate(timeout=180)
         assert cove("start", "-a", "robust").out == "kept\n"
         assert text_of(cove, "robust:/in", tmp_path) == "kept\n"
     wait_until(lambda: cove("system", "check", code=None).returncode == 0, "nothing is left")
