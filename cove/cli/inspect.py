@@ -25,6 +25,7 @@ from cove.oci.reference import familiar
 from cove.planner.paths import MASKED, READONLY
 from cove.spec.flags import Flag
 from cove.spec.machine import MachineSpec, Mount, connections_of
+from cove.spec.network import Connection
 from cove.store.records import Endpoint, MachineRecord
 
 # ---- a machine ----
@@ -236,7 +237,7 @@ def _networks(record: MachineRecord) -> Record:
     """The places it has while it runs; those that it asks for otherwise."""
     held = {endpoint.name: _network(endpoint) for endpoint in record.endpoints}
     first = next(iter(held.values()), _network(None))
-    names = [wish.network for wish in connections_of(record.spec)] or [record.spec.network]
+    wishes = connections_of(record.spec) or (Connection(record.spec.network),)
     same = ("EndpointID", "Gateway", "IPAddress", "IPPrefixLen", "MacAddress", "IPv6Gateway",
             "GlobalIPv6Address", "GlobalIPv6PrefixLen")  # fmt: skip
     return Record(
@@ -244,14 +245,15 @@ def _networks(record: MachineRecord) -> Record:
         LinkLocalIPv6Address="", LinkLocalIPv6PrefixLen=0,
         SecondaryIPAddresses=NoList(), SecondaryIPv6Addresses=NoList(),
         **{name: first[name] for name in same},
-        Networks=held or {name: _network(None) for name in names},
+        Networks=held or {wish.network: _network(None, wish.aliases) for wish in wishes},
     )  # fmt: skip
 
 
-def _network(endpoint: Endpoint | None) -> Record:
+def _network(endpoint: Endpoint | None, aliases: tuple[str, ...] = ()) -> Record:
+    aliases = endpoint.aliases if endpoint else aliases
     address, _, bits = endpoint.address.partition("/") if endpoint else ("", "", "0")
     return Record(
-        IPAMConfig=None, Links=NoList(), Aliases=NoList(), DriverOpts=NoMap(),
+        IPAMConfig=None, Links=NoList(), Aliases=list(aliases) or NoList(), DriverOpts=NoMap(),
         MacAddress=endpoint.mac if endpoint else "",
         NetworkID=endpoint.network if endpoint else "", EndpointID="",
         Gateway=endpoint.gateway if endpoint else "", IPAddress=address, IPPrefixLen=int(bits),

@@ -130,6 +130,7 @@ def document(network: calls.Network) -> Record:
             MacAddress=member.endpoint.mac,
             IPv4Address=member.endpoint.address,
             IPv6Address="",
+            Aliases=list(member.endpoint.aliases),
         )
         for member in network.members
     }
@@ -192,7 +193,9 @@ def pruned_text(names: Sequence[str]) -> str:
 def connect(typed: Typed, terminal: Terminal, client: Client) -> int:
     network, machine = typed.words
     client.network_connect(
-        calls.NetworkConnect(network, machine, typed.text("ip"), typed.text("mac"))
+        calls.NetworkConnect(
+            network, machine, typed.text("ip"), typed.text("mac"), typed.values.get("aliases", ())
+        )
     )
     return 0
 
@@ -215,7 +218,6 @@ FORCE = Flag("force", "force", "Do not ask", "f")
 FILTER = Flag("filter", "filter", "Only what matches", "f", "FILTER", filters.parse_filter,
               repeat=True)  # fmt: skip
 NO_IPV6 = ("cove has no IPv6 networks yet", True)
-NO_NAMES = ("names are not resolved on cove's networks yet", True)
 
 CREATE = Command(
     "create",
@@ -295,6 +297,15 @@ CONNECT = Command(
     flags=(
         Flag("ip", "ip", "Its IPv4 address there", "", "ADDRESS", spec.parse_ipv4),
         Flag("mac-address", "mac", "Its MAC address there", "", "ADDRESS", spec.parse_mac),
+        Flag(
+            "alias",
+            "aliases",
+            "What else it is called there",
+            "",
+            "NAME",
+            spec.parse_alias,
+            repeat=True,
+        ),
     ),
     words="NETWORK MACHINE",
     least=2,
@@ -302,7 +313,6 @@ CONNECT = Command(
     refused={
         "ip6": NO_IPV6,
         "link-local-ip": NO_IPV6,
-        "alias": NO_NAMES,
         "link": ("cove has no links between machines", True),
         "driver-opt": ("cove's bridges have no options", True),
         "gw-priority": ("the first network that leads out is the way out", True),

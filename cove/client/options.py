@@ -48,8 +48,8 @@ class Options(TypedDict, total=False):
     """How much it may write to its root file system; more ends it with the reason ``storage``."""
     shm_size: Size
     """Of /dev/shm. Default 64m."""
-    network: str
-    """``none`` (the default), ``host``, or a network's name: docs/networks.md."""
+    network: str | Sequence[str]
+    """``none`` (the default), ``host``, or networks' names: docs/networks.md."""
     isolation: str
     """``container`` (the default) or ``vm``."""
     volumes: Sequence[str] | Mapping[str, str]

@@ -13,6 +13,7 @@ from cove.errors import CoveError, UsageError
 from cove.spec import environment
 from cove.spec.grants import SECCOMP_FILE
 from cove.spec.machine import ExecSpec, Limits, MachineSpec, Mount, Security
+from cove.spec.network import Connection
 from cove.spec.values import clean_path
 
 Values = Mapping[str, Any]
@@ -51,6 +52,7 @@ def assemble_machine(
         if values.get("isolation", "vm") != "vm":
             raise UsageError("cannot use --vm with another --isolation", origin="--vm")
         fields["isolation"] = "vm"
+    fields |= _networks(values)
     fields["env"] = _environment(values, caller)
     fields["labels"] = dict(_labels_of_files(values, caller) + values.get("labels", ()))
     fields["annotations"] = dict(values.get("annotations", ()))
@@ -63,6 +65,24 @@ def assemble_machine(
         security=_security(values, caller),
         **fields,
     )
+
+
+def _networks(values: Values) -> dict[str, Any]:
+    """``--ip``, ``--mac-address`` and ``--network-alias`` are said of the first network."""
+    said = {name: values[name] for name in ("ip", "mac", "aliases") if values.get(name)}
+    asked: tuple[Connection, ...] = values.get("network", ())
+    if not asked:
+        return said
+    first = asked[0]
+    for name, flag in (("ip", "ip"), ("mac", "mac-address"), ("aliases", "network-alias")):
+        if name in said and getattr(first, name):
+            raise UsageError(
+                f"cannot use --{flag}: --network says the same of {first.network}",
+                origin=f"--{flag}",
+                hint="leave one of them out",
+            )
+    said = {name: getattr(first, name) for name in ("ip", "mac", "aliases")} | said
+    return {"network": first.network, **said, "connections": asked[1:]}
 
 
 def assemble_exec(values: Values, caller: Caller, *, command: tuple[str, ...]) -> ExecSpec:

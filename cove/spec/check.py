@@ -250,12 +250,15 @@ def _network(spec: MachineSpec) -> Iterator[CoveError]:
                 "cannot connect a virtual machine: cove has networks for containers so far",
                 origin=f"--network {spec.network}",
             )
-    elif spec.ip or spec.mac:
-        flag, value = ("ip", spec.ip) if spec.ip else ("mac-address", spec.mac)
-        yield UsageError(
-            f"cannot use --{flag} with --network {spec.network}: nothing is chosen there",
-            origin=f"--{flag} {value}",
-        )
+    else:
+        said = (("ip", spec.ip), ("mac-address", spec.mac), *_aliases(spec))
+        for flag, value in said:
+            if value:
+                yield UsageError(
+                    f"cannot use --{flag} with --network {spec.network}: nothing is chosen there",
+                    origin=f"--{flag} {value}",
+                )
+    yield from _more_networks(spec)
     if spec.network == "host":
         for name, value in spec.sysctls:
             if name.startswith("net."):
@@ -263,6 +266,28 @@ def _network(spec: MachineSpec) -> Iterator[CoveError]:
                     f"cannot set {name}: with --network host it belongs to the whole host",
                     origin=f"--sysctl {name}={value}",
                 )
+
+
+def _aliases(spec: MachineSpec) -> list[tuple[str, str]]:
+    return [("network-alias", alias) for alias in spec.aliases[:1]]
+
+
+def _more_networks(spec: MachineSpec) -> Iterator[CoveError]:
+    names = [spec.network, *(wish.network for wish in spec.connections)]
+    for number, name in enumerate(names[1:], 1):
+        if name in ALONE or name.startswith("container:") or names[0] in ALONE:
+            yield UsageError(
+                f"cannot use --network {names[0]} and --network {name}: "
+                f"with {name if name in ALONE else names[0]} there is no other",
+                origin=f"--network {name}",
+            )
+        elif name in names[:number]:
+            yield UsageError(
+                f"cannot connect to {name} twice", origin=f"--network {name}",
+                hint="leave one of them out",
+            )  # fmt: skip
+        else:
+            yield from _parsed(name, "--network", parse_network_name)
 
 
 def _grants(spec: MachineSpec) -> Iterator[CoveError]:

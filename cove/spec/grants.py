@@ -287,13 +287,6 @@ def parse_userns(text: str) -> str:
     return text
 
 
-def parse_network(text: str) -> str:
-    """Checked as part of the whole spec: there what exists is known."""
-    if not text:
-        raise bad("network", text, "it has no name", hint="write none, host, or a network's name")
-    return "none" if text == "default" else text
-
-
 def only(*accepted: str, why: str) -> Callable[[str], Fields]:
     """A parser that takes the values cove has anyway and refuses all others by name."""
 

@@ -25,6 +25,8 @@ def inherit(other: MachineSpec, typed: MachineSpec, fields: Collection[str]) -> 
     default. Variables, labels and mounts are added to the other's.
     """
     named = {FROM_FILES.get(field, field) for field in fields}
+    if "network" in named:  # what is said of one network is not said of another
+        named |= {"ip", "mac", "aliases", "connections"}
     changes: dict[str, Any] = {name: getattr(typed, name) for name in OWN}
     plain = set(MachineSpec.__struct_fields__) - {"image", "command", "limits", "security"}
     for name in named & plain:

@@ -114,6 +114,8 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     ip: str = ""
     mac: str = ""
     """On that network; empty: cove chooses."""
+    aliases: tuple[str, ...] = ()
+    """What else it is called there."""
     connections: tuple[Connection, ...] = ()
     """More networks."""
     extra_hosts: tuple[str, ...] = ()
@@ -140,7 +142,7 @@ def connections_of(spec: MachineSpec) -> tuple[Connection, ...]:
     """Every network that it asks for, in order."""
     if spec.network in ALONE:
         return ()
-    return (Connection(spec.network, spec.ip, spec.mac), *spec.connections)
+    return (Connection(spec.network, spec.ip, spec.mac, spec.aliases), *spec.connections)
 
 
 class ExecSpec(msgspec.Struct, frozen=True, omit_defaults=True):

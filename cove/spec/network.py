@@ -25,6 +25,8 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     """Name or id, as typed."""
     ip: str = ""
     mac: str = ""
+    aliases: tuple[str, ...] = ()
+    """What else the machine is called there."""
 
 
 class NetworkSpec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -73,6 +75,57 @@ def parse_subnet(text: str) -> str:
     if found.is_multicast or found.is_loopback or found.is_link_local or found.is_unspecified:
         raise bad("subnet", text, "these addresses are for no machine")
     return str(found)
+
+
+_OPTIONS = ("name", "alias", "ip", "mac-address")
+_NOT_HERE = {
+    "ip6": "cove has no IPv6 networks yet",
+    "link-local-ip": "cove has no IPv6 networks yet",
+    "driver-opt": "cove's bridges have no options",
+    "gw-priority": "the first network that leads out is the way out",
+}
+
+
+def parse_connection(text: str) -> Connection:
+    """A network's name, or Docker's long form: ``name=web,alias=db,ip=10.1.2.3``. Whether there is
+    such a network is known elsewhere.
+    """
+    if not re.match(r"\w[\w-]*=", text):
+        return Connection(_parse_mode(text))
+    found: dict[str, list[str]] = {}
+    for word in text.split(","):
+        key, _, value = word.partition("=")
+        key = key.strip().lower()
+        if key in _NOT_HERE:
+            raise Unsupported(f"cannot use {word} of a network: {_NOT_HERE[key]}")
+        if key not in _OPTIONS or not value:
+            raise bad("network", text, f'"{word}" is none of name=, alias=, ip=, mac-address=')
+        if key != "alias" and key in found:
+            raise bad("network", text, f"{key}= is there twice")
+        found.setdefault(key, []).append(value)
+    if "name" not in found:
+        raise bad("network", text, "it has no name", hint="write name=web,alias=db")
+    return Connection(
+        _parse_mode(found["name"][0]),
+        ip=parse_ipv4(found["ip"][0]) if "ip" in found else "",
+        mac=parse_mac(found["mac-address"][0]) if "mac-address" in found else "",
+        aliases=tuple(dict.fromkeys(parse_alias(word) for word in found.get("alias", ()))),
+    )
+
+
+def _parse_mode(text: str) -> str:
+    if not text:
+        raise bad("network", text, "it has no name", hint="write none, host, or a network's name")
+    return "none" if text == "default" else text
+
+
+def parse_alias(text: str) -> str:
+    """As a name server could be asked for it."""
+    label = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+    if len(text) > 253 or not re.fullmatch(rf"{label}(\.{label})*", text):
+        raise bad("alias", text, "not letters, digits, _ and -, with dots between at most 63",
+                  hint="write db or db.internal")  # fmt: skip
+    return text
 
 
 def parse_range(text: str) -> str:

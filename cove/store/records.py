@@ -40,6 +40,8 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     mac: str
     default: bool = False
     """Its gateway is where packets go that are for no network of the machine's."""
+    aliases: tuple[str, ...] = ()
+    """What the machine is called on this network, besides its own name."""
 
 
 class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -174,6 +174,40 @@ def test_connect_and_disconnect_while_it_runs(cove: Cove) -> None:
         assert ping(cove, "one", two) and ping(cove, "one", gateway)
 
 
+def test_several_networks_from_the_start_and_what_a_machine_is_called_there(cove: Cove) -> None:
+    more = "name=db,alias=sql,ip=10.78.0.9,alias=store,mac-address=02:42:0a:4e:00:09"
+    with (
+        network(cove, "web") as gateway,
+        network(cove, "db", "--internal", "--subnet", "10.78.0.0/24"),
+        machine(cove, "two", "db") as two,
+        machine(cove, "one", "web", "--network", more, "--network-alias", "front"),
+    ):
+        shown = cove("exec", "one", "ip", "addr").out
+        assert "10.78.0.9/24" in shown and "02:42:0a:4e:00:09" in shown
+        assert (
+            ping(cove, "one", two) and ping(cove, "one", gateway) and ping(cove, "two", "10.78.0.9")
+        )
+        assert called(cove, "one") == {"web": ["front"], "db": ["sql", "store"]}
+        cove("network", "disconnect", "web", "one")
+        cove("network", "connect", "--alias", "back", "web", "one")
+        assert called(cove, "one") == {"web": ["back"], "db": ["sql", "store"]}
+        found = json.loads(cove("network", "inspect", "db").out)[0]["Containers"].values()
+        assert {m["Name"]: m["Aliases"] for m in found} == {"one": ["sql", "store"], "two": []}
+        cove("stop", "-t", "0", "one")
+        assert called(cove, "one") == {"web": ["back"], "db": ["sql", "store"]}
+        words = ("run", "--rm", "--network", "web", "--network")
+        found_id = cove("network", "inspect", "-f", "{{.Id}}", "web").out.strip()
+        assert "cannot connect to web twice" in cove(*words, found_id, "bb", "true", code=125).err
+        assert "no such network" in cove(*words, "nowhere", "bb", "true", code=125).err
+        both = ("--network-alias", "x", "--network", "name=web,alias=y")
+        assert "--network says the same of web" in cove("run", *both, "bb", code=125).err
+
+
+def called(cove: Cove, name: str) -> dict[str, list[str] | None]:
+    networks = cove.inspect(name)["NetworkSettings"]["Networks"]
+    return {network: place["Aliases"] for network, place in networks.items()}
+
+
 def test_the_way_out_moves_to_another_network(cove: Cove) -> None:
     with network(cove, "web"), network(cove, "lan") as other, machine(cove, "one", "web"):
         cove("network", "connect", "lan", "one")

@@ -13,7 +13,14 @@ from cove.net.wires import number_text, tag_of
 from cove.planner import firewall
 from cove.planner.addresses import POOLS, choose_address, choose_subnet, mac_of
 from cove.spec.machine import MachineSpec, connections_of
-from cove.spec.network import Connection, parse_mac, parse_network_name, parse_subnet
+from cove.spec.network import (
+    Connection,
+    parse_alias,
+    parse_connection,
+    parse_mac,
+    parse_network_name,
+    parse_subnet,
+)
 
 NETWORKS = st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 30)).map(
     lambda pair: IPv4Network(pair, strict=False)
@@ -79,6 +86,18 @@ def test_names_of_links_fit_the_kernel(number: int) -> None:
         (parse_network_name, 'a" }'),
         (parse_network_name, "container"),
         (parse_network_name, ""),
+        (parse_alias, "a b"),
+        (parse_alias, "-a"),
+        (parse_alias, "a..b"),
+        (parse_alias, "a" * 64),
+        (parse_connection, ""),
+        (parse_connection, "alias=db"),
+        (parse_connection, "name=a,name=b"),
+        (parse_connection, "name=a,ip=10.0.0"),
+        (parse_connection, "name=a,ip6=fd00::2"),
+        (parse_connection, "name=a,driver-opt=x=y"),
+        (parse_connection, "name=a,size=1"),
+        (parse_connection, "name=a,alias="),
     ],
 )
 def test_words_that_are_refused(parse, text: str) -> None:  # type: ignore[no-untyped-def]
@@ -91,6 +110,14 @@ def test_which_networks_a_machine_asks_for() -> None:
     more = (Connection("db", "10.0.0.2"),)
     spec = MachineSpec("i", network="web", mac="02:00:00:00:00:01", connections=more)
     assert connections_of(spec) == (Connection("web", "", "02:00:00:00:00:01"), *more)
+
+
+def test_a_network_is_asked_for_by_its_name_or_in_dockers_long_form() -> None:
+    assert parse_connection("web") == Connection("web")
+    assert parse_connection("default") == Connection("none")
+    text = "name=web,alias=db,ip=10.0.0.2,alias=sql,mac-address=02-00-00-00-00-0A"
+    asked = Connection("web", "10.0.0.2", "02:00:00:00:00:0a", ("db", "sql"))
+    assert parse_connection(text) == asked
 
 
 def test_rules_name_every_port_and_drop_the_rest() -> None:

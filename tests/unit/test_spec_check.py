@@ -12,6 +12,7 @@ from cove.spec.assemble import Caller, assemble_exec, assemble_machine, needs_ca
 from cove.spec.check import check_exec, check_machine
 from cove.spec.flags import EXEC, RUN
 from cove.spec.machine import Device, ExecSpec, Limits, MachineSpec, Mount, Security, Ulimit
+from cove.spec.network import Connection
 
 KNOWN = spellings(RUN)
 
@@ -199,6 +200,30 @@ WRONG: list[tuple[MachineSpec, str, str, str]] = [
     (MachineSpec("i", network="a b"), 'network name "a b"', "--network a b", "write web"),
     (MachineSpec("i", network="container:x"), "the network of another machine", "container:x", ""),
     (MachineSpec("i", ip="10.0.0.2"), "cannot use --ip with --network none", "--ip 10.0.0.2", ""),
+    (
+        MachineSpec("i", aliases=("db",)),
+        "cannot use --network-alias with --network none",
+        "--network-alias db",
+        "",
+    ),
+    (
+        MachineSpec("i", network="web", connections=(Connection("host"),)),
+        "with host there is no other",
+        "--network host",
+        "",
+    ),
+    (
+        MachineSpec("i", network="none", connections=(Connection("web"),)),
+        "with none there is no other",
+        "--network web",
+        "",
+    ),
+    (
+        MachineSpec("i", network="a", connections=(Connection("b"), Connection("b"))),
+        "cannot connect to b twice",
+        "--network b",
+        "",
+    ),
     (
         MachineSpec("i", network="host", mac="02:00:00:00:00:01"),
         "cannot use --mac-address with --network host",

@@ -69,6 +69,7 @@ class NetworkConnect(msgspec.Struct, frozen=True):
     machine: str
     ip: str = ""
     mac: str = ""
+    aliases: tuple[str, ...] = ()
 
 
 class NetworkDisconnect(msgspec.Struct, frozen=True):

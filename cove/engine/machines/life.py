@@ -41,6 +41,8 @@ from cove.vm.moments import Held
 
 SETTLED = 1.0
 """Seconds that the record of an ended machine may take to say so."""
+LEAVING = 10.0
+"""Seconds in which what it held is given back, also on a busy host."""
 
 KILL_WAIT = 10.0
 """Seconds that a killed machine may take to end before that is an error."""
@@ -258,7 +260,7 @@ def _begin(
     try:
         live.group = _group(home, spec.limits, slot)
         live.id_range = _id_range(home, spec, record.key, slot)
-        places_taken = places.take(home, record.spec, record.key)
+        places_taken = _places(home, record)
         record = msgspec.structs.replace(
             record,
             group=live.group.name,
@@ -289,6 +291,24 @@ def _begin(
         home.publish("attach", record)
     launch(home, record, base, live, foreground)
     return record
+
+
+def _places(home: Home, record: MachineRecord) -> tuple[Endpoint, ...]:
+    """Its places on networks. One that has ended may still have what is asked for: that is on its
+    way back.
+    """
+    try:
+        return places.take(home, record.spec, record.key)
+    except (Conflict, HostError):
+        others = places.neighbours(home, record.spec)
+        settle(home, others)
+        leaving = {key for key in others if (live := home.lives.get(key)) is None or live.over}
+        if not leaving:
+            raise
+        home.events.wait_until(
+            lambda: not leaving & places.neighbours(home, record.spec), timeout=LEAVING
+        )
+        return places.take(home, record.spec, record.key)
 
 
 def _group(home: Home, limits: Limits, slot: Slot | None) -> Group:

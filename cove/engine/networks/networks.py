@@ -23,7 +23,7 @@ from cove.engine.networks import finding, places
 from cove.errors import Conflict, NotFound, Unsupported, UsageError
 from cove.net.wires import set_forwarding
 from cove.spec.machine import MachineSpec, connections_of
-from cove.spec.network import ALONE, Connection, NetworkSpec, parse_ipv4, parse_mac
+from cove.spec.network import ALONE, Connection, NetworkSpec, parse_alias, parse_ipv4, parse_mac
 from cove.store.records import Endpoint, MachineRecord, NetworkRecord
 
 BUILTIN = tuple(
@@ -151,7 +151,8 @@ def connect(home: Home, record: MachineRecord, params: NetworkConnect) -> Networ
     network = finding.meant(home, params.network)
     _check_kind(record, network)
     ip = parse_ipv4(params.ip) if params.ip else ""
-    wish = Connection(network.name, ip, parse_mac(params.mac) if params.mac else "")
+    mac = parse_mac(params.mac) if params.mac else ""
+    wish = Connection(network.name, ip, mac, tuple(map(parse_alias, params.aliases)))
     life.wait_begun(home, record)
     live = life.running(home, record)
     if live is None:
@@ -188,8 +189,9 @@ def _connect_record(home: Home, key: int, wish: Connection) -> MachineRecord:
 def _with(record: MachineRecord, wishes: tuple[Connection, ...]) -> MachineSpec:
     first = wishes[0] if wishes else Connection("none")
     return msgspec.structs.replace(
-        record.spec, network=first.network, ip=first.ip, mac=first.mac, connections=wishes[1:]
-    )
+        record.spec, network=first.network, ip=first.ip, mac=first.mac, aliases=first.aliases,
+        connections=wishes[1:],
+    )  # fmt: skip
 
 
 def _same(home: Home, one: str, other: str) -> bool:

@@ -73,6 +73,7 @@ class Places:
             gateway=network.gateway,
             mac=mac,
             default=default and not network.internal,
+            aliases=wish.aliases,
         )
 
     def _address(self, network: NetworkRecord, subnet: IPv4Network, wish: Connection) -> str:
@@ -136,12 +137,24 @@ def take(home: Home, spec: MachineSpec, key: int) -> tuple[Endpoint, ...]:
         try:
             for index, wish in enumerate(wishes):
                 network = meant(home, wish.network, make=True)
+                if any(endpoint.network == network.id for endpoint in made):
+                    raise Conflict(
+                        f"cannot connect to {network.name} twice",
+                        origin=f"--network {wish.network}",
+                        exit_code=125,
+                    )
                 default = not any(endpoint.default for endpoint in made)
                 made.append(home.places.take(network, wish, key, index, default=default))
         except BaseException:
             home.places.give_back(key, made)
             raise
     return tuple(made)
+
+
+def neighbours(home: Home, spec: MachineSpec) -> set[int]:
+    """Keys of the machines on its networks."""
+    names = [wish.network for wish in connections_of(spec)]
+    return {key for name in names for key in home.places.used(meant(home, name, make=True).id)}
 
 
 def wire(home: Home, name: str, endpoints: Sequence[Endpoint], namespace: int) -> None:
