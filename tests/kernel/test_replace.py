@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import select
 import shutil
@@ -123,6 +125,39 @@ def test_everything_goes_on(fresh_cove: Cove, newer: Installed) -> None:
         start = numbers[0] if first is None else first
         assert numbers == list(range(start, start + len(numbers)))
         assert whole.splitlines()[-1] == lines[-1]
+
+
+def test_none_of_the_older_build_is_started_between_two(fresh_cove: Cove, newer: Installed) -> None:
+    """Whom a leaving daemon sends away waits for who asked it to leave."""
+    fresh_cove.stop_daemon()
+    run = os.path.realpath(fresh_cove.root / "run")
+    turn = os.open(run, os.O_RDONLY)
+    fcntl.flock(turn, fcntl.LOCK_EX)
+    sent_away = fresh_cove.spawn("ps", "-q")
+    wait_until(lambda: run in open_paths(sent_away.pid), "a front that waits for its turn")
+    reader, writer = os.pipe()
+    words = [sys.executable, "-P", "-m", "cove.daemon", "--root", str(fresh_cove.root)]
+    daemon = subprocess.Popen(
+        [*words, "--ready-fd", str(writer)],
+        env=fresh_cove.env | {"PYTHONPATH": str(newer.front.parents[1])},
+        pass_fds=(writer,),
+    )
+    os.close(writer)
+    with open(reader, "rb") as ready:
+        assert ready.read() == b"\0"
+    os.close(turn)
+    assert sent_away.communicate(timeout=180) == (b"", b"")
+    assert newer.daemon_pid() == daemon.pid and version_of(newer) == "99.1.0"
+    newer.run("daemon", "stop")
+    assert daemon.wait(180) == 0
+
+
+def open_paths(pid: int) -> set[str]:
+    found = set()
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return found
 
 
 def test_a_command_in_flight_ends_where_it_began(fresh_cove: Cove, newer: Installed) -> None:
