@@ -23,7 +23,7 @@ def walk(
     words: tuple[str, ...],
     *,
     again: tuple[str, ...] = (),
-    stride: int = STRIDE,
+    stride: int = min(STRIDE, 3),  # a pause has a dozen steps
 ) -> Iterator[tuple[str, bool]]:
     """The machine after each crash, as a new daemon has it: before which step it came, and whether
     the command was told of success. ``again`` undoes the verb.

@@ -151,6 +151,10 @@ def test_of_one_that_does_not_run_it_is_the_disk(cove: Cove) -> None:
     assert cove("start", "-a", NAME).out == "kept\nmore\n"
     cove("restore", NAME, "one")
     assert cove("start", "-a", NAME).out == "kept\n"
+    cove("create", "--name", "contained", "bb", "true")
+    refused = cove("restore", "contained", "one", code=1).err
+    assert "to one: that is of a machine with isolation vm" in refused
+    cove("rm", "contained")
 
 
 # ---- and on ----

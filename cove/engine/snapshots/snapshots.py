@@ -209,10 +209,14 @@ def _to_restore(home: Home, record: MachineRecord, text: str) -> SnapshotRecord:
             )
         return own[-1]
     snapshot = home.store.find_snapshot(text)
-    if snapshot.image != record.image or snapshot.spec.isolation != record.spec.isolation:
+    other = ""
+    if snapshot.spec.isolation != record.spec.isolation:
+        other = f"that is of a machine with isolation {snapshot.spec.isolation}"
+    elif snapshot.image != record.image:
+        other = f"that stands on another image, {snapshot.spec.image}"
+    if other:
         raise Conflict(
-            f"cannot restore {record.name} to {snapshot.name}: that stands on another image, "
-            f"{snapshot.spec.image}",
+            f"cannot restore {record.name} to {snapshot.name}: {other}",
             origin=text,
             hint=f"begin a machine from it: cove run --from-snapshot {snapshot.name}",
         )
