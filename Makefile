@@ -48,6 +48,7 @@ golden: $(VENV)/.tested ## write the golden plans anew; read the diff
 bench: $(VENV)/.installed ## cove beside the peers that are installed here
 	$(VENV)/bin/python -m benchmarks
 	$(VENV)/bin/python -m benchmarks.python_api
+	@echo 'networks: $(VENV)/bin/python -m benchmarks.networks'
 	@echo 'forks of virtual machines: $(VENV)/bin/python -m benchmarks.forks --kernels STATE/kernels'
 
 docs: $(VENV)/.installed ## write the generated documents anew
