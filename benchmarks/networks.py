@@ -168,9 +168,11 @@ def main() -> None:
         env = base_env() | {"COVE_ROOT": str(place / "state")}
         root = make_root(place)
         iperf_tar(shutil.copytree(root, place / "iperf", symlinks=True), place / "iperf.tar")
-        for words in (("image", "import", str(place / "bb.tar"), IMAGE),
-                      ("image", "import", str(place / "iperf.tar"), "iperf"),
-                      ("network", "create", NETWORK)):  # fmt: skip
+        for verb in (
+            ("image", "import", str(place / "bb.tar"), IMAGE),
+            ("image", "import", str(place / "iperf.tar"), "iperf"),
+            ("network", "create", NETWORK),
+        ):
             subprocess.run([cove, *verb], env=env, check=True, capture_output=True)
         try:
             starts(cove, env, place, root, rounds)
