@@ -46,17 +46,6 @@ static void say(const char *what, const char *name)
 	}
 }
 
-static ssize_t read_file(const char *path, char *data, size_t size)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, data, size - 1);
-
-	if (fd >= 0)
-		close(fd);
-	data[n < 0 ? 0 : n] = 0;
-	return n;
-}
-
 /* ---- the guest's own file systems and devices ---- */
 
 static void mount_one(const char *type, const char *at, unsigned long flags)
@@ -218,6 +207,8 @@ static int channel_open(struct mux *of, const struct msg *head, const char *data
 		of->due = head->kind == MSG_HOLD;
 		of->holder = of->due ? head->reserved : 0;
 		of->held = freeze(of->due);
+		if (of->due && head->value)
+			sync();
 	}
 	if (head->kind == MSG_ANEW)
 		begin_anew(of);
@@ -229,7 +220,7 @@ static int channel_open(struct mux *of, const struct msg *head, const char *data
 	if (!pid) {
 		close(of->serial);
 		close(children);
-		mux_close(of);
+		mux_close(of, 0);
 		close(pair[0]);
 		if (head->kind == MSG_READ)
 			read_main(pair[1]);
@@ -305,12 +296,12 @@ int agent_main(void)
 	}
 	mux_init(&mux, port, -1);
 	mux.open = channel_open;
+	mux.log = open("/dev/kmsg", O_WRONLY | O_CLOEXEC);
 	greet();
 	for (;;) {
 		struct pollfd extra = {.fd = children, .events = POLLIN};
 		if (mux_turn(&mux, &extra, 1) == -EPROTO)
-			reboot(RB_POWER_OFF); /* the host's own bytes are out of step: nothing that follows can be read
-					       */
+			reboot(RB_POWER_OFF); /* the host's bytes are out of step: none that follow can be read */
 		if (extra.revents)
 			reap();
 	}

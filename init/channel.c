@@ -254,12 +254,7 @@ static void heard(struct channel *c, const struct msg *head)
 static uint32_t counter(const char *file, const char *key)
 {
 	char data[1024], *at;
-	int fd = open(file, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, data, sizeof(data) - 1);
-
-	if (fd >= 0)
-		close(fd);
-	data[n < 0 ? 0 : n] = 0;
+	read_file(file, data, sizeof(data));
 	at = strstr(data, key);
 	return at ? (uint32_t)strtoul(at + strlen(key), NULL, 10) : 0;
 }

@@ -14,23 +14,20 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "guest.h"
 #include "ops.h"
 
 #define APPEAR_MS 5000 /* a disk that is there at all is there by then */
 #define SEED	  64
 
-/* A short file of sysfs, without its newline; its length or -errno. */
-static ssize_t read_word(const char *path, char *word, size_t size)
+ssize_t read_file(const char *path, char *data, size_t size)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, word, size - 1);
+	ssize_t n = fd < 0 ? -1 : read(fd, data, size - 1);
 
 	if (fd >= 0)
 		close(fd);
-	if (n < 0)
-		return -errno;
-	word[n] = 0;
-	word[strcspn(word, "\n")] = 0;
+	data[n < 0 ? 0 : n] = 0;
 	return n;
 }
 
@@ -44,7 +41,9 @@ static bool next_with(DIR *dir, const char *base, const char *file, const char *
 		if (*entry->d_name == '.' || strlen(entry->d_name) > 63)
 			continue;
 		snprintf(path, sizeof(path), "%s/%.63s/%s", base, entry->d_name, file);
-		if (read_word(path, word, sizeof(word)) < 0 || strcmp(word, want))
+		read_file(path, word, sizeof(word));
+		word[strcspn(word, "\n")] = 0;
+		if (strcmp(word, want))
 			continue;
 		snprintf(name, 64, "%.63s", entry->d_name);
 		return true;
@@ -72,21 +71,12 @@ int op_disk(struct run *run, const struct op *op)
 	return done(run, symlink(device, op->argv[1]), op->argv[1]);
 }
 
-static int write_value(const char *path, const char *value)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC), err = fd < 0 ? -errno : 0;
-
-	if (!err && write(fd, value, strlen(value)) < 0)
-		err = -errno;
-	if (fd >= 0)
-		close(fd);
-	return err;
-}
-
 int op_write(struct run *run, const struct op *op)
 {
-	int err = write_value(op->argv[0], op->argv[1]);
+	int fd = open(op->argv[0], O_WRONLY | O_CLOEXEC);
+	int err = fd < 0 || write(fd, op->argv[1], strlen(op->argv[1])) < 0 ? -errno : 0;
 
+	close(fd);
 	return err ? fault(run, err, op->argv[0]) : 0;
 }
 

@@ -23,7 +23,7 @@ enum {
 	MSG_READ = 98, /* paths of files, each with a NUL: MSG_OUTPUT for each, in order; value: 1 or -errno */
 	MSG_HOLD = 99, /* the machine's processes stand still, and both sides read from no other channel until its
 			  sender says GO, or has gone: between MSG_HELD and then, nothing is under way, and the guest
-			  can be copied */
+			  can be copied; value: 1: all that was written is on its disks by then */
 	MSG_GO = 100,
 	MSG_ANEW = 101,	  /* channel 0; to a copy that goes on: other ends are at the channels now */
 	MSG_ADOPT = 102,  /* channel of the machine's program, in place of a plan; value: RUN_*; struct guest_run */
@@ -33,7 +33,8 @@ enum {
 	MSG_HELD = 113,	 /* channel of the MSG_HOLD: the last that is said; value: 0 or -errno */
 	/* both; MSG_INPUT, INPUT_EOF, SIGNAL, RESIZE go in; STARTED, FAILED, OUTPUT (value: 1 or 2), EXITED come out */
 	MSG_TAKEN = 120, /* value: so many messages of INPUT, PLAN or OUTPUT were consumed */
-	MSG_CLOSE = 121, /* nobody is there any more: a process in the guest is killed */
+	MSG_CLOSE = 121, /* nobody is there any more: a process in the guest is killed. To a hub, from who stands in
+			    for one; value: -errno, why it goes */
 };
 
 enum {
@@ -65,6 +66,7 @@ struct guest_exit {
 
 struct mux {
 	int serial, listen; /* listen: who connects gets a channel of its own (host); or -1 */
+	int log;	    /* says why a channel of a program that runs has ended; or -1 */
 	int (*open)(struct mux *mux, const struct msg *head,
 		    const char *data); /* an unknown channel (guest); or NULL */
 	uint32_t last;		       /* channel number given */
@@ -75,6 +77,7 @@ struct mux {
 		int fd, slot;
 		uint32_t channel;
 		bool leaving, waiting; /* waiting: nothing is read from it, unless it has ended */
+		bool runs;	       /* a program was started there, and its end was not told yet */
 	} end[CHANNELS_MAX];
 	struct pollfd poll[CHANNELS_MAX + 4];
 	size_t polls, in_len, out_len;
@@ -83,7 +86,7 @@ struct mux {
 
 void mux_init(struct mux *mux, int serial, int listen);
 int mux_add(struct mux *mux, int fd, uint32_t channel); /* takes fd over; 0 or -errno */
-void mux_close(struct mux *mux);			/* every local end */
+void mux_close(struct mux *mux, int err);		/* every local end; err: why, for the log, or 0 */
 int mux_say(struct mux *mux, uint32_t channel, uint32_t kind, int32_t value, const void *data, size_t len);
 /* One round: waits for something and does it; extra descriptors may be watched for input besides. -EPIPE: the serial
    port has ended; -EPROTO: the other side broke the rules. */
@@ -121,3 +124,8 @@ int pump_turn(struct pump *pump, struct pollfd *extra, size_t extras, int timeou
 int pump_say(struct pump *pump, uint32_t kind, int32_t value, const void *data, size_t len);
 void pump_flush(struct pump *pump);	 /* waits until nothing received is left to be written */
 bool pump_read(const struct pump *pump); /* every input has ended */
+
+/* ---- guest.c ---- */
+
+/* As much of a file as there is room for, and a NUL; its length, or -1: then there is nothing but the NUL. */
+ssize_t read_file(const char *path, char *data, size_t size);

@@ -287,8 +287,11 @@ static int stand_in(struct run *run, int conn, int plan, int end, uint32_t flags
 		if (err == 1)
 			err = heard(&s, &head);
 	}
-	if (s.started)
-		_exit(137); /* the guest is gone, or lies: there is nobody left to say more */
+	if (s.started) { /* the guest is gone, or lies: there is nobody left to say more */
+		fcntl(conn, F_SETFL, O_RDWR | O_NONBLOCK);
+		pump_say(&s.pump, MSG_CLOSE, err, NULL, 0);
+		_exit(137);
+	}
 	if (!run->report.err)
 		run->report.err = -err;
 	return err;
@@ -338,10 +341,10 @@ static void forward(int signals, pid_t child)
 static struct mux mux;
 
 /* The first process of the jail: it ends as the one that stands in does, and the emulator with it. */
-static void hub(int from, int to, pid_t child) __attribute__((noreturn));
-static void hub(int from, int to, pid_t child)
+static void hub(int from, int to, int signals, pid_t child) __attribute__((noreturn));
+static void hub(int from, int to, int signals, pid_t child)
 {
-	struct pollfd extra[2] = {{.fd = signals_open(), .events = POLLIN}, {.fd = from, .events = POLLIN}};
+	struct pollfd extra[2] = {{.fd = signals, .events = POLLIN}, {.fd = from, .events = POLLIN}};
 	int err = 0;
 
 	prctl(PR_SET_NAME, "cove-guest");
@@ -349,11 +352,13 @@ static void hub(int from, int to, pid_t child)
 	while (!err) {
 		err = mux_turn(&mux, extra, extra[1].fd < 0 ? 1 : 2);
 		console(&extra[1], to);
-		forward(extra[0].fd, child);
-		reap(child);
+		if (extra[0].revents) { /* seen together with what it said last, which was read */
+			forward(extra[0].fd, child);
+			reap(child);
+		}
 	}
 	/* Without a guest every channel ends; whoever stands in for a process there sees it, and ends. */
-	mux_close(&mux);
+	mux_close(&mux, err);
 	while (extra[1].fd >= 0 && poll(&extra[1], 1, 100) > 0)
 		console(&extra[1], to);
 	for (;;) {
@@ -383,7 +388,7 @@ static int keep_only(struct run *run, const struct op *op, int *fd, int count)
 
 int op_guest(struct run *run, const struct op *op)
 {
-	int pair[2], fd[7], err = keep_only(run, op, fd, 6);
+	int pair[2], fd[7], err = keep_only(run, op, fd, 6), signals;
 	pid_t child;
 
 	if (err)
@@ -391,8 +396,10 @@ int op_guest(struct run *run, const struct op *op)
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
 		return -errno;
 	mux_init(&mux, fd[0], fd[1]);
+	mux.log = fd[4];
 	if ((err = mux_add(&mux, pair[1], ++mux.last)))
 		return err;
+	signals = signals_open(); /* before there is a child whose end could be missed */
 	child = fork();
 	if (child < 0)
 		return -errno;
@@ -401,11 +408,12 @@ int op_guest(struct run *run, const struct op *op)
 		for (int i = 0; i < 3; i++)
 			close(i);
 		close(pair[0]);
-		hub(fd[3], fd[4], child);
+		hub(fd[3], fd[4], signals, child);
 	}
 	close(fd[0]);
 	close(fd[1]);
 	close(fd[3]);
+	close(signals);
 	close(pair[1]);
 	return stand_in(run, pair[0], fd[2], fd[5], (uint32_t)word_u(op->argv[6]) | RUN_MACHINE);
 }

@@ -4,8 +4,10 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "guest.h"
@@ -14,6 +16,7 @@ void mux_init(struct mux *mux, int serial, int listen)
 {
 	mux->serial = serial;
 	mux->listen = listen;
+	mux->log = -1;
 	mux->open = NULL;
 	mux->last = mux->holder = 0;
 	mux->due = false;
@@ -41,15 +44,6 @@ int mux_add(struct mux *mux, int fd, uint32_t channel)
 	}
 	close(fd);
 	return -EMFILE;
-}
-
-void mux_close(struct mux *mux)
-{
-	for (size_t i = 0; i < CHANNELS_MAX; i++) {
-		if (mux->end[i].fd >= 0)
-			close(mux->end[i].fd);
-		mux->end[i].fd = -1;
-	}
 }
 
 /* ---- to the serial port ---- */
@@ -87,12 +81,34 @@ int mux_say(struct mux *mux, uint32_t channel, uint32_t kind, int32_t value, con
 	return 0;
 }
 
-/* Told to the other side as soon as there is room: what comes in is read in any case, or two full sides would wait for
-   each other. */
-static void end_gone(struct mux_end *end)
+/* Whether a program runs there, which only its exit or its failure ends well. */
+static void learn(struct mux_end *end, uint32_t kind)
 {
+	if (kind == MSG_STARTED || kind == MSG_EXITED || kind == MSG_FAILED)
+		end->runs = kind == MSG_STARTED;
+}
+
+static void end_close(struct mux *mux, struct mux_end *end, const char *why, int err)
+{
+	if (err && end->runs && mux->log >= 0)
+		dprintf(mux->log, "cove: %lld channel %u: %s: %s\n", (long long)time(NULL), end->channel, why,
+			strerror(-err));
 	close(end->fd);
 	end->fd = -1;
+}
+
+void mux_close(struct mux *mux, int err)
+{
+	for (size_t i = 0; i < CHANNELS_MAX; i++)
+		if (mux->end[i].fd >= 0)
+			end_close(mux, &mux->end[i], "the port", err);
+}
+
+/* Told to the other side as soon as there is room: what comes in is read in any case, or two full sides would wait for
+   each other. */
+static void end_gone(struct mux *mux, struct mux_end *end, const char *why, int err)
+{
+	end_close(mux, end, why, err);
 	end->leaving = true;
 }
 
@@ -131,10 +147,11 @@ static int end_read(struct mux *mux, struct mux_end *end)
 
 	if (n == -EAGAIN)
 		return 0;
-	if (n < 0) {
-		end_gone(end);
+	if (n < 0 || head.kind == MSG_CLOSE) {
+		end_gone(mux, end, "left", n < 0 ? (int)n : head.value);
 		return 0;
 	}
+	learn(end, head.kind);
 	if (mux->listen >= 0 && (head.kind == MSG_HOLD || head.kind == MSG_GO))
 		mux->holder = head.kind == MSG_HOLD ? end->channel : 0;
 	return mux_say(mux, end->channel, head.kind, head.value, data, (size_t)n);
@@ -151,14 +168,14 @@ static int deliver(struct mux *mux, const struct msg *head, const char *data)
 	if (!end)
 		return mux->open ? mux->open(mux, head, data) : 0;
 	if (head->kind == MSG_CLOSE) {
-		close(end->fd);
-		end->fd = -1;
+		end_close(mux, end, "closed by the other side", -EPIPE);
 		return 0;
 	}
+	learn(end, head->kind);
 	end->waiting = end->waiting && head->kind != MSG_ADOPT;
 	/* Who has gone may have left words that are still to be read; its end of file comes after them. */
 	if (sendmsg(end->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EPIPE && errno != ECONNRESET)
-		end_gone(end);
+		end_gone(mux, end, "takes nothing", -errno);
 	return 0;
 }
 
@@ -169,10 +186,8 @@ static int serial_read(struct mux *mux)
 	struct msg head;
 	int err = 0;
 
-	if (n < 0) /* a socket whose other end went with something unread says so first */
-		return errno == EAGAIN || errno == EINTR || errno == ECONNRESET ? 0 : -EPIPE;
-	if (!n)
-		return -EPIPE;
+	if (n <= 0) /* a socket whose other end went with something unread says so first */
+		return n && (errno == EAGAIN || errno == EINTR || errno == ECONNRESET) ? 0 : -EPIPE;
 	mux->in_len += (size_t)n;
 	while (!err && mux->in_len - used >= sizeof(head)) {
 		memcpy(&head, mux->in + used, sizeof(head));

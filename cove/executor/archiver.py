@@ -58,6 +58,8 @@ class Archiver:
         self._stdin = child.stdin
         self.room: Room | None = None
         self.stopped = threading.Event()
+        self.lost = False
+        """Its guest did not tell its end."""
 
     @property
     def pid(self) -> int:
@@ -136,6 +138,7 @@ class Archiver:
             known = self._why(report) if self._why is not None else None
             return known or explain(self._plan, report)
         if code == GUEST_LOST and self._plan.guest is not None:
+            self.lost = True
             return Conflict(f"cannot {self.what}: the guest has ended, or broke the rules")
         text = complaint.decode("utf-8", "backslashreplace").strip().removeprefix("unpack: ")
         reason = printable(text) or f"its process ended with {code}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -125,6 +126,23 @@ def test_one_that_ended_before_it_was_seen_to_begin(launcher: Launcher) -> None:
         os.kill(stand_in, signal.SIGCONT)
         assert guest.wait() == 3
         assert guest.read_all() == b"out"
+
+
+def test_a_lost_channel_is_told_of_with_its_cause(launcher: Launcher) -> None:
+    with PlayedGuest(launcher) as guest:
+        guest.start()
+        guest.say(TAKEN, WINDOW + 1)
+        assert guest.wait() == LOST
+        assert b" channel 1: left: Protocol error\n" in (guest.directory / "console").read_bytes()
+    with PlayedGuest(launcher) as guest:
+        guest.start()
+        guest.expect_running()
+        guest.say(CLOSE)
+        assert guest.wait() == LOST
+        said = (guest.directory / "console").read_text()
+        assert re.fullmatch(
+            r"cove: [0-9]+ channel 1: closed by the other side: Broken pipe\n", said
+        )
 
 
 def test_without_input_none_is_read(launcher: Launcher) -> None:

@@ -73,6 +73,9 @@ def test_an_emulator_that_is_killed(cove: Cove) -> None:
     state = ended(cove, machine)
     assert state["ExitCode"] == 137
     assert state["Cause"] == "its emulator ended, and the virtual machine with it"
+    name = cove.inspect(machine)["Name"].strip("/")
+    told = f"cove: a program in the guest of {name}: channel 1: the port: Broken pipe\n"
+    assert told in (cove.root / "run/daemon.log").read_text()
     cove("start", machine)
     assert cove("exec", machine, "echo", "again").out == "again\n"
     cove("rm", "-f", machine)

@@ -197,7 +197,10 @@ def _guest_evidence(
     home: Home, live: Live, record: MachineRecord, end: ExitRecord
 ) -> causes.Evidence:
     """By the guest's own counters. What its jail was refused is the emulator's affair."""
-    told = guests.read_end(home.store.layout.machine(live.key))
+    directory = home.store.layout.machine(live.key)
+    told = guests.read_end(directory)
+    if not told.told and not live.asked:
+        guests.tell_cut(directory, record.name, record.started)
     limits = effective(record.spec.limits)
     live.refused.clear()
     if told.told and told.code == end.code:

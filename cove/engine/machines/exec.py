@@ -18,7 +18,9 @@ from cove.engine.machines.start import Foreground
 from cove.engine.ranges import range_base
 from cove.engine.slots import open_group
 from cove.engine.vms import virtual
+from cove.engine.vms.guests import tell_cut
 from cove.errors import Bug, Conflict, CoveError, HostError
+from cove.executor.archiver import GUEST_LOST
 from cove.executor.explain import explain
 from cove.executor.messages import (
     Kind,
@@ -197,6 +199,9 @@ def _hear(home: Home, extra: Extra, message: Message) -> None:
     elif message.kind == Kind.EXITED:
         record = decode_exit(message.payload)
         extra.exit_code = record.code if record else message.value
+        if extra.exit_code == GUEST_LOST and extra.machine.spec.isolation == "vm":
+            directory = home.store.layout.machine(extra.machine.key)
+            tell_cut(directory, extra.machine.name, extra.created)
         if extra.session:
             ending.tell(extra.ctl, Kind.REASON)
         attributes = {"execID": extra.id, "exitCode": str(extra.exit_code)}

@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import struct
+from contextlib import suppress
 from typing import NamedTuple
 
 from cove.engine.machines.causes import OutOfMemory
@@ -19,10 +20,14 @@ from cove.plan.vm_ops import Guest
 END = struct.Struct("<IIIIQQII64s")
 """``struct guest_exit`` of ``init/guest.h``."""
 CONSOLE_MAX = 64 << 10
+SAID_MAX = 64 << 10
+"""Of the hub itself, behind it."""
 MACHINE = 1
 """Side of a report: the jail's."""
 PANIC = re.compile(rb"Kernel panic - not syncing: ([^\n]{0,160})")
 
+CUT = re.compile(rb"cove: ([0-9]{1,12}) (channel [0-9]{1,10}: [^\n]{1,160})")
+"""What hub and agent say of a program's channel that ended before the program did, and when."""
 
 WORDS_MAX = 300
 SIGNAL_MAX = 64
@@ -78,6 +83,17 @@ def why_no_guest(directory: str, plan: Plan, report: Report) -> CoveError | None
         f"cannot start the virtual machine: {reason}",
         hint="the memory limit is too large for this host" if _NO_MEMORY.search(said) else "",
     )
+
+
+def tell_cut(directory: str, name: str, since: float) -> None:
+    """To the daemon's log: why a program in the guest of machine ``name`` was not heard to its end.
+    ``directory``: in which its guest's words are kept; ``since``: when it was begun.
+    """
+    for at, said in CUT.findall(_read(f"{directory}/console", CONSOLE_MAX + SAID_MAX)):
+        if int(at) >= int(since):
+            words = one_line(said.decode("utf-8", "replace").strip())
+            with suppress(OSError):
+                os.write(2, f"cove: a program in the guest of {name}: {words}\n".encode())
 
 
 def _words(panic: re.Match[bytes]) -> str:
