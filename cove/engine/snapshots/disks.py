@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -65,7 +65,7 @@ def _take(home: Home, record: MachineRecord, live: Live | None, write: Write, wh
     directory = f"{layout.tmp}/snapshot-{own_id}"
     os.mkdir(directory, 0o700)
     try:
-        held = _moment(home, record, live, f"{directory}/disk", what)
+        held = _moment(home, record, live, f"{directory}/disk", what, synced=True)
         try:
             moments.keep(directory, held)
         finally:
@@ -84,8 +84,12 @@ def _take(home: Home, record: MachineRecord, live: Live | None, write: Write, wh
         raise
 
 
-def _moment(home: Home, record: MachineRecord, live: Live | None, path: str, what: str) -> Held:
-    """``path``: where the copy of its disk is made."""
+def _moment(
+    home: Home, record: MachineRecord, live: Live | None, path: str, what: str, *, synced: bool
+) -> Held:
+    """``path``: where the copy of its disk is made; ``synced``: which can be read without the
+    memory.
+    """
     _check_room(home, record, what)
     if live is None and record.resume:
         raise Conflict(
@@ -93,7 +97,7 @@ def _moment(home: Home, record: MachineRecord, live: Live | None, path: str, wha
             hint=f"start it first: cove start {record.name}",
         )
     if live is not None:
-        return capture(home, record, live, os.open(path, NEW, 0o600))
+        return capture(home, record, live, os.open(path, NEW, 0o600), synced=synced)
     return Held(_stopped(home, record, path))
 
 
@@ -131,6 +135,30 @@ def _check_room(home: Home, record: MachineRecord, what: str) -> None:
         needed = os.stat(own, follow_symlinks=False).st_blocks * 512 + SPARE
         if needed > free_space(home.store.layout.tmp).free:
             raise HostError(f"cannot {what}: no space left for a copy of its disk", hint=ROOM)
+
+
+@contextlib.contextmanager
+def copy_of(home: Home, snapshot: SnapshotRecord, what: str) -> Iterator[tuple[MachineRecord, int]]:
+    """Its disk, in a file that goes with the block, and a machine that would have it."""
+    path = f"{home.store.layout.tmp}/compare-{secrets.token_hex(8)}"
+    with contextlib.ExitStack() as stack:
+        try:
+            target = os.open(path, NEW, 0o600)
+            stack.callback(os.close, target)
+            os.unlink(path)
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+            source = os.open(f"{home.store.layout.snapshot(snapshot.id)}/disk", flags)
+            stack.callback(os.close, source)
+            copy_sparse(source, target)
+        except OSError as error:
+            reason = (error.strerror or "i/o error").lower()
+            raise HostError(f"cannot {what}: {reason}", hint=ROOM) from error
+        spec = msgspec.structs.replace(snapshot.spec, mounts=())
+        record = MachineRecord(
+            key=0, id=snapshot.machine, name=snapshot.name, spec=spec, image=snapshot.image,
+            state="exited", created=snapshot.created,
+        )  # fmt: skip
+        yield record, target
 
 
 # ---- back ----
@@ -202,7 +230,7 @@ def _now(home: Home, record: MachineRecord, call: Call) -> Held:
         path = f"{home.store.layout.tmp}/fork-{secrets.token_hex(8)}"
         try:
             with contextlib.suppress(_Changed):
-                return _moment(home, now, live, path, what)
+                return _moment(home, now, live, path, what, synced=False)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)

@@ -108,7 +108,12 @@ def open_disks(
     if kept is not None and not kept.alive():
         kept.close()
         kept = None
-    opened = kept or _open(home, record, root, call, what)
+    if kept is None:
+        with Descriptors() as disks:
+            disk = disks.mine("scratch", _open_scratch(home, record))
+            opened = _open(home, record, root, disk, call, what)
+    else:
+        opened = kept
     if opened.timer is not None:
         opened.timer.cancel()
     try:
@@ -120,6 +125,20 @@ def open_disks(
         opened.close()
         raise
     _keep(home, record.key, opened)
+
+
+@contextmanager
+def open_copy(
+    home: Home, record: MachineRecord, root: int, disk: int, call: Call, what: str
+) -> Iterator[OpenDisks]:
+    """With a disk that is no machine's, and goes with the visit. The guest writes to it: what its
+    journal holds has to be read, too.
+    """
+    opened = _open(home, record, root, disk, call, what)
+    try:
+        yield opened
+    finally:
+        opened.close()
 
 
 def _keep(home: Home, key: int, opened: OpenDisks) -> None:
@@ -143,12 +162,13 @@ def _close_idle(home: Home, key: int, opened: OpenDisks) -> None:
         lock.release()
 
 
-def _open(home: Home, record: MachineRecord, root: int, call: Call, what: str) -> OpenDisks:
+def _open(
+    home: Home, record: MachineRecord, root: int, scratch: int, call: Call, what: str
+) -> OpenDisks:
     """A clone of the template where there is one, else a guest that boots."""
     ground, base = open_ground(home), home.base_of_machine(record)
     with Descriptors() as disks:
-        disks["rootdisk"] = root
-        disks.mine("scratch", _open_scratch(home, record))
+        disks["rootdisk"], disks["scratch"] = root, scratch
         guest = partial(_guest, home, record, base, ground, disks, call, what=what)
         loaded = home.templates.take(home, ground, MEMORY, CPUS)
         if loaded is None:

@@ -25,10 +25,17 @@ from cove.engine.machines.life import running
 from cove.engine.machines.start import open_binds
 from cove.engine.ranges import range_base
 from cove.engine.slots import open_group
-from cove.engine.visits.open_disks import Beside, open_disks, open_ground, open_root
+from cove.engine.visits.open_disks import (
+    Beside,
+    open_copy,
+    open_disks,
+    open_ground,
+    open_root,
+)
 from cove.engine.visits.room import Room
 from cove.engine.vms import virtual
 from cove.engine.vms.ground import facts_inside
+from cove.engine.vms.guests import tell_cut
 from cove.errors import BadArchive, Conflict, CoveError, HostError
 from cove.executor.archiver import Archiver, run_archiver
 from cove.linux.pump import Stopped, pump
@@ -175,8 +182,13 @@ def _beside(
         spec = ExecSpec(command=("archive",), stdin_open=True)
         record, group = there.record, there.group
         plan = virtual.plan_beside(home, record, spec, guest, group, fds, None, sync=sync)
+        began = time.time()
         with run_archiver(ends_with_daemon(plan), fds, what=what, reads=reads) as archiver:
-            yield archiver
+            try:
+                yield archiver
+            finally:
+                if archiver.lost:
+                    tell_cut(home.store.layout.machine(record.key), record.name, began)
 
 
 @contextmanager
@@ -249,6 +261,23 @@ def _guest_layer(
             yield archiver
         return
     with _at_disks(home, record, plan, call, what, reads=False) as archiver:
+        yield archiver
+
+
+@contextmanager
+def visit_copy(
+    home: Home, record: MachineRecord, disk: int, call: Call, action: str, *, what: str
+) -> Iterator[Archiver]:
+    """What is on a virtual machine's disk that no machine has: ``disk``, a file of the visit's own.
+    ``record``: of a machine as the disk's was.
+    """
+    plan = plan_layer(_guest_place(record), action)
+    with (
+        open_root(home, record) as root,
+        open_copy(home, record, root, disk, call, what) as there,
+        _beside(home, there, plan, what, reads=False) as archiver,
+        _watched(home, record, archiver, call, layer=True),
+    ):
         yield archiver
 
 

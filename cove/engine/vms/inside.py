@@ -24,6 +24,7 @@ from cove.plan import wire
 from cove.plan.ops import Op
 from cove.plan.vm_ops import Write
 from cove.planner.guest import GROUP
+from cove.planner.jail import RUN_SYNC
 from cove.store.records import MachineRecord
 
 HEAD = struct.Struct("<IiII")
@@ -35,6 +36,8 @@ BATCH = 15
 """Files that one question asks for: their answers fit where nobody waits for us."""
 PATIENCE = 2.0
 """Seconds until a guest that does not answer counts as hung."""
+SYNC_PATIENCE = 60.0
+"""Until it has written what a machine left in its memory."""
 ALL_PATIENCE = 20.0
 """Until all its processes are read."""
 PROCESSES_MAX = 4096
@@ -95,14 +98,16 @@ def write_file(home: Home, key: int, path: str, value: str) -> None:
     run_ops(home, key, (Write(path, value, why="the guest's own group"),))
 
 
-def run_ops(home: Home, key: int, ops: Sequence[Op]) -> None:
+def run_ops(
+    home: Home, key: int, ops: Sequence[Op], *, flags: int = 0, patience: float = PATIENCE
+) -> None:
     """By the guest's agent, in the guest itself: what fits into one message."""
     plan = wire.encode(tuple(ops))
-    late = time.monotonic() + PATIENCE
+    late = time.monotonic() + patience
     with _asked(home, key) as hub:
         hub.send(HEAD.pack(PLAN, 0, len(plan), 0) + plan)
         order = RUN.pack(len(plan), 0, 0, 0)
-        hub.send(HEAD.pack(RUN_IT, 0, len(order), 0) + order)
+        hub.send(HEAD.pack(RUN_IT, flags, len(order), 0) + order)
         kind = TAKEN
         while kind == TAKEN and time.monotonic() < late:
             kind = HEAD.unpack_from(_message(hub, late))[0]
@@ -110,15 +115,21 @@ def run_ops(home: Home, key: int, ops: Sequence[Op]) -> None:
         raise HostError("cannot ask the guest: it refuses", exit_code=1)
 
 
+def sync(home: Home, key: int) -> None:
+    """What the machine has written by now is on its disk."""
+    run_ops(home, key, (), flags=RUN_SYNC, patience=SYNC_PATIENCE)
+
+
 @contextmanager
-def held(home: Home, key: int) -> Iterator[None]:
+def held(home: Home, key: int, *, synced: bool) -> Iterator[None]:
     """The machine's processes in the guest stand still, nothing is under way between it and its
-    hub, and neither says anything. If this daemon is killed meanwhile, they go on.
+    hub, and neither says anything. If this daemon is killed meanwhile, they go on. ``synced``: all
+    that they have written is on the disk.
     """
     with socket.socket(fileno=connect_hub(home, key)) as hub:
         late = time.monotonic() + PATIENCE
         try:
-            hub.send(HEAD.pack(HOLD, 0, 0, 0))
+            hub.send(HEAD.pack(HOLD, int(synced), 0, 0))
             kind, value, _, _ = HEAD.unpack_from(_message(hub, late))
         except OSError as error:
             raise HostError("cannot hold the guest: it does not answer") from error

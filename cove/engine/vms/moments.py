@@ -34,8 +34,10 @@ MEMORY_MAX = 1 << 20
 """Mebibytes: what is read of an emulator is doubted."""
 
 
-def capture(home: Home, record: MachineRecord, live: Live, disk: int) -> Held:
-    """``disk``: an empty file for its disk; it is the moment's from then on, or closed."""
+def capture(home: Home, record: MachineRecord, live: Live, disk: int, *, synced: bool) -> Held:
+    """``disk``: an empty file for its disk; it is the moment's from then on, or closed. ``synced``:
+    all that was written is on it, and not in part in the memory alone.
+    """
     held = Held(disk)
     try:
         with live.changing, contextlib.ExitStack() as stack:
@@ -49,7 +51,7 @@ def capture(home: Home, record: MachineRecord, live: Live, disk: int) -> Held:
             stack.callback(control.close)
             control.greet()
             held.shape = _shape(home, record, pid, arch, control)
-            _copy(home, record, pid, control, held)
+            _copy(home, record, pid, control, held, synced=synced)
     except OSError as error:
         held.close()
         reason = (error.strerror or "i/o error").lower()
@@ -62,7 +64,9 @@ def capture(home: Home, record: MachineRecord, live: Live, disk: int) -> Held:
     return held
 
 
-def _copy(home: Home, record: MachineRecord, pid: int, control: qmp.Control, held: Held) -> None:
+def _copy(
+    home: Home, record: MachineRecord, pid: int, control: qmp.Control, held: Held, *, synced: bool
+) -> None:
     shape = held.shape
     assert shape is not None
     at = qmp.ram_address(control, RAM_BASE[shape.arch])
@@ -83,8 +87,10 @@ def _copy(home: Home, record: MachineRecord, pid: int, control: qmp.Control, hel
         stack.callback(os.close, state)
         view = stack.enter_context(mmap.mmap(held.memory, shape.memory))
         memory.copy_own(pid, at, view)  # so that the host has found room for most of it by then
+        if synced:
+            inside.sync(home, record.key)  # so that little is left for the time of the pause
         began = time.monotonic()
-        with inside.held(home, record.key):
+        with inside.held(home, record.key, synced=synced):
             try:
                 qmp.stop(control, state)
                 memory.copy_own(pid, at, view)
