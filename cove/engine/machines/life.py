@@ -122,7 +122,11 @@ def _wait_for_name(home: Home, name: str) -> None:
     """
     holder = home.store.find_machine(name)
     live = home.lives.get(holder.key)
-    if live is not None and holder.spec.remove and running(home, holder) is None:
+    if live is None or not holder.spec.remove:
+        return
+    if not live.started and _has_spoken(live):
+        home.events.wait_until(partial(_heard, live), timeout=KILL_WAIT)
+    if running(home, holder) is None:
         home.events.wait_until(partial(has_ended, home, live), timeout=KILL_WAIT)
 
 
