@@ -157,6 +157,8 @@ def _host_config(spec: MachineSpec) -> Record:
         CapAdd=_capabilities(security.cap_add),
         CapDrop=_capabilities(security.cap_drop),
         Dns=list(spec.dns),
+        DnsOptions=list(spec.dns_options),
+        DnsSearch=list(spec.dns_search),
         ExtraHosts=list(spec.extra_hosts) or NoList(),
         GroupAdd=list(spec.groups) or NoList(),
         IpcMode="private",
@@ -197,7 +199,7 @@ def _host_config(spec: MachineSpec) -> Record:
 
 _UNUSED: dict[str, Any] = {
     "BlkioWeight": 0, "CgroupParent": "", "ContainerIDFile": "", "CpuPeriod": 0, "CpuQuota": 0,
-    "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0, "DnsOptions": [], "DnsSearch": [],
+    "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0,
     "KernelMemory": 0, "Links": NoList(), "MemorySwappiness": None, "OomKillDisable": False,
     "PublishAllPorts": False, "VolumeDriver": "", "VolumesFrom": NoList(),
     "BlkioDeviceReadBps": [], "BlkioDeviceReadIOps": [], "BlkioDeviceWriteBps": [],

@@ -29,6 +29,7 @@ from cove.engine.machines.exec import exec_in
 from cove.engine.machines.restart import restart, take_up
 from cove.engine.machines.start import Foreground
 from cove.engine.networks import networks
+from cove.engine.networks.names import Names
 from cove.engine.networks.places import Places
 from cove.engine.reactor import Reactor, Worker
 from cove.engine.slots import Slots
@@ -477,8 +478,8 @@ def _open_home(
         run_fd=run_fd,
     )
     stack.callback(home.logs.close)
-    home.disks, home.templates, home.places = Disks(), Templates(), Places(store)
-    stack.callback(home.places.wires.close)
+    home.disks, home.templates = Disks(), Templates()
+    _open_networks(stack, home)
     worker.start()
     stack.callback(worker.close)
     reactor.start()
@@ -490,6 +491,13 @@ def _open_home(
     home.storage.start()
     stack.callback(home.storage.close)
     return home
+
+
+def _open_networks(stack: contextlib.ExitStack, home: Home) -> None:
+    home.places = Places(home.store)
+    stack.callback(home.places.wires.close)
+    home.names = Names(home.store.layout, home.run_fd, home.reactor, home.places.wires)
+    stack.callback(home.names.shut)
 
 
 def _open_guests(stack: contextlib.ExitStack, home: Home) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 import os
 import socket
 from functools import cache
+from typing import NamedTuple
 
-from cove.planner.files import render_hostname, render_hosts, render_resolv
+from cove.planner.files import render_hostname, render_hosts
+from cove.planner.resolv import parse_resolv, resolv_alone, resolv_on_host, resolv_on_network
 from cove.spec.machine import MachineSpec
 from cove.store.records import MachineRecord
 
@@ -25,23 +27,85 @@ def hostname_of(spec: MachineSpec, machine_id: str) -> str:
     return socket.gethostname() if spec.network == "host" else machine_id[:12]
 
 
-def address_of(record: MachineRecord) -> str:
-    """What the machine's own name means to it."""
-    first = record.endpoints[0].address if record.endpoints else "127.0.0.1"
-    return first.partition("/")[0]
+class Where(NamedTuple):
+    """A machine, as its generated files tell of it."""
+
+    address: str = "127.0.0.1"
+    """What its own name means to it."""
+    gateway: str = ""
+    """``host-gateway``; empty: there is none."""
+    resolver: str = ""
+    """Its network's name server; empty: it is on none."""
 
 
-def texts(
-    spec: MachineSpec, hostname: str, address: str = "127.0.0.1"
-) -> tuple[tuple[str, str], ...]:
+ALONE, WITH_HOST = Where(), Where(gateway="127.0.0.1")
+EXAMPLE = Where("10.192.0.2", "10.192.0.1", "10.192.15.254")
+"""Of a plan that is only shown."""
+
+
+def address_of(record: MachineRecord) -> Where:
+    if not record.endpoints:
+        return WITH_HOST if record.spec.network == "host" else ALONE
+    first = record.endpoints[0]
+    way = next((e for e in record.endpoints if e.default), first)
+    return Where(first.address.partition("/")[0], way.gateway, way.resolver)
+
+
+def texts(spec: MachineSpec, hostname: str, where: Where = ALONE) -> tuple[tuple[str, str], ...]:
     """Register and content of each."""
-    hosts = render_hosts(hostname, spec.extra_hosts, domainname=spec.domainname, address=address)
-    resolv = render_resolv(spec.dns)
     if spec.network == "host":
-        extra = render_hosts("", spec.extra_hosts).split("\n", 6)[-1]
+        extra = render_hosts("", spec.extra_hosts, gateway=where.gateway).split("\n", 6)[-1]
         hosts = read_host(HOST_FILES["hosts"]) + extra
-        resolv = resolv if spec.dns else read_host(HOST_FILES["resolv"])
+    else:
+        hosts = render_hosts(
+            hostname, spec.extra_hosts, domainname=spec.domainname, address=where.address,
+            gateway=where.gateway,
+        )  # fmt: skip
+    resolv = _resolv(spec, where)
     return ("hosts", hosts), ("hostname", render_hostname(hostname)), ("resolv", resolv)
+
+
+def _resolv(spec: MachineSpec, where: Where) -> str:
+    asked = spec.dns or spec.dns_search or spec.dns_options
+    on_host = spec.network == "host"
+    if on_host and not asked:
+        return read_host(HOST_FILES["resolv"])
+    if not on_host and not where.resolver:
+        return resolv_alone(spec.dns, spec.dns_search, spec.dns_options)
+    host = parse_resolv(read_host(HOST_FILES["resolv"]))
+    if on_host:
+        return resolv_on_host(spec.dns, spec.dns_search, spec.dns_options, host)
+    return resolv_on_network(
+        spec.dns, spec.dns_search, spec.dns_options, host, resolver=where.resolver
+    )
+
+
+def ask_another(directory: str, before: MachineRecord, now: MachineRecord) -> None:
+    """A machine that runs has come to other networks: its resolv.conf names a server that it
+    reaches, unless it was changed meanwhile. What is mounted is the file: it is written in place.
+    """
+    old, new = address_of(before).resolver, address_of(now).resolver
+    if old == new or now.spec.isolation != "container":
+        return
+    try:
+        fd = os.open(f"{directory}/resolv", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        text = os.read(fd, 1 << 16).decode("utf-8", "surrogateescape")
+        line = f"nameserver {old}\n"
+        if old and new:
+            changed = text.replace(line, f"nameserver {new}\n")
+        elif text == _resolv(before.spec, address_of(before)):
+            changed = _resolv(now.spec, address_of(now))
+        else:
+            changed = text
+        if changed != text:
+            data = changed.encode("utf-8", "surrogateescape")
+            os.pwrite(fd, data, 0)
+            os.ftruncate(fd, len(data))
+    finally:
+        os.close(fd)
 
 
 def read_host(path: str) -> str:
@@ -55,13 +119,14 @@ def read_host(path: str) -> str:
 def is_default(spec: MachineSpec) -> bool:
     """Whether the files of a slot serve this machine as they are."""
     asked = spec.hostname or spec.domainname or spec.extra_hosts or spec.dns
+    asked = asked or spec.dns_search or spec.dns_options
     return not asked and spec.network == "none"
 
 
 @cache
 def _default_texts() -> tuple[str, str]:
     """hosts with a mark where the name goes, and resolv.conf."""
-    return render_hosts("@"), render_resolv(())
+    return render_hosts("@"), resolv_alone()
 
 
 def write_default(directory: int, hostname: str) -> dict[str, int]:
@@ -77,10 +142,10 @@ def write_default(directory: int, hostname: str) -> dict[str, int]:
 
 
 def write_generated(
-    directory: int, spec: MachineSpec, hostname: str, address: str
+    directory: int, spec: MachineSpec, hostname: str, where: Where
 ) -> dict[str, int]:
     """Name to fd; the files are written anew at every start, as Docker does."""
-    return _write(directory, texts(spec, hostname, address))
+    return _write(directory, texts(spec, hostname, where))
 
 
 def _write(directory: int, texts: tuple[tuple[str, str], ...]) -> dict[str, int]:

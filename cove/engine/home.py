@@ -38,6 +38,7 @@ from cove.store.records import ImageRecord, MachineRecord
 if TYPE_CHECKING:  # they stand on this
     from cove.engine.images.disks import Disks
     from cove.engine.machines.exec import Extra
+    from cove.engine.networks.names import Names
     from cove.engine.networks.places import Places
     from cove.engine.vms.pool import Pool
     from cove.engine.vms.templates import Templates
@@ -91,6 +92,8 @@ class Home:
     """Clones that wait."""
     places: Places = field(init=False)
     """Who has which address."""
+    names: Names = field(init=False)
+    """The name server."""
     bases: dict[str, Base] = field(default_factory=dict)
     strata_sizes: dict[int, int] = field(default_factory=dict)
     """Bytes of layers that machines and snapshots stand on, as far as somebody has asked."""

@@ -5,6 +5,7 @@ of limits. ``cgroup_v1`` (also hybrid) and ``cgroup_v2`` know the files.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import select
@@ -285,6 +286,10 @@ class Cgroups(ABC):
                 return
             except FileNotFoundError:  # before Linux 5.14
                 pass
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+                return  # it was removed between open and write: nobody is left in it
         struck: set[int] = set()
         while new := set(self.pids(group)) - struck:  # one that was born before all had stopped
             self.freeze(group)

@@ -70,6 +70,9 @@ class Wires:
     def bridge_name(self, key: int) -> str:
         return f"{self.tag}b{number_text(key)}"
 
+    def door_name(self, key: int) -> str:
+        return f"{self.tag}d{number_text(key)}"
+
     def port_name(self, machine: int, index: int) -> str:
         return f"{self.tag}e{number_text(machine)}{DIGITS[index]}"
 
@@ -82,7 +85,7 @@ class Wires:
 
     def present(self) -> dict[str, links.Link]:
         """Our links, by name."""
-        mine = re.compile(rf"{self.tag}[be][0-9a-z]+")
+        mine = re.compile(rf"{self.tag}[bde][0-9a-z]+")
         with self._lock:
             return {
                 link.name: link for link in links.links(self._route()) if mine.fullmatch(link.name)
@@ -122,7 +125,9 @@ class Wires:
             self._run(firewall.delete(self.tag))
             return
         bridges = (
-            firewall.Bridge(self.bridge_name(n.key), n.subnet, n.gateway, n.internal)
+            firewall.Bridge(
+                self.bridge_name(n.key), n.subnet, n.gateway, n.internal, resolver=n.resolver
+            )
             for n in networks
         )
         router = any(network.forwarding for network in networks)

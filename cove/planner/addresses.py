@@ -42,6 +42,15 @@ def choose_address(
     return ""
 
 
+def choose_resolver(subnet: IPv4Network, is_taken: Callable[[str], bool]) -> str:
+    """Of the name server: the last that is free, away from where machines' addresses begin."""
+    last, first = int(subnet.broadcast_address) - 1, int(subnet.network_address) + 1
+    for number in range(last, first - 1, -1):
+        if not is_taken(text := str(IPv4Address(number))):
+            return text
+    return ""
+
+
 def mac_of(address: str) -> str:
     """Of a machine, from its address: alone on its network, and the same for the same address."""
     return "02:c0:" + ":".join(f"{byte:02x}" for byte in IPv4Address(address).packed)

@@ -1,4 +1,4 @@
-"""Contents of the files cove generates for a machine: /etc/hosts, /etc/hostname, /etc/resolv.conf.
+"""Contents of files that cove generates for a machine: /etc/hosts and /etc/hostname.
 
 Pure: gives text; the engine writes it, a plan mounts it.
 """
@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cove.errors import UsageError
+
+HOST_GATEWAY = "host-gateway"
+"""In place of an address: the host's on the machine's network."""
 
 _LOOPBACK = (
     "127.0.0.1\tlocalhost",
@@ -20,7 +23,12 @@ _LOOPBACK = (
 
 
 def render_hosts(
-    hostname: str, extra: Sequence[str] = (), *, domainname: str = "", address: str = "127.0.0.1"
+    hostname: str,
+    extra: Sequence[str] = (),
+    *,
+    domainname: str = "",
+    address: str = "127.0.0.1",
+    gateway: str = "",
 ) -> str:
     """/etc/hosts: loopback, what ``--add-host`` names (``host:address``), the machine itself."""
     lines = list(_LOOPBACK)
@@ -29,33 +37,27 @@ def render_hosts(
         target = target.removeprefix("[").removesuffix("]")
         if not name or not target:
             raise UsageError("cannot add a host: not HOST:ADDRESS", origin=f"--add-host {entry}")
+        if target == HOST_GATEWAY:
+            if not gateway:
+                raise UsageError(
+                    f"cannot add the host {name}: the machine is on no network with a gateway",
+                    origin=f"--add-host {entry}",
+                    hint="put it on one: --network bridge",
+                )
+            target = gateway
         lines.append(f"{target}\t{name}")
     if hostname:
         full = f"{hostname}.{domainname} {hostname}" if domainname else hostname
         lines.append(f"{address}\t{full}")
-    return "".join(f"{_one_line(line)}\n" for line in lines)
+    return "".join(f"{one_line(line)}\n" for line in lines)
 
 
 def render_hostname(hostname: str) -> str:
     """/etc/hostname."""
-    return f"{_one_line(hostname)}\n"
+    return f"{one_line(hostname)}\n"
 
 
-def render_resolv(
-    servers: Sequence[str], *, search: Sequence[str] = (), options: Sequence[str] = ()
-) -> str:
-    """/etc/resolv.conf; without servers it says so, and names are not resolved."""
-    lines = [f"nameserver {server}" for server in servers]
-    if search:
-        lines.append("search " + " ".join(search))
-    if options:
-        lines.append("options " + " ".join(options))
-    if not servers:
-        lines.insert(0, "# no name servers: --dns names one")
-    return "".join(f"{_one_line(line)}\n" for line in lines)
-
-
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     if any(c in "\n\r\0" for c in text):
         raise UsageError("cannot write a host name: it has a line break", origin=repr(text))
     return text

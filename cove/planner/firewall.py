@@ -14,6 +14,9 @@ from dataclasses import dataclass
 PRIORITY = -10
 """Before the host's own filters (0): their verdicts come on top."""
 
+QUESTIONS = "5000/second burst 1000 packets"
+"""Of one machine to its name server."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
@@ -21,6 +24,8 @@ class Bridge:
     subnet: str
     gateway: str
     internal: bool
+    resolver: str = ""
+    """The address of its name server, behind a port of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ def whole(
     bridges, ports = tuple(bridges), tuple(ports)
     return (
         delete(table)
-        + _bridge_table(table, prefix, ports)
+        + _bridge_table(table, prefix, bridges, ports)
         + _inet_table(table, prefix, bridges, router=router)
     )
 
@@ -68,12 +73,23 @@ def _set(name: str, kind: str, members: Iterable[str], flags: str = "") -> str:
     return f" set {name} {{\n  type {kind}\n{more}{inside} }}\n"
 
 
-def _bridge_table(table: str, prefix: str, ports: tuple[Port, ...]) -> str:
-    """Frames as they leave a machine: from its own MAC and address, or not at all."""
+def _bridge_table(
+    table: str, prefix: str, bridges: tuple[Bridge, ...], ports: tuple[Port, ...]
+) -> str:
+    """Frames as they leave a machine: from its own MAC and address, or not at all; to the name
+    server no more than it could answer, so that nobody's questions are lost for another's.
+    """
     senders = _set("senders", "ifname . ether_addr", (f'"{p.link}" . {p.mac}' for p in ports))
     owned = _set("addresses", "ifname . ipv4_addr", (f'"{p.link}" . {p.address}' for p in ports))
+    asked = _set("resolvers", "ipv4_addr", (b.resolver for b in bridges if b.resolver))
     return f"""table bridge {table} {{
-{senders}{owned} chain guard {{
+{senders}{owned}{asked} set busy {{
+  type ifname
+  flags dynamic
+  size 65535
+  timeout 10s
+ }}
+ chain guard {{
   type filter hook prerouting priority -300; policy accept;
   iifname != "{prefix}e*" accept
   iifname . ether saddr != @senders drop
@@ -81,6 +97,7 @@ def _bridge_table(table: str, prefix: str, ports: tuple[Port, ...]) -> str:
   ether type arp iifname . arp saddr ip != @addresses drop
   ether type arp accept
   ether type ip iifname . ip saddr != @addresses drop
+  ip daddr @resolvers add @busy {{ iifname limit rate over {QUESTIONS} }} drop
   ether type ip accept
   drop
  }}

@@ -212,10 +212,14 @@ MACHINE = (
          group="Network"),
     Flag("domainname", "domainname", "Its NIS domain name", "", "NAME", values.parse_hostname,
          group="Network"),
-    Flag("add-host", "extra_hosts", "A line for its /etc/hosts", "", "NAME:ADDRESS",
-         grants.parse_host, repeat=True, group="Network"),
-    Flag("dns", "dns", "A name server for its /etc/resolv.conf", "", "ADDRESS",
-         grants.parse_address, repeat=True, group="Network"),
+    Flag("add-host", "extra_hosts", "A line for its /etc/hosts; host-gateway is the host's address "
+         "on its network", "", "NAME:ADDRESS", grants.parse_host, repeat=True, group="Network"),
+    Flag("dns", "dns", "Whom to ask for names that are no machine's; else the host's servers", "",
+         "ADDRESS", grants.parse_address, repeat=True, group="Network"),
+    Flag("dns-search", "dns_search", "A domain to look for names in; . for none; else the host's",
+         "", "DOMAIN", grants.parse_domain, repeat=True, group="Network"),
+    Flag("dns-option", "dns_options", "An option for its /etc/resolv.conf", "", "OPTION",
+         grants.parse_dns_option, repeat=True, group="Network", aliases=("dns-opt",)),
     # accepted where they ask for what is so anyway
     Flag("log-driver", "", "local, json-file (the same log) or none", "", "DRIVER",
          grants.parse_log_driver, group="Log"),
@@ -245,7 +249,6 @@ FROM_SNAPSHOT = Flag(
 RUN = (*PROCESS, *_ATTACHED, *MACHINE, FROM_SNAPSHOT)
 CREATE = (*PROCESS, *_ATTACHED[1:2], *MACHINE, FROM_SNAPSHOT)
 
-_NAMES = "names are not resolved on cove's networks yet"
 _PORTS = "cove publishes no ports yet; with --network host a server's ports are the host's"
 _VOLUMES = "cove has no volumes yet"
 
@@ -256,8 +259,6 @@ REFUSED: dict[str, tuple[str, bool]] = {
     "ip6": ("cove has no IPv6 networks yet", True),
     "link": ("cove has no links between machines", True),
     "link-local-ip": ("cove has no IPv6 networks yet", True),
-    "dns-option": (_NAMES, True),
-    "dns-search": (_NAMES, True),
     "volume-driver": (_VOLUMES, True),
     "volumes-from": (_VOLUMES, True),
     "health-cmd": ("cove has no health checks yet", True),

@@ -262,7 +262,7 @@ def parse_host(text: str) -> str:
     if not found or not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", name):
         raise bad("host", text, "not NAME:ADDRESS", hint="write db:10.0.0.5")
     if address == "host-gateway":
-        raise Unsupported("cannot use host-gateway: cove has no networks with a gateway yet")
+        return f"{name}:{address}"
     return f"{name}:{parse_address(address, text)}"
 
 
@@ -274,6 +274,20 @@ def parse_address(address: str, text: str = "") -> str:
         return str(ipaddress.ip_address(bare))
     except ValueError:
         raise bad("address", text or address, f'"{address}" is not an IP address') from None
+
+
+def parse_domain(text: str) -> str:
+    """``.``: none."""
+    if text != "." and (len(text) > 253 or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", text)):
+        raise bad("domain", text, "not labels with dots between them", hint="write corp.example")
+    return text if text == "." else text.rstrip(".")
+
+
+def parse_dns_option(text: str) -> str:
+    """Of resolv.conf(5); which there are, the machine's C library knows."""
+    if not re.fullmatch(r"[a-z][a-z0-9-]*(:[0-9]+)?", text):
+        raise bad("option", text, "not NAME or NAME:NUMBER", hint="write ndots:2")
+    return text
 
 
 # ---- namespaces by name ----

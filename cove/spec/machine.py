@@ -121,6 +121,9 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     extra_hosts: tuple[str, ...] = ()
     """``host:address``."""
     dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    """Domains; ``.`` alone: none."""
+    dns_options: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()
     devices: tuple[Device, ...] = ()
     sysctls: tuple[tuple[str, str], ...] = ()

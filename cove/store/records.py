@@ -38,6 +38,8 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """With the prefix of the subnet: 10.1.2.3/24."""
     gateway: str
     mac: str
+    resolver: str = ""
+    """The address of the network's name server."""
     default: bool = False
     """Its gateway is where packets go that are for no network of the machine's."""
     aliases: tuple[str, ...] = ()
@@ -172,6 +174,8 @@ class NetworkRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: dict[str, str] = {}
     made: bool = False
     """Something of it may be in the kernel."""
+    resolver: str = ""
+    """The address of its name server."""
     forwarding: bool = False
     """The host did not forward packets before this network: switched off again when it goes."""
 

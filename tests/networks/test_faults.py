@@ -77,6 +77,8 @@ def test_machines_that_ask_for_what_cannot_be(cove: Cove) -> None:
             (("--ip", "10.6.0.9"), "10.6.0.9 is no address of 10.5.0.0/29"),
             (("--ip", one), f"another machine has the address {one}"),
             (("--ip", "10.5.0.1"), "the network's gateway has the address"),
+            (("--ip", "10.5.0.6"), "its name server has the address"),
+            (("--mac-address", "02:c0:0a:05:00:06"), "the network itself has the MAC address"),
             (("--mac-address", "02:c0:0a:05:00:02"), "another machine has the MAC address"),
             (("--mac-address", "01:00:5e:00:00:01"), "it is a group's"),
             (("--vm",), "cove has networks for containers so far"),
@@ -90,7 +92,7 @@ def test_machines_that_ask_for_what_cannot_be(cove: Cove) -> None:
 
 def test_no_address_left(cove: Cove) -> None:
     with network(cove, "tiny", "--subnet", "10.5.0.0/29"):
-        names = [f"m{number}" for number in range(5)]
+        names = [f"m{number}" for number in range(4)]
         for name in names:
             cove("run", "-d", "--name", name, "--network", "tiny", "bb", "sleep", "1000")
         done = cove("run", "--rm", "--network", "tiny", "bb", "true", code=125)

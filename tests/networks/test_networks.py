@@ -235,7 +235,7 @@ def test_nothing_is_left(cove: Cove) -> None:
         cove("run", "--rm", "--network", "web", "bb", "true")
         cove("run", "--rm", "--network", "web", "bb", "false", code=1)
         cove("run", "--rm", "--network", "web", "bb", "/no/such", code=127)
-        wait_until(lambda: len(links()) == len(before) + 1, "only the bridge")
+        wait_until(lambda: len(links()) == len(before) + 2, "bridge and name server")
     assert links() == before and rules() == ""
     assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == "0\n"
 

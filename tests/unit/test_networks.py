@@ -121,11 +121,14 @@ def test_a_network_is_asked_for_by_its_name_or_in_dockers_long_form() -> None:
 
 
 def test_rules_name_every_port_and_drop_the_rest() -> None:
-    bridge = firewall.Bridge("cvxb1", "10.0.0.0/24", "10.0.0.1", internal=True)
+    bridge = firewall.Bridge(
+        "cvxb1", "10.0.0.0/24", "10.0.0.1", internal=True, resolver="10.0.0.254"
+    )
     port = firewall.Port("cvxe10", "10.0.0.2", "02:c0:0a:00:00:02")
     text = firewall.whole("cvx", "cvx", [bridge], [port], router=False)
     assert '"cvxe10" . 10.0.0.2' in text and '"cvxe10" . 02:c0:0a:00:00:02' in text
-    guard = text.split("chain guard {")[1].split("}")[0]
+    guard = text.split("chain guard {")[1].split("\n }")[0]
     assert guard.split()[-1] == "drop"
+    assert "elements = { 10.0.0.254 }" in text.split("set resolvers")[1].split("set busy")[0]
     assert "elements" not in text.split("set routed")[1].split("}")[0]
     assert text.startswith(firewall.delete("cvx"))

@@ -28,7 +28,7 @@ from cove.planner import (
     plan_machine,
     syscall_rules,
 )
-from cove.planner.files import render_hostname, render_hosts, render_resolv
+from cove.planner.files import render_hostname, render_hosts
 from cove.planner.process import environment
 from cove.spec.machine import Device, ExecSpec, Limits, MachineSpec, Mount, Security, Ulimit
 from tests.golden.cases import load_facts, make_place
@@ -383,12 +383,12 @@ def test_hosts_file() -> None:
     assert text.endswith("10.0.0.2\tdb\nfd00::1\tsix\nfd00::2\tseven\n127.0.0.1\tbox.lan box\n")
 
 
-def test_resolv_conf() -> None:
-    assert render_resolv(("1.1.1.1",), search=("lan",), options=("ndots:0",)) == (
-        "nameserver 1.1.1.1\nsearch lan\noptions ndots:0\n"
-    )
-    assert render_resolv(()) == "# no name servers: --dns names one\n"
+def test_the_gateway_among_the_hosts() -> None:
+    text = render_hosts("box", ("gw:host-gateway",), gateway="10.192.0.1")
+    assert "10.192.0.1\tgw\n" in text
     assert render_hostname("box") == "box\n"
+    with pytest.raises(UsageError, match="on no network with a gateway"):
+        render_hosts("box", ("gw:host-gateway",))
 
 
 @pytest.mark.parametrize("entry", ["db", "db:", ":1.2.3.4"])

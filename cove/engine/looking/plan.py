@@ -65,7 +65,7 @@ def _virtual(home: Home, spec: MachineSpec, base: Base, place: Place) -> Plan:
         base.config,
         ground.inside,
         Identity(bytes(64), 0, str(uuid.UUID(int=0))),
-        dict(files.texts(spec, place.hostname)),
+        dict(files.texts(spec, place.hostname, files.EXAMPLE)),
         hostname=place.hostname,
     )
     jail = virtual.jail_of(spec)

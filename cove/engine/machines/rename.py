@@ -29,5 +29,7 @@ def rename(home: Home, record: MachineRecord, name: str) -> MachineRecord:
         except Conflict as error:
             error.origin = f"rename {old} {name}"
             raise
+        if record.endpoints:
+            home.names.tell(record)
     home.publish("rename", record, {"oldName": f"/{old}"})
     return record

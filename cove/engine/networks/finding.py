@@ -8,7 +8,7 @@ from ipaddress import IPv4Network
 
 from cove.engine.home import Home
 from cove.errors import Conflict, CoveError, HostError, NotFound
-from cove.planner.addresses import choose_subnet
+from cove.planner.addresses import choose_resolver, choose_subnet
 from cove.spec.network import DEFAULT_NETWORK, NetworkSpec, check_network
 from cove.store.records import NetworkRecord
 
@@ -50,12 +50,14 @@ def add(home: Home, spec: NetworkSpec) -> NetworkRecord:
         for route in reached if spec.subnet else ():
             if subnet.overlaps(route):
                 raise _overlap(spec, f"{subnet} overlaps with {route}, where the host has a way to")
+        gateway = spec.gateway or str(subnet[1])
         record = NetworkRecord(
             key=home.store.new_key(),
             id=secrets.token_hex(32),
             name=spec.name,
             subnet=str(subnet),
-            gateway=spec.gateway or str(subnet[1]),
+            gateway=gateway,
+            resolver=choose_resolver(subnet, lambda address: address == gateway),
             range=spec.range,
             created=time.time(),
             driver=spec.driver,

@@ -6,6 +6,7 @@ import os
 
 import msgspec
 
+from cove.engine import files
 from cove.engine.calls.networks import (
     Member,
     Network,
@@ -98,6 +99,7 @@ def _take_down(home: Home, record: NetworkRecord) -> None:
     """
     record = home.store.network(record.id) or record
     if record.made:
+        home.names.close(record)
         home.places.wires.down(record)
         others = (n for n in home.store.networks() if n.key != record.key)
         routed = next((n for n in others if n.made and not n.internal), None)
@@ -215,7 +217,7 @@ def _connect_live(
         except BaseException:
             home.update(key, spec=before.spec)
             raise
-        home.update(key, endpoints=(*before.endpoints, endpoint))
+        told(home, before, home.update(key, endpoints=(*before.endpoints, endpoint)))
     try:
         namespace = places.open_network(home, live)
         if namespace < 0:
@@ -229,13 +231,23 @@ def _connect_live(
         raise
 
 
+def told(home: Home, before: MachineRecord, now: MachineRecord) -> None:
+    """A machine that runs is on other networks: the name server knows, and it knows which one."""
+    if now.endpoints:
+        home.names.tell(now)
+    else:
+        home.names.forget(now.key)
+    files.ask_another(home.store.layout.machine(now.key), before, now)
+
+
 def _let_go(home: Home, key: int, gone: tuple[Endpoint, ...], spec: MachineSpec) -> None:
     """The wires of some places, then the places."""
     places.remove_wires(home, gone)
     with home.lock:
         if home.store.has_machine(key):
-            left = tuple(e for e in home.record(key).endpoints if e not in gone)
-            home.update(key, endpoints=left, spec=spec)
+            before = home.record(key)
+            left = tuple(e for e in before.endpoints if e not in gone)
+            told(home, before, home.update(key, endpoints=left, spec=spec))
         home.places.give_back(key, gone)
 
 
@@ -277,7 +289,7 @@ def _new_default(home: Home, key: int, live: Live) -> None:
     if heir is None or namespace < 0:
         return
     now = tuple(msgspec.structs.replace(e, default=e is heir) for e in held)
-    home.update(key, endpoints=now)
+    told(home, home.record(key), home.update(key, endpoints=now))
     try:
         home.places.wires.route_through(heir, namespace)
     finally:

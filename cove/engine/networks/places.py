@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
@@ -18,7 +18,7 @@ from cove.engine.networks.finding import meant
 from cove.errors import Conflict, CoveError, HostError, UsageError
 from cove.linux.pidfd import wait_exit
 from cove.net.wires import Wires, forwards, set_forwarding
-from cove.planner.addresses import choose_address, mac_of
+from cove.planner.addresses import bridge_mac, choose_address, choose_resolver, mac_of
 from cove.spec.machine import MachineSpec, connections_of
 from cove.spec.network import Connection, parse_ipv4, parse_mac
 from cove.store.db import Store
@@ -42,6 +42,10 @@ class Places:
         for record in store.machines():
             for endpoint in record.endpoints:
                 self.hold(record.key, endpoint)
+        for network in store.networks():
+            if not network.resolver:  # of a cove that had no names
+                resolver = choose_resolver(IPv4Network(network.subnet), self._taken_of(network))
+                store.put_network(msgspec.structs.replace(network, resolver=resolver))
 
     def hold(self, key: int, endpoint: Endpoint) -> None:
         address = endpoint.address.partition("/")[0]
@@ -56,9 +60,11 @@ class Places:
         with self._lock:
             address = self._address(network, subnet, wish)
             mac = parse_mac(wish.mac) if wish.mac else mac_of(address)
-            if (network.id, mac) in self._macs:
+            own = (bridge_mac(network.id), mac_of(network.resolver))
+            if (network.id, mac) in self._macs or mac in own:
+                by = "the network itself" if mac in own else "another machine"
                 raise Conflict(
-                    f"cannot connect to {network.name}: another machine has the MAC address {mac}",
+                    f"cannot connect to {network.name}: {by} has the MAC address {mac}",
                     origin=f"--mac-address {mac}",
                     exit_code=125,
                 )
@@ -71,15 +77,18 @@ class Places:
             index=index,
             address=f"{address}/{subnet.prefixlen}",
             gateway=network.gateway,
+            resolver=network.resolver,
             mac=mac,
             default=default and not network.internal,
             aliases=wish.aliases,
         )
 
-    def _address(self, network: NetworkRecord, subnet: IPv4Network, wish: Connection) -> str:
-        def taken(address: str) -> bool:
-            return address == network.gateway or (network.id, address) in self._taken
+    def _taken_of(self, network: NetworkRecord) -> Callable[[str], bool]:
+        own = (network.gateway, network.resolver)
+        return lambda address: address in own or (network.id, address) in self._taken
 
+    def _address(self, network: NetworkRecord, subnet: IPv4Network, wish: Connection) -> str:
+        taken = self._taken_of(network)
         if not wish.ip:
             within = IPv4Network(network.range or network.subnet)
             address = choose_address(subnet, within, taken, self._last.get(network.id, ""))
@@ -97,7 +106,8 @@ class Places:
                 origin=f"--ip {wish.ip}",
             )
         if taken(wish.ip):
-            by = "the network's gateway" if wish.ip == network.gateway else "another machine"
+            own = {network.gateway: "the network's gateway", network.resolver: "its name server"}
+            by = own.get(wish.ip, "another machine")
             raise Conflict(
                 f"cannot connect to {network.name}: {by} has the address {wish.ip}",
                 origin=f"--ip {wish.ip}",
@@ -186,6 +196,7 @@ def raise_bridge(home: Home, network: NetworkRecord) -> bool:
         records = home.store.machines()
         ports = [e.link for r in records for e in r.endpoints if e.network == network.id]
         home.places.wires.join(ports, network)
+    home.names.open(network)
     return made
 
 
@@ -215,6 +226,7 @@ def make_rules(home: Home, *, without: NetworkRecord | None = None) -> None:
 def unplug(home: Home, record: MachineRecord) -> None:
     """Everything of a machine that has ended; its record is rid of the places next."""
     if record.endpoints:
+        home.names.forget(record.key)
         remove_wires(home, record.endpoints)
 
 
@@ -242,12 +254,13 @@ def open_network(home: Home, live: Live) -> int:
 def recover(home: Home) -> None:
     """Make true what records say: links that nobody records go, those that are missing come."""
     networks = home.store.networks()
-    if not networks:
-        return
+    home.names.adopt()
     try:
-        _recover(home, networks)
+        if networks:
+            _recover(home, networks)
     except CoveError as error:
         sys.stderr.write(error.render())
+    home.names.settle()
 
 
 def _recover(home: Home, networks: Sequence[NetworkRecord]) -> None:
@@ -255,10 +268,14 @@ def _recover(home: Home, networks: Sequence[NetworkRecord]) -> None:
     present = wires.present()
     endpoints = {e.link: e for record in records for e in record.endpoints}
     bridges = {wires.bridge_name(network.key): network for network in networks}
+    doors = {wires.door_name(network.key) for network in networks}
     whole = {name for name, link in present.items() if link.up}
-    for name in present.keys() - bridges.keys():
+    for name in present.keys() - bridges.keys() - doors:
         if name not in endpoints or name not in whole:
             wires.drop_link(name)
+    for record in records:
+        if record.endpoints:
+            home.names.tell(record)
     used = {endpoint.network for endpoint in endpoints.values()}
     for name, network in bridges.items():
         if network.id in used or name in present:
