@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.driver import Cove, wait_until
+from tests.driver import Cove, kill_process, wait_until
 from tests.kernel.test_changes import frozen
 from tests.kernel.test_changes_crash import runs_for_good, walk
+from tests.kernel.test_recovery import monitor_of
 from tests.kernel.test_walks import STRIDE
 
 NAME = "walker"
@@ -99,3 +100,23 @@ def test_a_daemon_killed_at_any_step_of_a_fork(walker: Cove, tmp_path: Path) -> 
         check_whole(cove, where)
         if kids:
             cove("rm", "-f", *kids)
+
+
+def test_a_monitor_killed_in_the_middle_leaves_nothing(walker: Cove) -> None:
+    """The machine ends with it; what it wrote is there, and the snapshot whole or not at all."""
+    cove = walker
+    cove("exec", NAME, "sh", "-c", "head -c 30000000 /dev/urandom >/big; md5sum /big >/sum")
+    making = cove.spawn("snapshot", "create", NAME, "kept")
+    started = lambda: bool(list(cove.root.glob("tmp/stratum-*")))  # noqa: E731
+    wait_until(lambda: started() or making.poll() is not None)
+    kill_process(monitor_of(cove, NAME))
+    making.communicate(timeout=120)
+    cove("wait", NAME)
+    made = cove("snapshot", "ls", "-q").out
+    assert made == ("kept\n" if making.returncode == 0 else "")
+    cove("start", NAME)
+    assert cove("exec", NAME, "md5sum", "-c", "/sum").out == "/big: OK\n"
+    if made:
+        said = cove("run", "--rm", "--from-snapshot", "kept", "md5sum", "-c", "/sum")
+        assert said.out == "/big: OK\n"
+    check_whole(cove, "a killed monitor")

@@ -42,12 +42,9 @@ def test_changes_between_what_was_and_what_is(cove: Cove, origin: Machine) -> No
     cove("snapshot", "create", "origin", "two")
     assert cove("snapshot", "diff", "one", "two").out == CHANGES
     assert cove("snapshot", "diff", "two", "one").out == BACK
-    assert cove("snapshot", "diff", "two").out == ""
-    assert cove("snapshot", "diff", "one", "origin").out == CHANGES
     cove("stop", "-t", "0", "origin")
     assert cove("snapshot", "diff", "one").out == CHANGES
     cove("snapshot", "create", "origin", "three")
-    assert cove("snapshot", "diff", "three").out == ""
     assert cove("snapshot", "diff", "two", "three").out == ""
     cove("start", "origin")
     origin.exec("touch", "/late")
@@ -55,7 +52,6 @@ def test_changes_between_what_was_and_what_is(cove: Cove, origin: Machine) -> No
     cove("rm", "-f", "origin")
     said = cove("snapshot", "diff", "one", code=1).err
     assert said.startswith("cove: cannot compare one: machine origin is gone")
-    assert cove("snapshot", "diff", "one", "three").out == CHANGES
 
 
 def test_what_a_machine_with_a_snapshot_of_the_other_kind_has_in_common(

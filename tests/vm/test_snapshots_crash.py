@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import open_cove
 from tests.driver import Cove, kill_process, wait_until
 from tests.kernel.test_changes_crash import walk
+from tests.kernel.test_recovery import monitor_of
 from tests.kernel.test_walks import STRIDE
 from tests.vm.conftest import CACHE, Stored
 from tests.vm.test_templates import _emulators
@@ -114,21 +115,21 @@ def test_a_daemon_killed_at_any_step_of_a_fork(walker: Cove, tmp_path: Path) -> 
             cove("rm", "-f", *kids)
 
 
-def test_an_emulator_killed_in_the_middle_is_an_error_and_leaves_nothing(
-    walker: Cove, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("victim", ["emulator", "monitor"])
+def test_one_killed_in_the_middle_is_an_error_and_leaves_nothing(walker: Cove, victim: str) -> None:
     """The memory is being read: what is there of it is no snapshot."""
     cove = walker
     (emulator,) = _emulators(cove)
+    pid = emulator if victim == "emulator" else monitor_of(cove, NAME)
     making = cove.spawn("snapshot", "create", NAME, "kept")
     started = lambda: bool(list(cove.root.glob("tmp/snapshot-*")))  # noqa: E731
     wait_until(lambda: started() or making.poll() is not None)
-    kill_process(emulator)
+    kill_process(pid)
     making.communicate(timeout=120)
     cove("wait", NAME)
     made = cove("snapshot", "ls", "-q").out
     assert made == ("kept\n" if making.returncode == 0 else "")
-    check_whole(cove, "a killed emulator")
+    check_whole(cove, f"a killed {victim}")
     if made:
         cove("restore", NAME)
         cove("start", NAME)

@@ -47,7 +47,7 @@ from cove.vm.templates import Loaded
 
 LINGER = 3.0
 """Seconds that a guest stays after its last visitor."""
-GONE = 5.0
+GONE = 20.0
 """Seconds that processes may take to go which were killed."""
 TICK = 0.1
 HOLDER = MachineSpec(JAIL_IMAGE, stdin_open=True)

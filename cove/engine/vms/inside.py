@@ -36,6 +36,8 @@ BATCH = 15
 """Files that one question asks for: their answers fit where nobody waits for us."""
 PATIENCE = 2.0
 """Seconds until a guest that does not answer counts as hung."""
+STILL_PATIENCE = 20.0
+"""Until its processes stand still; the guest itself gives one a second, of its own time."""
 SYNC_PATIENCE = 60.0
 """Until it has written what a machine left in its memory."""
 ALL_PATIENCE = 20.0
@@ -127,7 +129,7 @@ def held(home: Home, key: int, *, synced: bool) -> Iterator[None]:
     that they have written is on the disk.
     """
     with socket.socket(fileno=connect_hub(home, key)) as hub:
-        late = time.monotonic() + PATIENCE
+        late = time.monotonic() + STILL_PATIENCE
         try:
             hub.send(HEAD.pack(HOLD, int(synced), 0, 0))
             kind, value, _, _ = HEAD.unpack_from(_message(hub, late))
@@ -149,7 +151,7 @@ def frozen(home: Home, key: int) -> Iterator[None]:
     """
     try:
         write_file(home, key, f"{GROUP}/cgroup.freeze", "1")
-        late = time.monotonic() + PATIENCE
+        late = time.monotonic() + STILL_PATIENCE
         events = f"{GROUP}/cgroup.events"
         while _table(read_files(home, key, (events,))[0]).get(b"frozen") != 1:
             if time.monotonic() > late:

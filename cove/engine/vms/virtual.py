@@ -49,7 +49,7 @@ KERNEL_SHARE = 128 * MEBIBYTE
 PATIENCE, FOREVER = struct.pack("ll", 2, 0), struct.pack("ll", 0, 0)
 """Seconds in which the hub, which is the guest's neighbour in the jail, must take a caller."""
 
-DISK_PATIENCE = 5.0
+DISK_PATIENCE = 20.0
 """Seconds that an emulator which was ended may still have its machine's disk."""
 
 
