@@ -41,10 +41,10 @@ def begin(store: Store, name: str, layers: tuple[str, ...], blobs: tuple[str, ..
 
 def end(store: Store, name: str) -> None:
     """Nothing of it is wanted: the pull is done, or can never be."""
-    former = [known for known in store.leftovers() if known.name == name]
-    store.remove_leftover(name)
-    for known in former:
-        _sweep(store, known)
+    for known in store.leftovers():
+        if known.name == name:
+            store.remove_leftover(name)
+            _sweep(store, known)
 
 
 def settle(store: Store, name: str) -> None:

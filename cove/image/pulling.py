@@ -223,8 +223,10 @@ def _ended_by(stopped: threading.Event | None, registry: Registry) -> Iterator[N
 
 
 def _pull(wish: _Wish) -> Pulled:
+    kept = f"{wish.reference} {wish.platform}"
     known = _known(wish)
     if known is not None:
+        leftovers.end(wish.store, kept)  # of one whose daemon was killed when all was there
         return known
     wish.tell(Step(f"pulling from {wish.reference.path}", wish.reference.tag or "digest"))
     found = _find(wish)
@@ -232,7 +234,6 @@ def _pull(wish: _Wish) -> Pulled:
     image_id = digest_of(found.config)
     diff_ids = list(found.parsed.diff_ids)
     blobs = tuple(layer.digest for layer in found.manifest.layers)
-    kept = f"{wish.reference} {wish.platform}"
     try:
         with wish.store.pinned(*diff_ids, *blobs), ExitStack() as pins:
             chain = _here(wish.store, image_id)

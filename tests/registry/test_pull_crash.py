@@ -62,3 +62,16 @@ def test_a_daemon_killed_at_any_step_of_a_pull(fresh: Cove, fake: Fake, tmp_path
     fresh("images")  # a daemon that sweeps what the last one was ended in the middle of
     assert steps > 3, "the walk never began"
     assert resumed or STRIDE > 1
+
+
+def test_a_daemon_killed_when_all_was_there(fresh: Cove, fake: Fake, tmp_path: Path) -> None:
+    """The next pull has nothing to fetch, and still puts away what the last one kept."""
+    web, report = fake.add("walk:2", FakeImage([Tar().file("walked").data()])), tmp_path / "where"
+    fresh("images")
+    fresh.stop_daemon()
+    daemon = Crashing(fresh, 1, report, "cove.image.leftovers:end")
+    fresh("pull", web, code=None)
+    assert daemon.died() and "db.py" in report.read_text()
+    assert fresh("pull", "-q", web).out == f"{web}\n"
+    fresh("rmi", web)
+    wait_until(lambda: own_layers(fresh) == [], "the layer goes with its image")
