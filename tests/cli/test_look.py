@@ -93,7 +93,7 @@ def test_logs_follow_to_the_end(cove: Cove) -> None:
     follow = cove.spawn("logs", "-f", "look-on")
     assert follow.stdout is not None
     assert follow.stdout.readline() == b"a\n"
-    cove("exec", "look-on", "sh", "-c", "echo go > /tmp/f")
+    cove("exec", "look-on", "sh", "-c", "echo go > /tmp/f", code=None)  # its machine may end first
     assert follow.communicate()[0] == b"b\n"
     assert follow.returncode == 0
     cove("rm", "look-on")
