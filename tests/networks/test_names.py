@@ -40,12 +40,17 @@ def reverse(address: str) -> str:
 
 def server_pid(cove: Cove) -> int:
     """Of the name server of this state directory."""
+    return pid_of(cove, b"cove.net.names")
+
+
+def pid_of(cove: Cove, module: bytes) -> int:
+    """0: it does not run."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"cove.net.names" in words and os.fsencode(str(cove.root)) in words:
+        if module in words and os.fsencode(str(cove.root)) in words:
             return int(path.parent.name)
     return 0
 
@@ -65,11 +70,12 @@ def test_c_libraries_find_machines_at_once(cove: Cove) -> None:
 
 
 def test_what_a_machine_is_called(cove: Cove) -> None:
-    named = ("--hostname", "box.example", "--domainname", "x")
+    named = ("--hostname", "box.example", "--domainname", "x", "--network-alias", "Sql")
     with network(cove, "web") as gateway, machine(cove, "Db", "web", *named) as db:
         short = cove.inspect("Db")["Id"][:12]
         with machine(cove, "one", "web") as one, seat(cove, "one") as at:
-            for name in ("db", "DB", "Db.web", "db.WEB", short, "box.example", f"{short}.web"):
+            names = ("db", "DB", "Db.web", "db.WEB", short, "box.example", f"{short}.web", "sql")
+            for name in names:
                 assert at.addresses(name) == [db], name
             assert at.addresses("one") == [one]
             assert at.addresses("host.cove.internal") == [gateway]

@@ -85,6 +85,8 @@ def launch(
     With a foreground this returns as soon as a monitor has the session; without, once the machine's
     program runs. Whatever fails is undone, and raised.
     """
+    if record.endpoints:  # before it can ask, and before others hear of it
+        home.names.tell(record)
     try:
         _hand_over(home, record, base, live, foreground)
     except BaseException as error:
