@@ -173,7 +173,7 @@ def _open(
         loaded = home.templates.take(home, ground, MEMORY, CPUS)
         if loaded is None:
             booted = guest(None)
-            # When it goes, not beside it: visits were seen to be cut while a template was made.
+            # When it goes, not beside it: somebody waits for what it reads.
             want = partial(home.pool.want_template, ground.arch, MEMORY, CPUS, lambda: True)
             booted.stack.callback(want)
             return booted
