@@ -158,7 +158,14 @@ enum {
 	MSG_ANSWER = 67,
 	MSG_ERROR = 68,
 	/* daemon -> forker */
-	MSG_FORK = 80,
+	MSG_FORK = 80, /* value: enum forked */
+	/* daemon -> relay; each is answered with MSG_RELAY_STATE */
+	MSG_RELAY_BEGIN = 96,
+	MSG_RELAY_ADD = 97,
+	MSG_RELAY_DROP = 98,
+	MSG_RELAY_TARGET = 99,
+	MSG_RELAY_END = 100,
+	MSG_RELAY_STATE = 101,
 };
 
 /* One datagram. send: -errno or 0. recv: length of the payload or -errno (-EPIPE: peer gone); received fds are CLOEXEC.
@@ -172,6 +179,8 @@ int write_all(int fd, const void *data, size_t len);
 int front_main(int argc, char **argv);
 int forker_main(int argc, char **argv);
 int monitor_main(int ctl, int restart_argc, char **restart_argv);
+enum forked { FORK_MONITOR, FORK_RELAY };
+int relay_main(int ctl);
 int unpack_main(int argc, char **argv);
 int tsc_main(int argc, char **argv);
 int archive_main(int argc, char **argv);

@@ -1,6 +1,6 @@
 /*
- * The resident parent of monitors: a fork of this small process takes 0.2 ms, an exec by the daemon twice that. It runs
- * from a sealed memfd, so no machine can reach a file that is executed as the host's root.
+ * The resident parent of monitors and relays: a fork of this small process takes 0.2 ms, an exec by the daemon twice
+ * that. It runs from a sealed memfd, so no machine can reach a file that is executed as the host's root.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -54,7 +54,7 @@ int forker_main(int argc, char **argv)
 		if (!fork()) {
 			close(DAEMON_FD);
 			setsid();
-			_exit(monitor_main(ctl, argc - 2, argv + 2));
+			_exit(head.value == FORK_RELAY ? relay_main(ctl) : monitor_main(ctl, argc - 2, argv + 2));
 		}
 		close(ctl);
 	}

@@ -33,6 +33,11 @@ __attribute__((weak)) int agent_main(void)
 {
 	return 125;
 }
+__attribute__((weak)) int relay_main(int ctl)
+{
+	(void)ctl;
+	return 125;
+}
 
 static int usage(void)
 {

@@ -70,6 +70,19 @@ struct resize {
 /* MSG_SESSION's value: what the front has to do itself. */
 enum { RELAY_STDIN = 1, RAW_TERMINAL = 2, FORWARD_SIGNALS = 4, RELAY_STDOUT = 8, RELAY_STDERR = 16 };
 
+/* MSG_RELAY_BEGIN, with a listener for later daemons and the pidfd of the machine; MSG_RELAY_ADD is an array of the
+   other, with a socket each; MSG_RELAY_DROP one of ids; MSG_RELAY_TARGET the machine's address, 4, 16 or no bytes;
+   MSG_RELAY_STATE the protocol, how many connections there are, and the ids of all ports. */
+#define RELAY_PROTOCOL 1
+struct relay_begin {
+	uint32_t protocol, id; /* its user and group */
+} __attribute__((packed));
+struct relay_port {
+	uint32_t id;
+	uint16_t number; /* of the machine's */
+	uint8_t udp, pad;
+} __attribute__((packed));
+
 /* The log: this, then len bytes, then `end` bytes: len again (4), or nothing (0, as cove 0.1 wrote). Stream 1 or 2; 0:
    a note of the monitor itself. */
 struct log_record {

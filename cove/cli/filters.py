@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
 from cove.engine.calls import Image
-from cove.errors import Unsupported, UsageError
+from cove.errors import UsageError
 from cove.oci.reference import familiar
 from cove.spec.machine import connections_of
+from cove.spec.ports import exposes
 from cove.spec.suggest import did_you_mean
 from cove.store.records import MachineRecord
 
@@ -102,8 +103,9 @@ def _networks(record: MachineRecord) -> list[str]:
     return [*(wishes or [record.spec.network]), *(e.network for e in record.endpoints)]
 
 
-def _unsupported(record: MachineRecord, value: str) -> bool:
-    raise Unsupported("cannot filter by ports: cove has no published ports yet")
+def _is_one_of(ports: Iterable[str], value: str) -> bool:
+    """``80``, ``53/udp``, ``8000-8010``: of the machine's own."""
+    return not set(exposes(value)).isdisjoint(ports)
 
 
 MACHINE_TESTS: dict[str, Test] = {
@@ -120,8 +122,8 @@ MACHINE_TESTS: dict[str, Test] = {
     "isolation": lambda r, v: r.spec.isolation == v,
     "health": lambda r, v: v == "none",
     "is-task": lambda r, v: v in ("false", "0"),
-    "publish": _unsupported,
-    "expose": _unsupported,
+    "publish": lambda r, v: _is_one_of((f"{p.port}/{p.protocol}" for p in r.spec.ports), v),
+    "expose": lambda r, v: _is_one_of(r.exposed, v),
 }
 CHECKS = {"status": _check_state, "exited": _check_exit_code}
 """Values that are wrong whatever there is to list."""

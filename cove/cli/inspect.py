@@ -7,7 +7,7 @@ its own (``Isolation``, ``Cause``, ``Walls``, ``Spec``).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -26,6 +26,7 @@ from cove.planner.paths import MASKED, READONLY
 from cove.spec.flags import Flag
 from cove.spec.machine import MachineSpec, Mount, connections_of
 from cove.spec.network import Connection
+from cove.spec.ports import Publish
 from cove.store.records import Endpoint, MachineRecord
 
 # ---- a machine ----
@@ -112,7 +113,7 @@ def _config(seen: calls.Inspected) -> Record:
         AttachStdin=spec.stdin_open,
         AttachStdout=True,
         AttachStderr=True,
-        ExposedPorts=image.get("ExposedPorts") or {},
+        ExposedPorts={word: Record() for word in record.exposed},
         Tty=spec.tty,
         OpenStdin=spec.stdin_open,
         StdinOnce=spec.stdin_open,
@@ -151,7 +152,8 @@ def _host_config(spec: MachineSpec) -> Record:
         Binds=[_bind(mount) for mount in spec.mounts if mount.type == "bind"] or NoList(),
         LogConfig=_log_config(spec),
         NetworkMode=spec.network,
-        PortBindings={},
+        PortBindings=_bindings((p.port, p.protocol, p.ip, _host_port(p)) for p in spec.ports),
+        PublishAllPorts=spec.publish_all,
         RestartPolicy=Record(Name="no", MaximumRetryCount=0),
         AutoRemove=spec.remove,
         CapAdd=_capabilities(security.cap_add),
@@ -201,7 +203,7 @@ _UNUSED: dict[str, Any] = {
     "BlkioWeight": 0, "CgroupParent": "", "ContainerIDFile": "", "CpuPeriod": 0, "CpuQuota": 0,
     "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0,
     "KernelMemory": 0, "Links": NoList(), "MemorySwappiness": None, "OomKillDisable": False,
-    "PublishAllPorts": False, "VolumeDriver": "", "VolumesFrom": NoList(),
+    "VolumeDriver": "", "VolumesFrom": NoList(),
     "BlkioDeviceReadBps": [], "BlkioDeviceReadIOps": [], "BlkioDeviceWriteBps": [],
     "BlkioDeviceWriteIOps": [], "BlkioWeightDevice": [], "Cgroup": "", "ConsoleSize": [0, 0],
     "CpuCount": 0, "CpuPercent": 0, "DeviceCgroupRules": NoList(), "DeviceRequests": NoList(),
@@ -235,6 +237,28 @@ def _mount(mount: Mount) -> Record:
     )
 
 
+def _host_port(publish: Publish) -> str:
+    if not publish.first:
+        return ""
+    span = publish.last > publish.first
+    return f"{publish.first}-{publish.last}" if span else str(publish.first)
+
+
+def _bindings(ports: Iterable[tuple[int, str, str, str]]) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for port, protocol, ip, host in sorted(ports):
+        found.setdefault(f"{port}/{protocol}", []).append(Record(HostIp=ip, HostPort=host))
+    return found
+
+
+def _ports(record: MachineRecord) -> dict[str, Any]:
+    """Those that are open now; what else it serves has nothing."""
+    if record.state not in ("running", "paused"):
+        return {}
+    held = _bindings((p.port, p.protocol, p.ip, str(p.host)) for p in record.published)
+    return dict.fromkeys(record.exposed) | held
+
+
 def _networks(record: MachineRecord) -> Record:
     """The places it has while it runs; those that it asks for otherwise."""
     held = {endpoint.name: _network(endpoint) for endpoint in record.endpoints}
@@ -243,7 +267,7 @@ def _networks(record: MachineRecord) -> Record:
     same = ("EndpointID", "Gateway", "IPAddress", "IPPrefixLen", "MacAddress", "IPv6Gateway",
             "GlobalIPv6Address", "GlobalIPv6PrefixLen")  # fmt: skip
     return Record(
-        Bridge="", SandboxID="", Ports={}, SandboxKey="", HairpinMode=False,
+        Bridge="", SandboxID="", Ports=_ports(record), SandboxKey="", HairpinMode=False,
         LinkLocalIPv6Address="", LinkLocalIPv6PrefixLen=0,
         SecondaryIPAddresses=NoList(), SecondaryIPv6Addresses=NoList(),
         **{name: first[name] for name in same},

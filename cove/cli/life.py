@@ -3,7 +3,6 @@ change."""
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Any
 
@@ -16,7 +15,7 @@ from cove.cli.run import MACHINES, RUNNING, SIGNAL, TIMEOUT, each
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
-from cove.errors import NotFound, UsageError
+from cove.errors import UsageError
 from cove.spec import flags, values
 from cove.spec.assemble import assemble_limits
 from cove.spec.flags import Flag
@@ -82,27 +81,6 @@ def update(typed: Typed, terminal: Terminal, client: Client) -> int:
         return name
 
     return each(typed.words, terminal, one)
-
-
-# ---- port ----
-
-
-def port(typed: Typed, terminal: Terminal, client: Client) -> int:
-    """No machine publishes a port so far."""
-    name, *wanted = typed.words
-    found = client.inspect(calls.Inspect(name)).record
-    for text in wanted:
-        number = text.partition("/")[0]
-        if not re.fullmatch(r"[0-9]+", number) or int(number) > 65535:
-            raise UsageError(
-                f'cannot show the port "{text}": it is no number of a port',
-                hint="write 80 or 53/udp",
-            )
-        raise NotFound(
-            f"cannot show the port {text}: no public port '{text}' published for {found.name}",
-            hint="cove publishes no ports yet; machines of one network reach each other",
-        )
-    return 0
 
 
 # ---- prune ----
@@ -190,15 +168,6 @@ COMMANDS: dict[str, Command] = {
             refused={name: flags.REFUSED[name] for name in REFUSED},
             about="What the kernel refuses changes nothing, as when more memory is in use than "
             "is to be allowed.",
-        ),
-        Command(
-            "port",
-            port,
-            help="The ports that a machine publishes, or where one of them is",
-            words="MACHINE [PORT[/PROTO]]",
-            least=1,
-            most=2,
-            group=RUNNING,
         ),
     )
 }

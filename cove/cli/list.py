@@ -16,6 +16,7 @@ from cove.client.api import Client
 from cove.engine import calls
 from cove.spec.flags import Flag
 from cove.spec.machine import MachineSpec, connections_of
+from cove.spec.ports import listed
 from cove.spec.values import parse_int
 from cove.store.records import MachineRecord
 
@@ -108,6 +109,14 @@ def networks_of(spec: MachineSpec) -> list[str]:
     return [wish.network for wish in connections_of(spec)] or [spec.network]
 
 
+def ports_of(record: MachineRecord) -> str:
+    """Those that are open now, and what else it serves."""
+    if record.state not in ("running", "paused") or record.spec.network == "host":
+        return ""
+    published = [(p.ip, p.host, p.port, p.protocol) for p in record.published]
+    return listed(published, record.exposed)
+
+
 FIELDS: dict[str, Callable[[Seen], Any]] = {
     "ID": lambda s: s.record.id if s.full else s.record.id[:12],
     "Names": lambda s: s.record.name,
@@ -115,7 +124,7 @@ FIELDS: dict[str, Callable[[Seen], Any]] = {
     "Command": _command,
     "CreatedAt": lambda s: units.clock_text(s.record.created, s.zone),
     "RunningFor": lambda s: units.human_duration(s.now - s.record.created) + " ago",
-    "Ports": lambda s: "",
+    "Ports": lambda s: ports_of(s.record),
     "State": lambda s: s.record.state,
     "Status": lambda s: status(s.record, s.now),
     "Size": _size,

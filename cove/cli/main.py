@@ -45,11 +45,11 @@ INSTEAD = {
 
 
 def _of_machines() -> dict[str, click.Command]:
-    from cove.cli import copy, life, list, logs, run, snapshots, watch
+    from cove.cli import copy, life, list, logs, ports, run, snapshots, watch
 
     return {
         **run.COMMANDS, **life.COMMANDS, **list.COMMANDS, **logs.COMMANDS, **watch.COMMANDS,
-        **copy.COMMANDS, **snapshots.COMMANDS,
+        **copy.COMMANDS, **snapshots.COMMANDS, **ports.COMMANDS,
     }  # fmt: skip
 
 

@@ -43,6 +43,14 @@ def note_low_ports(spec: MachineSpec, terminal: Terminal, client: Client) -> Non
         )
 
 
+def note_ports(spec: MachineSpec, terminal: Terminal) -> None:
+    if spec.network == "host" and (spec.ports or spec.publish_all):
+        terminal.error(
+            "cove: note: published ports are discarded: with --network host a server's ports are "
+            "the host's\n"
+        )
+
+
 def note_emulated(spec: MachineSpec, terminal: Terminal, client: Client) -> None:
     """To people: it is slow, and QEMU's own faults are the guest's way out of it."""
     if spec.isolation != "vm" or not terminal.is_terminal(2):

@@ -7,7 +7,7 @@ from cove.cli.run import OfImage, machine_spec
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
-from cove.spec.flags import REFUSED, RUN, SHORT_REFUSED, Flag
+from cove.spec.flags import REFUSED, RUN, Flag
 
 
 def plan(typed: Typed, terminal: Terminal, client: Client) -> int:
@@ -29,6 +29,5 @@ COMMANDS = {
         interspersed=False,
         group="Look",
         refused=REFUSED,
-        refused_short=SHORT_REFUSED,
     )
 }

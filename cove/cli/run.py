@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 from typing import Literal
 
 from cove.cli.command import Command, Typed
-from cove.cli.notes import note_emulated, note_low_ports
+from cove.cli.notes import note_emulated, note_low_ports, note_ports
 from cove.cli.parse import Typed as Flags
 from cove.cli.parse import read_values
 from cove.cli.progress import follow
@@ -23,7 +23,7 @@ from cove.errors import Conflict, CoveError, NotFound, UsageError, printable
 from cove.spec import values
 from cove.spec.assemble import Caller, assemble_exec, assemble_machine, needs_caller, with_command
 from cove.spec.check import check_command, check_exec, check_machine
-from cove.spec.flags import CREATE, EXEC, FROM_SNAPSHOT, REFUSED, RUN, SHORT_REFUSED, Flag
+from cove.spec.flags import CREATE, EXEC, FROM_SNAPSHOT, REFUSED, RUN, Flag
 from cove.spec.inherit import inherit
 from cove.spec.machine import MachineSpec
 
@@ -101,6 +101,7 @@ def want_terminal(terminal: Terminal, wanted: object, attach: calls.Streams) -> 
 def run(typed: Typed, terminal: Terminal, client: Client) -> int | None:
     spec = machine_spec(typed, terminal, client)
     note_low_ports(spec, terminal, client)
+    note_ports(spec, terminal)
     act = partial(_run, typed, terminal, client, spec)
     try:
         return act() if spec.snapshot else with_image(typed, terminal, client, spec, act)
@@ -149,6 +150,7 @@ def _run(typed: Typed, terminal: Terminal, client: Client, spec: MachineSpec) ->
 def create(typed: Typed, terminal: Terminal, client: Client) -> int:
     spec = machine_spec(typed, terminal, client)
     note_low_ports(spec, terminal, client)
+    note_ports(spec, terminal)
     note_emulated(spec, terminal, client)
     act = partial(_create, typed, terminal, client, spec)
     if spec.snapshot:
@@ -377,7 +379,6 @@ COMMANDS: dict[str, Command] = {
             interspersed=False,
             group=RUNNING,
             refused=REFUSED,
-            refused_short=SHORT_REFUSED,
             about="Without a command the image's own is run. The exit code is the command's; 125 "
             "when cove could not start it, 126 when it cannot be executed, 127 when it is not "
             "found, 128 and the signal's number when a signal ended it.",
@@ -393,7 +394,6 @@ COMMANDS: dict[str, Command] = {
             interspersed=False,
             group=RUNNING,
             refused=REFUSED,
-            refused_short=SHORT_REFUSED,
         ),
         Command(
             "exec",

@@ -15,7 +15,7 @@ import msgspec
 from cove.client.transport import Caller, Transport
 from cove.client.verbs import VERBS
 from cove.engine import calls
-from cove.engine.calls import kernels, networks, snapshots, templates
+from cove.engine.calls import kernels, networks, ports, snapshots, templates
 from cove.engine.calls.check import Check, Checked
 from cove.engine.calls.prepare import Prepare
 
@@ -174,6 +174,10 @@ class Client:
     ) -> calls.Committed:
         call = calls.Call(cancelled=cancelled)
         result: calls.Committed = self._call("machine.commit", params, call)
+        return result
+
+    def change_ports(self, params: ports.PortChange) -> ports.Ports:
+        result: ports.Ports = self._call("machine.ports", params)
         return result
 
     # ---- networks ----

@@ -26,6 +26,7 @@ PASSED_ON = frozenset(
         "COVE_ROOT",
         "COVE_DEBUG",
         "COVE_INIT",
+        "COVE_PUBLISH_ADDRESS",
         "COVE_VM_POOL",
     )
 )

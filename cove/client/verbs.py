@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cove.engine import calls
-from cove.engine.calls import kernels, networks, snapshots, templates
+from cove.engine.calls import kernels, networks, ports, snapshots, templates
 from cove.engine.calls.check import Check, Checked
 from cove.engine.calls.prepare import Prepare
 
@@ -60,6 +60,7 @@ VERBS: dict[str, Verb] = {
         Verb("machine.unpause", "unpause", calls.Unpause, calls.Named),
         Verb("machine.rename", "rename", calls.Rename, calls.Named),
         Verb("machine.update", "update", calls.Update, calls.Named),
+        Verb("machine.ports", "change_ports", ports.PortChange, ports.Ports),
         Verb("machine.prune", "prune", calls.Prune, calls.Pruned),
         Verb("machine.list", "list", calls.List, calls.Listed),
         Verb("machine.inspect", "inspect", calls.Inspect, calls.Inspected),

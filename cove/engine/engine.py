@@ -14,6 +14,7 @@ from typing import Self
 from cove.engine import calls
 from cove.engine.calls import kernels as of_kernels
 from cove.engine.calls import networks as of_networks
+from cove.engine.calls import ports as of_ports
 from cove.engine.calls import snapshots as of_snapshots
 from cove.engine.calls import templates as of_templates
 from cove.engine.calls.check import Check, Checked
@@ -28,7 +29,7 @@ from cove.engine.machines.attach import attach
 from cove.engine.machines.exec import exec_in
 from cove.engine.machines.restart import restart, take_up
 from cove.engine.machines.start import Foreground
-from cove.engine.networks import networks
+from cove.engine.networks import networks, publishing
 from cove.engine.networks.names import Names
 from cove.engine.networks.places import Places
 from cove.engine.reactor import Reactor, Worker
@@ -278,6 +279,9 @@ class Engine:
         self, params: of_networks.NetworkDisconnect, call: calls.Call
     ) -> of_networks.NetworkNamed:
         return networks.disconnect(self.home, self._find(params.machine), params)
+
+    def change_ports(self, params: of_ports.PortChange, call: calls.Call) -> of_ports.Ports:
+        return publishing.change(self.home, self._find(params.machine), params)
 
     # ---- snapshots ----
 

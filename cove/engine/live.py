@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from cove.engine.networks.served import Served
 from cove.engine.reactor import Timer
 from cove.engine.slots import Slot
 from cove.errors import CoveError
@@ -67,6 +68,8 @@ class Live:
     """System calls that seccomp refused, in order."""
     changing: threading.Lock = field(default_factory=threading.Lock)
     """Held by who pauses it or changes its limits."""
+    served: Served = field(default_factory=Served)
+    """Its published ports."""
     copied: int = 0
     """By so many, for whom it stands still; the last of them lets it go on."""
     closers: list[Callable[[], None]] = field(default_factory=list)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 RANGE_BASE = 1879048192
 RANGE_SIZE = 65536
+RELAY_ID = RANGE_BASE + RANGE_SIZE * 4096
+"""Behind all ranges: nobody's but of those who carry for published ports."""
 
 
 def range_base(index: int) -> int:

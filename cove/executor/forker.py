@@ -19,6 +19,8 @@ from cove.errors import HostError
 from cove.executor.messages import Kind, sealed_memory, send
 from cove.linux.program import init_program
 
+MONITOR, RELAY = 0, 1
+
 BUFFER = 1 << 20
 """Of a monitor's socket: one datagram of MSG_MAX must fit also where the host's default is low."""
 
@@ -46,13 +48,13 @@ class Forker:
         self._sock: socket.socket | None = None
         self._pid = 0
 
-    def fork(self) -> socket.socket:
-        """The daemon's end of a new monitor's socket."""
+    def fork(self, kind: int = MONITOR) -> socket.socket:
+        """The daemon's end of the socket of a new monitor, or relay."""
         ours, theirs = socket_pair()
         with theirs:
             try:
                 with self._lock:
-                    self._ask(theirs)
+                    self._ask(theirs, kind)
             except BaseException:
                 ours.close()
                 raise
@@ -72,13 +74,13 @@ class Forker:
                 os.close(self._program)
                 self._program = -1
 
-    def _ask(self, end: socket.socket) -> None:
+    def _ask(self, end: socket.socket, kind: int) -> None:
         for last in (False, True):
             if self._sock is None:
                 self._spawn()
             assert self._sock is not None
             try:
-                send(self._sock, Kind.FORK, fds=(end.fileno(),))
+                send(self._sock, Kind.FORK, value=kind, fds=(end.fileno(),))
                 return
             except (BrokenPipeError, ConnectionResetError) as error:
                 self._drop()

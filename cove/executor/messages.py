@@ -68,6 +68,12 @@ class Kind(IntEnum):
     ANSWER = 67
     ERROR = 68
     FORK = 80
+    RELAY_BEGIN = 96
+    RELAY_ADD = 97
+    RELAY_DROP = 98
+    RELAY_TARGET = 99
+    RELAY_END = 100
+    RELAY_STATE = 101
 
 
 class StartFlag(IntFlag):

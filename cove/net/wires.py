@@ -20,7 +20,7 @@ from cove.linux.netlink import Netlink, Request, open_in
 from cove.linux.nftables import Nftables
 from cove.planner import firewall
 from cove.planner.addresses import bridge_mac
-from cove.store.records import Endpoint, NetworkRecord
+from cove.store.records import Endpoint, NetworkRecord, Published
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 FORWARDING = "/proc/sys/net/ipv4/ip_forward"
@@ -118,7 +118,12 @@ class Wires:
         with self._lock, _translated(f"cannot remove network {network.name}"):
             links.delete_link(self._route(), self.bridge_name(network.key))
 
-    def rules(self, networks: Iterable[NetworkRecord], endpoints: Iterable[Endpoint]) -> None:
+    def rules(
+        self,
+        networks: Iterable[NetworkRecord],
+        endpoints: Iterable[Endpoint],
+        published: Iterable[Published],
+    ) -> None:
         """All rules anew, for these networks and places on them; none where there is neither."""
         networks = tuple(networks)
         if not networks:
@@ -131,7 +136,8 @@ class Wires:
             for n in networks
         )
         router = any(network.forwarding for network in networks)
-        self._run(firewall.whole(self.tag, self.tag, bridges, map(_port, endpoints), router=router))
+        ports, doors = map(_port, endpoints), dict.fromkeys(map(_door, published))
+        self._run(firewall.whole(self.tag, self.tag, bridges, ports, doors, router=router))
 
     # ---- places of machines ----
 
@@ -175,6 +181,16 @@ class Wires:
         for endpoint in endpoints:
             self._nftables.run(firewall.elements(self.tag, _port(endpoint), add=False))
 
+    def admit(self, published: Iterable[Published]) -> bool:
+        """Machines may speak to these ports of the host, as everybody may. False: as ``allow``."""
+        program = firewall.doors(self.tag, map(_door, published), add=True)
+        return not program or not self._nftables.run(program)
+
+    def dismiss(self, published: Iterable[Published]) -> None:
+        for port in published:
+            if program := firewall.doors(self.tag, (_door(port),), add=False):
+                self._nftables.run(program)
+
     def route_through(self, endpoint: Endpoint, namespace: int) -> None:
         """The default route of a running machine, from now on."""
         with self._lock, open_in(namespace) as inside:
@@ -215,6 +231,10 @@ class Wires:
 
 def _port(endpoint: Endpoint) -> firewall.Port:
     return firewall.Port(endpoint.link, endpoint.address.partition("/")[0], endpoint.mac)
+
+
+def _door(port: Published) -> firewall.Door:
+    return firewall.Door(port.ip, port.host, port.protocol)
 
 
 def _configure(inside: Netlink, end: str, endpoint: Endpoint) -> None:

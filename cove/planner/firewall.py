@@ -37,6 +37,32 @@ class Port:
     mac: str
 
 
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A published port of the host."""
+
+    ip: str
+    port: int
+    protocol: str
+
+
+def everywhere(ip: str) -> bool:
+    """Whether who listens there does so on every address of the host."""
+    return ip == "0.0.0.0"
+
+
+def doors(table: str, published: Iterable[Door], *, add: bool) -> str:
+    """Ports of the host that machines may speak to, more of them or less."""
+    verb = "add" if add else "delete"
+    return "".join(
+        f"{verb} element inet {table} anywhere {{ {d.protocol} . {d.port} }}\n"
+        if everywhere(d.ip)
+        else f"{verb} element inet {table} published {{ {d.ip} . {d.protocol} . {d.port} }}\n"
+        for d in published
+        if ":" not in d.ip
+    )
+
+
 def elements(table: str, port: Port, *, add: bool) -> str:
     """One port more, or one less."""
     verb = "add" if add else "delete"
@@ -55,14 +81,20 @@ def delete(table: str) -> str:
 
 
 def whole(
-    table: str, prefix: str, bridges: Iterable[Bridge], ports: Iterable[Port], *, router: bool
+    table: str,
+    prefix: str,
+    bridges: Iterable[Bridge],
+    ports: Iterable[Port],
+    published: Iterable[Door] = (),
+    *,
+    router: bool,
 ) -> str:
     """Everything anew. ``router``: the host forwards packets for cove, and for nobody else."""
     bridges, ports = tuple(bridges), tuple(ports)
     return (
         delete(table)
         + _bridge_table(table, prefix, bridges, ports)
-        + _inet_table(table, prefix, bridges, router=router)
+        + _inet_table(table, prefix, bridges, tuple(published), router=router)
     )
 
 
@@ -105,9 +137,8 @@ def _bridge_table(
 """
 
 
-def _inet_table(table: str, prefix: str, bridges: tuple[Bridge, ...], *, router: bool) -> str:
-    mine = f'"{prefix}b*"'
-    sets = (
+def _sets(bridges: tuple[Bridge, ...], published: tuple[Door, ...]) -> str:
+    return (
         _set(
             "gateways",
             "ifname . ipv4_addr",
@@ -116,10 +147,35 @@ def _inet_table(table: str, prefix: str, bridges: tuple[Bridge, ...], *, router:
         + _set("same", "ifname . ifname", (f'"{b.link}" . "{b.link}"' for b in bridges))
         + _set("internal", "ifname", (f'"{b.link}"' for b in bridges if b.internal))
         + _set("routed", "ipv4_addr", (b.subnet for b in bridges if not b.internal), "interval")
+        + _set(
+            "anywhere",
+            "inet_proto . inet_service",
+            (f"{d.protocol} . {d.port}" for d in published if everywhere(d.ip)),
+        )
+        + _set(
+            "published",
+            "ipv4_addr . inet_proto . inet_service",
+            (
+                f"{d.ip} . {d.protocol} . {d.port}"
+                for d in published
+                if not everywhere(d.ip) and ":" not in d.ip
+            ),
+        )
     )
+
+
+def _inet_table(
+    table: str,
+    prefix: str,
+    bridges: tuple[Bridge, ...],
+    published: tuple[Door, ...],
+    *,
+    router: bool,
+) -> str:
+    mine = f'"{prefix}b*"'
     rest = "  drop\n" if router else ""
     return f"""table inet {table} {{
-{sets} chain early {{
+{_sets(bridges, published)} chain early {{
   type filter hook prerouting priority -300; policy accept;
   iifname != {mine} accept
   ip daddr 127.0.0.0/8 drop
@@ -131,6 +187,9 @@ def _inet_table(table: str, prefix: str, bridges: tuple[Bridge, ...], *, router:
   iifname != {mine} accept
   ct state established,related accept
   icmp type echo-request iifname . ip daddr @gateways accept
+  iifname @internal drop
+  meta nfproto ipv4 meta l4proto . th dport @anywhere accept
+  ip daddr . meta l4proto . th dport @published accept
   drop
  }}
  chain forward {{

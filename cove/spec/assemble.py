@@ -13,7 +13,7 @@ from cove.errors import CoveError, UsageError
 from cove.spec import environment
 from cove.spec.grants import SECCOMP_FILE
 from cove.spec.machine import ExecSpec, Limits, MachineSpec, Mount, Security
-from cove.spec.network import Connection
+from cove.spec.network import DEFAULT_NETWORK, Connection
 from cove.spec.values import clean_path
 
 Values = Mapping[str, Any]
@@ -57,6 +57,7 @@ def assemble_machine(
     fields["labels"] = dict(_labels_of_files(values, caller) + values.get("labels", ()))
     fields["annotations"] = dict(values.get("annotations", ()))
     fields["sysctls"] = tuple(dict(values.get("sysctls", ())).items())
+    fields |= _ports(values)
     fields["mounts"] = tuple(_absolute(mount, caller) for mount in values.get("mounts", ()))
     return MachineSpec(
         image=image,
@@ -124,6 +125,18 @@ def _absolute(mount: Mount, caller: Caller) -> Mount:
     if mount.type != "bind" or mount.source.startswith("/"):
         return mount
     return msgspec.structs.replace(mount, source=clean_path(f"{caller.cwd}/{mount.source}"))
+
+
+def _ports(values: Values) -> dict[str, Any]:
+    """Who publishes ports and names no network is on the default one, as with Docker."""
+    ports = tuple(dict.fromkeys(p for group in values.get(".publish", ()) for p in group))
+    expose = tuple(dict.fromkeys(word for group in values.get(".expose", ()) for word in group))
+    fields: dict[str, Any] = {"ports": ports} if ports else {}
+    if expose:
+        fields["expose"] = expose
+    if (ports or values.get("publish_all")) and "network" not in values:
+        fields["network"] = DEFAULT_NETWORK
+    return fields
 
 
 def assemble_limits(values: Values) -> Limits:

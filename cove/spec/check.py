@@ -12,6 +12,7 @@ from cove.errors import CoveError, Problems, Unsupported, UsageError, one_line
 from cove.spec.grants import CAPABILITIES, LOG_DRIVERS, LOG_FILE_MIN, LOG_FILES_MOST, ULIMITS
 from cove.spec.machine import ExecSpec, Limits, MachineSpec
 from cove.spec.network import ALONE, parse_network_name
+from cove.spec.ports import exposes, publishes
 from cove.spec.suggest import did_you_mean
 from cove.spec.values import (
     format_size,
@@ -87,6 +88,7 @@ def _problems(spec: MachineSpec) -> Iterator[CoveError]:
     yield from _numbers(spec)
     yield from _mounts(spec)
     yield from _network(spec)
+    yield from _ports(spec)
     yield from _grants(spec)
     yield from _log(spec)
 
@@ -288,6 +290,24 @@ def _more_networks(spec: MachineSpec) -> Iterator[CoveError]:
             )  # fmt: skip
         else:
             yield from _parsed(name, "--network", parse_network_name)
+
+
+def _ports(spec: MachineSpec) -> Iterator[CoveError]:
+    for port in spec.ports:
+        try:
+            fits = publishes(str(port)) == (port,)
+        except CoveError:
+            fits = False
+        if not fits:
+            yield UsageError("cannot publish such a port", origin=one_line(f"-p {port}"))
+    for word in spec.expose:
+        yield from _parsed(word, "--expose", exposes)
+    if spec.network == "none" and (spec.ports or spec.publish_all):
+        yield UsageError(
+            "cannot publish ports with --network none: nobody reaches such a machine",
+            origin=f"-p {spec.ports[0]}" if spec.ports else "-P",
+            hint="leave --network out, and it is on the default network",
+        )
 
 
 def _grants(spec: MachineSpec) -> Iterator[CoveError]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cove.spec import environment, grants, mounts, network, values
+from cove.spec import environment, grants, mounts, network, ports, values
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,6 +208,13 @@ MACHINE = (
          group="Network"),
     Flag("mac-address", "mac", "Its MAC address on the first network", "", "ADDRESS",
          network.parse_mac, group="Network"),
+    Flag("publish", ".publish", "Let a port of the host lead to one of its own; without an address "
+         "on 127.0.0.1", "p", "[IP:][HOST:]PORT[/udp]", ports.publishes, repeat=True,
+         group="Network"),
+    Flag("publish-all", "publish_all", "The same for all exposed ports, with any that are free",
+         "P", group="Network"),
+    Flag("expose", ".expose", "Name a port that it serves", "", "PORT[/udp]", ports.exposes,
+         repeat=True, group="Network"),
     Flag("hostname", "hostname", "Its host name", "h", "NAME", values.parse_hostname,
          group="Network"),
     Flag("domainname", "domainname", "Its NIS domain name", "", "NAME", values.parse_hostname,
@@ -249,13 +256,9 @@ FROM_SNAPSHOT = Flag(
 RUN = (*PROCESS, *_ATTACHED, *MACHINE, FROM_SNAPSHOT)
 CREATE = (*PROCESS, *_ATTACHED[1:2], *MACHINE, FROM_SNAPSHOT)
 
-_PORTS = "cove publishes no ports yet; with --network host a server's ports are the host's"
 _VOLUMES = "cove has no volumes yet"
 
 REFUSED: dict[str, tuple[str, bool]] = {
-    "publish": (_PORTS, True),
-    "publish-all": (_PORTS, False),
-    "expose": ("cove publishes no ports yet", True),
     "ip6": ("cove has no IPv6 networks yet", True),
     "link": ("cove has no links between machines", True),
     "link-local-ip": ("cove has no IPv6 networks yet", True),
@@ -288,5 +291,3 @@ REFUSED: dict[str, tuple[str, bool]] = {
     "use-api-socket": ("machines never reach the daemon", False),
 }
 """Flags of Docker that cove knows and refuses by name: the reason, and whether a value follows."""
-
-SHORT_REFUSED = {"p": "publish", "P": "publish-all"}

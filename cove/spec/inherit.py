@@ -16,6 +16,8 @@ FROM_FILES = {
     ".env": "env",
     ".env_file": "env",
     ".label_file": "labels",
+    ".publish": "ports",
+    ".expose": "expose",
     ".cpu_quota": "limits.cpus",
 }
 
@@ -45,6 +47,12 @@ def inherit(other: MachineSpec, typed: MachineSpec, fields: Collection[str]) -> 
     if typed.command or "entrypoint" in named:
         changes["command"] = typed.command
     return msgspec.structs.replace(other, **changes)
+
+
+def of_fork(spec: MachineSpec, name: str) -> MachineSpec:
+    """Through whatever ports of the host are free: the original has those that are named."""
+    ports = tuple(msgspec.structs.replace(port, first=0, last=0) for port in spec.ports)
+    return msgspec.structs.replace(spec, name=name, snapshot="", ports=ports)
 
 
 def _over(below: tuple[Any, ...], above: tuple[Any, ...], *, key: Any) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from cove.spec.network import ALONE, Connection
+from cove.spec.ports import Publish
 
 Isolation = Literal["container", "vm"]
 
@@ -118,6 +119,11 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """What else it is called there."""
     connections: tuple[Connection, ...] = ()
     """More networks."""
+    ports: tuple[Publish, ...] = ()
+    publish_all: bool = False
+    """What is exposed, too, each through a port that is free."""
+    expose: tuple[str, ...] = ()
+    """``80/tcp``."""
     extra_hosts: tuple[str, ...] = ()
     """``host:address``."""
     dns: tuple[str, ...] = ()

@@ -10,8 +10,10 @@ FORMAT = 4
 """Of the whole state directory; raised when an older cove could not read it any more."""
 
 
-SOCKETS = ("sock", "guest", "qmp")
-"""Of a machine, in ``run/``: its monitor's and, of a virtual machine, its guest's and QEMU's."""
+SOCKETS = ("sock", "relay", "guest", "qmp")
+"""Of a machine, in ``run/``: its monitor's, that of who carries for its ports and, of a virtual
+machine, its guest's and QEMU's.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,18 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the machine is called on this network, besides its own name."""
 
 
+class Published(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A port of the host that leads to one of a machine, while it runs."""
+
+    id: int
+    """Of this machine's."""
+    ip: str
+    host: int
+    port: int
+    """The machine's."""
+    protocol: str = "tcp"
+
+
 class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A machine. ``key`` is a small integer, unique among all machines that were ever in this
     store.
@@ -99,6 +111,10 @@ class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """While a restore of a machine that ran is under way: id of the snapshot."""
     endpoints: tuple[Endpoint, ...] = ()
     """Written before the links are made, taken away after they are gone."""
+    exposed: tuple[str, ...] = ()
+    """Ports that its image or its spec names: ``80/tcp``."""
+    published: tuple[Published, ...] = ()
+    """Written before anybody else has the sockets, taken away after nobody has."""
 
     @property
     def upper(self) -> int:

@@ -299,7 +299,7 @@ def test_ps_filters(cove: Cove, args: tuple[str, ...], names: str) -> None:
         (("-f", "running"), 'cannot read filter "running": not NAME=VALUE'),
         (("-a", "-f", "exited=x"), "the value is an exit code"),
         (("-f", "before=nobody"), "no such machine"),
-        (("-f", "publish=80"), "cove has no published ports yet"),
+        (("-f", "publish=x"), '"x" is no port'),
         (("--format", "{{.Nmaes}}"), "did you mean Names?"),
         (("extra",), 'cannot read "extra": cove ps takes no more words'),
     ],
@@ -434,7 +434,7 @@ WRONG = [
     (("run", "--rm=maybe", "host"), 'cannot read switch "maybe"', "from: --rm=maybe"),
     (("run", "--name"), "cannot read --name: it wants a value", "--name NAME"),
     (("run",), "IMAGE is missing", "cove run IMAGE [COMMAND]"),
-    (("run", "-p", "80:80", "host"), "cannot use --publish", "publishes no ports yet"),
+    (("run", "-p", "80:x", "host"), '"x" is no port', "from: --publish 80:x"),
     (("run", "--gpus", "all", "host"), "cannot use --gpus", "no GPUs"),
     (
         ("run", "--restart", "always", "host"),

@@ -18,7 +18,7 @@ from cove.engine import files, uppers
 from cove.engine.home import Home, effective
 from cove.engine.live import Live
 from cove.engine.machines import causes, refusals
-from cove.engine.networks import places
+from cove.engine.networks import places, ports
 from cove.engine.ranges import range_base
 from cove.engine.vms import guests
 from cove.errors import CoveError, error_to_json, one_line
@@ -285,23 +285,25 @@ def put_away(home: Home, live: Live) -> None:
     if live.group is not None:
         home.groups.remove(live.group)
     live.close()
+    record = home.record(key)
+    published = record.published
+    ports.close(home, live, record)
     for path in home.store.layout.sockets(key):
         unlink(path)
-    record = home.record(key)
-    places_held = bool(record.endpoints)
     places.unplug(home, record)
     kept = not live.forget and (record.restarting or not record.spec.remove)
     if kept:
         with home.lock:
-            record = home.update(key, id_range=-1, group="", pid=0, endpoints=())
+            record = home.update(key, id_range=-1, group="", pid=0, endpoints=(), published=())
             home.store.free_range(key)
+            home.places.give_back(key)  # who does not find it among the living finds its place free
             home.lives.pop(key, None)
             kept = record.restarting or not record.spec.remove
     if not kept:
         forget(home, record)
-        home.lives.pop(key, None)
-    if places_held:
         home.places.give_back(key)
+        home.lives.pop(key, None)
+    ports.forbid(home, published)
     home.events.nudge()
     home.worker.do(home.slots.refill)
     _checkpoint_when_idle(home)

@@ -22,7 +22,7 @@ from cove.engine.live import Live
 from cove.engine.machines import ending, pause
 from cove.engine.machines.names import choose_name
 from cove.engine.machines.start import Foreground, check_binds, launch
-from cove.engine.networks import places
+from cove.engine.networks import places, ports
 from cove.engine.slots import Slot
 from cove.engine.vms.pool import Entry
 from cove.engine.vms.virtual import check_image, jail_of
@@ -34,9 +34,10 @@ from cove.oci.manifest import Platform, matches, parse_platform
 from cove.planner import argv_of
 from cove.planner.defaults import PIDS, STOP_SIGNAL
 from cove.spec.machine import Limits, MachineSpec
+from cove.spec.ports import exposed
 from cove.spec.resume import check_resumable
 from cove.spec.values import parse_signal
-from cove.store.records import Cause, Endpoint, MachineRecord
+from cove.store.records import Cause, Endpoint, MachineRecord, Published
 from cove.vm.moments import Held
 
 SETTLED = 1.0
@@ -110,6 +111,7 @@ def new_record(
         state="running" if slot else "created",
         created=time.time(),
         argv=argv_of(spec, base.config),
+        exposed=exposed((*base.config.exposed_ports, *spec.expose)),
         strata=ground.strata,
         snapshot=ground.snapshot,
         resume=ground.resume,
@@ -273,6 +275,8 @@ def _begin(
             id_range=live.id_range,
             endpoints=places_taken,
         )
+        opened = _ports(home, record, places_taken, live)
+        record = msgspec.structs.replace(record, published=opened)
         with home.lock:
             if record.key in home.lives:
                 raise Conflict(f"cannot start {record.name}: it is being started")
@@ -284,6 +288,7 @@ def _begin(
             home.store.free_range(record.key)
         if places_taken:
             home.places.give_back(record.key)
+        live.served.close_sockets()
         if slot is not None:
             home.slots.give_up_later(slot)
         elif live.group is not None:
@@ -304,15 +309,31 @@ def _places(home: Home, record: MachineRecord) -> tuple[Endpoint, ...]:
     try:
         return places.take(home, record.spec, record.key)
     except (Conflict, HostError):
-        others = places.neighbours(home, record.spec)
-        settle(home, others)
-        leaving = {key for key in others if (live := home.lives.get(key)) is None or live.over}
-        if not leaving:
+        if not _wait_leaving(home, partial(places.neighbours, home, record.spec)):
             raise
-        home.events.wait_until(
-            lambda: not leaving & places.neighbours(home, record.spec), timeout=LEAVING
-        )
         return places.take(home, record.spec, record.key)
+
+
+def _ports(
+    home: Home, record: MachineRecord, endpoints: tuple[Endpoint, ...], live: Live
+) -> tuple[Published, ...]:
+    """Its ports of the host, which may be on their way back as well."""
+    try:
+        return ports.open_all(home, record, endpoints, live)
+    except Conflict:
+        if not _wait_leaving(home, partial(ports.holders, home)):
+            raise
+        return ports.open_all(home, record, endpoints, live)
+
+
+def _wait_leaving(home: Home, holders: Callable[[], set[int]]) -> bool:
+    """Whether some of those that have what is asked for have ended: they have given it back now."""
+    others = holders()
+    settle(home, others)
+    leaving = {key for key in others if (live := home.lives.get(key)) is None or live.over}
+    if leaving:
+        home.events.wait_until(lambda: not leaving & holders(), timeout=LEAVING)
+    return bool(leaving)
 
 
 def _group(home: Home, limits: Limits, slot: Slot | None) -> Group:

@@ -12,6 +12,7 @@ from functools import partial
 from cove.engine.home import Home, close_quietly
 from cove.engine.live import Live
 from cove.engine.machines import ending
+from cove.engine.networks import ports
 from cove.engine.vms import guests
 from cove.errors import Bug, CoveError, HostError, printable
 from cove.executor.explain import explain
@@ -97,6 +98,8 @@ def _started(home: Home, live: Live, message: Message) -> bool:
     live.started = True  # who waited for that reads the record next
     home.publish("start", record)
     ending.watch_limits(home, live, record)
+    if record.published:
+        home.worker.do(partial(ports.serve, home, live))
     if live.asked:  # when there was nobody to be killed yet
         ending.kill(home, live, live.asked)
     # Not yet: program, monitor and caller want the processors, and most programs end at once.
@@ -121,6 +124,8 @@ def adopt_state(home: Home, live: Live, message: Message) -> bool:
             started = record.started or time.time()
             record = home.update(live.key, pid=message.value, started=started, resume="")
         ending.watch_limits(home, live, record)
+        if record.published:
+            home.worker.do(partial(ports.serve, home, live))
     return taken
 
 

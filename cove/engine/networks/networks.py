@@ -20,7 +20,7 @@ from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.machines import life
 from cove.engine.machines.prune import has_label
-from cove.engine.networks import finding, places
+from cove.engine.networks import finding, places, ports
 from cove.errors import Conflict, NotFound, Unsupported, UsageError
 from cove.net.wires import set_forwarding
 from cove.spec.machine import MachineSpec, connections_of
@@ -162,6 +162,7 @@ def connect(home: Home, record: MachineRecord, params: NetworkConnect) -> Networ
     else:
         with live.changing:
             _connect_live(home, record.key, live, network, wish)
+        ports.serve(home, live)
     finding.publish(home, "connect", network, {"container": record.id})
     return NetworkNamed(network.id, network.name)
 
@@ -267,6 +268,7 @@ def disconnect(home: Home, record: MachineRecord, params: NetworkDisconnect) -> 
     else:
         with live.changing:
             _disconnect_live(home, record.key, live, network, spec)
+        ports.serve(home, live)
     finding.publish(home, "disconnect", network, {"container": record.id})
     return NetworkNamed(network.id, network.name)
 

@@ -215,9 +215,11 @@ def make_rules(home: Home, *, without: NetworkRecord | None = None) -> None:
     """Of all records, as they are now; ``without`` one that is about to go."""
     gone = without.key if without is not None else -1
     with home.places.rules:
-        endpoints = [e for record in home.store.machines() for e in record.endpoints]
+        records = home.store.machines()
+        endpoints = [e for record in records for e in record.endpoints]
+        published = [port for record in records for port in record.published]
         networks = [n for n in home.store.networks() if n.made and n.key != gone]
-        home.places.wires.rules(networks, endpoints)
+        home.places.wires.rules(networks, endpoints, published)
 
 
 # ---- an end ----

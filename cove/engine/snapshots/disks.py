@@ -30,6 +30,7 @@ from cove.errors import Conflict, CoveError, HostError
 from cove.linux.disk import free_space
 from cove.planner.defaults import STORAGE
 from cove.roots.scratch import copy_sparse, make_scratch
+from cove.spec.inherit import of_fork
 from cove.spec.machine import MachineSpec
 from cove.store.lock import ROOM
 from cove.store.records import MachineRecord, SnapshotRecord
@@ -211,7 +212,7 @@ def fork(
         ground = Ground(
             home.base_of_machine(now), (), now.snapshot, moment=held, warm=held.shape is not None
         )
-        specs = [msgspec.structs.replace(now.spec, name=name, snapshot="") for name in names]
+        specs = [of_fork(now.spec, name) for name in names]
         return _begin_all(home, specs, ground), held.pause
     finally:
         held.close()

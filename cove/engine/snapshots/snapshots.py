@@ -34,6 +34,7 @@ from cove.engine.snapshots import disks, strata
 from cove.engine.visits.visits import settled
 from cove.errors import Conflict, NotFound, Unsupported, UsageError
 from cove.planner import argv_of
+from cove.spec.inherit import of_fork
 from cove.spec.resume import check_resumable
 from cove.spec.values import parse_name
 from cove.store.records import MachineRecord, SnapshotRecord
@@ -260,7 +261,7 @@ def _fork_container(
         made: list[MachineRecord] = []
         try:
             for name in names:
-                spec = msgspec.structs.replace(now.spec, name=name, snapshot="")
+                spec = of_fork(now.spec, name)
                 made.append(life.run(home, spec, None, ground))
         except BaseException:
             for other in made:
