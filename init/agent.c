@@ -111,7 +111,7 @@ static int port_named(char *path, size_t size)
 	char file[64], name[32];
 
 	for (int port = 0; port < 8; port++) {
-		for (int device = 0; device < 4; device++) {
+		for (int device = 0; device < 16; device++) { /* numbered among all of virtio */
 			snprintf(file, sizeof(file), PORTS "/vport%dp%d/name", device, port);
 			if (read_file(file, name, sizeof(name)) < 0)
 				continue;

@@ -31,8 +31,9 @@ enum code {
 static const struct {
 	enum code code;
 	int word;
-} NO_FD[] = {{OP_clone3, 1},  {OP_open_tree, 1}, {OP_mount_setattr, 0}, {OP_mount_setattr, 6}, {OP_move_mount, 1},
-	     {OP_mkdirat, 0}, {OP_mknodat, 0},	 {OP_symlinkat, 1},	{OP_file, 0}},
+} NO_FD[] = {{OP_clone3, 1},	 {OP_open_tree, 1}, {OP_mount_setattr, 0}, {OP_mount_setattr, 6},
+	     {OP_move_mount, 1}, {OP_mkdirat, 0},   {OP_mknodat, 0},	   {OP_symlinkat, 1},
+	     {OP_file, 0},	 {OP_card, 0},	    {OP_card_back, 0},	   {OP_card_route, 0}},
   WIDE[] = {{OP_clone3, 0}, {OP_prctl, 1}};
 
 int in_guest;
@@ -232,6 +233,14 @@ static int check_op(struct run *run, struct regs *known, const struct op *op)
 		return strlen(op->argv[0]) > 16 ? fault(run, -EINVAL, op->argv[0]) : 0;
 	case OP_spawn:
 		return op->argc < 2 || *op->argv[1] != '/' ? fault(run, -EINVAL, "spawn") : 0;
+	case OP_card:
+		if (strlen(op->argv[1]) != 12 || strlen(op->argv[2]) > 15 || strlen(op->argv[3]) != 12)
+			return fault(run, -EINVAL, op->argv[2]);
+		return 0;
+	case OP_card_back:
+		return strlen(op->argv[1]) != 12 || strlen(op->argv[2]) > 15 ? fault(run, -EINVAL, op->argv[2]) : 0;
+	case OP_card_route:
+		return strlen(op->argv[1]) > 15 ? fault(run, -EINVAL, op->argv[1]) : 0;
 	case OP_reseed:
 		return strlen(op->argv[0]) != 128 ? fault(run, -EINVAL, op->argv[0]) : 0;
 	case OP_seccomp: /* 8 bytes an instruction, BPF_MAXINSNS of them */

@@ -103,6 +103,10 @@ def set_up(index: int) -> Request:
     return Request(NEWLINK, 0, _head(index=index, flags=IFF_UP, change=IFF_UP))
 
 
+def set_down(index: int) -> Request:
+    return Request(NEWLINK, 0, _head(index=index, change=IFF_UP))
+
+
 def set_master(netlink: Netlink, index: int, bridge: int) -> None:
     netlink.ask(
         Request(NEWLINK, 0, _head(index=index) + attribute(IFLA_MASTER, NUMBER.pack(bridge)))

@@ -18,6 +18,7 @@ from cove.errors import HostError
 from cove.linux import links
 from cove.linux.netlink import Netlink, Request, open_in
 from cove.linux.nftables import Nftables
+from cove.linux.tap import DEVICE, open_tap
 from cove.planner import firewall
 from cove.planner.addresses import bridge_mac
 from cove.store.records import Endpoint, NetworkRecord, Published
@@ -167,6 +168,44 @@ class Wires:
                 if port is not None:  # up, which says that it is whole
                     route.ask(links.set_up(port.number))
 
+    def tap(self, network: NetworkRecord, endpoint: Endpoint, name: str, *, up: bool) -> int:
+        """The link of a virtual machine: its other end, which is the caller's."""
+        with self._lock, _translated(f"cannot connect {name}"):
+            route = self._route()
+            bridge = links.find_link(route, self.bridge_name(network.key))
+            if bridge is None:
+                raise HostError(f"cannot connect {name}: the bridge of {network.name} is gone")
+            links.delete_link(route, endpoint.link)
+            fd = _open_tap(endpoint.link, name)
+            try:
+                _write(INTERFACES.format(family="ipv6", link=endpoint.link, name="disable_ipv6"),
+                       "1")  # fmt: skip
+                port = links.find_link(route, endpoint.link)
+                if port is None:
+                    raise HostError(f"cannot connect {name}: {endpoint.link} was removed meanwhile")
+                links.set_master(route, port.number, bridge.number)
+                if up:
+                    route.ask(links.set_up(port.number))
+            except BaseException:
+                os.close(fd)
+                raise
+            return fd
+
+    def set_up(self, endpoint: Endpoint) -> None:
+        """The last that is done to a link: it is whole."""
+        with self._lock, _translated(f"cannot connect to {endpoint.name}"):
+            port = links.find_link(self._route(), endpoint.link)
+            if port is None:
+                raise HostError(f"cannot connect to {endpoint.name}: its link was removed")
+            self._route().ask(links.set_up(port.number))
+
+    def set_down(self, name: str) -> None:
+        """One that is about to go is not whole."""
+        with self._lock, suppress(OSError):
+            port = links.find_link(self._route(), name)
+            if port is not None:
+                self._route().ask(links.set_down(port.number))
+
     def unplug(self, endpoints: Sequence[Endpoint]) -> None:
         """The links of places: rules are next, for without a link they let nobody through. The
         kernel takes its time for that; who wires a machine meanwhile does not wait for it here.
@@ -227,6 +266,17 @@ class Wires:
                 host=said[:300],
                 hint="nf_tables must have the families inet and bridge, and NAT",
             )
+
+
+def _open_tap(link: str, name: str) -> int:
+    try:
+        return open_tap(link)
+    except (FileNotFoundError, PermissionError) as error:
+        raise HostError(
+            f"cannot connect {name}: this host has no {DEVICE} to make a virtual machine's link of",
+            host=(error.strerror or "").lower(),
+            hint="modprobe tun",
+        ) from error
 
 
 def _port(endpoint: Endpoint) -> firewall.Port:

@@ -85,6 +85,44 @@ class File(Op):
     gid: int
 
 
+@row("card", "g", "fxsxsss")
+@dataclass(frozen=True, slots=True)
+class Card(Op):
+    """rtnetlink(7), ioctl(2): the machine has this card: whose namespace (-: the plan's own
+    child's), the card's address; name, hardware address, address, mask, gateway or nothing
+    """
+
+    target: str
+    card: bytes
+    name: str
+    mac: bytes
+    address: str
+    mask: str
+    gateway: str
+
+
+@row("card_back", "g", "fxs")
+@dataclass(frozen=True, slots=True)
+class CardBack(Op):
+    """rtnetlink(7): the machine has the card of this name no more: whose namespace, the card's
+    address, name
+    """
+
+    target: str
+    card: bytes
+    name: str
+
+
+@row("card_route", "g", "fss")
+@dataclass(frozen=True, slots=True)
+class CardRoute(Op):
+    """ioctl(2) SIOCADDRT: the machine's way out: whose namespace, name, gateway"""
+
+    target: str
+    name: str
+    gateway: str
+
+
 @row("settime", "g", "uu")
 @dataclass(frozen=True, slots=True)
 class Settime(Op):

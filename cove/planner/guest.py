@@ -31,6 +31,7 @@ from cove.plan.ops import (
     Unshare,
 )
 from cove.plan.vm_ops import Disk, File, Reseed, Settime, Write
+from cove.planner.cards import Link, anew, with_links
 from cove.planner.container import leave_host_mounts, plan_ahead, plan_machine
 from cove.planner.defaults import PIDS
 from cove.planner.place import Place
@@ -111,11 +112,12 @@ def plan_guest(
     files: Mapping[str, str],
     *,
     hostname: str,
+    links: tuple[Link, ...] = (),
 ) -> Plan:
     """From an agent that has nothing but its own file systems to the machine's command. It begins
     with what ``plan_guest_ahead`` says. ``files``: the generated files' contents, by register.
     """
-    return _plan_guest(spec, image, facts, identity, files, hostname=hostname)
+    return _plan_guest(spec, image, facts, identity, files, hostname=hostname, links=links)
 
 
 def plan_guest_ahead(facts: Facts) -> Plan:
@@ -126,10 +128,15 @@ def plan_guest_ahead(facts: Facts) -> Plan:
 
 
 def plan_resume(
-    spec: MachineSpec, identity: Identity, files: Mapping[str, str], *, hostname: str
+    spec: MachineSpec,
+    identity: Identity,
+    files: Mapping[str, str],
+    *,
+    hostname: str,
+    links: tuple[Link, ...] | None = (),
 ) -> Plan:
     """In a copy of a guest whose machine's processes are frozen: what no two guests may share, and
-    this machine's own limits; then they go on.
+    this machine's own limits; then they go on. ``links``: None, where it has no cards.
     """
     files = {**files, "bootid": f"{identity.boot_id}\n"}
     if identity.machine_id:
@@ -140,6 +147,7 @@ def plan_resume(
             *_identity(identity),
             *_contents(files, NONE, f"{STORE}/files/"),
             *_limits(spec.limits, GROUP),
+            *(anew(links) if links is not None else ()),
             Setns("target", CloneFlags.CLONE_NEWUTS, why=why),
             Sethostname(hostname, why=why),
             Write(f"{GROUP}/cgroup.freeze", "0", why=default("all of it is its own now")),
@@ -195,6 +203,7 @@ def _plan_guest(
     *,
     hostname: str,
     group: str = GROUP,
+    links: tuple[Link, ...] = (),
 ) -> Plan:
     _refuse(spec)
     files = {**files, "bootid": f"{identity.boot_id}\n"}
@@ -210,7 +219,7 @@ def _plan_guest(
             *_mounts(),
             *_limits(spec.limits, group),
             *_contents(files),
-            *whole.host[len(begun.host) :],
+            *with_links(whole.host[len(begun.host) :], links),
         ),
         machine=(*ahead.machine, *whole.machine[len(begun.machine) :]),
     )
@@ -276,11 +285,6 @@ def _refuse(spec: MachineSpec) -> None:
         raise Unsupported(
             "cannot use the host's network in a virtual machine: it has a kernel of its own",
             origin="--network host",
-        )
-    if spec.network != "none":
-        raise Unsupported(
-            "cannot connect a virtual machine: cove has networks for containers so far",
-            origin=f"--network {spec.network}",
         )
 
 

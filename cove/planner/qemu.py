@@ -380,14 +380,16 @@ def _why_node(disk: Disk) -> str:
 
 
 def _nic(index: int, nic: Nic) -> Iterator[Option]:
-    if nic.tap >= 0:
-        backend, why = f"tap,id=net{index},fd={nic.tap},vhost=off", "a network of the host"
-    else:
-        backend, why = f"hubport,id=net{index},hubid={index}", "a network is plugged in later"
-    yield Option(("-netdev", backend), default(why))
+    hub = f"hubport,id=net{index},hubid={index}"
+    yield Option(("-netdev", hub), default("networks are plugged in and out behind its card"))
     yield Option(
         ("-device", f"virtio-net-device,netdev=net{index},mac={nic.mac}"), default("its card")
     )
+    if nic.tap >= 0:
+        why = default("a network of the host")
+        yield Option(("-netdev", f"tap,id=tap{index},fd={nic.tap},vhost=off"), why)
+        plug = f"hubport,id=plug{index},hubid={index},netdev=tap{index}"
+        yield Option(("-netdev", plug), why)
 
 
 def _ends(guest: Guest) -> Iterator[Option]:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from cove.errors import CoveError, Problems, Unsupported, UsageError, one_line
 from cove.spec.grants import CAPABILITIES, LOG_DRIVERS, LOG_FILE_MIN, LOG_FILES_MOST, ULIMITS
-from cove.spec.machine import ExecSpec, Limits, MachineSpec
-from cove.spec.network import ALONE, parse_network_name
+from cove.spec.machine import ExecSpec, Limits, MachineSpec, connections_of
+from cove.spec.network import ALONE, CARDS, parse_network_name
 from cove.spec.ports import exposes, publishes
 from cove.spec.suggest import did_you_mean
 from cove.spec.values import (
@@ -247,11 +247,6 @@ def _network(spec: MachineSpec) -> Iterator[CoveError]:
         )
     elif spec.network not in ALONE:
         yield from _parsed(spec.network, "--network", parse_network_name)
-        if spec.isolation == "vm":
-            yield Unsupported(
-                "cannot connect a virtual machine: cove has networks for containers so far",
-                origin=f"--network {spec.network}",
-            )
     else:
         said = (("ip", spec.ip), ("mac-address", spec.mac), *_aliases(spec))
         for flag, value in said:
@@ -261,6 +256,11 @@ def _network(spec: MachineSpec) -> Iterator[CoveError]:
                     origin=f"--{flag} {value}",
                 )
     yield from _more_networks(spec)
+    if spec.isolation == "vm" and len(connections_of(spec)) > CARDS:
+        yield Unsupported(
+            f"cannot connect a virtual machine to more than {CARDS} networks",
+            origin=f"--network {connections_of(spec)[CARDS].network}",
+        )
     if spec.network == "host":
         for name, value in spec.sysctls:
             if name.startswith("net."):

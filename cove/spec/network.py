@@ -15,6 +15,11 @@ ALONE = ("none", "host")
 DEFAULT_NETWORK = "bridge"
 """Made when somebody first joins it."""
 
+CARDS = 3
+"""Of every virtual machine: microvm has room for eight devices, of which three are disks and
+channel.
+"""
+
 RESERVED = (*ALONE, "default", "container")
 
 

@@ -38,6 +38,8 @@ class Shape(msgspec.Struct, frozen=True):
     """QEMU's version."""
     root: str
     """Digest of the beginning of the image's disk, of which the guest knows more than is read."""
+    cards: int = 0
+    """Network cards; none of guests that were kept before they had any."""
 
 
 class Kept(msgspec.Struct, frozen=True):

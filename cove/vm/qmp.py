@@ -12,6 +12,7 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Self
 
 from cove.errors import NOT_JSON, HostError
@@ -21,6 +22,7 @@ STATE_SET = 21
 """Number of a set of descriptors that nothing else uses."""
 PATIENCE = 10.0
 """Seconds that QEMU may take for an answer: on a loaded host it is busy translating."""
+_NO_NETWORK = re.compile(r"^.*: warning: hub \d+ is not connected to host network$", re.MULTILINE)
 SHARED = {"capability": "x-ignore-shared", "state": True}
 
 
@@ -60,12 +62,22 @@ class Control:
         return self.answer(command)
 
     def send(self, command: str, *, fd: int = -1, **arguments: Any) -> None:
-        """Without waiting: ``answer`` must be called once for each, in order."""
-        words = {name.replace("_", "-"): value for name, value in arguments.items()}
+        """Without waiting: ``answer`` must be called once for each, in order. ``fd`` goes beside
+        the message; an argument of that name is ``fd_``.
+        """
+        words = {name.rstrip("_").replace("_", "-"): value for name, value in arguments.items()}
         data = json.dumps({"execute": command, "arguments": words}).encode() + b"\n"
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd >= 0 else []
         try:
             self._sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
+        except OSError as error:
+            raise HostError("cannot control QEMU: it has ended") from error
+
+    def send_all(self, *commands: str) -> None:
+        """Without arguments, at once: whoever is killed has sent all of them, or none."""
+        data = b"".join(json.dumps({"execute": name}).encode() + b"\n" for name in commands)
+        try:
+            self._sock.sendall(data)
         except OSError as error:
             raise HostError("cannot control QEMU: it has ended") from error
 
@@ -225,6 +237,37 @@ def put_disks(control: Control, root: int, scratch: int) -> None:
             "remove-fd")  # fmt: skip
     for command in sent:
         control.answer(command)
+
+
+def plug(control: Control, index: int, tap: int) -> None:
+    """A tap behind card ``index``."""
+    name = f"tap{index}"
+    control("getfd", fd=tap, fdname=name)
+    control("netdev_add", type="tap", id=name, fd_=name, vhost=False)
+    control("netdev_add", type="hubport", id=f"plug{index}", hubid=index, netdev=name)
+
+
+def flush(control: Control) -> None:
+    """A card that had something to send while its hub led nowhere sends nothing any more until what
+    waits there was given up, which QEMU does for a guest that is stopped.
+    """
+    control.send_all("stop", "cont")
+    for command in ("stop", "cont"):
+        control.answer(command)
+
+
+def unplug(control: Control, index: int) -> None:
+    """Whatever is behind card ``index``: before the tap goes, which would be read in vain without
+    end. What is not there is not missed.
+    """
+    for name in (f"tap{index}", f"plug{index}"):
+        with suppress(HostError):
+            control("netdev_del", id=name)
+
+
+def complaint(said: bytes) -> str:
+    """Of what QEMU said on its standard error: not that a card has no network."""
+    return _NO_NETWORK.sub("", said.decode("utf-8", "replace")).strip()
 
 
 def reopened(fd: int) -> int:

@@ -81,7 +81,6 @@ def test_machines_that_ask_for_what_cannot_be(cove: Cove) -> None:
             (("--mac-address", "02:c0:0a:05:00:06"), "the network itself has the MAC address"),
             (("--mac-address", "02:c0:0a:05:00:02"), "another machine has the MAC address"),
             (("--mac-address", "01:00:5e:00:00:01"), "it is a group's"),
-            (("--vm",), "cove has networks for containers so far"),
         ):
             done = cove("run", "--rm", "--network", "web", *flags, "bb", "true", code=125)
             assert message in done.err, flags

@@ -6,6 +6,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
+#include <netpacket/packet.h>
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -224,6 +226,24 @@ static int v_chroot_escape(char **a)
 	return say(access("/tmp/host-marker", F_OK));
 }
 
+/* send frames (hexadecimal) by an interface, as they are */
+static int v_frames(char **a)
+{
+	struct sockaddr_ll to = { .sll_family = AF_PACKET, .sll_ifindex = (int)if_nametoindex(a[0]) };
+	int fd = socket(AF_PACKET, SOCK_RAW, 0);
+	unsigned char frame[2000];
+
+	for (int i = 1; fd >= 0 && a[i]; i++) {
+		size_t len = strlen(a[i]) / 2;
+
+		for (size_t at = 0; at < len; at++)
+			sscanf(a[i] + 2 * at, "%2hhx", &frame[at]);
+		if (sendto(fd, frame, len, 0, (struct sockaddr *)&to, sizeof(to)) < 0)
+			return say(-1);
+	}
+	return say(fd);
+}
+
 static const struct {
 	const char *name;
 	int (*run)(char **);
@@ -234,6 +254,7 @@ static const struct {
 	{ "mount", v_mount },	  { "hog", v_hog },	    { "bomb", v_bomb },
 	{ "hide", v_hide },	    { "cmdlines", v_cmdlines },
 	{ "dumpable", v_dumpable }, { "chroot-escape", v_chroot_escape },
+	{ "frames", v_frames },
 };
 
 int main(int argc, char **argv)

@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from cove.errors import CoveError
 from cove.net.wires import number_text, tag_of
+from cove.plan.ops import Barrier, Ifup
+from cove.plan.vm_ops import Card, CardBack
 from cove.planner import firewall
 from cove.planner.addresses import POOLS, choose_address, choose_subnet, mac_of
+from cove.planner.cards import Link, anew, with_links
 from cove.spec.machine import MachineSpec, connections_of
 from cove.spec.network import (
     Connection,
@@ -132,3 +135,28 @@ def test_rules_name_every_port_and_drop_the_rest() -> None:
     assert "elements = { 10.0.0.254 }" in text.split("set resolvers")[1].split("set busy")[0]
     assert "elements" not in text.split("set routed")[1].split("}")[0]
     assert text.startswith(firewall.delete("cvx"))
+
+
+def test_the_plan_of_a_guest_has_its_cards_where_a_container_waits() -> None:
+    links = (
+        Link(0, "web", "02:c0:0a:00:00:02", "10.0.0.2/20", "10.0.0.1"),
+        Link(2, "db", "02:c0:0a:01:00:02", "10.1.0.2/24"),
+    )
+    before, after = Ifup("lo", why=""), Ifup("lo", why="")
+    first, web, db, last = with_links((before, Barrier(1, (), why=""), after), links)
+    assert (first, last) == (before, after)
+    assert isinstance(web, Card) and isinstance(db, Card)
+    assert (web.target, web.name, web.address, web.mask) == (
+        "-",
+        "eth0",
+        "10.0.0.2",
+        "255.255.240.0",
+    )
+    assert (web.gateway, db.gateway) == ("10.0.0.1", "")
+    assert web.why == "--network web" and db.card == bytes.fromhex("02cc00000002")
+
+
+def test_in_a_copy_of_a_guest_every_card_is_this_machines_or_nobodys() -> None:
+    one = Link(1, "db", "02:c0:0a:01:00:02", "10.1.0.2/24")
+    kinds = [(type(op), getattr(op, "target", "")) for op in anew((one,))]
+    assert kinds == [(CardBack, "target"), (Card, "target"), (CardBack, "target")]

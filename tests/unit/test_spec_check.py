@@ -192,9 +192,9 @@ WRONG: list[tuple[MachineSpec, str, str, str]] = [
     (MachineSpec("i", limits=Limits(cpu_shares=1)), "the minimum is 2", "--cpu-shares 1", ""),
     (MachineSpec("i", limits=Limits(storage=5)), "the minimum is 1m", "--storage-opt size=5", ""),
     (
-        MachineSpec("i", network="web", isolation="vm"),
-        "cannot connect a virtual machine",
-        "--network web",
+        MachineSpec("i", network="a", isolation="vm", connections=tuple(map(Connection, "bcd"))),
+        "cannot connect a virtual machine to more than 3 networks",
+        "--network d",
         "",
     ),
     (MachineSpec("i", network="a b"), 'network name "a b"', "--network a b", "write web"),

@@ -20,11 +20,13 @@ from cove.plan.ops import Plan
 from cove.plan.text import render, to_json
 from cove.plan.wire import encode
 from cove.planner import BindSource, Place, plan_machine
+from cove.planner.cards import Link
 from cove.planner.guest import Identity, plan_guest
 from cove.planner.jail import plan_jail, plan_vm
-from cove.spec.machine import MachineSpec
+from cove.spec.machine import MachineSpec, connections_of
 
 EXAMPLE_ID = "0" * 64
+NO_MAC, NO_ADDRESS = "00:00:00:00:00:00", "0.0.0.0"
 
 
 def plan_only(home: Home, spec: MachineSpec) -> Plan:
@@ -58,7 +60,9 @@ def plan_only(home: Home, spec: MachineSpec) -> Plan:
 
 
 def _virtual(home: Home, spec: MachineSpec, base: Base, place: Place) -> Plan:
-    """The jail's plan, and the one that runs in the guest; random numbers and clock are zero."""
+    """The jail's plan, and the one that runs in the guest; random numbers and clock are zero, and
+    addresses that a start chooses.
+    """
     ground = ground_for(home, base)
     guest = plan_guest(
         spec,
@@ -67,6 +71,10 @@ def _virtual(home: Home, spec: MachineSpec, base: Base, place: Place) -> Plan:
         Identity(bytes(64), 0, str(uuid.UUID(int=0))),
         dict(files.texts(spec, place.hostname, files.EXAMPLE)),
         hostname=place.hostname,
+        links=tuple(
+            Link(index, wish.network, wish.mac or NO_MAC, f"{wish.ip or NO_ADDRESS}/32")
+            for index, wish in enumerate(connections_of(spec))
+        ),
     )
     jail = virtual.jail_of(spec)
     around = home.base(jail.image)

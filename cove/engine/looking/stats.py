@@ -4,6 +4,7 @@ CPU time beside that of the round before.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -95,11 +96,23 @@ class Readings:
 
 
 def _networks(record: MachineRecord, live: Live) -> dict[str, calls.NetworkStats]:
-    if record.spec.network == "host" or live.pidfd < 0 or record.spec.isolation == "vm":
+    if record.spec.network == "host" or live.pidfd < 0:
         return {}
+    if record.spec.isolation == "vm":
+        return _of_taps(record, live)
     found = interfaces(live.pid, live.pidfd)
     return {
         name: calls.NetworkStats(*numbers[0:4], *numbers[8:12]) for name, numbers in found.items()
+    }
+
+
+def _of_taps(record: MachineRecord, live: Live) -> dict[str, calls.NetworkStats]:
+    """By what the host counts at its ends: what it sends, the machine receives."""
+    found = interfaces(os.getpid(), live.pidfd) if record.endpoints else {}
+    return {
+        f"eth{place.index}": calls.NetworkStats(*numbers[8:12], *numbers[0:4])
+        for place in record.endpoints
+        if (numbers := found.get(place.link)) is not None
     }
 
 

@@ -16,7 +16,7 @@ import time
 from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.machines import ending, monitors, pause, update
-from cove.engine.networks import places
+from cove.engine.networks import recover as networks
 from cove.executor.messages import ExitRecord, Kind, decode_exit, receive, send
 from cove.linux.mounts import lower_layers
 from cove.store.gc import LEFTOVER_LIFE, collect, expire, strays
@@ -39,7 +39,7 @@ def recover(home: Home) -> None:
             _sweep(home, path)
     home.groups.sweep({record.group for record in home.store.machines() if record.group})
     _hear_all(home, waiting)
-    places.recover(home)
+    networks.recover(home)
     for live in waiting:
         if live.ctl is not None and live.key in home.lives:
             monitors.watch(home, live)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -21,6 +22,7 @@ from cove.engine.images.foreign import interpreters
 from cove.engine.live import Live
 from cove.engine.machines import ending, monitors
 from cove.engine.networks.plugging import plug_in
+from cove.engine.networks.taps import open_taps
 from cove.engine.ranges import range_base
 from cove.engine.slots import Slot, end_monitor, listen, open_directory, open_group
 from cove.engine.vms import virtual
@@ -85,8 +87,6 @@ def launch(
     With a foreground this returns as soon as a monitor has the session; without, once the machine's
     program runs. Whatever fails is undone, and raised.
     """
-    if record.endpoints:  # before it can ask, and before others hear of it
-        home.names.tell(record)
     try:
         _hand_over(home, record, base, live, foreground)
     except BaseException as error:
@@ -100,7 +100,7 @@ def launch(
         raise failed from error
     if record.deadline:
         ending.set_deadline(home, live, record.deadline)
-    if record.endpoints:
+    if record.endpoints and record.spec.isolation == "container":
         plug_in(home, live, record)
     if foreground is None:
         monitors.wait_started(home, live)
@@ -114,7 +114,7 @@ def _hand_over(
     group = live.group
     assert group is not None
     slot, live.slot = live.slot, None
-    with Descriptors() as fds, Descriptors() as ready:
+    with Descriptors() as fds, Descriptors() as ready, ExitStack() as stack:
         if slot is not None:
             _take_slot(ready, live, slot)
         _prepare(home, record, base, ready, ready_made=slot is not None)
@@ -126,15 +126,16 @@ def _hand_over(
             entry = slot if isinstance(slot, Entry) else None
             slot = None
             message = partial(_message, record, foreground=foreground)
+            taps = stack.enter_context(open_taps(home, record))
             with moment_of(home, record, live) as held:
                 if held is not None:
                     virtual.seed_scratch(record, ready["dir"], held.disk)
                 if held is not None and held.shape is not None:
-                    start_resumed(home, record, base, live, held, ready, fds, size, message)
+                    start_resumed(home, record, base, live, held, ready, fds, size, message, taps)
                     return
-            if start_clone(home, record, base, live, entry, ready, fds, size, message):
+            if start_clone(home, record, base, live, entry, ready, fds, size, message, taps):
                 return
-            plan = virtual.plan_start(home, record, base, group, ready["dir"], fds, size)
+            plan = virtual.plan_start(home, record, base, group, ready["dir"], fds, size, taps)
         else:
             plan = _plan_container(home, record, base, group, foreground, fds)
         live.plan = plan

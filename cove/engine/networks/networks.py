@@ -20,11 +20,19 @@ from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.machines import life
 from cove.engine.machines.prune import has_label
-from cove.engine.networks import finding, places, ports
-from cove.errors import Conflict, NotFound, Unsupported, UsageError
+from cove.engine.networks import finding, places, ports, taps
+from cove.errors import Conflict, NotFound, UsageError
 from cove.net.wires import set_forwarding
 from cove.spec.machine import MachineSpec, connections_of
-from cove.spec.network import ALONE, Connection, NetworkSpec, parse_alias, parse_ipv4, parse_mac
+from cove.spec.network import (
+    ALONE,
+    CARDS,
+    Connection,
+    NetworkSpec,
+    parse_alias,
+    parse_ipv4,
+    parse_mac,
+)
 from cove.store.records import Endpoint, MachineRecord, NetworkRecord
 
 BUILTIN = tuple(
@@ -168,10 +176,6 @@ def connect(home: Home, record: MachineRecord, params: NetworkConnect) -> Networ
 
 
 def _check_kind(record: MachineRecord, network: NetworkRecord) -> None:
-    if record.spec.isolation != "container":
-        raise Unsupported(
-            f"cannot connect {record.name} to {network.name}: virtual machines have no networks yet"
-        )
     if record.spec.network == "host":
         raise Conflict(
             f"cannot connect {record.name} to {network.name}: it is on the host's own network"
@@ -184,9 +188,14 @@ def _connect_record(home: Home, key: int, wish: Connection) -> MachineRecord:
         wishes = connections_of(record.spec)
         if any(_same(home, held.network, wish.network) for held in wishes):
             raise Conflict(f"cannot connect {record.name} to {wish.network}: it is on it already")
-        if len(wishes) >= places.MOST:
-            raise Conflict(f"cannot connect {record.name}: it is on {places.MOST} networks already")
+        most = _most(record)
+        if len(wishes) >= most:
+            raise Conflict(f"cannot connect {record.name}: it is on {most} networks already")
         return home.update(key, spec=_with(record, (*wishes, wish)))
+
+
+def _most(record: MachineRecord) -> int:
+    return CARDS if record.spec.isolation == "vm" else places.MOST
 
 
 def _with(record: MachineRecord, wishes: tuple[Connection, ...]) -> MachineSpec:
@@ -211,7 +220,7 @@ def _connect_live(
     with home.lock:
         _connect_record(home, key, wish)
         used = {endpoint.index for endpoint in before.endpoints}
-        index = next(number for number in range(places.MOST + 1) if number not in used)
+        index = next(number for number in range(_most(before)) if number not in used)
         default = not any(endpoint.default for endpoint in before.endpoints)
         try:
             endpoint = home.places.take(network, wish, key, index, default=default)
@@ -220,13 +229,10 @@ def _connect_live(
             raise
         told(home, before, home.update(key, endpoints=(*before.endpoints, endpoint)))
     try:
-        namespace = places.open_network(home, live)
-        if namespace < 0:
-            raise Conflict(f"cannot connect {before.name}: it has just ended")
-        try:
-            places.wire(home, before.name, (endpoint,), namespace)
-        finally:
-            os.close(namespace)
+        if before.spec.isolation == "vm":
+            taps.plug(home, before, endpoint)
+        else:
+            _wire_live(home, live, before.name, endpoint)
     except BaseException:
         _let_go(home, key, (endpoint,), before.spec)
         raise
@@ -241,8 +247,20 @@ def told(home: Home, before: MachineRecord, now: MachineRecord) -> None:
     files.ask_another(home.store.layout.machine(now.key), before, now)
 
 
+def _wire_live(home: Home, live: Live, name: str, endpoint: Endpoint) -> None:
+    namespace = places.open_network(home, live)
+    if namespace < 0:
+        raise Conflict(f"cannot connect {name}: it has just ended")
+    try:
+        places.wire(home, name, (endpoint,), namespace)
+    finally:
+        os.close(namespace)
+
+
 def _let_go(home: Home, key: int, gone: tuple[Endpoint, ...], spec: MachineSpec) -> None:
     """The wires of some places, then the places."""
+    if spec.isolation == "vm":
+        taps.unplug(home, key, (endpoint.index for endpoint in gone))
     places.remove_wires(home, gone)
     with home.lock:
         if home.store.has_machine(key):
@@ -287,11 +305,16 @@ def _new_default(home: Home, key: int, live: Live) -> None:
     """Another network leads out from now on."""
     held = home.record(key).endpoints
     heir = next((e for e in held if _leads_out(home, e)), None)
-    namespace = places.open_network(home, live) if heir is not None else -1
-    if heir is None or namespace < 0:
+    if heir is None:
         return
     now = tuple(msgspec.structs.replace(e, default=e is heir) for e in held)
     told(home, home.record(key), home.update(key, endpoints=now))
+    if home.record(key).spec.isolation == "vm":
+        taps.route_through(home, key, msgspec.structs.replace(heir, default=True))
+        return
+    namespace = places.open_network(home, live)
+    if namespace < 0:
+        return
     try:
         home.places.wires.route_through(heir, namespace)
     finally:

@@ -5,7 +5,6 @@ after the end. A place is in the machine's record as long as anything of it may 
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network
@@ -15,7 +14,7 @@ import msgspec
 from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.networks.finding import meant
-from cove.errors import Conflict, CoveError, HostError, UsageError
+from cove.errors import Conflict, HostError, UsageError
 from cove.linux.pidfd import wait_exit
 from cove.net.wires import Wires, forwards, set_forwarding
 from cove.planner.addresses import bridge_mac, choose_address, choose_resolver, mac_of
@@ -169,6 +168,11 @@ def neighbours(home: Home, spec: MachineSpec) -> set[int]:
 
 def wire(home: Home, name: str, endpoints: Sequence[Endpoint], namespace: int) -> None:
     """Bridges, rules, then links: whatever is missing of them."""
+    home.places.wires.plug(prepare(home, name, endpoints), endpoints, namespace, name)
+
+
+def prepare(home: Home, name: str, endpoints: Sequence[Endpoint]) -> list[NetworkRecord]:
+    """All that a link needs: its bridge, and rules that name it. The networks of the places."""
     networks = [_network_of(home, endpoint, name) for endpoint in endpoints]
     places = home.places
     anew = False
@@ -177,7 +181,7 @@ def wire(home: Home, name: str, endpoints: Sequence[Endpoint], namespace: int) -
             anew = raise_bridge(home, network) or anew
         if anew or not places.wires.allow(endpoints):
             make_rules(home)
-    places.wires.plug(networks, endpoints, namespace, name)
+    return networks
 
 
 def _network_of(home: Home, endpoint: Endpoint, name: str) -> NetworkRecord:
@@ -248,58 +252,3 @@ def open_network(home: Home, live: Live) -> int:
         os.close(fd)
         return -1
     return fd
-
-
-# ---- after a crash ----
-
-
-def recover(home: Home) -> None:
-    """Make true what records say: links that nobody records go, those that are missing come."""
-    networks = home.store.networks()
-    home.names.adopt()
-    try:
-        if networks:
-            _recover(home, networks)
-    except CoveError as error:
-        sys.stderr.write(error.render())
-    home.names.settle()
-
-
-def _recover(home: Home, networks: Sequence[NetworkRecord]) -> None:
-    wires, records = home.places.wires, home.store.machines()
-    present = wires.present()
-    endpoints = {e.link: e for record in records for e in record.endpoints}
-    bridges = {wires.bridge_name(network.key): network for network in networks}
-    doors = {wires.door_name(network.key) for network in networks}
-    whole = {name for name, link in present.items() if link.up}
-    for name in present.keys() - bridges.keys() - doors:
-        if name not in endpoints or name not in whole:
-            wires.drop_link(name)
-    for record in records:
-        if record.endpoints:
-            home.names.tell(record)
-    used = {endpoint.network for endpoint in endpoints.values()}
-    for name, network in bridges.items():
-        if network.id in used or name in present:
-            raise_bridge(home, network)
-    if any(network.made for network in networks):
-        make_rules(home)
-    if any(network.forwarding for network in networks):
-        set_forwarding(True)
-    for record in records:
-        live = home.lives.get(record.key)
-        missing = [e for e in record.endpoints if e.link not in whole]
-        if missing and live is not None and live.started and live.ended is None:
-            _plug_again(home, record, live, missing)
-
-
-def _plug_again(home: Home, record: MachineRecord, live: Live, missing: list[Endpoint]) -> None:
-    namespace = open_network(home, live)
-    if namespace < 0:
-        return
-    try:
-        wire(home, record.name, missing, namespace)
-    except CoveError as error:
-        sys.stderr.write(error.render())
-    finally:
-        os.close(namespace)

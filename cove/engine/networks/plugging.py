@@ -28,6 +28,7 @@ def plug_in(home: Home, live: Live, record: MachineRecord) -> None:
     if namespace < 0:
         return  # it failed before
     try:
+        home.names.tell(record)
         places.wire(home, record.name, record.endpoints, namespace)
     except CoveError as error:
         live.unplugged = error

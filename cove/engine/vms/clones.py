@@ -5,7 +5,7 @@ that is made now. Where neither can be had, the caller boots, and the next start
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from cove.engine.descriptors import Descriptors
 from cove.engine.home import Base, Home
@@ -36,9 +36,10 @@ def start_clone(
     fds: Descriptors,
     size: Size | None,
     message: Callable[[Plan], Start],
+    taps: Mapping[int, int],
 ) -> bool:
     """Whether a monitor has the machine. ``ready``: what was set aside for it, ``fds``: its
-    session's.
+    session's; ``taps``: of its networks, by card.
     """
     emulator: Emulator | None = None
     if entry is not None:
@@ -56,6 +57,8 @@ def start_clone(
                     emulator = _clone(home, record, ground, live, ready, (root, scratch))
                 if emulator is None:
                     return False
+                for index, tap in taps.items():
+                    qmp.plug(emulator.control, index, tap)
                 rest = guest.after(ground.ahead)
                 hand_over(
                     home, record, live, emulator, guest, rest or guest, ready, fds, size, message,

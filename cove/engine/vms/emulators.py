@@ -207,14 +207,19 @@ def resumed(
     held: Held,
     disks: tuple[int, int],
     ctl: socket.socket,
+    taps: Mapping[int, int],
 ) -> Emulator:
-    """A guest that goes on where a machine's stood; its processes are frozen."""
+    """A guest that goes on where a machine's stood; its processes are frozen. Its cards are at work
+    from the beginning, so their ``taps`` are there before.
+    """
     assert held.shape is not None
     line = resumed_command(facts, held.shape)
     given = {"memory": held.memory, "rootdisk": disks[0], "scratch": disks[1]}
     found = spawn(home, where, jail, line, CLONE, given, facts, ctl)
     state = qmp.reopened(held.state)
     try:
+        for index, tap in taps.items():
+            qmp.plug(found.control, index, tap)
         qmp.resume_devices(found.control, state)
     except BaseException:
         found.close()
@@ -236,5 +241,5 @@ def _complaint(directory: int) -> str:
     with contextlib.suppress(OSError):
         fd = os.open("emulator", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
         with os.fdopen(fd, "rb") as file:
-            return one_line(file.read(1 << 12).decode("utf-8", "replace").strip()[-300:])
+            return one_line(qmp.complaint(file.read(1 << 12))[-300:])
     return ""

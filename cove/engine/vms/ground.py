@@ -17,10 +17,12 @@ from cove.oci.manifest import host_platform_of
 from cove.plan.facts import Facts
 from cove.plan.ops import Plan
 from cove.plan.wire import encode
+from cove.planner.cards import card_mac
 from cove.planner.cpus import guest_cpu
 from cove.planner.guest import ROOT_DISK, SCRATCH_DISK, guest_facts, plan_guest_ahead
-from cove.planner.qemu import MACHINES, Disk, Guest, argv, path_of, plan_qemu
+from cove.planner.qemu import MACHINES, Disk, Guest, Nic, argv, path_of, plan_qemu
 from cove.planner.qemu import Kernel as Boot
+from cove.spec.network import CARDS
 from cove.store.layout import Layout
 from cove.vm.accel import facts_with_kvm
 from cove.vm.agents import agent_program
@@ -185,6 +187,7 @@ def describe(ground: Ground, memory: int, cpus: int, passed: tuple[str, ...]) ->
         qmp=number["qmp"],
         kernel=boot if "kernel" in number else None,
         disks=_disks(number),
+        nics=_nics(CARDS, number),
         memory_fd=number.get("memory", -1),
         shared="memory" in number and "kernel" in number,
         listens=True,
@@ -193,7 +196,9 @@ def describe(ground: Ground, memory: int, cpus: int, passed: tuple[str, ...]) ->
 
 
 def command(ground: Ground, memory: int, cpus: int, passed: tuple[str, ...]) -> tuple[str, ...]:
-    """The command line; descriptors in it are those of ``passed``."""
+    """The command line; descriptors in it are those of ``passed``, among which may be taps
+    (``tap_register``).
+    """
     guest = describe(ground, memory, cpus, passed)
     return (path_of(ground.arch), *argv(plan_qemu(guest, ground.facts)))
 
@@ -209,12 +214,23 @@ def resumed_command(facts: Facts, shape: Shape) -> tuple[str, ...]:
         console=number["consoleq"],
         qmp=number["qmp"],
         disks=_disks(number),
+        nics=_nics(shape.cards, number),
         memory_fd=number["memory"],
         listens=True,
         resumed=True,
         acpi=shape.acpi,
     )
     return (path_of(shape.arch), *argv(plan_qemu(guest, facts)))
+
+
+def _nics(count: int, number: Mapping[str, int]) -> tuple[Nic, ...]:
+    return tuple(
+        Nic(card_mac(index), number.get(tap_register(index), -1)) for index in range(count)
+    )
+
+
+def tap_register(index: int) -> str:
+    return f"tap{index}"
 
 
 def _disks(number: Mapping[str, int]) -> tuple[Disk, ...]:

@@ -16,6 +16,7 @@ from cove.errors import CoveError, HostError, one_line
 from cove.executor.messages import Report
 from cove.plan.ops import Plan
 from cove.plan.vm_ops import Guest
+from cove.vm.qmp import complaint
 
 END = struct.Struct("<IIIIQQII64s")
 """``struct guest_exit`` of ``init/guest.h``."""
@@ -70,7 +71,7 @@ def why_no_guest(directory: str, plan: Plan, report: Report) -> CoveError | None
         return None
     if report.errno != errno.EPIPE:
         return HostError("cannot start the virtual machine: its guest says what no agent would")
-    said = _read(f"{directory}/emulator", CONSOLE_MAX).decode("utf-8", "replace").strip()
+    said = complaint(_read(f"{directory}/emulator", CONSOLE_MAX))
     console = _read(f"{directory}/console", CONSOLE_MAX)
     found = PANIC.search(console)
     if said:

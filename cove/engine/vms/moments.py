@@ -146,4 +146,5 @@ def _shape(home: Home, record: MachineRecord, pid: int, arch: str, control: qmp.
         accel="kvm" if said.get("-accel") == "kvm" else "tcg",
         emulator=qmp.version(control),
         root=digest,
+        cards=sum(word.startswith("virtio-net-device,") for word in words),
     )

@@ -5,7 +5,7 @@ processes runs. It never boots instead: that would be another machine than was a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from cove.engine import files
@@ -58,6 +58,7 @@ def start_resumed(
     fds: Descriptors,
     size: Size | None,
     message: Callable[[Plan], Start],
+    taps: Mapping[int, int],
 ) -> None:
     """As ``start_clone``; raises what keeps it from going on."""
     shape = held.shape
@@ -65,9 +66,15 @@ def start_resumed(
     ground = ground_of(home, shape.arch)
     moments.check_shape(shape, ground.accel, ground.emulator, _what(record))
     hostname = files.hostname_of(record.spec, record.id)
-    texts = dict(files.texts(record.spec, hostname))
+    texts = dict(files.texts(record.spec, hostname, files.address_of(record)))
     identity = virtual.identity_of(home, record, base)
-    guest = plan_resume(record.spec, identity, texts, hostname=hostname)
+    if any(place.index >= shape.cards for place in record.endpoints):
+        raise HostError(
+            f"cannot {_what(record)}: its guest has no card for {record.endpoints[-1].name}",
+            hint="its networks are those that it had",
+        )
+    links = virtual.links_of(record) if shape.cards else None
+    guest = plan_resume(record.spec, identity, texts, hostname=hostname, links=links)
     with Descriptors() as more:
         root = more.mine("root", home.disks.open(home, base))
         if moments.root_digest(root) != shape.root:
@@ -83,6 +90,7 @@ def start_resumed(
             held,
             (root, scratch),
             live.ctl,
+            taps,
         )
         try:
             emulator.agent.begin_anew()

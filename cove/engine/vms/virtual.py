@@ -12,6 +12,7 @@ import stat
 import struct
 import time
 import uuid
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Protocol
 
@@ -19,7 +20,14 @@ from cove.engine import files
 from cove.engine.descriptors import Descriptors
 from cove.engine.home import Base, Home
 from cove.engine.ranges import range_base
-from cove.engine.vms.ground import BOOT, command, facts_inside, ground_for, program
+from cove.engine.vms.ground import (
+    BOOT,
+    command,
+    facts_inside,
+    ground_for,
+    program,
+    tap_register,
+)
 from cove.errors import HostError
 from cove.executor.messages import sealed_memory
 from cove.linux.cgroup import Group
@@ -27,12 +35,13 @@ from cove.plan import wire
 from cove.plan.facts import Facts
 from cove.plan.ops import Plan
 from cove.planner import Place
+from cove.planner.cards import Link
 from cove.planner.defaults import STORAGE
 from cove.planner.guest import Identity, plan_guest, plan_guest_exec
 from cove.planner.jail import jail_spec, plan_jail, plan_vm, plan_vm_exec
 from cove.roots.scratch import copy_sparse, make_scratch
 from cove.spec.machine import ExecSpec, Limits, MachineSpec
-from cove.store.records import MachineRecord
+from cove.store.records import Endpoint, MachineRecord
 from cove.vm.kernels import Kernels
 
 RUN = struct.Struct("<IIHH")
@@ -106,6 +115,7 @@ def plan_start(
     directory: int,
     fds: Descriptors,
     size: Size | None,
+    taps: Mapping[int, int],
 ) -> Plan:
     """Everything the machine's emulator needs is opened and put into ``fds``; what is to be done
     with it is the plan.
@@ -124,8 +134,10 @@ def plan_start(
     jail = jail_of(spec)
     around = home.base(jail.image)
     place = _place(home, record, around, group, size)
-    line = command(ground, memory_of(spec.limits), cpus_of(spec.limits, facts), BOOT)
-    inside = plan_jail(jail, around.config, facts, place, emulator=line, passed=BOOT)
+    fds.update({tap_register(index): tap for index, tap in taps.items()})
+    passed = (*BOOT, *map(tap_register, taps))
+    line = command(ground, memory_of(spec.limits), cpus_of(spec.limits, facts), passed)
+    inside = plan_jail(jail, around.config, facts, place, emulator=line, passed=passed)
     return plan_vm(spec, place, inside, guest)
 
 
@@ -176,9 +188,19 @@ def guest_of(home: Home, record: MachineRecord, base: Base, inside: Facts) -> Pl
         base.config,
         inside,
         identity_of(home, record, base),
-        dict(files.texts(spec, hostname)),
+        dict(files.texts(spec, hostname, files.address_of(record))),
         hostname=hostname,
+        links=links_of(record),
     )
+
+
+def links_of(record: MachineRecord) -> tuple[Link, ...]:
+    return tuple(map(link_of, record.endpoints))
+
+
+def link_of(place: Endpoint) -> Link:
+    gateway = place.gateway if place.default else ""
+    return Link(place.index, place.name, place.mac, place.address, gateway)
 
 
 def identity_of(home: Home, record: MachineRecord, base: Base) -> Identity:

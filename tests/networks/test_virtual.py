@@ -1,0 +1,186 @@
+"""Virtual machines on networks: by tap on the same bridges, behind the same rules."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need
+from tests.driver import Cove, wait_until
+from tests.kernel.conftest import closed_cove
+from tests.networks.conftest import Host, address, machine, network, rules, run
+from tests.networks.frames import ethernet, forged, udp
+from tests.networks.test_attacks import SNIFF, heard, listening, port
+from tests.networks.test_networks import ping
+from tests.vm.conftest import CACHE, one_kernel
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@contextmanager
+def with_kernel(bb_tar: Path) -> Iterator[Cove]:
+    need("qemu-system-x86_64")
+    need("mkfs.erofs")
+    kernel = one_kernel().kernel.name
+    with closed_cove(bb_tar) as driver:
+        shutil.copytree(CACHE / "kernels" / kernel, driver.root / "kernels" / kernel)
+        if (CACHE / "kvm.json").exists():  # a trial boot takes ten seconds
+            shutil.copy(CACHE / "kvm.json", driver.root / "kvm.json")
+        yield driver
+        driver("rm", "-f", *driver("ps", "-aq").out.split(), code=None)
+        driver("network", "prune", "-f")
+    assert rules() == "", "rules are left"
+
+
+@pytest.fixture(scope="module")
+def cove(host: Host, bb_tar: Path) -> Iterator[Cove]:
+    """With a guest kernel, in the network of ``host``; the first machine boots, on a network."""
+    with with_kernel(bb_tar) as driver:
+        with network(driver, "first") as gateway:
+            shown = driver("run", "--rm", "--vm", "--network", "first", "bb", "ip", "route").out
+            assert f"default via {gateway} dev eth0" in shown
+        wait_until(lambda: driver("template", "ls", "-q").out != "", "a template")
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def up(cove: Cove) -> Iterator[tuple[str, str]]:
+    """A virtual machine ``vm`` beside the containers ``box`` and ``ear``, on network ``web``: its
+    gateway, and the address of the first.
+    """
+    with (
+        network(cove, "web") as gateway,
+        machine(cove, "box", "web"),
+        machine(cove, "ear", "web", image="host"),
+        machine(cove, "vm", "web", "--vm", "--network-alias", "guest") as own,
+    ):
+        yield gateway, own
+
+
+def mac_of(cove: Cove, name: str, net: str = "web") -> str:
+    return str(cove.inspect(name)["NetworkSettings"]["Networks"][net]["MacAddress"])
+
+
+def inside(cove: Cove, *words: str, name: str = "vm") -> str:
+    return cove("exec", name, *words).out
+
+
+def test_it_is_on_its_network_as_a_container_is(cove: Cove, up: tuple[str, str]) -> None:
+    gateway, own = up
+    box = address(cove, "box", "web")
+    assert ping(cove, "vm", box) and ping(cove, "box", own) and ping(cove, "vm", gateway)
+    assert ping(cove, "vm", "box") and ping(cove, "box", "vm") and ping(cove, "box", "guest")
+    assert f"default via {gateway} dev eth0" in inside(cove, "ip", "route")
+    shown = inside(cove, "ip", "addr")
+    assert mac_of(cove, "vm") in shown and "eth1" not in shown and "card" not in shown
+    assert f"{own}\t" in inside(cove, "cat", "/etc/hosts")
+    found = json.loads(cove("network", "inspect", "web").out)[0]["Containers"].values()
+    assert {member["Name"]: member["Aliases"] for member in found} == {
+        "box": [], "ear": [], "vm": ["guest"]
+    }  # fmt: skip
+    seen = json.loads(cove("stats", "--no-stream", "--format", "json", "vm").out)
+    assert seen["NetIO"] != "0B / 0B"
+
+
+def test_two_networks_connect_and_disconnect_while_it_runs(cove: Cove, up: tuple[str, str]) -> None:
+    gateway, _ = up
+    with network(cove, "db", "--internal") as inner, machine(cove, "store", "db") as store:
+        assert not ping(cove, "vm", store)
+        cove("network", "connect", "--ip", f"{inner[:-1]}99", "db", "vm")
+        assert address(cove, "vm", "db") == f"{inner[:-1]}99"
+        assert ping(cove, "vm", store) and ping(cove, "store", f"{inner[:-1]}99")
+        assert "eth1" in inside(cove, "ip", "route")
+        cove("network", "disconnect", "db", "vm")
+        assert "eth1" not in inside(cove, "ip", "addr") and not ping(cove, "vm", store)
+        with network(cove, "lan") as other:
+            cove("network", "connect", "lan", "vm")
+            cove("network", "disconnect", "web", "vm")
+            assert f"default via {other} dev eth1" in inside(cove, "ip", "route")
+            cove("network", "connect", "--alias", "guest", "web", "vm")
+            cove("network", "disconnect", "lan", "vm")
+        assert f"default via {gateway} dev eth0" in inside(cove, "ip", "route")
+        assert ping(cove, "vm", gateway)
+        flags = ("--network", "db", "--vm")
+        with machine(cove, "two", "web", *flags):
+            assert ping(cove, "two", store) and ping(cove, "vm", address(cove, "two", "web"))
+            assert "eth1" in inside(cove, "ip", "route", name="two")
+
+
+def test_no_forged_sender_leaves_it(cove: Cove, up: tuple[str, str]) -> None:
+    gateway, own = up[0], address(cove, "vm", "web")
+    frames = forged(
+        mac_of(cove, "vm"), own, gateway, mac_of(cove, "ear"), address(cove, "ear", "web")
+    )
+
+    def spoof() -> set[str]:
+        sniffer = cove.spawn("exec", "ear", "python3", "-uc", SNIFF, own, gateway)
+        assert sniffer.stdout is not None
+        assert sniffer.stdout.readline() == b"ready\n"
+        assert inside(cove, "probe", "frames", "eth0", *frames) == "ok\n"
+        return set(sniffer.communicate(timeout=120)[0].decode().splitlines())
+
+    assert spoof() == set()
+    tag = rules().split("table bridge ")[1].split()[0]
+    run("nft", "flush", "chain", "bridge", tag, "guard")
+    assert spoof() >= {
+        "SPOOF address", "SPOOF gateway", "SPOOF mac", "SPOOF arp", "SPOOF lldp"
+    }  # fmt: skip
+    run("nft", "delete", "table", "bridge", tag)
+    cove("run", "--rm", "--network", "web", "bb", "true")
+    assert spoof() == set()  # made anew with the next machine
+
+
+def test_the_loopback_of_the_host_is_not_reached_from_it(cove: Cove, up: tuple[str, str]) -> None:
+    gateway, own = up[0], address(cove, "vm", "web")
+    found = json.loads(cove("network", "inspect", "web").out)[0]
+    bridge = found["Bridge"]
+    # As if somebody had switched on what lets 127.0.0.1 in from other interfaces.
+    Path(f"/proc/sys/net/ipv4/conf/{bridge}/route_localnet").write_text("1")
+    target_mac = run("ip", "-o", "link", "show", bridge).split("link/ether ")[1].split()[0]
+    with listening("127.0.0.1") as lo:
+        number = int(port(lo))
+        frame = ethernet(
+            target_mac, mac_of(cove, "vm"), 0x800, udp(own, "127.0.0.1", number, b"PROBE")
+        )
+        assert inside(cove, "probe", "frames", "eth0", frame) == "ok\n"
+        assert ping(cove, "vm", gateway)  # behind it
+        assert not heard(lo)
+        tag = rules().split("table inet ")[1].split()[0]
+        run("nft", "delete", "table", "inet", tag)
+        assert inside(cove, "probe", "frames", "eth0", frame) == "ok\n"
+        wait_until(lambda: heard(lo), "what nothing guards")
+    cove("run", "--rm", "--network", "web", "bb", "true")
+
+
+def test_a_fork_has_addresses_of_its_own(cove: Cove, up: tuple[str, str]) -> None:
+    gateway, own = up[0], address(cove, "vm", "web")
+    cove("fork", "--name", "other", "vm")
+    try:
+        other = address(cove, "other", "web")
+        assert other != own and mac_of(cove, "other") != mac_of(cove, "vm")
+        shown = inside(cove, "ip", "addr", name="other")
+        assert f"{other}/" in shown and f"{own}/" not in shown
+        assert mac_of(cove, "other") in shown
+        assert ping(cove, "other", own) and ping(cove, "vm", other)
+        assert ping(cove, "other", gateway) and ping(cove, "vm", gateway)
+    finally:
+        cove("rm", "-f", "other")
+
+
+def test_a_clone_that_waited_has_its_network(cove: Cove) -> None:
+    cove.stop_daemon()
+    cove.env["COVE_VM_POOL"] = "1"
+    try:
+        with network(cove, "pooled") as gateway:
+            ready = ("template", "ls", "--format", "{{.Warm}}")
+            wait_until(lambda: cove(*ready).out.strip() == "1", "a clone that waits")
+            shown = cove("run", "--rm", "--vm", "--network", "pooled", "bb", "ip", "route").out
+            assert f"default via {gateway} dev eth0" in shown
+    finally:
+        cove.stop_daemon()
+        cove.env["COVE_VM_POOL"] = "0"
