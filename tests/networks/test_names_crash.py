@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 
 from tests.driver import Cove, kill_process, wait_until
 from tests.networks.asking import seat
@@ -75,3 +76,13 @@ def test_of_nobody_the_server_ends_with_its_daemon(fresh_cove: Cove) -> None:
         cove.stop_daemon()
         assert not server_pid(cove)
         assert cove("network", "ls", "-q").out
+
+
+def test_somebody_comes_for_its_sockets_and_is_gone(fresh_cove: Cove) -> None:
+    """As a daemon that is killed while it starts."""
+    cove = fresh_cove
+    with network(cove, "web"), machine(cove, "one", "web") as one, seat(cove, "one") as at:
+        for _ in range(3):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as comer:
+                wait_until(lambda: not comer.connect_ex(str(cove.root / "run/names.sock")))
+            assert at.addresses("one") == [one]

@@ -125,7 +125,7 @@ class Server:
         """To a daemon that has come: it starts another server on the same sockets, in which
         questions wait meanwhile. What is under way here is ended.
         """
-        with suppress(OSError):
+        try:
             successor, _ = self._listener.accept()
             with successor:
                 successor.settimeout(LINGER)
@@ -133,6 +133,8 @@ class Server:
                     fds = [sock.fileno() for sock in door]
                     control.send(successor, control.pack([["network", {"id": network}]]), fds)
                 control.send(successor, control.pack([["end", None]]))
+        except OSError:
+            return  # it is gone again: this one goes on
         self._leaving = True
         for sock in (self._listener, *(sock for door in self._doors.values() for sock in door)):
             self.loop.forget(sock.fileno())
