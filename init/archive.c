@@ -4,10 +4,9 @@
  *
  *	stat PATH                what is there, and where its links lead
  *	out PATH NAME FOLLOW     a tar of PATH on stdout, its first entry called NAME, or (empty) without one
- *	in DIR OWNER             a tar from stdin into DIR; links lead where they lead inside
+ *	in DIR OWNER             a tar from stdin into DIR; links lead where they lead inside; `tree`: DIR itself, too
  *	beneath DIR OWNER        the same, but no link is followed out of DIR
- *	diff, layer              PREFIX UPPER LOWER ...: what a writable layer changed, as a list or as a tar of an
- *image
+ *	diff, layer              PREFIX UPPER LOWER ...: what a writable layer changed, as a list or an image's tar
  *	hold                     says a word, and waits for the end of stdin: others are beside it meanwhile
  *	signs                    the same list, each path followed by what is there, for two of them to be compared
  *
@@ -57,7 +56,8 @@ static int run_in(struct unpack *u, char **argv, bool beneath)
 {
 	struct into into = {.beneath = beneath, .owner = ROOT};
 
-	if (!strcmp(argv[2], "archive"))
+	into.top = !strcmp(argv[2], "tree");
+	if (into.top || !strcmp(argv[2], "archive"))
 		into.owner = ARCHIVE;
 	else if (!strcmp(argv[2], "caller"))
 		into.owner = CALLER;

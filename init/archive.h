@@ -70,6 +70,7 @@ struct into {
 	int base;     /* the directory */
 	bool beneath; /* no symlink may lead out of it */
 	bool special; /* set-user-ID bits and capabilities are kept */
+	bool top;     /* the archive says what the directory itself is */
 	enum owner owner;
 };
 int archive_in(struct unpack *u, const struct into *into);

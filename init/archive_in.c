@@ -278,7 +278,7 @@ static int make_entry(struct unpack *u, const struct into *into)
 	if (into->owner == ARCHIVE && (e->uid < 0 || e->gid < 0 || e->uid > UINT32_MAX - 1 || e->gid > UINT32_MAX - 1))
 		return fail(u, REFUSED, "an owner that is no id");
 	if (!*e->name) /* the directory itself is there, and stays as it is */
-		return 0;
+		return into->top && e->type == '5' ? make_dir(u, into, into->base, ".") : 0;
 	dir = open_parent(u, into, e->name, &base);
 	if (dir < 0)
 		return dir;

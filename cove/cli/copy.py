@@ -72,7 +72,7 @@ def _out(
                 exit_code=1,
             )
         params = calls.CopyOut(machine, source, follow=follow)
-        _to_stdout(terminal, lambda: client.copy_out(params, terminal.fds[1], terminal.cancelled))
+        to_stdout(terminal, lambda: client.copy_out(params, terminal.fds[1], terminal.cancelled))
         return 0
     path = local(terminal, target)
     with _progress(typed, terminal, "from machine") as count:
@@ -113,7 +113,7 @@ def _into(
     return 0
 
 
-def _to_stdout(terminal: Terminal, work: Callable[[], object]) -> None:
+def to_stdout(terminal: Terminal, work: Callable[[], object]) -> None:
     try:
         work()
     except BrokenPipeError:
@@ -187,15 +187,15 @@ def export(typed: Typed, terminal: Terminal, client: Client) -> int:
                 hint="name a file: -o FILE, or redirect it: > FILE",
                 exit_code=1,
             )
-        _to_stdout(terminal, lambda: client.export(params, terminal.fds[1], terminal.cancelled))
+        to_stdout(terminal, lambda: client.export(params, terminal.fds[1], terminal.cancelled))
         return 0
-    with _written(terminal, name) as fd:
+    with written(terminal, name) as fd:
         client.export(params, fd, terminal.cancelled)
     return 0
 
 
 @contextmanager
-def _written(terminal: Terminal, name: str) -> Iterator[int]:
+def written(terminal: Terminal, name: str) -> Iterator[int]:
     """The file ``name``, which appears when it is whole. What is no file is written to as it is."""
     path = terminal.path(name)
     try:

@@ -93,9 +93,20 @@ def summary(seen: calls.DiskUsage) -> list[Record]:
         kind("Images", len(images), used, seen.layers, spare, share=True),
         kind("Containers", len(machines), sum(runs), written, idle, share=True),
         *(more if kept.count or kept.size else ()),  # Docker knows none
-        kind("Local Volumes", 0, 0, 0, 0, share=True),
+        _volumes_kind(seen),
         kind("Build Cache", 0, 0, 0, 0, share=False),
     ]
+
+
+def _volumes_kind(seen: calls.DiskUsage) -> Record:
+    volumes = seen.volumes
+    active, size = sum(v.links > 0 for v in volumes), sum(v.size for v in volumes)
+    idle = sum(v.size for v in volumes if not v.links)
+    return kind("Local Volumes", len(volumes), active, size, idle, share=True)
+
+
+def volume_rows_of(seen: calls.DiskUsage) -> list[Record]:
+    return [Record(Name=v.name, Links=str(v.links), Size=size_text(v.size)) for v in seen.volumes]
 
 
 def image_rows_of(
@@ -133,7 +144,7 @@ def df(typed: Typed, terminal: Terminal, client: Client) -> int:
         parts = {
             "Images": image_rows_of(seen, now=now, full=True, zone=zone),
             "Containers": machine_rows_of(seen, now=now, full=True, zone=zone),
-            "Volumes": [],
+            "Volumes": volume_rows_of(seen),
             "BuildCache": [],
         }
         terminal.write(_formed(parts, form))
@@ -144,7 +155,7 @@ def df(typed: Typed, terminal: Terminal, client: Client) -> int:
     if seen.unfinished:
         text += f"\nUnfinished pulls space usage: {size_text(seen.unfinished)}\n"
     text += "\nContainers space usage:\n\n" + table.render(machines, MACHINES, "")
-    text += "\nLocal Volumes space usage:\n\n" + table.render([], VOLUMES, "")
+    text += "\nLocal Volumes space usage:\n\n" + table.render(volume_rows_of(seen), VOLUMES, "")
     text += "\nBuild cache usage: 0B\n\n" + table.render([], CACHE, "")
     terminal.write(text)
     return 0
@@ -197,12 +208,16 @@ def system_prune(typed: Typed, terminal: Terminal, client: Client) -> int:
         raise UsageError("cannot use --volumes with --filter until: volumes have no such filter")
     if not typed.on("force") and not confirmed(terminal, _warning(typed)):
         return 0
-    pruned = client.system_prune(calls.SystemPrune(typed.on("all"), **given))
+    pruned = client.system_prune(
+        calls.SystemPrune(typed.on("all"), **given, volumes=typed.on("volumes"))
+    )
     text = ""
     if pruned.machines:
         text += "Deleted Containers:\n" + "".join(f"{name}\n" for name in pruned.machines) + "\n"
     if pruned.networks:
         text += "Deleted Networks:\n" + "".join(f"{name}\n" for name in pruned.networks) + "\n"
+    if pruned.volumes:
+        text += "Deleted Volumes:\n" + "".join(f"{name}\n" for name in pruned.volumes) + "\n"
     terminal.write(text + _images_text(pruned.images) + _reclaimed(pruned.reclaimed))
     return 0
 

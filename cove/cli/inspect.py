@@ -59,7 +59,7 @@ def machine_document(seen: calls.Inspected) -> Record:
             Name="overlay",
             Data={"LowerDir": ":".join(reversed(seen.layers)), "UpperDir": seen.upper},
         ),
-        Mounts=[_mount(mount) for mount in spec.mounts],
+        Mounts=[_mount(mount, seen.volumes) for mount in spec.mounts],
         Config=_config(seen),
         NetworkSettings=_networks(record),
     )
@@ -149,7 +149,9 @@ def _host_config(spec: MachineSpec) -> Record:
     if security.seccomp != "default":
         options.append(f"seccomp={security.seccomp}")
     return Record(
-        Binds=[_bind(mount) for mount in spec.mounts if mount.type == "bind"] or NoList(),
+        Binds=[_bind(m) for m in spec.mounts if m.type in ("bind", "volume") and not m.anonymous]
+        or NoList(),
+        VolumesFrom=list(spec.volumes_from) or NoList(),
         LogConfig=_log_config(spec),
         NetworkMode=spec.network,
         PortBindings=_bindings((p.port, p.protocol, p.ip, _host_port(p)) for p in spec.ports),
@@ -203,7 +205,7 @@ _UNUSED: dict[str, Any] = {
     "BlkioWeight": 0, "CgroupParent": "", "ContainerIDFile": "", "CpuPeriod": 0, "CpuQuota": 0,
     "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0,
     "KernelMemory": 0, "Links": NoList(), "MemorySwappiness": None, "OomKillDisable": False,
-    "VolumeDriver": "", "VolumesFrom": NoList(),
+    "VolumeDriver": "",
     "BlkioDeviceReadBps": [], "BlkioDeviceReadIOps": [], "BlkioDeviceWriteBps": [],
     "BlkioDeviceWriteIOps": [], "BlkioWeightDevice": [], "Cgroup": "", "ConsoleSize": [0, 0],
     "CpuCount": 0, "CpuPercent": 0, "DeviceCgroupRules": NoList(), "DeviceRequests": NoList(),
@@ -226,7 +228,18 @@ def _bind(mount: Mount) -> str:
     return f"{mount.source}:{mount.target}" + (":ro" if mount.read_only else "")
 
 
-def _mount(mount: Mount) -> Record:
+def _mount(mount: Mount, volumes: dict[str, str]) -> Record:
+    if mount.type == "volume":
+        return Record(
+            Type="volume",
+            Name=mount.source,
+            Source=volumes.get(mount.source, ""),
+            Destination=mount.target,
+            Driver="local",
+            Mode="ro" if mount.read_only else "z",
+            RW=not mount.read_only,
+            Propagation="",
+        )
     return Record(
         Type=mount.type,
         Source=mount.source,

@@ -131,7 +131,7 @@ FIELDS: dict[str, Callable[[Seen], Any]] = {
     "Labels": _labels,
     "Label": lambda s: lambda name: s.record.spec.labels.get(name, ""),
     "Mounts": _mounts,
-    "LocalVolumes": lambda s: "0",
+    "LocalVolumes": lambda s: str(sum(m.type == "volume" for m in s.record.spec.mounts)),
     "Networks": lambda s: ",".join(networks_of(s.record.spec)),
     "Isolation": lambda s: s.record.spec.isolation,
     "Cause": lambda s: s.record.cause.text,

@@ -27,7 +27,7 @@ GLOBAL = (
 _IMAGES = ("push", "build", "login", "logout", "search", "save")
 _MACHINES: tuple[str, ...] = ()
 _LATER = (
-    *_IMAGES, *_MACHINES, "network", "volume", "compose", "context", "builder",
+    *_IMAGES, *_MACHINES, "network", "compose", "context", "builder",
     "buildx", "swarm", "plugin",
 )  # fmt: skip
 WHEN = "it comes with a later one"
@@ -39,7 +39,6 @@ LATER_OF_IMAGES = dict.fromkeys(_IMAGES, WHEN)
 INSTEAD = {
     "build": "load what another tool built: cove load -i FILE",
     "login": "cove pull reads what docker login wrote into ~/.docker/config.json",
-    "volume": "use a directory of the host: cove run -v ./data:/data",
 }
 """What does the work of a command that is not here yet."""
 
@@ -60,6 +59,14 @@ def _of_networks() -> click.Command:
         "network", networks.GROUPED, help="What machines reach each other through",
         group=networks.GROUP,
     )  # fmt: skip
+
+
+def _of_volumes() -> click.Command:
+    from cove.cli import volumes
+
+    return Group(
+        "volume", volumes.GROUPED, help="What machines keep, and share", group=volumes.GROUP
+    )
 
 
 def _of_virtual_machines() -> dict[str, click.Command]:
@@ -105,6 +112,7 @@ def _tree() -> Group:
         ),
         **images.TOP,
         "network": _of_networks(),
+        "volume": _of_volumes(),
         "snapshot": Group(
             "snapshot", snapshots.GROUPED, help="What machines were, to go back to",
             group=snapshots.GROUP,

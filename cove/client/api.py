@@ -15,7 +15,7 @@ import msgspec
 from cove.client.transport import Caller, Transport
 from cove.client.verbs import VERBS
 from cove.engine import calls
-from cove.engine.calls import kernels, networks, ports, snapshots, templates
+from cove.engine.calls import kernels, networks, ports, snapshots, templates, volumes
 from cove.engine.calls.check import Check, Checked
 from cove.engine.calls.prepare import Prepare
 
@@ -178,6 +178,50 @@ class Client:
 
     def change_ports(self, params: ports.PortChange) -> ports.Ports:
         result: ports.Ports = self._call("machine.ports", params)
+        return result
+
+    # ---- volumes ----
+
+    def volume_create(self, params: volumes.VolumeCreate) -> volumes.VolumeNamed:
+        result: volumes.VolumeNamed = self._call("volume.create", params)
+        return result
+
+    def volume_list(self, params: volumes.VolumeList) -> volumes.VolumesListed:
+        result: volumes.VolumesListed = self._call("volume.list", params)
+        return result
+
+    def volume_inspect(self, params: volumes.VolumeInspect) -> volumes.Volume:
+        result: volumes.Volume = self._call("volume.inspect", params)
+        return result
+
+    def volume_remove(self, params: volumes.VolumeRemove) -> volumes.VolumeNamed:
+        result: volumes.VolumeNamed = self._call("volume.remove", params)
+        return result
+
+    def volume_prune(self, params: volumes.VolumePrune) -> volumes.VolumesPruned:
+        result: volumes.VolumesPruned = self._call("volume.prune", params)
+        return result
+
+    def volume_backup(
+        self, params: volumes.VolumeBackup, sink: int, cancelled: threading.Event | None = None
+    ) -> volumes.VolumeNamed:
+        """A tar to the descriptor ``sink``; returns once it is whole."""
+        call = calls.Call(sink=sink, cancelled=cancelled)
+        result: volumes.VolumeNamed = self.transport.raw(VERBS["volume.backup"], params, call)
+        return result
+
+    def volume_restore(
+        self, params: volumes.VolumeRestore, call: calls.Call
+    ) -> volumes.VolumeNamed:
+        """``call.body``: a descriptor that a tar is read from."""
+        result: volumes.VolumeNamed = self._call("volume.restore", params, call)
+        return result
+
+    def volume_clone(
+        self, params: volumes.VolumeClone, cancelled: threading.Event | None = None
+    ) -> volumes.VolumeNamed:
+        call = calls.Call(cancelled=cancelled)
+        result: volumes.VolumeNamed = self._call("volume.clone", params, call)
         return result
 
     # ---- networks ----

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cove.engine import calls
-from cove.engine.calls import kernels, networks, ports, snapshots, templates
+from cove.engine.calls import kernels, networks, ports, snapshots, templates, volumes
 from cove.engine.calls.check import Check, Checked
 from cove.engine.calls.prepare import Prepare
 
@@ -97,6 +97,20 @@ VERBS: dict[str, Verb] = {
             networks.NetworkDisconnect,
             networks.NetworkNamed,
         ),
+        Verb("volume.create", "volume_create", volumes.VolumeCreate, volumes.VolumeNamed),
+        Verb("volume.list", "volume_list", volumes.VolumeList, volumes.VolumesListed),
+        Verb("volume.inspect", "volume_inspect", volumes.VolumeInspect, volumes.Volume),
+        Verb("volume.remove", "volume_remove", volumes.VolumeRemove, volumes.VolumeNamed),
+        Verb("volume.prune", "volume_prune", volumes.VolumePrune, volumes.VolumesPruned),
+        Verb("volume.backup", "volume_backup", volumes.VolumeBackup, volumes.VolumeNamed, raw=True),
+        Verb(
+            "volume.restore",
+            "volume_restore",
+            volumes.VolumeRestore,
+            volumes.VolumeNamed,
+            body=True,
+        ),
+        Verb("volume.clone", "volume_clone", volumes.VolumeClone, volumes.VolumeNamed),
         Verb("image.list", "image_list", calls.ImageList, calls.Images),
         Verb("image.inspect", "image_inspect", calls.ImageInspect, calls.Image),
         Verb("image.remove", "image_remove", calls.ImageRemove, calls.ImageRemoved),

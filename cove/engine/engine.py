@@ -17,6 +17,7 @@ from cove.engine.calls import networks as of_networks
 from cove.engine.calls import ports as of_ports
 from cove.engine.calls import snapshots as of_snapshots
 from cove.engine.calls import templates as of_templates
+from cove.engine.calls import volumes as of_volumes
 from cove.engine.calls.check import Check, Checked
 from cove.engine.calls.prepare import Prepare
 from cove.engine.events import Events
@@ -42,6 +43,7 @@ from cove.engine.vms import kernels, prepare
 from cove.engine.vms import templates as guests_kept
 from cove.engine.vms.pool import Pool, pool_size
 from cove.engine.vms.templates import Templates
+from cove.engine.volumes import moving, volumes
 from cove.errors import UsageError
 from cove.executor.forker import Forker
 from cove.executor.messages import Kind
@@ -167,7 +169,7 @@ class Engine:
 
     def remove(self, params: calls.Remove, call: calls.Call) -> calls.Named:
         record = self._find(params.machine)
-        life.remove(self.home, record, force=params.force)
+        life.remove(self.home, record, force=params.force, volumes=params.volumes)
         return calls.Named(record.id, record.name)
 
     def restart(self, params: calls.Restart, call: calls.Call) -> calls.Named:
@@ -282,6 +284,48 @@ class Engine:
 
     def change_ports(self, params: of_ports.PortChange, call: calls.Call) -> of_ports.Ports:
         return publishing.change(self.home, self._find(params.machine), params)
+
+    # ---- volumes ----
+
+    def volume_create(
+        self, params: of_volumes.VolumeCreate, call: calls.Call
+    ) -> of_volumes.VolumeNamed:
+        return of_volumes.VolumeNamed(volumes.create(self.home, params.spec).name)
+
+    def volume_list(
+        self, params: of_volumes.VolumeList, call: calls.Call
+    ) -> of_volumes.VolumesListed:
+        return of_volumes.VolumesListed(volumes.listed(self.home))
+
+    def volume_inspect(
+        self, params: of_volumes.VolumeInspect, call: calls.Call
+    ) -> of_volumes.Volume:
+        return volumes.inspect(self.home, params.volume)
+
+    def volume_remove(
+        self, params: of_volumes.VolumeRemove, call: calls.Call
+    ) -> of_volumes.VolumeNamed:
+        return of_volumes.VolumeNamed(volumes.remove(self.home, params.volume).name)
+
+    def volume_prune(
+        self, params: of_volumes.VolumePrune, call: calls.Call
+    ) -> of_volumes.VolumesPruned:
+        return volumes.prune(self.home, params)
+
+    def volume_backup(
+        self, params: of_volumes.VolumeBackup, call: calls.Call
+    ) -> of_volumes.VolumeNamed:
+        return of_volumes.VolumeNamed(moving.backup(self.home, params.volume, call).name)
+
+    def volume_restore(
+        self, params: of_volumes.VolumeRestore, call: calls.Call
+    ) -> of_volumes.VolumeNamed:
+        return of_volumes.VolumeNamed(moving.restore(self.home, params, call).name)
+
+    def volume_clone(
+        self, params: of_volumes.VolumeClone, call: calls.Call
+    ) -> of_volumes.VolumeNamed:
+        return of_volumes.VolumeNamed(moving.clone(self.home, params, call).name)
 
     # ---- snapshots ----
 

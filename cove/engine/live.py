@@ -60,6 +60,7 @@ class Live:
     ending_guest: bool = False
     """That was asked of it."""
     forget: bool = False
+    forget_volumes: bool = False
     """Remove its record too once it is put away."""
     gone: bool = False
     """Its monitor has torn everything down."""

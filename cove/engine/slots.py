@@ -130,9 +130,9 @@ class Slots:
             return list(self._ready)
 
     def put_back(self, slot: Slot) -> None:
-        """Nothing was made of it: the next machine takes it."""
+        """Nothing was made of it: the next machine takes it, unless another was made meanwhile."""
         with self._lock:
-            if not self._closed:
+            if not self._closed and len(self._ready) < READY:
                 self._ready.insert(0, slot)
                 return
         self.give_up(slot)
@@ -154,7 +154,7 @@ class Slots:
             self.give_up(slot)
             raise
         with self._lock:
-            if not self._closed:
+            if self._wanted():  # none was put back meanwhile
                 self._ready.append(slot)
                 return
         self.give_up(slot)

@@ -58,7 +58,7 @@ def start_of(base: ImageRecord, spec: MachineSpec, changes: tuple[str, ...]) -> 
     ):  # fmt: skip
         if value:
             start[key] = value
-    volumes = [m.target for m in spec.mounts if m.type == "volume" and not m.source]
+    volumes = [m.target for m in spec.mounts if m.type == "volume" and m.anonymous]
     if volumes:
         start["Volumes"] = {**(start.get("Volumes") or {}), **{path: {} for path in volumes}}
     return apply_changes({key: value for key, value in start.items() if value}, changes)

@@ -150,6 +150,39 @@ def plan_stopped(
     )
 
 
+def plan_tree(facts: Facts, base: int, words: tuple[str, ...], *, writes: bool) -> Plan:
+    """In a tree of the daemon's that machines' files are in, as its root: a volume. The register
+    ``root`` is a copy of its mount; ids inside are those on disk.
+    """
+    walls = walls_of(MachineSpec(image=""), facts)
+    kinds = CloneFlags.CLONE_NEWNS | CloneFlags.CLONE_NEWPID | CloneFlags.CLONE_NEWUSER
+    why = _WHY + "the volume, and nothing else of the host"
+    shut = MountAttr.MOUNT_ATTR_NOSUID | MountAttr.MOUNT_ATTR_NODEV | MountAttr.MOUNT_ATTR_NOEXEC
+    if not writes:
+        shut |= MountAttr.MOUNT_ATTR_RDONLY
+    return Plan(
+        host=(
+            *leave_host_mounts(),
+            *_begin(kinds | CloneFlags.CLONE_NEWNET | CloneFlags.CLONE_NEWIPC),
+            *map_ids(walls, base),
+            *say_mapped(),
+            MountSetattr(ROOT, "", _EMPTY, shut | MountAttr.MOUNT_ATTR_IDMAP, userns="userns",
+                         why=why),
+            Send(why=why),
+        ),
+        machine=(
+            *process.die_with_monitor(),
+            *wait_mapped(),
+            *_root_of_machine(),
+            Recv(why=why),
+            _private(),
+            MoveMount(ROOT, NONE, ATTACH_AT, why=why),
+            PivotRoot(ROOT, why=_WHY + "nothing of the host is there any more"),
+            *_archive(words, COPIER),
+        ),
+    )  # fmt: skip
+
+
 def plan_layer(place: Place, action: str) -> Plan:
     """Beside the writable layer what lies below it, both read-only. This one is no part of the
     machine's user namespace: only the host's root is shown overlayfs's notes. It can read files,

@@ -37,6 +37,14 @@ def copy_uppers(
             _copy(part, there, staging, what, "hollow" if hollow else "whole", cancelled)
 
 
+def copy_tree(
+    source: str, staging: str, part: str, *, what: str, cancelled: threading.Event | None = None
+) -> None:
+    """``staging/part`` becomes what ``source`` is; blocks are shared where the file system can."""
+    os.mkdir(staging, 0o700)
+    _copy(part, [source], staging, what, "whole", cancelled)
+
+
 def _copy(
     part: str,
     sources: list[str],

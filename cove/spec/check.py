@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from cove.errors import CoveError, Problems, Unsupported, UsageError, one_line
 from cove.spec.grants import CAPABILITIES, LOG_DRIVERS, LOG_FILE_MIN, LOG_FILES_MOST, ULIMITS
-from cove.spec.machine import ExecSpec, Limits, MachineSpec, connections_of
+from cove.spec.machine import ExecSpec, Limits, MachineSpec, Mount, connections_of
 from cove.spec.network import ALONE, CARDS, parse_network_name
 from cove.spec.ports import exposes, publishes
 from cove.spec.suggest import did_you_mean
@@ -23,6 +23,7 @@ from cove.spec.values import (
     parse_signal,
     parse_user,
 )
+from cove.spec.volume import VolumeSpec, check_volume, parse_volumes_from
 
 MEMORY_MINIMUM = 6 << 20
 """As Docker's: less does not start anything."""
@@ -87,6 +88,8 @@ def _problems(spec: MachineSpec) -> Iterator[CoveError]:
     yield from _memory(spec.limits)
     yield from _numbers(spec)
     yield from _mounts(spec)
+    for text in spec.volumes_from:
+        yield from _parsed(text, "--volumes-from", parse_volumes_from)
     yield from _network(spec)
     yield from _ports(spec)
     yield from _grants(spec)
@@ -217,7 +220,7 @@ def _mounts(spec: MachineSpec) -> Iterator[CoveError]:
                              origin=origin)  # fmt: skip
         seen[mount.target] = origin
         if mount.type == "volume":
-            yield _no_volumes(mount.source, origin, mount.target)
+            yield from _volume(mount, origin, spec.isolation)
         if mount.type == "image":
             yield Unsupported(f"cannot mount an image on {mount.target}: cove has no such mounts",
                               origin=origin)  # fmt: skip
@@ -228,14 +231,21 @@ def _mounts(spec: MachineSpec) -> Iterator[CoveError]:
         yield from _strings((mount.source, mount.target), origin)
 
 
-def _no_volumes(name: str, origin: str, target: str) -> CoveError:
-    what = f'the volume "{name}"' if name else "an anonymous volume"
-    directory = f"./{name or 'data'}"
-    return Unsupported(
-        f"cannot mount {what} on {target}: cove has no volumes yet",
-        origin=origin,
-        hint=f"use a directory of the host: -v {directory}:{target}",
-    )
+def _volume(mount: Mount, origin: str, isolation: str) -> Iterator[CoveError]:
+    if isolation == "vm":
+        yield Unsupported(
+            f"cannot mount a volume on {mount.target}: virtual machines have no volumes yet",
+            origin=origin,
+        )
+    if ".." in mount.subpath.split("/") or mount.subpath.startswith("/"):
+        yield UsageError(f'cannot mount "{mount.subpath}": it is no path in a volume',
+                         origin=origin)  # fmt: skip
+    wish = VolumeSpec(mount.source, mount.labels, mount.driver_options)
+    try:
+        check_volume(wish)
+    except CoveError as error:
+        error.origin = origin
+        yield error
 
 
 def _network(spec: MachineSpec) -> Iterator[CoveError]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cove.spec import environment, grants, mounts, network, ports, values
+from cove.spec import environment, grants, mounts, network, ports, values, volume
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,10 +146,15 @@ MACHINE = (
     Flag("timeout", "timeout", "End it this long after its start: 30s, 5m", "", "TIME",
          values.parse_duration, group="Process"),
     # files
-    Flag("volume", "mounts", "Show a directory of the host", "v", "SOURCE:TARGET[:ro]",
+    Flag("volume", "mounts", "Mount a volume by its name, or a directory of the host", "v",
+         "SOURCE:TARGET[:ro]",
          mounts.parse_volume, repeat=True, group="Files"),
-    Flag("mount", "mounts", "The same in key=value words; type bind or tmpfs", "",
+    Flag("mount", "mounts", "The same in key=value words; type volume, bind or tmpfs", "",
          "type=…,source=…,target=…", mounts.parse_mount, repeat=True, group="Files"),
+    Flag("volumes-from", "volumes_from", "Mount what another machine has mounted", "",
+         "MACHINE[:ro]", volume.parse_volumes_from, repeat=True, group="Files"),
+    Flag("volume-driver", ".volume_driver", "Only local", "", "DRIVER", volume.parse_driver,
+         group="Files"),
     Flag("tmpfs", "mounts", "An empty directory in memory", "", "TARGET[:OPTIONS]",
          mounts.parse_tmpfs, repeat=True, group="Files"),
     Flag("read-only", "security.read_only", "No writing to the root file system", group="Files"),
@@ -256,14 +261,11 @@ FROM_SNAPSHOT = Flag(
 RUN = (*PROCESS, *_ATTACHED, *MACHINE, FROM_SNAPSHOT)
 CREATE = (*PROCESS, *_ATTACHED[1:2], *MACHINE, FROM_SNAPSHOT)
 
-_VOLUMES = "cove has no volumes yet"
 
 REFUSED: dict[str, tuple[str, bool]] = {
     "ip6": ("cove has no IPv6 networks yet", True),
     "link": ("cove has no links between machines", True),
     "link-local-ip": ("cove has no IPv6 networks yet", True),
-    "volume-driver": (_VOLUMES, True),
-    "volumes-from": (_VOLUMES, True),
     "health-cmd": ("cove has no health checks yet", True),
     "health-interval": ("cove has no health checks yet", True),
     "health-retries": ("cove has no health checks yet", True),

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from cove.spec.machine import MachineSpec
+from cove.spec.volume import unnamed
 
 OWN = ("name", "remove", "tty", "stdin_open", "detach_keys", "snapshot")
 """What belongs to the caller's session and to one machine alone: never inherited."""
@@ -30,6 +31,7 @@ def inherit(other: MachineSpec, typed: MachineSpec, fields: Collection[str]) -> 
     if "network" in named:  # what is said of one network is not said of another
         named |= {"ip", "mac", "aliases", "connections"}
     changes: dict[str, Any] = {name: getattr(typed, name) for name in OWN}
+    changes["mounts"] = unnamed(other.mounts)
     plain = set(MachineSpec.__struct_fields__) - {"image", "command", "limits", "security"}
     for name in named & plain:
         changes[name] = getattr(typed, name)
@@ -41,7 +43,9 @@ def inherit(other: MachineSpec, typed: MachineSpec, fields: Collection[str]) -> 
     if "env" in named:
         changes["env"] = _over(other.env, typed.env, key=lambda word: word.partition("=")[0])
     if "mounts" in named:
-        changes["mounts"] = _over(other.mounts, typed.mounts, key=lambda mount: mount.target)
+        changes["mounts"] = _over(
+            unnamed(other.mounts), typed.mounts, key=lambda mount: mount.target
+        )
     for name in ADDED:
         changes[name] = getattr(other, name) | getattr(typed, name)
     if typed.command or "entrypoint" in named:
@@ -52,7 +56,8 @@ def inherit(other: MachineSpec, typed: MachineSpec, fields: Collection[str]) -> 
 def of_fork(spec: MachineSpec, name: str) -> MachineSpec:
     """Through whatever ports of the host are free: the original has those that are named."""
     ports = tuple(msgspec.structs.replace(port, first=0, last=0) for port in spec.ports)
-    return msgspec.structs.replace(spec, name=name, snapshot="", ports=ports)
+    mounts = unnamed(spec.mounts)
+    return msgspec.structs.replace(spec, name=name, snapshot="", ports=ports, mounts=mounts)
 
 
 def _over(below: tuple[Any, ...], above: tuple[Any, ...], *, key: Any) -> tuple[Any, ...]:

@@ -29,6 +29,15 @@ class Mount(msgspec.Struct, frozen=True, omit_defaults=True):
     size: int = 0
     mode: int = 0o1777
     options: tuple[str, ...] = ()
+    copy: bool = True
+    """A volume that is empty gets what the image has there."""
+    subpath: str = ""
+    """Of a volume: only this part of it."""
+    labels: dict[str, str] = {}
+    driver_options: dict[str, str] = {}
+    """Of a volume that is made for it."""
+    anonymous: bool = False
+    """The volume was made for this machine alone; its name nobody chose."""
     idmap: Literal["none", "caller"] = "none"
     origin: str = ""
     """What was typed, for messages: ``--mount type=bind,source=/a,target=/b``."""
@@ -131,6 +140,8 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """Domains; ``.`` alone: none."""
     dns_options: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()
+    volumes_from: tuple[str, ...] = ()
+    """Machines whose binds and volumes it has too: ``NAME``, ``NAME:ro``."""
     devices: tuple[Device, ...] = ()
     sysctls: tuple[tuple[str, str], ...] = ()
     limits: Limits = Limits()

@@ -13,13 +13,12 @@ from typing import Any
 from cove.errors import Unsupported, UsageError
 from cove.spec.machine import Mount
 from cove.spec.suggest import did_you_mean
-from cove.spec.values import bad, clean_path, parse_bool, parse_size
+from cove.spec.values import bad, clean_path, parse_bool, parse_label, parse_size
+from cove.spec.volume import NAME, parse_driver, parse_option
 
 PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
-NO_EFFECT = ("z", "Z", "cached", "delegated", "consistent", "default", "rw", "nocopy", "U")
+NO_EFFECT = ("z", "Z", "cached", "delegated", "consistent", "default", "rw", "U")
 """Accepted: they mean nothing on this host, or ask for what is so anyway."""
-
-_VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 
 
 def parse_volume(text: str) -> Mount:
@@ -39,6 +38,7 @@ def parse_volume(text: str) -> Mount:
     settings: dict[str, Any] = {}
     for option in parts[2].split(",") if len(parts) == 3 else ():
         _volume_option(option, text, settings)
+    _check_kind(kind, settings, text)
     if source.startswith("/"):
         source = clean_path(source)
     return Mount(
@@ -54,7 +54,7 @@ def parse_volume(text: str) -> Mount:
 def _source_kind(source: str, text: str) -> str:
     if source.startswith(("/", "./", "../")) or source in (".", ".."):
         return "bind"
-    if source and not _VOLUME.fullmatch(source):
+    if source and not NAME.fullmatch(source):
         raise bad(
             "volume",
             text,
@@ -71,10 +71,21 @@ def _volume_option(option: str, text: str, settings: dict[str, Any]) -> None:
         settings["propagation"] = option
     elif option in ("idmap=caller", "idmap=none"):
         settings["idmap"] = option.removeprefix("idmap=")
+    elif option == "nocopy":
+        settings["copy"] = False
     elif option not in NO_EFFECT:
-        known = ("ro", "rw", "idmap=caller", *PROPAGATIONS)
+        known = ("ro", "rw", "nocopy", "idmap=caller", *PROPAGATIONS)
         hint = did_you_mean(option, known) or f"the options are {', '.join(known)}"
         raise bad("volume", text, f'no option is called "{option}"', hint=hint)
+
+
+def _check_kind(kind: str, settings: dict[str, Any], text: str) -> None:
+    """What means nothing for a volume, or for a bind, is no option of it, as in Docker."""
+    wrong = ("propagation", "idmap") if kind == "volume" else ("copy",)
+    for name in wrong:
+        if name in settings:
+            word = "nocopy" if name == "copy" else settings[name]
+            raise bad("volume", text, f"{word} does not go with a {kind}")
 
 
 def _target(target: str, text: str) -> str:
@@ -141,10 +152,10 @@ def _mode(value: str, text: str) -> int:
 # ---- --mount ----
 
 _COMMON = frozenset({"type", "source", "src", "target", "dst", "destination", "readonly", "ro",
-                     "consistency", "idmap"})  # fmt: skip
+                     "consistency"})  # fmt: skip
 _KEYS = {
     "bind": _COMMON
-    | {"bind-propagation", "bind-nonrecursive", "bind-recursive", "bind-create-src"},
+    | {"bind-propagation", "bind-nonrecursive", "bind-recursive", "bind-create-src", "idmap"},
     "volume": _COMMON
     | {"volume-nocopy", "volume-driver", "volume-opt", "volume-label", "volume-subpath"},
     "tmpfs": _COMMON - {"source", "src"} | {"tmpfs-size", "tmpfs-mode", "tmpfs-opt"},
@@ -224,6 +235,8 @@ def _mount_switch(key: str, on: bool, settings: dict[str, Any]) -> None:
         settings["recursive"] = not on
     elif key == "bind-create-src":
         settings["create_source"] = on
+    elif key == "volume-nocopy":
+        settings["copy"] = not on
 
 
 def _set_source(key: str, value: str, text: str, settings: dict[str, Any]) -> None:
@@ -276,8 +289,23 @@ def _set_idmap(key: str, value: str, text: str, settings: dict[str, Any]) -> Non
     settings["idmap"] = value
 
 
-def _refuse(key: str, value: str, text: str, settings: dict[str, Any]) -> None:
-    raise Unsupported(f"cannot use {key}: cove has no volumes yet", origin=f"--mount {text}")
+def _set_subpath(key: str, value: str, text: str, settings: dict[str, Any]) -> None:
+    if value.startswith("/") or ".." in value.split("/"):
+        raise bad("mount", text, "volume-subpath is a path in the volume, without ..")
+    settings["subpath"] = value
+
+
+def _set_driver(key: str, value: str, text: str, settings: dict[str, Any]) -> None:
+    parse_driver(value)
+
+
+def _set_label(key: str, value: str, text: str, settings: dict[str, Any]) -> None:
+    settings["labels"] = settings.get("labels", {}) | dict([parse_label(value)])
+
+
+def _set_driver_option(key: str, value: str, text: str, settings: dict[str, Any]) -> None:
+    options = settings.get("driver_options", {})
+    settings["driver_options"] = options | dict([parse_option(value)])
 
 
 _SETTERS: dict[str, Callable[[str, str, str, dict[str, Any]], None]] = {
@@ -292,10 +320,10 @@ _SETTERS: dict[str, Callable[[str, str, str, dict[str, Any]], None]] = {
     "tmpfs-mode": _set_mode,
     "tmpfs-opt": _set_options,
     "idmap": _set_idmap,
-    "volume-driver": _refuse,
-    "volume-opt": _refuse,
-    "volume-label": _refuse,
-    "volume-subpath": _refuse,
+    "volume-driver": _set_driver,
+    "volume-opt": _set_driver_option,
+    "volume-label": _set_label,
+    "volume-subpath": _set_subpath,
 }
 
 
@@ -315,7 +343,7 @@ def _finished(kind: str, settings: dict[str, Any], text: str) -> Mount:
             )
         if source.startswith("/"):
             settings["source"] = clean_path(source)
-    elif source and not _VOLUME.fullmatch(source):
+    elif source and not NAME.fullmatch(source):
         raise bad(
             "mount", text, f'"{source}" is not a name of a volume', hint="add type=bind for a path"
         )

@@ -33,6 +33,8 @@ from cove.store.networks import Networks
 from cove.store.records import ImageRecord, LayerRecord, LeftoverRecord, MachineRecord
 from cove.store.snapshots import TABLES as SNAPSHOTS
 from cove.store.snapshots import Snapshots
+from cove.store.volumes import TABLES as VOLUMES
+from cove.store.volumes import Volumes
 
 RANGES = 4096
 """Id ranges of 64 Ki, from host uid 1879048192 on."""
@@ -64,7 +66,7 @@ LEFTOVERS = """
 CREATE TABLE IF NOT EXISTS leftover (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
 
-MIGRATIONS = (FIRST, LEFTOVERS, SNAPSHOTS, NETWORKS)
+MIGRATIONS = (FIRST, LEFTOVERS, SNAPSHOTS, NETWORKS, VOLUMES)
 """The first makes an empty database one of format 1, the next makes that one of format 2, and so
 on: what is missing is done in one transaction. There are as many as ``FORMAT`` says.
 """
@@ -78,7 +80,7 @@ _leftover = msgspec.json.Decoder(LeftoverRecord).decode
 PUT_MACHINE = "INSERT OR REPLACE INTO machine VALUES (?, ?, ?, ?, ?)"
 
 
-class Store(Snapshots, Networks):
+class Store(Snapshots, Networks, Volumes):
     """One state directory, open and locked. ``Store.open(root)`` is a context manager."""
 
     def __init__(self, layout: Layout, lock_fd: int) -> None:
@@ -95,7 +97,7 @@ class Store(Snapshots, Networks):
         self._layers: dict[str, LayerRecord] = {}
         self._tags: dict[str, str] = {}
         self._leftovers: dict[str, LeftoverRecord] = {}
-        self._snapshots, self._strata, self._networks = {}, {}, {}
+        self._snapshots, self._strata, self._networks, self._volumes = {}, {}, {}, {}
         self._ranges: dict[int, int] = {}
         self._range_at = 0
         self._pins: dict[str, int] = {}
@@ -495,6 +497,7 @@ class Store(Snapshots, Networks):
         }
         self._load_snapshots(rows)
         self._load_networks(rows)
+        self._load_volumes(rows)
         self._next_key = self._last_key = 0
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FORMAT = 4
+FORMAT = 5
 """Of the whole state directory; raised when an older cove could not read it any more."""
 
 
@@ -130,6 +130,17 @@ class Layout:
         return f"{self.root}/snapshots/{snapshot_id}"
 
     @property
+    def volumes(self) -> str:
+        return f"{self.root}/volumes"
+
+    def volume(self, name: str) -> str:
+        return f"{self.root}/volumes/{name}"
+
+    def volume_data(self, name: str) -> str:
+        """What machines see of it; ids as inside."""
+        return f"{self.root}/volumes/{name}/_data"
+
+    @property
     def templates(self) -> str:
         return f"{self.root}/templates"
 
@@ -179,6 +190,7 @@ class Layout:
             (self.disks, 0o700),
             (self.templates, 0o700),
             (self.snapshots, 0o700),
+            (self.volumes, 0o700),
             (self.run, 0o700),
             (self.tmp, 0o700),
         )

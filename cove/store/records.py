@@ -196,6 +196,23 @@ class NetworkRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """The host did not forward packets before this network: switched off again when it goes."""
 
 
+class VolumeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A volume: directory volumes/<name>, with ``_data``."""
+
+    name: str
+    created: float
+    labels: dict[str, str] = {}
+    options: dict[str, str] = {}
+    anonymous: bool = False
+    """Made for one machine; its name nobody chose."""
+    loose: bool = False
+    """It goes unless a machine that has it is recorded."""
+    making: bool = False
+    """Its directory may not be there yet."""
+    removing: bool = False
+    """Its directory may be gone already."""
+
+
 class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """An image: its config blob and its layers, lowest first."""
 

@@ -58,6 +58,18 @@ def test_a_commit_without_room(full: Cove) -> None:
     assert full.inspect("web")["State"]["Status"] == "running"
 
 
+def test_a_volume_without_room(full: Cove) -> None:
+    """What was copied of the image until then is not in it."""
+    filling = full.root.parent / "filling"
+    os.truncate(filling, filling.stat().st_size - (700 << 10))
+    done = full("run", "--rm", "-v", "v:/bin", "bb", "true", code=125)
+    assert "cannot copy /bin of the image into volume v" in done.err, done.err
+    assert "o space left" in done.err
+    assert os.listdir(full.root / "volumes/v/_data") == []
+    assert not full("ps", "-aqf", "volume=v").out
+    full("volume", "rm", "v")
+
+
 def test_an_export_without_room(full: Cove) -> None:
     with (full.root.parent / "exported").open("wb") as out:
         child = full.spawn("export", "web", stdout=out)

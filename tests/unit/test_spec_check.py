@@ -237,17 +237,26 @@ WRONG: list[tuple[MachineSpec, str, str, str]] = [
         "",
     ),
     (
-        MachineSpec("i", mounts=(Mount("volume", "/d", "data", origin="-v data:/d"),)),
-        'cannot mount the volume "data" on /d: cove has no volumes yet',
+        MachineSpec(
+            "i", isolation="vm", mounts=(Mount("volume", "/d", "data", origin="-v data:/d"),)
+        ),
+        "cannot mount a volume on /d: virtual machines have no volumes yet",
         "-v data:/d",
-        "-v ./data:/d",
-    ),
-    (
-        MachineSpec("i", mounts=(Mount("volume", "/d", origin="-v /d"),)),
-        "an anonymous volume",
-        "-v /d",
         "",
     ),
+    (
+        MachineSpec("i", mounts=(Mount("volume", "/d", "../d", origin="api"),)),
+        'cannot read volume name "../d"',
+        "api",
+        "",
+    ),
+    (
+        MachineSpec("i", mounts=(Mount("volume", "/d", subpath="a/../../b", origin="api"),)),
+        "it is no path in a volume",
+        "api",
+        "",
+    ),
+    (MachineSpec("i", volumes_from=("db:rx",)), "not MACHINE", "--volumes-from db:rx", ""),
     (
         MachineSpec(
             "i", mounts=(Mount("tmpfs", "/d", origin="x"), Mount("tmpfs", "/d", origin="y"))

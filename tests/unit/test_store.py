@@ -353,7 +353,7 @@ class TestBlobs:
 # ---- older and newer state ----
 
 
-LATER = ("leftover", "snapshot", "stratum", "network")
+LATER = ("leftover", "snapshot", "stratum", "network", "volume")
 """Tables that cove 0.1 had not."""
 
 

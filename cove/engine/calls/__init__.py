@@ -17,6 +17,7 @@ from cove.engine.calls.disk import (
     MachineUsage,
     SystemPrune,
     SystemPruned,
+    VolumeUsage,
 )
 from cove.engine.calls.files import (
     Change,
@@ -170,6 +171,7 @@ __all__ = [
     "Unpause",
     "Update",
     "Version",
+    "VolumeUsage",
     "Wait",
     "Waited",
 ]

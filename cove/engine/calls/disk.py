@@ -64,6 +64,8 @@ class SystemPrune(msgspec.Struct, frozen=True):
     until: float = 0.0
     labels: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    volumes: bool = False
+    """Also volumes that nobody named and no machine has."""
 
 
 class SystemPruned(msgspec.Struct, frozen=True):
@@ -71,6 +73,8 @@ class SystemPruned(msgspec.Struct, frozen=True):
     images: tuple[ImageRemoved, ...] = ()
     reclaimed: int = 0
     networks: tuple[str, ...] = ()
+    """Names."""
+    volumes: tuple[str, ...] = ()
     """Names."""
 
 
@@ -100,6 +104,14 @@ class SnapshotUsage(msgspec.Struct, frozen=True):
     """Bytes that no machine stands on."""
 
 
+class VolumeUsage(msgspec.Struct, frozen=True):
+    name: str
+    links: int
+    """Machines that have it."""
+    size: int
+    """Bytes on the disk."""
+
+
 class DiskUsage(msgspec.Struct, frozen=True):
     """Bytes on the disk; what several images have is counted once."""
 
@@ -112,3 +124,4 @@ class DiskUsage(msgspec.Struct, frozen=True):
     unfinished: int
     """Of blobs that came in part."""
     snapshots: SnapshotUsage = SnapshotUsage()
+    volumes: tuple[VolumeUsage, ...] = ()

@@ -147,6 +147,8 @@ class Inspected(msgspec.Struct, frozen=True, omit_defaults=True):
     emulator: tuple[str, ...] = ()
     """Of a virtual machine that runs: its emulator's command line."""
     sizes: Sizes | None = None
+    volumes: dict[str, str] = {}
+    """The directory of each volume that it has, by name."""
 
 
 class Logs(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from cove.engine.live import Live
 from cove.engine.uppers import strata_sizes
 from cove.engine.vms import virtual
 from cove.engine.vms.ground import BOOT
+from cove.engine.volumes.users import mountpoint
 from cove.engine.written import written
 from cove.image.catalog import image_config
 from cove.linux.processes import read_process
@@ -75,6 +76,11 @@ def inspect_machine(home: Home, record: MachineRecord, *, sizes: bool) -> Inspec
         emulation=emulated,
         emulator=_emulator(home, live),
         sizes=sizes_of(home, record) if sizes else None,
+        volumes={
+            held.name: mountpoint(home, held)
+            for mount in record.spec.mounts
+            if mount.type == "volume" and (held := home.store.volume(mount.source)) is not None
+        },
     )
 
 
@@ -158,6 +164,9 @@ def walls(spec: MachineSpec, facts: Facts, id_range: int) -> tuple[str, ...]:
     binds = sum(mount.type == "bind" for mount in spec.mounts)
     if binds:
         lines.append(f"host directories or files given in: {binds}")
+    kept = sum(mount.type == "volume" for mount in spec.mounts)
+    if kept:
+        lines.append(f"volumes given in: {kept}")
     if spec.devices:
         lines.append(f"host devices given in: {len(spec.devices)}")
     return tuple(lines)

@@ -7,6 +7,8 @@ import stat
 import uuid
 from dataclasses import replace
 
+import msgspec
+
 from cove.engine import files
 from cove.engine.home import Base, Home
 from cove.engine.images.foreign import interpreters
@@ -24,6 +26,7 @@ from cove.planner.cards import Link
 from cove.planner.guest import Identity, plan_guest
 from cove.planner.jail import plan_jail, plan_vm
 from cove.spec.machine import MachineSpec, connections_of
+from cove.spec.volume import image_mounts
 
 EXAMPLE_ID = "0" * 64
 NO_MAC, NO_ADDRESS = "00:00:00:00:00:00", "0.0.0.0"
@@ -33,6 +36,9 @@ def plan_only(home: Home, spec: MachineSpec) -> Plan:
     """The plan of a machine that is never made: key 0, the first id range, group 0."""
     ground = ground_of(home, spec)
     base = ground.base
+    if spec.isolation == "container":
+        mounts = spec.mounts + image_mounts(spec.mounts, base.config.volumes)
+        spec = msgspec.structs.replace(spec, mounts=mounts)
     own_ids = not (spec.security.privileged or spec.security.userns == "host")
     example = home.groups.example()
     place = Place(
@@ -46,9 +52,9 @@ def plan_only(home: Home, spec: MachineSpec) -> Plan:
         cgroup_into=bool(example.directory),
         volatile=spec.remove,
         binds=tuple(
-            BindSource(f"bind{index}", is_dir=_is_dir(mount.source))
+            BindSource(f"bind{index}", is_dir=mount.type == "volume" or _is_dir(mount.source))
             for index, mount in enumerate(spec.mounts)
-            if mount.type == "bind"
+            if mount.type in ("bind", "volume")
         ),
         files=files.TARGETS,
         hostname=files.hostname_of(spec, EXAMPLE_ID),

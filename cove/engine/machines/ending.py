@@ -21,6 +21,8 @@ from cove.engine.machines import causes, refusals
 from cove.engine.networks import places, ports
 from cove.engine.ranges import range_base
 from cove.engine.vms import guests
+from cove.engine.volumes import making
+from cove.engine.volumes.users import publish_unmounts
 from cove.errors import CoveError, error_to_json, one_line
 from cove.executor.messages import ExitRecord, Kind, Report, send
 from cove.plan import text
@@ -291,6 +293,7 @@ def put_away(home: Home, live: Live) -> None:
     for path in home.store.layout.sockets(key):
         unlink(path)
     places.unplug(home, record)
+    publish_unmounts(home, record)
     kept = not live.forget and (record.restarting or not record.spec.remove)
     if kept:
         with home.lock:
@@ -300,7 +303,7 @@ def put_away(home: Home, live: Live) -> None:
             home.lives.pop(key, None)
             kept = record.restarting or not record.spec.remove
     if not kept:
-        forget(home, record)
+        forget(home, record, volumes=live.forget_volumes or record.spec.remove)
         home.places.give_back(key)
         home.lives.pop(key, None)
     ports.forbid(home, published)
@@ -317,15 +320,17 @@ def _checkpoint_when_idle(home: Home) -> None:
         home.idle_timer = home.reactor.after(IDLE, partial(home.worker.do, home.store.checkpoint))
 
 
-def forget(home: Home, record: MachineRecord) -> None:
-    """Remove what is on disk, then the record."""
+def forget(home: Home, record: MachineRecord, *, volumes: bool = False) -> None:
+    """Remove what is on disk, then the record; its anonymous volumes if it was asked for."""
     home.visits.end(record.key, removed=True)
     layout = home.store.layout
     home.remover.remove(layout.upper(record.upper))
     home.remover.remove(layout.machine(record.key))
     for path in layout.sockets(record.key):
         unlink(path)
+    own = making.loosen(home, record.spec) if volumes else ()
     home.store.remove_machine(record.key)
+    making.drop_loose(home, own)
     if record.strata:
         uppers.prune(home)
     home.publish("destroy", record)

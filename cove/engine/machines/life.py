@@ -26,6 +26,7 @@ from cove.engine.networks import places, ports
 from cove.engine.slots import Slot
 from cove.engine.vms.pool import Entry
 from cove.engine.vms.virtual import check_image, jail_of
+from cove.engine.volumes import taking
 from cove.errors import Conflict, HostError, NoSuchImage, Unsupported
 from cove.linux.cgroup import Group
 from cove.linux.pidfd import wait_exit
@@ -102,6 +103,9 @@ def new_record(
         _wait_for_name(home, spec.name)
     machine_id = slot.id if slot else secrets.token_hex(32)
     name = spec.name or _free_name(home, machine_id)
+    if spec.mounts:  # who has just ended has no volume any more
+        settle(home, tuple(home.lives))
+    spec = taking.take(home, spec, base, ground.strata)
     return MachineRecord(
         key=slot.key if slot else home.store.new_key(),
         id=machine_id,
@@ -146,14 +150,22 @@ def _check_platform(spec: MachineSpec, image: ImageConfig) -> None:
 
 
 def create(home: Home, spec: MachineSpec) -> MachineRecord:
-    return _add(home, new_record(home, spec, ground_of(home, spec)))
+    record = new_record(home, spec, ground_of(home, spec))
+    try:
+        return _add(home, record)
+    except BaseException:
+        taking.give_up(home, record.spec.mounts)
+        raise
 
 
 def _add(home: Home, record: MachineRecord) -> MachineRecord:
     """Write a new machine. A chosen name that somebody else took meanwhile is chosen anew."""
     while True:
         try:
-            home.store.add_machine(record, of_image=True)
+            with home.lock:
+                taking.check_there(home, record)
+                home.store.add_machine(record, of_image=True)
+                taking.settle(home, record)
         except Conflict:
             if record.spec.name:
                 raise
@@ -187,7 +199,11 @@ def run(
         raise
     record = msgspec.structs.replace(record, state="running")
     live = Live(record.key, slot=slot, moment=ground.moment)
-    return _begin(home, record, ground.base, live, foreground, partial(_add, home))
+    try:
+        return _begin(home, record, ground.base, live, foreground, partial(_add, home))
+    except BaseException:
+        taking.give_up(home, record.spec.mounts)
+        raise
 
 
 def wait_begun(home: Home, record: MachineRecord) -> None:
@@ -515,13 +531,13 @@ def _has_gone(home: Home, key: int, live: Live | None) -> bool:
     return live is None or home.lives.get(key) is not live
 
 
-def remove(home: Home, record: MachineRecord, *, force: bool) -> None:
+def remove(home: Home, record: MachineRecord, *, force: bool, volumes: bool = False) -> None:
     """Also one that somebody starts at the same time: it goes before or after that, whole."""
-    while not _remove(home, record, force=force):
+    while not _remove(home, record, force=force, volumes=volumes):
         record = home.record(record.key)
 
 
-def _remove(home: Home, record: MachineRecord, *, force: bool) -> bool:
+def _remove(home: Home, record: MachineRecord, *, force: bool, volumes: bool) -> bool:
     now, live = home.lives.get(record.key), running(home, record)
     if live is not None:
         if not force:
@@ -530,7 +546,7 @@ def _remove(home: Home, record: MachineRecord, *, force: bool) -> bool:
                 f"cannot remove {record.name}: it is {state}",
                 hint=f"stop it first: cove stop {record.name}, or use cove rm -f",
             )
-        live.forget = True
+        live.forget, live.forget_volumes = True, volumes
         home.publish("kill", record, {"signal": str(int(signal.SIGKILL))})
         ending.kill(home, live, "kill")
         wait_end(home, record, live)
@@ -542,5 +558,5 @@ def _remove(home: Home, record: MachineRecord, *, force: bool) -> bool:
         if record.key in home.lives:
             return False
         if home.store.has_machine(record.key):
-            ending.forget(home, home.record(record.key))
+            ending.forget(home, home.record(record.key), volumes=volumes)
         return True

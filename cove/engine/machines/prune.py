@@ -21,7 +21,7 @@ STOPPED = ("created", "exited", "dead")
 
 
 def prune(home: Home, params: Prune) -> Pruned:
-    _wait_for_ended(home)
+    wait_for_ended(home)
     ids, reclaimed = [], 0
     for record in home.store.machines():
         if not (_is_idle(home, record) and _wanted(home, record, params)):
@@ -33,7 +33,7 @@ def prune(home: Home, params: Prune) -> Pruned:
     return Pruned(tuple(ids), reclaimed)
 
 
-def _wait_for_ended(home: Home) -> None:
+def wait_for_ended(home: Home) -> None:
     """Who asks has seen them end: what is left of them is put away in a moment."""
     ended = [live for live in list(home.lives.values()) if live.over]
     home.events.wait_until(

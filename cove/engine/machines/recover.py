@@ -17,6 +17,7 @@ from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.machines import ending, monitors, pause, update
 from cove.engine.networks import recover as networks
+from cove.engine.volumes import making
 from cove.executor.messages import ExitRecord, Kind, decode_exit, receive, send
 from cove.linux.mounts import lower_layers
 from cove.store.gc import LEFTOVER_LIFE, collect, expire, strays
@@ -40,6 +41,7 @@ def recover(home: Home) -> None:
     home.groups.sweep({record.group for record in home.store.machines() if record.group})
     _hear_all(home, waiting)
     networks.recover(home)
+    making.recover(home)
     for live in waiting:
         if live.ctl is not None and live.key in home.lives:
             monitors.watch(home, live)
@@ -59,7 +61,7 @@ def _take_up(home: Home, record: MachineRecord) -> Live | None:
     active = record.state in ("running", "paused")
     if not active and record.id_range < 0 and not record.group:
         if record.spec.remove and record.state == "exited" and not record.restarting:
-            ending.forget(home, record)
+            ending.forget(home, record, volumes=True)
         return None
     live = Live(record.key, id_range=record.id_range)
     live.group = home.groups.adopt(record.group) if record.group else None

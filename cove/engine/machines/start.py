@@ -29,16 +29,18 @@ from cove.engine.vms import virtual
 from cove.engine.vms.clones import start_clone
 from cove.engine.vms.pool import Entry
 from cove.engine.vms.resumed import moment_of, start_resumed
-from cove.errors import CoveError, HostError, NotFound, Unsupported, UsageError
+from cove.engine.volumes.opening import open_mount
+from cove.engine.volumes.users import publish_mounts
+from cove.errors import CoveError, HostError, NotFound, UsageError
 from cove.executor.messages import Start, StartFlag, Stream, send_start
 from cove.linux.cgroup import Group
-from cove.linux.mounts import clone_mount, idmap_of, open_source
+from cove.linux.mounts import Source, clone_mount, idmap_of, open_source
 from cove.linux.probe import host_devices
 from cove.plan import wire
 from cove.plan.ops import Plan
 from cove.planner import BindSource, Place, plan_machine
 from cove.planner.jail import JAIL_IMAGE
-from cove.spec.machine import Device, MachineSpec
+from cove.spec.machine import Device, MachineSpec, Mount
 from cove.spec.values import parse_detach_keys
 from cove.store.lock import ROOM
 from cove.store.records import MachineRecord
@@ -162,6 +164,7 @@ def _plan_container(
 ) -> Plan:
     spec = record.spec
     binds = open_binds(home, fds, spec)
+    publish_mounts(home, record)
     devices = tuple(_device(device) for device in spec.devices)
     if spec.security.privileged:
         devices += tuple(host_devices())
@@ -279,7 +282,9 @@ def check_binds(spec: MachineSpec) -> None:
 
 
 def open_binds(home: Home, fds: Descriptors, spec: MachineSpec) -> tuple[BindSource, ...]:
-    """Bind sources as detached mounts: what is put in their place from here on is not mounted."""
+    """Binds and volumes as detached mounts: what is put in their place from here on is not
+    mounted.
+    """
     found = []
     for index, mount in enumerate(spec.mounts):
         if mount.type == "tmpfs":
@@ -288,16 +293,8 @@ def open_binds(home: Home, fds: Descriptors, spec: MachineSpec) -> tuple[BindSou
             layers = home.base(mount.source).layers
             found.append(BindSource(f"bind{index}", idmap="none", layers=layers))
             continue
-        if mount.type == "volume":
-            raise Unsupported(
-                f"cannot mount volume {mount.source or mount.target}: this cove has no volumes yet",
-                origin=mount.origin,
-                hint="give a directory of the host: -v /path:/path",
-            )
         name = f"bind{index}"
-        source = open_source(
-            mount.source, mount.target, origin=mount.origin, create=mount.create_source
-        )
+        source = _open_source(home, mount)
         try:
             idmap = idmap_of(f"/proc/self/fd/{source.fd}", home.facts.kernel)
             what = f"cannot mount {mount.source} on {mount.target}"
@@ -310,6 +307,12 @@ def open_binds(home: Home, fds: Descriptors, spec: MachineSpec) -> tuple[BindSou
             os.close(source.fd)
         found.append(BindSource(name, source.is_dir, idmap))
     return tuple(found)
+
+
+def _open_source(home: Home, mount: Mount) -> Source:
+    if mount.type == "volume":
+        return open_mount(home, mount)
+    return open_source(mount.source, mount.target, origin=mount.origin, create=mount.create_source)
 
 
 def _device(device: Device) -> DeviceNode:

@@ -25,10 +25,12 @@ from cove.engine.calls import (
 )
 from cove.engine.calls.disk import SnapshotUsage
 from cove.engine.calls.networks import NetworkPrune
+from cove.engine.calls.volumes import VolumePrune, VolumesPruned
 from cove.engine.home import Home
 from cove.engine.looking.listing import as_seen
 from cove.engine.machines import life, prune
 from cove.engine.networks import networks
+from cove.engine.volumes import volumes
 from cove.engine.written import written
 from cove.image import catalog
 from cove.image.host import HOST
@@ -107,6 +109,7 @@ def disk_usage(home: Home) -> DiskUsage:
         needed=sum(sizes.get(layer, 0) for layer in needed),
         unfinished=partial,
         snapshots=_snapshot_usage(home),
+        volumes=volumes.usage(home),
     )
 
 
@@ -136,9 +139,12 @@ def system_prune(home: Home, params: SystemPrune) -> SystemPruned:
     chosen = {"until": params.until, "labels": params.labels, "without": params.without}
     machines = prune.prune(home, Prune(**chosen))  # type: ignore[arg-type]
     gone = networks.prune(home, NetworkPrune(**chosen))  # type: ignore[arg-type]
+    kept = VolumesPruned()
+    if params.volumes:
+        kept = volumes.prune(home, VolumePrune(labels=params.labels, without=params.without))
     found = _prune_images(home, ImagePrune(params.all, **chosen))  # type: ignore[arg-type]
-    reclaimed = machines.reclaimed + found.reclaimed
-    return SystemPruned(machines.ids, found.removed, reclaimed, gone.names)
+    reclaimed = machines.reclaimed + kept.reclaimed + found.reclaimed
+    return SystemPruned(machines.ids, found.removed, reclaimed, gone.names, kept.names)
 
 
 def _prune_images(home: Home, params: ImagePrune) -> ImagesPruned:

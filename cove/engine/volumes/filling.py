@@ -1,0 +1,164 @@
+"""What an image has where a volume is mounted, copied into one that is empty.
+
+Both ends are cove's archiver behind its walls: one in the image's root, where a link leads where it
+leads inside, one in the new directory. That directory takes the place of the empty one when it is
+whole: a copy that was cut off is in ``tmp``, and nobody has seen any of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cove.engine.descriptors import Descriptors
+from cove.engine.home import Base, Home
+from cove.engine.ranges import range_base
+from cove.engine.volumes.users import is_mounted
+from cove.errors import Conflict, CoveError, HostError, NotFound
+from cove.executor.archiver import Archiver, run_archiver
+from cove.linux.mounts import clone_mount
+from cove.linux.pump import Stopped, pump
+from cove.planner import Place
+from cove.planner.archive import plan_stopped, plan_tree
+from cove.planner.mounts import ROOT
+from cove.roots import prepare_root
+from cove.spec.machine import MachineSpec, Mount
+from cove.store.lock import ROOM
+from cove.store.records import VolumeRecord
+
+FIRST = 1 << 16
+"""Bytes read of an archive before anything is made for it: of nothing there are none."""
+
+
+@contextmanager
+def id_range(home: Home) -> Iterator[int]:
+    """Of an archiver: the first id. No record needs it, because the archiver ends with the
+    daemon.
+    """
+    key = home.store.new_key()
+    try:
+        yield range_base(home.store.take_range(key))
+    finally:
+        home.store.free_range(key)
+
+
+@contextmanager
+def archiver_in(
+    home: Home, directory: int, words: tuple[str, ...], what: str, *, writes: bool
+) -> Iterator[Archiver]:
+    """The archiver with ``directory`` as its root."""
+    with id_range(home) as base, Descriptors() as fds:
+        fds.mine(ROOT, clone_mount(directory, recursive=False, what=f"cannot {what}"))
+        plan = plan_tree(home.facts, base, words, writes=writes)
+        with run_archiver(plan, fds, what=what, reads=writes) as archiver:
+            yield archiver
+
+
+@contextmanager
+def _archiver_in_image(
+    home: Home, base: Base, strata: tuple[int, ...], path: str, what: str
+) -> Iterator[Archiver]:
+    """In the root of a machine that is never made."""
+    key = home.store.new_key()
+    above = strata[-1] if strata else 0
+    try:
+        with id_range(home) as first:
+            prepare_root(home.root, key, views=len(base.views), above=above)
+            place = Place(key, home.root, first, base.layers, strata, views=base.views)
+            words = ("out", path, "_data", "1")
+            plan = plan_stopped(MachineSpec(image=""), home.facts, place, words, bare=True)
+            with run_archiver(plan, {}, what=what) as archiver:
+                yield archiver
+    finally:
+        home.remover.remove(home.store.layout.upper(key))
+
+
+def is_empty(home: Home, record: VolumeRecord) -> bool:
+    try:
+        with os.scandir(home.store.layout.volume_data(record.name)) as entries:
+            return not any(True for _ in entries)
+    except FileNotFoundError:  # whoever mounts it is told
+        return False
+
+
+def fill(
+    home: Home, record: VolumeRecord, mount: Mount, base: Base, strata: tuple[int, ...]
+) -> None:
+    """Copy what the image has at the mount's target, if there is anything, and nobody else has put
+    something into the volume or uses it by then.
+    """
+    what = f"copy {mount.target} of the image into volume {record.name}"
+    staging = f"{home.store.layout.tmp}/volume-{home.store.new_key()}"
+    try:
+        with _archiver_in_image(home, base, strata, mount.target, what) as reader:
+            first = os.read(reader.stdout, FIRST)
+            if first:
+                os.mkdir(staging, 0o700)
+                _copy(home, reader, first, staging, what)
+            try:
+                reader.finish()
+            except NotFound:
+                return
+        _put(home, record, mount, f"{staging}/_data", what)
+    except CoveError as error:
+        error.origin = error.origin or mount.origin
+        error.exit_code = 125
+        raise
+    except OSError as error:
+        raise HostError(
+            f"cannot {what}: {(error.strerror or '').lower()}",
+            origin=mount.origin,
+            hint=ROOM if error.errno == 28 else "",
+        ) from error
+    finally:
+        home.remover.remove(staging)
+
+
+def _copy(home: Home, reader: Archiver, first: bytes, staging: str, what: str) -> None:
+    directory = os.open(staging, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with archiver_in(home, directory, ("in", "/", "archive"), what, writes=True) as writer:
+            pass_on(reader, writer, first)
+    finally:
+        os.close(directory)
+
+
+def pass_on(reader: Archiver, writer: Archiver, first: bytes = b"") -> None:
+    """All that one reads, to the other. Whatever went wrong in the writer is raised first: the
+    reader then only knows that nobody listens.
+    """
+
+    def gone() -> bool:
+        return reader.stopped.is_set() or writer.stopped.is_set()
+
+    try:
+        rest = memoryview(first)
+        while rest:
+            rest = rest[os.write(writer.stdin, rest) :]
+        pump(reader.stdout, writer.stdin, gone)
+    except BrokenPipeError:
+        pass
+    except Stopped:
+        raise Conflict(f"cannot {writer.what}: it was interrupted") from None
+    finally:
+        writer.close_stdin()
+    writer.read_result()
+    writer.finish()
+
+
+def _put(home: Home, record: VolumeRecord, mount: Mount, made: str, what: str) -> None:
+    """In one step, onto the empty directory."""
+    if not os.path.isdir(made) or os.path.islink(made):
+        raise HostError(f"cannot {what}: in the image it is no directory", exit_code=125)
+    with home.lock:
+        now = home.store.volume(record.name)
+        if now is None or now.removing:
+            raise Conflict(f"cannot {what}: it was removed meanwhile", origin=mount.origin)
+        if is_mounted(home, record.name):
+            return
+        try:
+            os.rename(made, home.store.layout.volume_data(record.name))
+        except OSError as error:
+            if error.errno != 39:  # somebody was faster
+                raise

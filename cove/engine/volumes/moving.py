@@ -1,0 +1,152 @@
+"""A volume into a tar, out of one, and into another volume. What is made is made beside, and takes
+its place in one step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cove.engine.calls import Call
+from cove.engine.calls.volumes import VolumeClone, VolumeRestore
+from cove.engine.events import Cancel, Cancelled
+from cove.engine.home import Home
+from cove.engine.visits.visits import send_out, take_in
+from cove.engine.volumes import making
+from cove.engine.volumes.filling import archiver_in, is_empty
+from cove.engine.volumes.opening import open_data
+from cove.engine.volumes.users import is_mounted, mountpoint
+from cove.errors import BadArchive, Conflict, HostError, Unsupported, UsageError
+from cove.executor.archiver import Archiver
+from cove.linux.pump import Stopped
+from cove.linux.syscalls import AT_FDCWD
+from cove.linux.syscalls import call as libc
+from cove.roots.copy import copy_tree
+from cove.roots.remove import remove_tree
+from cove.spec.volume import VolumeSpec
+from cove.store.lock import ROOM
+from cove.store.records import VolumeRecord
+
+RENAME_EXCHANGE = 2
+
+
+@contextmanager
+def _wanted(archiver: Archiver, call: Call) -> Iterator[None]:
+    """Ended with the caller."""
+    try:
+        if isinstance(call.cancelled, Cancel):
+            with call.cancelled.then(archiver.stop):
+                yield
+        else:
+            yield
+    except (Stopped, Conflict, BrokenPipeError):
+        if call.cancelled is not None and call.cancelled.is_set():
+            raise Cancelled("interrupted") from None
+        raise
+
+
+def backup(home: Home, name: str, call: Call) -> VolumeRecord:
+    record = home.store.find_volume(name)
+    directory = open_data(home, record)
+    try:
+        what = f"back up volume {name}"
+        words = ("out", "/", ".", "0")
+        with (
+            archiver_in(home, directory, words, what, writes=False) as archiver,
+            _wanted(archiver, call),
+        ):
+            send_out(archiver, call)
+    finally:
+        os.close(directory)
+    return record
+
+
+def restore(home: Home, params: VolumeRestore, call: Call) -> VolumeRecord:
+    if call.body < 0:
+        raise UsageError("cannot restore a volume: nothing was sent")
+    _check_target(home, params)
+    what = f"restore volume {params.volume}"
+    with _staging(home, what) as staging:
+        os.mkdir(f"{staging}/_data", 0o755)
+        os.chmod(f"{staging}/_data", 0o755)
+        directory = os.open(f"{staging}/_data", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            words = ("in", "/", "tree")
+            with (
+                archiver_in(home, directory, words, what, writes=True) as archiver,
+                _wanted(archiver, call),
+            ):
+                take_in(archiver, call, coded=params.coded)
+        except BadArchive as error:
+            error.hint = error.hint or "the volume is as it was"
+            raise
+        finally:
+            os.close(directory)
+        with home.lock:
+            held = _check_target(home, params)
+            if held is None:
+                return making.make(home, VolumeSpec(params.volume), ready=staging)
+            _exchange(f"{staging}/_data", home.store.layout.volume_data(held.name), what)
+            return held
+
+
+def _check_target(home: Home, params: VolumeRestore) -> VolumeRecord | None:
+    name = params.volume
+    held = home.store.volume(name)
+    if held is None:
+        return None
+    if held.removing:
+        raise Conflict(f"cannot restore volume {name}: it is being removed")
+    if held.options:
+        raise Unsupported(
+            f"cannot restore volume {name}: it is a directory of the host's own, "
+            f"{held.options.get('device', '')}",
+            hint="unpack the tar there",
+        )
+    if is_mounted(home, name):
+        raise Conflict(
+            f"cannot restore volume {name}: a machine that runs has it",
+            hint="stop it first, or restore into another volume",
+        )
+    if not params.force and not is_empty(home, held):
+        raise Conflict(
+            f"cannot restore volume {name}: there is something in it",
+            hint=f"cove volume restore -f {name} replaces that",
+        )
+    return held
+
+
+def clone(home: Home, params: VolumeClone, call: Call) -> VolumeRecord:
+    record = home.store.find_volume(params.volume)
+    what = f"clone volume {record.name}"
+    if home.store.volume(params.name) is not None:
+        raise Conflict(f"cannot {what}: there is a volume {params.name}")
+    with _staging(home, what, make=False) as staging:
+        copy_tree(mountpoint(home, record), staging, "_data", what=what, cancelled=call.cancelled)
+        for name in ("links._data", "gone._data"):
+            remove_tree(f"{staging}/{name}")  # its names are links of files
+        return making.make(home, VolumeSpec(params.name, dict(record.labels)), ready=staging)
+
+
+@contextmanager
+def _staging(home: Home, what: str, *, make: bool = True) -> Iterator[str]:
+    """A directory in ``tmp``, gone at the end unless it was moved away."""
+    staging = f"{home.store.layout.tmp}/volume-{home.store.new_key()}"
+    try:
+        if make:
+            os.mkdir(staging, 0o700)
+        yield staging
+    except OSError as error:
+        raise HostError(
+            f"cannot {what}: {(error.strerror or '').lower()}",
+            hint=ROOM if error.errno == 28 else "",
+        ) from error
+    finally:
+        home.remover.remove(staging)
+
+
+def _exchange(new: str, old: str, what: str) -> None:
+    """Each gets the other's name, at once."""
+    paths = (os.fsencode(new) + b"\0", os.fsencode(old) + b"\0")
+    libc("renameat2", AT_FDCWD, paths[0], AT_FDCWD, paths[1], RENAME_EXCHANGE)

@@ -1,0 +1,134 @@
+"""What the user asked for of a volume, and which volumes a machine has. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from cove.errors import Unsupported, UsageError
+from cove.spec.machine import Mount
+from cove.spec.suggest import did_you_mean
+from cove.spec.values import bad, clean_path
+
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
+"""A name is also one of a directory."""
+OPTIONS = ("type", "o", "device")
+
+
+class VolumeSpec(msgspec.Struct, frozen=True):
+    name: str = ""
+    """Empty: one that nobody chose."""
+    labels: dict[str, str] = {}
+    options: dict[str, str] = {}
+
+
+def parse_volume_name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise bad(
+            "volume name",
+            text if len(text) < 80 else f"{text[:40]}…",
+            "only letters, digits, _ . and - are allowed, 255 at most, a letter or digit first",
+        )
+    return text
+
+
+def parse_driver(text: str) -> str:
+    if text != "local":
+        raise Unsupported(
+            f'cannot use the volume driver "{text}": cove keeps volumes itself, as local'
+        )
+    return text
+
+
+def parse_option(text: str) -> tuple[str, str]:
+    """``NAME=VALUE``, in the words of Docker's local driver."""
+    name, equals, value = text.partition("=")
+    if name == "size" or (name == "o" and "size=" in value):
+        raise Unsupported(
+            f'cannot use "{text}": no file system limits a directory for cove so far',
+            hint="a limit in memory is one of --tmpfs: --tmpfs /dir:size=64m",
+        )
+    if name not in OPTIONS or not equals:
+        raise bad("option", text, "no option of a volume", hint=did_you_mean(name, OPTIONS))
+    return name, value
+
+
+def check_volume(spec: VolumeSpec) -> None:
+    if spec.name:
+        parse_volume_name(spec.name)
+    for name, value in spec.options.items():
+        parse_option(f"{name}={value}")
+    device_of(spec.options)
+
+
+def device_of(options: dict[str, str]) -> str:
+    """The directory that is the volume: ``type=none,o=bind,device=/path``. Empty: cove's own."""
+    if not options:
+        return ""
+    kind, words = options.get("type", "none"), options.get("o", "").split(",")
+    if kind not in ("none", "bind") or not {"bind", "rbind"} & set(words):
+        raise Unsupported(
+            f"cannot make a volume of type {kind}: only a directory of the host can be one: "
+            "type=none,o=bind,device=/path",
+            hint="--tmpfs is empty memory; what the host has mounted can be named as a device",
+        )
+    device = options.get("device", "")
+    if not device.startswith("/"):
+        raise UsageError(
+            "cannot make such a volume: its device is an absolute path of the host",
+            origin=f"--opt device={device}",
+        )
+    return clean_path(device)
+
+
+# ---- the volumes of a machine ----
+
+
+def image_mounts(mounts: tuple[Mount, ...], paths: Iterable[str]) -> tuple[Mount, ...]:
+    """What an image says is a volume, where nothing else is mounted."""
+    taken = {mount.target for mount in mounts}
+    found = []
+    for path in paths:
+        target = clean_path(path) if path.startswith("/") else ""
+        if target in ("", "/", "/proc") or target.startswith("/proc/"):
+            raise UsageError(
+                f'cannot make the volume "{path}" of the image: it is no path to mount on',
+                exit_code=125,
+            )
+        if target not in taken:
+            taken.add(target)
+            found.append(Mount("volume", target, origin=f"image: VOLUME {path}"))
+    return tuple(found)
+
+
+def shared_mounts(
+    mounts: tuple[Mount, ...], others: Iterable[Mount], *, read_only: bool
+) -> tuple[Mount, ...]:
+    """Another machine's binds and volumes, where nothing else is mounted."""
+    taken = {mount.target for mount in mounts}
+    return tuple(
+        msgspec.structs.replace(
+            mount, read_only=read_only or mount.read_only, anonymous=False, copy=False
+        )
+        for mount in others
+        if mount.type in ("bind", "volume") and mount.target not in taken
+    )
+
+
+def parse_volumes_from(text: str) -> str:
+    """``MACHINE[:ro]``; kept as typed."""
+    name, _, mode = text.partition(":")
+    words = set(mode.split(",")) if mode else set()
+    if not name or not words <= {"ro", "rw", "z", "Z"} or {"ro", "rw"} <= words:
+        raise bad("machine", text, "not MACHINE, MACHINE:ro or MACHINE:rw")
+    return text
+
+
+def unnamed(mounts: tuple[Mount, ...]) -> tuple[Mount, ...]:
+    """For another machine: it gets volumes of its own where this one has."""
+    return tuple(
+        msgspec.structs.replace(mount, source="", anonymous=False) if mount.anonymous else mount
+        for mount in mounts
+    )
