@@ -14,7 +14,7 @@ WRONG = [
     (("run", "-m", "64x", "bb"), 'cove: cannot read size "64x"', "from: --memory 64x", 125),
     (("run", "-m", "1m", "bb"), "cove: cannot limit memory to 1m: the minimum is 6m", "", 125),
     (("run", "-p", "80:80", "bb"), "cove: cannot use --publish", "with --network host", 125),
-    (("run", "-v", "data:/d", "bb"), 'cove: cannot mount the volume "data"', "-v ./data:/d", 125),
+    (("run", "-v", "d@ta:/d", "bb"), '"d@ta" is neither a path nor a name', "./d@ta", 125),
     (("run", "--network", "container:db", "bb"), "the network of another machine", "", 125),
     (("run", "-it", "bb", "sh"), "the input device is not a TTY", "", 1),
     (
