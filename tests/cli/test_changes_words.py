@@ -36,7 +36,7 @@ def test_help_names_dockers_flags(cove: Cove, command: str) -> None:
         (("pause",), "cannot run cove pause: MACHINE is missing"),
         (("rename", "one"), "cannot run cove rename: NAME is missing"),
         (("rename", "a", "b", "c"), 'cannot read "c": cove rename takes no more words'),
-        (("port", "a", "80", "81"), 'cannot read "81": cove port takes no more words'),
+        (("port", "a", "80", "81"), 'cannot use the word "81": cove port shows one port'),
         (("restart", "-t", "soon", "a"), "soon"),
         (("restart", "-s", "NOSUCH", "a"), "no such signal"),
         (("update", "--memory", "much", "a"), "much"),

@@ -13,7 +13,12 @@ WRONG = [
     (("run", "--memroy", "5m", "bb"), "cove: cannot read --memroy: unknown flag", "--memory?", 125),
     (("run", "-m", "64x", "bb"), 'cove: cannot read size "64x"', "from: --memory 64x", 125),
     (("run", "-m", "1m", "bb"), "cove: cannot limit memory to 1m: the minimum is 6m", "", 125),
-    (("run", "-p", "80:80", "bb"), "cove: cannot use --publish", "with --network host", 125),
+    (
+        ("run", "--network", "none", "-p", "80:80", "bb", "true"),
+        "cove: cannot publish ports",
+        "with --network none",
+        125,
+    ),
     (("run", "-v", "d@ta:/d", "bb"), '"d@ta" is neither a path nor a name', "./d@ta", 125),
     (("run", "--network", "container:db", "bb"), "the network of another machine", "", 125),
     (("run", "-it", "bb", "sh"), "the input device is not a TTY", "", 1),

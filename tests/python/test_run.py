@@ -222,7 +222,7 @@ def test_a_program_that_is_not_there_has_its_class(client: Client) -> None:
         ([b"\xff"], {}, "is not UTF-8"),
         (["true", 3], {}, "3 is a int, not text"),
         (["true"], {"memori": "5m"}, "no such option"),
-        (["true"], {"publish": ["80:80"]}, "cannot use publish="),
+        (["true"], {"publish": ["80:99999"]}, 'cannot read published port "80:99999"'),
         (["true"], {"env": {"A": "\0"}}, "it contains a NUL character"),
         (["true"], {"pull": "now"}, "it is missing, always or never"),
         (["true"], {"stdin": 5}, "a int is neither bytes, text nor a file"),
