@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import stat
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -31,6 +34,7 @@ from cove.errors import CoveError, UsageError
 from cove.image import catalog
 from cove.image.history import steps_of
 from cove.image.host import HOST
+from cove.linux.pump import Stopped, pump
 from cove.oci.reference import familiar, parse_reference
 from cove.store.records import ImageRecord
 
@@ -101,8 +105,8 @@ def image_remove(home: Home, text: str, *, force: bool) -> ImageRemoved:
 def image_load(home: Home, params: ImageLoad, call: Call) -> Iterator[Progress]:
     from cove.image.loading import load_archive
 
-    def work(report: Callable[[object], None]) -> Iterator[Progress]:
-        for loaded in load_archive(home.store, call.body, progress=report, origin=params.origin):
+    def work(body: int, report: Callable[[object], None]) -> Iterator[Progress]:
+        for loaded in load_archive(home.store, body, progress=report, origin=params.origin):
             home.publish_image("load", loaded.id)
             yield Progress("done", image=loaded.id, tags=loaded.tags)
 
@@ -112,10 +116,10 @@ def image_load(home: Home, params: ImageLoad, call: Call) -> Iterator[Progress]:
 def image_import(home: Home, params: ImageImport, call: Call) -> Iterator[Progress]:
     from cove.image.importing import import_rootfs
 
-    def work(report: Callable[[object], None]) -> Iterator[Progress]:
+    def work(body: int, report: Callable[[object], None]) -> Iterator[Progress]:
         record = import_rootfs(
             home.store,
-            call.body,
+            body,
             params.reference,
             changes=params.changes,
             message=params.message,
@@ -194,11 +198,43 @@ class _Stopped(CoveError):
 def _stream(
     home: Home,
     call: Call,
-    work: Callable[[Callable[[object], None]], Iterator[Progress]],
+    work: Callable[[int, Callable[[object], None]], Iterator[Progress]],
 ) -> Iterator[Progress]:
     if call.body < 0:
         raise UsageError("cannot read an image: nothing was sent")
-    return as_steps(home, call, work, threading.Event())
+    stopped = threading.Event()
+
+    def begin(report: Callable[[object], None]) -> Iterator[Progress]:
+        with _ending(call.body, stopped) as body:
+            yield from work(body, report)
+
+    return as_steps(home, call, begin, stopped)
+
+
+@contextmanager
+def _ending(source: int, stopped: threading.Event) -> Iterator[int]:
+    """The same bytes, but their end comes with ``stopped``: who reads a pipe or a terminal cannot
+    be told otherwise that nobody wants it any more.
+    """
+    if stat.S_IFMT(os.fstat(source).st_mode) not in (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR):
+        yield source
+        return
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    over = threading.Event()
+
+    def carry() -> None:
+        with suppress(OSError, Stopped):
+            pump(source, writer, lambda: over.is_set() or stopped.is_set())
+        os.close(writer)
+
+    thread = threading.Thread(target=carry, name="input", daemon=True)
+    thread.start()
+    try:
+        yield reader
+    finally:
+        over.set()
+        os.close(reader)
+        thread.join()
 
 
 def as_steps(
