@@ -372,9 +372,9 @@ def test_update_without_a_change(cove: Cove) -> None:
 def test_port(cove: Cove) -> None:
     with detached(cove, "closed", "sleep", "1000"):
         assert cove("port", "closed").out == ""
-        for port in ("80", "53/udp"):
+        for port, shown in (("80", "80/tcp"), ("53/udp", "53/udp")):
             done = cove("port", "closed", port, code=1)
-            assert f"no public port '{port}' published for closed" in done.err
+            assert f"no public port '{shown}' published for closed" in done.err
         assert "it is no number of a port" in cove("port", "closed", "http", code=125).err
     assert 'cannot find machine "nobody"' in cove("port", "nobody", code=1).err
 
