@@ -375,7 +375,7 @@ def test_port(cove: Cove) -> None:
         for port, shown in (("80", "80/tcp"), ("53/udp", "53/udp")):
             done = cove("port", "closed", port, code=1)
             assert f"no public port '{shown}' published for closed" in done.err
-        assert "it is no number of a port" in cove("port", "closed", "http", code=125).err
+        assert '"http" is no port' in cove("port", "closed", "http", code=125).err
     assert 'cannot find machine "nobody"' in cove("port", "nobody", code=1).err
 
 
