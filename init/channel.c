@@ -341,6 +341,7 @@ void channel_main(int conn)
 	static struct channel c;
 
 	prctl(PR_SET_NAME, "cove-channel");
+	signal(SIGPIPE, SIG_IGN); /* a program that reads no more: its end is still to be told */
 	pump_init(&c.pump, conn);
 	take_plan(&c);
 	if (start(&c)) {

@@ -161,6 +161,7 @@ class Cove:
         listed = self("ps", "-aq", code=None).out.split()
         if listed:
             self("rm", "-f", *listed, code=None)
+        self("network", "prune", "-f", code=None)  # bridge and rules are the host's
         with contextlib.suppress(OSError, ValueError):
             fd = os.pidfd_open(self.daemon_pid())
             self("daemon", "stop", code=None)

@@ -21,7 +21,7 @@ from cove.linux.netlink import CLONE_NEWNET, Netlink
 from cove.linux.syscalls import call
 
 PORT = 53
-BUFFER = 1 << 20
+BUFFER = 4 << 20
 """Of datagrams that wait, while a server starts."""
 BACKLOG = 128
 INSIDE = "eth0"

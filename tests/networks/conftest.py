@@ -98,6 +98,8 @@ def host() -> Iterator[Host]:
             run("ip", "addr", "add", f"{OUTSIDE}/24", "dev", "eth0")
             run("ip", "addr", "add", f"{METADATA}/32", "dev", "lo")
             run("ip", "link", "set", "eth0", "up")
+        # The kernel tells of a carrier a moment later, and routes are shown by that.
+        wait_until(lambda: "linkdown" not in run("ip", "route"), "the carrier")
         yield Host(namespace, outside)
 
 

@@ -50,6 +50,7 @@ def test_a_daemon_killed_at_any_step_of_a_start(
             assert runs or not told, where
             if runs:
                 assert cove("exec", NAME, "ping", "-c1", "-W5", gateway).out, where
+                assert cove("exec", NAME, "nslookup", NAME).out, where
             cove("rm", "-f", NAME, code=None)
             wait_until(lambda: not places(cove), f"the end after {where}")
         cove("rm", "-f", NAME)

@@ -79,6 +79,20 @@ def test_exec_reads_input_to_its_end(up: Machine) -> None:
     assert up.cove("exec", up.id, "cat", stdin="secret").out == ""
 
 
+def test_exec_outlives_its_input(up: Machine) -> None:
+    """What comes for a program that reads no more, or has ended, is thrown away."""
+    wait = "exec <&-; echo shut; until test -e /tmp/go; do sleep 0.1; done; echo end; exit 3"
+    reader = up.cove.spawn("exec", "-i", up.id, "sh", "-c", wait, stdin=subprocess.PIPE)
+    assert reader.stdin is not None and reader.stdout is not None
+    assert reader.stdout.readline() == b"shut\n"
+    with contextlib.suppress(BrokenPipeError):
+        reader.stdin.write(bytes(10_000))
+        reader.stdin.flush()
+    up.exec("touch", "/tmp/go")
+    assert (reader.communicate(timeout=180)[0], reader.returncode) == (b"end\n", 3)
+    up.exec("rm", "/tmp/go")
+
+
 def test_exec_as_a_user_in_a_directory_with_an_environment(up: Machine) -> None:
     flags = ("-u", "ada", "-w", "/home/ada", "-e", "A=b")
     assert up.exec("sh", "-c", "id -un; pwd; echo $A $HOME", flags=flags).split("\n")[:3] == [

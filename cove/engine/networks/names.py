@@ -182,6 +182,8 @@ class Names:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         self._reap()
+        with suppress(FileNotFoundError):
+            os.unlink(f"/proc/self/fd/{self._run_fd}/{SOCKET}")
 
     def _reap(self) -> None:
         self._reactor.forget(self._pidfd)
