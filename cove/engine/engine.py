@@ -5,10 +5,8 @@ client says and the functions that do it; it holds no logic of its own.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Self
 
 from cove.engine import calls
@@ -20,39 +18,33 @@ from cove.engine.calls import templates as of_templates
 from cove.engine.calls import volumes as of_volumes
 from cove.engine.calls.check import Check, Checked
 from cove.engine.calls.prepare import Prepare
-from cove.engine.events import Events
-from cove.engine.home import Home, boot_id
+from cove.engine.home import Home
 from cove.engine.images import foreign, images, trees
-from cove.engine.images.disks import Disks
 from cove.engine.looking import listing, logs, plan, stats, top, watching
-from cove.engine.machines import ending, life, pause, prune, recover, refusals, rename, update
+from cove.engine.machines import (
+    ending,
+    life,
+    pause,
+    prune,
+    recover,
+    rename,
+    stopping,
+    update,
+)
 from cove.engine.machines.attach import attach
 from cove.engine.machines.exec import exec_in
 from cove.engine.machines.restart import restart, take_up
 from cove.engine.machines.start import Foreground
 from cove.engine.networks import networks, publishing
-from cove.engine.networks.names import Names
-from cove.engine.networks.places import Places
-from cove.engine.reactor import Reactor, Worker
-from cove.engine.slots import Slots
+from cove.engine.opening import open_home
 from cove.engine.snapshots import differences, snapshots
-from cove.engine.storage import StorageGuard
 from cove.engine.system import check, disk, info
 from cove.engine.visits import commit, copying
 from cove.engine.vms import kernels, prepare
 from cove.engine.vms import templates as guests_kept
-from cove.engine.vms.pool import Pool, pool_size
-from cove.engine.vms.templates import Templates
 from cove.engine.volumes import moving, volumes
 from cove.errors import UsageError
-from cove.executor.forker import Forker
 from cove.executor.messages import Kind
-from cove.linux.audit import open_audit
-from cove.linux.cgroup import open_cgroups
-from cove.linux.kmsg import KernelLog
-from cove.linux.probe import probe_facts
-from cove.roots import Remover
-from cove.store.db import Store
 from cove.store.records import MachineRecord
 
 
@@ -73,7 +65,7 @@ class Engine:
     ) -> Self:
         """Take the state directory, and take up every machine that runs."""
         with contextlib.ExitStack() as stack:
-            home = _open_home(stack, root, restart, environment, lock_fd)
+            home = open_home(stack, root, restart, environment, lock_fd)
             home.remover.sweep()
             recover.recover(home)
             home.forker.start()
@@ -104,7 +96,7 @@ class Engine:
     def _find(self, text: str) -> MachineRecord:
         record = self.home.store.find_machine(text)
         if record.key in self.home.lives:
-            life.settle(self.home, (record.key,))
+            stopping.settle(self.home, (record.key,))
             # An ephemeral machine may be gone by now: what was found is what is told of it.
             if self.home.store.has_machine(record.key):
                 record = self.home.record(record.key)
@@ -132,7 +124,7 @@ class Engine:
         foreground = _foreground(call, params.attach, params.sig_proxy, params.detach_keys)
         pause.check_not_paused(record, "start")
         life.wait_begun(self.home, record)
-        if life.running(self.home, record) is None:
+        if stopping.running(self.home, record) is None:
             record = life.start(self.home, record, foreground)
         elif foreground is not None:
             attach(self.home, record, foreground)
@@ -155,21 +147,21 @@ class Engine:
 
     def stop(self, params: calls.Stop, call: calls.Call) -> calls.Named:
         record = self._find(params.machine)
-        life.stop(self.home, record, params.timeout, params.signal)
+        stopping.stop(self.home, record, params.timeout, params.signal)
         return calls.Named(record.id, record.name)
 
     def kill(self, params: calls.Kill, call: calls.Call) -> calls.Named:
         record = self._find(params.machine)
-        life.kill(self.home, record, params.signal)
+        stopping.kill(self.home, record, params.signal)
         return calls.Named(record.id, record.name)
 
     def wait(self, params: calls.Wait, call: calls.Call) -> calls.Waited:
         record = self._find(params.machine)
-        return calls.Waited(*life.wait(self.home, record, params.condition, call.cancelled))
+        return calls.Waited(*stopping.wait(self.home, record, params.condition, call.cancelled))
 
     def remove(self, params: calls.Remove, call: calls.Call) -> calls.Named:
         record = self._find(params.machine)
-        life.remove(self.home, record, force=params.force, volumes=params.volumes)
+        stopping.remove(self.home, record, force=params.force, volumes=params.volumes)
         return calls.Named(record.id, record.name)
 
     def restart(self, params: calls.Restart, call: calls.Call) -> calls.Named:
@@ -179,12 +171,12 @@ class Engine:
 
     def pause(self, params: calls.Pause, call: calls.Call) -> calls.Named:
         record = self._find(params.machine)
-        pause.pause(self.home, record, life.running(self.home, record))
+        pause.pause(self.home, record, stopping.running(self.home, record))
         return calls.Named(record.id, record.name)
 
     def unpause(self, params: calls.Unpause, call: calls.Call) -> calls.Named:
         record = self._find(params.machine)
-        pause.unpause(self.home, record, life.running(self.home, record))
+        pause.unpause(self.home, record, stopping.running(self.home, record))
         return calls.Named(record.id, record.name)
 
     def rename(self, params: calls.Rename, call: calls.Call) -> calls.Named:
@@ -197,11 +189,11 @@ class Engine:
         return calls.Named(record.id, record.name)
 
     def prune(self, params: calls.Prune, call: calls.Call) -> calls.Pruned:
-        life.settle(self.home, tuple(self.home.lives))
+        stopping.settle(self.home, tuple(self.home.lives))
         return prune.prune(self.home, params)
 
     def list(self, params: calls.List, call: calls.Call) -> calls.Listed:
-        life.settle(self.home, tuple(self.home.lives))
+        stopping.settle(self.home, tuple(self.home.lives))
         return listing.list_machines(self.home, everything=params.all, sizes=params.sizes)
 
     def inspect(self, params: calls.Inspect, call: calls.Call) -> calls.Inspected:
@@ -477,79 +469,3 @@ def _foreground(
     if call.session is None:
         raise UsageError("cannot attach: there is no session to attach")
     return Foreground(call.session, streams, sig_proxy, detach_keys, bound)
-
-
-def _open_home(
-    stack: contextlib.ExitStack,
-    root: str,
-    restart: Sequence[str],
-    environment: dict[str, str],
-    lock_fd: int | None,
-) -> Home:
-    """Every resource, in the order in which they are given back backwards."""
-    store = stack.enter_context(Store.open(root, lock_fd))
-    root = store.layout.root
-    facts = probe_facts(root)
-    directory = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    state_fd = os.open(root, directory)
-    stack.callback(os.close, state_fd)
-    run_fd = os.open(store.layout.run, directory)
-    stack.callback(os.close, run_fd)
-    groups = stack.enter_context(open_cgroups(facts, root))
-    forker = Forker(restart, environment=environment)
-    stack.callback(forker.close)
-    remover = Remover(store.layout.tmp)
-    stack.callback(remover.close)
-    kernel_log, audit = KernelLog.open(), open_audit() if facts.audit else None
-    for listener in (kernel_log, audit):
-        if listener is not None:
-            stack.callback(listener.close)
-    worker, reactor = Worker("worker"), Reactor()
-    fds = {"state_fd": state_fd, "run_fd": run_fd}
-    slots = Slots(store, forker, groups, remover, facts, later=worker.do, **fds)
-    stack.callback(slots.close)
-    home = Home(
-        root=root,
-        store=store,
-        facts=facts,
-        forker=forker,
-        groups=groups,
-        reactor=reactor,
-        worker=worker,
-        remover=remover,
-        slots=slots,
-        events=Events(),
-        kernel_log=kernel_log,
-        audit=audit,
-        boot=boot_id(),
-        state_fd=state_fd,
-        run_fd=run_fd,
-    )
-    stack.callback(home.logs.close)
-    home.disks, home.templates = Disks(), Templates()
-    _open_networks(stack, home)
-    worker.start()
-    stack.callback(worker.close)
-    reactor.start()
-    stack.callback(reactor.close)
-    _open_guests(stack, home)
-    reactor.watch(groups.events_fd, partial(ending.limits_hit, home))
-    refusals.listen(home)
-    home.storage = StorageGuard(store.layout.roots, partial(ending.storage_full, home))
-    home.storage.start()
-    stack.callback(home.storage.close)
-    return home
-
-
-def _open_networks(stack: contextlib.ExitStack, home: Home) -> None:
-    home.places = Places(home.store)
-    stack.callback(home.places.wires.close)
-    home.names = Names(home.store.layout, home.run_fd, home.reactor, home.places.wires)
-    stack.callback(home.names.shut)
-
-
-def _open_guests(stack: contextlib.ExitStack, home: Home) -> None:
-    stack.callback(home.templates.close)
-    home.pool = Pool(home, pool_size(os.environ.get("COVE_VM_POOL")))
-    stack.callback(home.pool.close)
-    stack.callback(home.visits.close)

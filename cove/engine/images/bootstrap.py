@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from cove.engine.calls import Session
 from cove.engine.home import Home
-from cove.engine.machines import life
+from cove.engine.machines import life, stopping
 from cove.engine.machines.start import Foreground
 from cove.errors import BadArchive, CoveError, UsageError
 from cove.image.aptspeak import Listener, failure
@@ -60,7 +60,7 @@ def bootstrap(
         machine = _start(home, _spec(wish, env, tool), stack, out.write, error.write)
         out.close_write()
         error.close_write()
-        ended = _in_thread(stack, lambda: life.wait(home, machine, "not-running", None))
+        ended = _in_thread(stack, lambda: stopping.wait(home, machine, "not-running", None))
         heard = _in_thread(
             stack,
             lambda: _listen(error.read, listener, progress, gone, lambda: _end(home, machine)),
@@ -151,7 +151,7 @@ class _Pipe:
 
 def _end(home: Home, machine: MachineRecord) -> None:
     with contextlib.suppress(CoveError):
-        life.kill(home, machine, "KILL")
+        stopping.kill(home, machine, "KILL")
 
 
 def _listen(

@@ -28,7 +28,7 @@ from cove.engine.calls import (
     Progress,
 )
 from cove.engine.home import Home
-from cove.engine.machines import life
+from cove.engine.machines import stopping
 from cove.engine.system import disk
 from cove.errors import CoveError, UsageError
 from cove.image import catalog
@@ -93,7 +93,7 @@ def image_tag(home: Home, params: ImageTag) -> Named:
 
 
 def image_remove(home: Home, text: str, *, force: bool) -> ImageRemoved:
-    life.settle(home, tuple(home.lives))
+    stopping.settle(home, tuple(home.lives))
     from cove.image.removing import remove
 
     removed = remove(home.store, text, force=force)

@@ -15,7 +15,7 @@ from cove.engine.events import Cancel
 from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.looking import listing
-from cove.engine.machines.life import running
+from cove.engine.machines.stopping import running
 from cove.engine.vms import inside
 from cove.linux.cgroup import Group
 from cove.linux.cgroup_driver import Stats

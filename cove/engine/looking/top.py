@@ -18,7 +18,7 @@ from datetime import datetime
 
 from cove.engine import calls
 from cove.engine.home import Home
-from cove.engine.machines.life import running
+from cove.engine.machines.stopping import running
 from cove.engine.ranges import RANGE_SIZE, range_base
 from cove.engine.vms import inside
 from cove.errors import Conflict, HostError, Unsupported, UsageError

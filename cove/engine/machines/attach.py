@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cove.engine.home import Home
-from cove.engine.machines.life import running
 from cove.engine.machines.pause import check_not_paused
 from cove.engine.machines.start import Foreground
+from cove.engine.machines.stopping import running
 from cove.errors import Conflict, HostError
 from cove.executor.messages import Attach, StartFlag, Stream, send_attach
 from cove.spec.values import parse_detach_keys

@@ -12,9 +12,9 @@ from cove.engine import files
 from cove.engine.descriptors import Descriptors
 from cove.engine.home import Home, close_quietly
 from cove.engine.machines import ending
-from cove.engine.machines.life import running
 from cove.engine.machines.pause import check_not_paused
 from cove.engine.machines.start import Foreground
+from cove.engine.machines.stopping import running
 from cove.engine.ranges import range_base
 from cove.engine.slots import open_group
 from cove.engine.vms import virtual

@@ -1,4 +1,4 @@
-"""The verbs of a machine's life: create, run, start, stop, kill, wait, remove.
+"""The verbs of a machine's beginning: create, run, start (its end: ``stopping``).
 
 Each checks what the machine's state allows, writes the record, and only then causes anything.
 """
@@ -6,11 +6,8 @@ Each checks what the machine's state allows, writes the record, and only then ca
 from __future__ import annotations
 
 import secrets
-import select
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,9 +16,9 @@ import msgspec
 from cove.engine.home import Base, Home, effective
 from cove.engine.images.foreign import check_emulation
 from cove.engine.live import Live
-from cove.engine.machines import ending, pause
 from cove.engine.machines.names import choose_name
 from cove.engine.machines.start import Foreground, check_binds, launch
+from cove.engine.machines.stopping import KILL_WAIT, catch_up, has_ended, running, settle
 from cove.engine.networks import places, ports
 from cove.engine.slots import Slot
 from cove.engine.vms.pool import Entry
@@ -29,25 +26,18 @@ from cove.engine.vms.virtual import check_image, jail_of
 from cove.engine.volumes import taking
 from cove.errors import Conflict, HostError, NoSuchImage, Unsupported
 from cove.linux.cgroup import Group
-from cove.linux.pidfd import wait_exit
 from cove.oci.config import ImageConfig
 from cove.oci.manifest import Platform, matches, parse_platform
 from cove.planner import argv_of
-from cove.planner.defaults import PIDS, STOP_SIGNAL
+from cove.planner.defaults import PIDS
 from cove.spec.machine import Limits, MachineSpec
 from cove.spec.ports import exposed
 from cove.spec.resume import check_resumable
-from cove.spec.values import parse_signal
 from cove.store.records import Cause, Endpoint, MachineRecord, Published
 from cove.vm.moments import Held
 
-SETTLED = 1.0
-"""Seconds that the record of an ended machine may take to say so."""
 LEAVING = 10.0
 """Seconds in which what it held is given back, also on a busy host."""
-
-KILL_WAIT = 10.0
-"""Seconds that a killed machine may take to end before that is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +120,7 @@ def _wait_for_name(home: Home, name: str) -> None:
     live = home.lives.get(holder.key)
     if live is None or not holder.spec.remove:
         return
-    if not live.started and _has_spoken(live):
-        home.events.wait_until(partial(_heard, live), timeout=KILL_WAIT)
+    catch_up(home, live, KILL_WAIT)
     if running(home, holder) is None:
         home.events.wait_until(partial(has_ended, home, live), timeout=KILL_WAIT)
 
@@ -370,193 +359,3 @@ def _id_range(home: Home, spec: MachineSpec, key: int, slot: Slot | None) -> int
             home.store.free_range(key)
         return -1
     return home.store.take_range(key) if slot is None else slot.id_range
-
-
-# ---- ending ----
-
-
-def stop(home: Home, record: MachineRecord, timeout: int | None, signal_name: str) -> None:
-    """The stop signal, then SIGKILL when the machine has not ended in time (-1: never)."""
-    live = running(home, record)
-    if live is None:
-        ending_live = home.lives.get(record.key)
-        if ending_live is not None:
-            home.events.wait_until(partial(has_ended, home, ending_live))
-        return
-    seconds = record.spec.stop_timeout if timeout is None else timeout
-    image = home.base_of_machine(record).config.stop_signal
-    number = parse_signal(signal_name or record.spec.stop_signal or image or STOP_SIGNAL)
-    home.update(record.key, stopping=True)
-    live.asked = live.asked or "stop"
-    home.publish("kill", record, {"signal": str(number)})
-    send_signal(home, live, number)
-    pause.go_on(home, live)
-    ended = partial(has_ended, home, live)
-    if seconds >= 0 and number != signal.SIGKILL:
-        end = partial(home.worker.do, partial(_strike, home, record, live))
-        live.timers.append(home.reactor.after(seconds, end))
-    home.events.wait_until(ended)
-    home.publish("stop", record)
-
-
-def _strike(home: Home, record: MachineRecord, live: Live) -> None:
-    """The end of a machine that did not end by itself."""
-    if running(home, record) is live:
-        home.publish("kill", record, {"signal": str(int(signal.SIGKILL))})
-    ending.kill(home, live, "stop")
-
-
-def kill(home: Home, record: MachineRecord, signal_name: str) -> None:
-    live = running(home, record)
-    if live is None:
-        raise Conflict(f"cannot kill {record.name}: it is not running")
-    number = parse_signal(signal_name)
-    home.publish("kill", record, {"signal": str(number)})
-    if number == signal.SIGKILL:
-        ending.kill(home, live, "kill")
-        wait_end(home, record, live)
-    else:
-        send_signal(home, live, number)
-        own = record.spec.stop_signal or home.base_of_machine(record).config.stop_signal
-        if not own or number == parse_signal(own):  # as in Docker: another one waits
-            pause.go_on(home, live)
-
-
-def send_signal(home: Home, live: Live, number: int) -> None:
-    """To the machine's first process, by its pidfd: never to whoever has its number by now."""
-    if live.pidfd < 0:
-        # Still starting: nobody is there to receive a signal yet.
-        if number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            ending.kill(home, live, live.asked or "kill")
-        return
-    if live.virtual and number == signal.SIGSTOP:
-        number = ending.HALT_SIGNAL
-    try:
-        signal.pidfd_send_signal(live.pidfd, number)
-    except ProcessLookupError:
-        pass
-
-
-def running(home: Home, record: MachineRecord) -> Live | None:
-    """The live machine, unless its first process has ended: a caller may know of that before its
-    monitor has told this daemon.
-    """
-    live = home.lives.get(record.key)
-    if live is None or live.ended is not None or live.failure is not None:
-        return None
-    return None if live.pidfd >= 0 and wait_exit(live.pidfd, 0) else live
-
-
-def has_ended(home: Home, live: Live) -> bool:
-    return live.over or live.key not in home.lives
-
-
-def settle(home: Home, keys: Iterable[int]) -> None:
-    """Wait for the records of machines whose program has ended: the caller saw a command end, and
-    what it asks next must know of it.
-    """
-    keys = tuple(keys)
-    for live in [live for key in keys if (live := home.lives.get(key))]:
-        if not live.started and _has_spoken(live):
-            started = partial(_heard, live)
-            home.events.wait_until(started, timeout=SETTLED)
-    poll = select.poll()
-    by_fd = {live.pidfd: live for key in keys if (live := home.lives.get(key)) and live.pidfd >= 0}
-    for fd in by_fd:
-        poll.register(fd, select.POLLIN)
-    for fd, _ in poll.poll(0) if by_fd else ():
-        home.events.wait_until(partial(has_ended, home, by_fd[fd]), timeout=SETTLED)
-
-
-def _has_spoken(live: Live) -> bool:
-    """Whether its monitor has said something that nobody has heard yet: that it started, and maybe
-    ended, which the caller may know already.
-    """
-    poll = select.poll()
-    try:
-        poll.register(live.ctl, select.POLLIN)  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # none, or closed just now
-        return False
-    return bool(poll.poll(0))
-
-
-def _heard(live: Live) -> bool:
-    return live.started or live.gone or live.over or live.failure is not None
-
-
-def wait_end(home: Home, record: MachineRecord, live: Live) -> None:
-    """After SIGKILL; a process stuck in the kernel keeps a machine from ending."""
-    if not home.events.wait_until(partial(has_ended, home, live), timeout=KILL_WAIT):
-        raise HostError(
-            f"cannot end {record.name}: it was killed and still runs after {KILL_WAIT:.0f} s",
-            host=f"process {live.pid} is held up in the kernel",
-        )
-
-
-def wait(
-    home: Home, record: MachineRecord, condition: str, cancelled: threading.Event | None
-) -> tuple[int, Cause]:
-    """The exit code, once the machine does not run, has ended once more, or is gone.
-
-    The live machine is held on to: an ephemeral one's record may be gone before this thread looks.
-    """
-    key = record.key
-    first = home.lives.get(key)
-    over = first if first is not None and has_ended(home, first) else None
-    seen: list[Live] = []
-
-    def done() -> bool:
-        live = home.lives.get(key)
-        if live is not None and live is not over and live not in seen:
-            seen.append(live)
-        ended = bool(seen) and has_ended(home, seen[-1])
-        if condition == "removed":
-            return not home.store.has_machine(key)
-        if condition == "next-exit":
-            return ended or not home.store.has_machine(key)
-        return ended or live is None or live is over
-
-    home.events.wait_until(done, cancelled=cancelled)
-    last = seen[-1] if seen else over
-    if last is not None and last.ended is not None:
-        return last.ended.code, last.cause
-    if last is not None and last.failure is not None:
-        return last.failure.exit_code, last.cause
-    now = home.record(key) if home.store.has_machine(key) else record
-    return now.exit_code, now.cause
-
-
-def _has_gone(home: Home, key: int, live: Live | None) -> bool:
-    """All of it is put away."""
-    return live is None or home.lives.get(key) is not live
-
-
-def remove(home: Home, record: MachineRecord, *, force: bool, volumes: bool = False) -> None:
-    """Also one that somebody starts at the same time: it goes before or after that, whole."""
-    while not _remove(home, record, force=force, volumes=volumes):
-        record = home.record(record.key)
-
-
-def _remove(home: Home, record: MachineRecord, *, force: bool, volumes: bool) -> bool:
-    now, live = home.lives.get(record.key), running(home, record)
-    if live is not None:
-        if not force:
-            state = "paused" if home.record(record.key).state == "paused" else "running"
-            raise Conflict(
-                f"cannot remove {record.name}: it is {state}",
-                hint=f"stop it first: cove stop {record.name}, or use cove rm -f",
-            )
-        live.forget, live.forget_volumes = True, volumes
-        home.publish("kill", record, {"signal": str(int(signal.SIGKILL))})
-        ending.kill(home, live, "kill")
-        wait_end(home, record, live)
-    # Not for one that somebody has started anew meanwhile: that is ended, or refused, in its turn.
-    put_away = partial(_has_gone, home, record.key, now)
-    if not home.events.wait_until(put_away, timeout=KILL_WAIT):
-        raise HostError(f"cannot remove {record.name}: its monitor does not end")
-    with home.lock:
-        if record.key in home.lives:
-            return False
-        if home.store.has_machine(record.key):
-            ending.forget(home, home.record(record.key), volumes=volumes)
-        return True

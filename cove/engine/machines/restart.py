@@ -10,7 +10,7 @@ import threading
 from functools import partial
 
 from cove.engine.home import Home
-from cove.engine.machines import ending, life
+from cove.engine.machines import ending, life, stopping
 from cove.engine.reactor import complain
 from cove.engine.snapshots import strata
 from cove.errors import CoveError
@@ -56,7 +56,7 @@ def _carry_out(home: Home, record: MachineRecord, timeout: int | None, signal_na
     if live is not None and record.restoring and not timeout:
         live.keeps_disk = False  # another one takes its place
     try:
-        life.stop(home, record, timeout, signal_name)
+        stopping.stop(home, record, timeout, signal_name)
         strata.finish_restore(home, record.key)
         record = life.start(home, record, None)
     finally:

@@ -18,7 +18,7 @@ from cove.engine.calls.networks import (
 )
 from cove.engine.home import Home
 from cove.engine.live import Live
-from cove.engine.machines import life
+from cove.engine.machines import life, stopping
 from cove.engine.machines.prune import has_label
 from cove.engine.networks import finding, places, ports, taps
 from cove.errors import Conflict, NotFound, UsageError
@@ -76,8 +76,8 @@ def remove(home: Home, text: str) -> NetworkRecord:
     if text in ALONE:
         raise UsageError(f"cannot remove network {text}: it is always there", exit_code=1)
     record = home.store.find_network(text)
-    life.settle(home, home.places.used(record.id))
-    home.events.wait_until(lambda: not _ending(home, record), timeout=life.SETTLED)
+    stopping.settle(home, home.places.used(record.id))
+    home.events.wait_until(lambda: not _ending(home, record), timeout=stopping.SETTLED)
     with home.lock:
         users = home.places.used(record.id)
         if users:
@@ -164,7 +164,7 @@ def connect(home: Home, record: MachineRecord, params: NetworkConnect) -> Networ
     mac = parse_mac(params.mac) if params.mac else ""
     wish = Connection(network.name, ip, mac, tuple(map(parse_alias, params.aliases)))
     life.wait_begun(home, record)
-    live = life.running(home, record)
+    live = stopping.running(home, record)
     if live is None:
         _connect_record(home, record.key, wish)
     else:
@@ -280,7 +280,7 @@ def disconnect(home: Home, record: MachineRecord, params: NetworkDisconnect) -> 
         if len(left) == len(wishes):
             raise Conflict(f"cannot disconnect {record.name} from {network.name}: it is not on it")
     spec = _with(record, left)
-    live = life.running(home, record)
+    live = stopping.running(home, record)
     if live is None:
         home.update(record.key, spec=spec)
     else:

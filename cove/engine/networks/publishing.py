@@ -10,7 +10,7 @@ import msgspec
 from cove.engine.calls.ports import PortChange, Ports
 from cove.engine.home import Home
 from cove.engine.live import Live
-from cove.engine.machines import life
+from cove.engine.machines import life, stopping
 from cove.engine.networks import ports
 from cove.errors import Conflict, CoveError, NotFound
 from cove.spec.machine import MachineSpec
@@ -26,7 +26,7 @@ def change(home: Home, record: MachineRecord, params: PortChange) -> Ports:
             "servers are the host's"
         )
     life.wait_begun(home, record)
-    live = life.running(home, record)
+    live = stopping.running(home, record)
     asked = [port for text in params.ports for port in publishes(text)]
     act = _remove if params.remove else _add
     if live is None:

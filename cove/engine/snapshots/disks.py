@@ -21,7 +21,7 @@ from cove.engine.calls import Call
 from cove.engine.events import Cancelled
 from cove.engine.home import Home
 from cove.engine.live import Live
-from cove.engine.machines import life
+from cove.engine.machines import life, stopping
 from cove.engine.machines.life import Ground
 from cove.engine.visits.visits import settled
 from cove.engine.vms import virtual
@@ -169,7 +169,7 @@ def switch(home: Home, record: MachineRecord, snapshot: SnapshotRecord) -> None:
     """Put the machine, which does not run, on a snapshot: its next start goes on from there."""
     key = record.key
     while True:
-        if life.running(home, record) is not None:
+        if stopping.running(home, record) is not None:
             raise Conflict(f"cannot restore {record.name}: it was started meanwhile")
         home.events.wait_until(lambda: key not in home.lives)
         home.visits.end(key, removed=True)
@@ -255,7 +255,7 @@ def _begin_all(home: Home, specs: list[MachineSpec], ground: Ground) -> list[Mac
     if errors:
         for other in made:
             with contextlib.suppress(CoveError):
-                life.remove(home, other, force=True)
+                stopping.remove(home, other, force=True)
         raise errors[0]
     order = [spec.name for spec in specs]
     return sorted(made, key=lambda machine: order.index(machine.name))

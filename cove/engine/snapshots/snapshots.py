@@ -28,7 +28,7 @@ from cove.engine.calls.snapshots import (
     SnapshotList,
 )
 from cove.engine.home import Home
-from cove.engine.machines import life, restart
+from cove.engine.machines import life, restart, stopping
 from cove.engine.machines.life import Ground
 from cove.engine.snapshots import disks, strata
 from cove.engine.visits.visits import settled
@@ -266,7 +266,7 @@ def _fork_container(
         except BaseException:
             for other in made:
                 with contextlib.suppress(NotFound):
-                    life.remove(home, other, force=True)
+                    stopping.remove(home, other, force=True)
             stack.close()
             uppers.prune(home)
             raise

@@ -20,7 +20,7 @@ from cove.engine.calls import Call
 from cove.engine.events import Cancelled
 from cove.engine.home import Home
 from cove.engine.live import Live
-from cove.engine.machines.life import running
+from cove.engine.machines.stopping import running
 from cove.engine.snapshots import disks
 from cove.engine.visits.commit import frozen
 from cove.engine.visits.visits import settled

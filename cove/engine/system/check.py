@@ -17,7 +17,7 @@ import msgspec
 from cove.engine.calls.check import Check, Checked, Finding
 from cove.engine.home import Home
 from cove.engine.images.trees import UNREADABLE, record_tree, tree_of
-from cove.engine.machines import life
+from cove.engine.machines import stopping
 from cove.errors import CoveError
 from cove.image.catalog import short_id
 from cove.image.host import HOST, is_former
@@ -221,7 +221,7 @@ def _mark(home: Home, layer: LayerRecord) -> str:
 
 def _machines(home: Home) -> Steps:
     store = home.store
-    life.settle(home, tuple(home.lives))
+    stopping.settle(home, tuple(home.lives))
     records = store.machines()
     for number, record in enumerate(records):
         yield Checked("machines", number, len(records)), None

@@ -28,7 +28,7 @@ from cove.engine.calls.networks import NetworkPrune
 from cove.engine.calls.volumes import VolumePrune, VolumesPruned
 from cove.engine.home import Home
 from cove.engine.looking.listing import as_seen
-from cove.engine.machines import life, prune
+from cove.engine.machines import prune, stopping
 from cove.engine.networks import networks
 from cove.engine.volumes import volumes
 from cove.engine.written import written
@@ -75,7 +75,7 @@ def layer_sizes(store: Store) -> dict[str, int]:
 def disk_usage(home: Home) -> DiskUsage:
     from cove.image.leftovers import partial_usage
 
-    life.settle(home, tuple(home.lives))
+    stopping.settle(home, tuple(home.lives))
     sizes, listed = layer_sizes(home.store), catalog.listed(home.store)
     users = Counter(layer for found in listed for layer in set(found.record.layers))
     needed = {
@@ -130,7 +130,7 @@ def _snapshot_usage(home: Home) -> SnapshotUsage:
 
 
 def image_prune(home: Home, params: ImagePrune) -> ImagesPruned:
-    life.settle(home, tuple(home.lives))
+    stopping.settle(home, tuple(home.lives))
     return _prune_images(home, params)
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from cove.engine.calls import Call, Commit
 from cove.engine.home import Home
-from cove.engine.machines.life import running
+from cove.engine.machines.stopping import running
 from cove.engine.visits.visits import visit_layer
 from cove.engine.vms import inside
 from cove.errors import NotFound, Unsupported

@@ -21,8 +21,8 @@ from cove.engine.descriptors import Descriptors
 from cove.engine.events import Cancel, Cancelled
 from cove.engine.home import Base, Home
 from cove.engine.live import Live
-from cove.engine.machines.life import running
 from cove.engine.machines.start import open_binds
+from cove.engine.machines.stopping import running
 from cove.engine.ranges import range_base
 from cove.engine.slots import open_group
 from cove.engine.visits.open_disks import (

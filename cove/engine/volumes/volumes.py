@@ -7,7 +7,7 @@ from contextlib import suppress
 from cove.engine.calls.disk import VolumeUsage
 from cove.engine.calls.volumes import Volume, VolumePrune, VolumesPruned
 from cove.engine.home import Home
-from cove.engine.machines import life
+from cove.engine.machines import stopping
 from cove.engine.machines.prune import has_label, wait_for_ended
 from cove.engine.volumes import making
 from cove.engine.volumes.users import all_used, mountpoint, users_of
@@ -23,7 +23,7 @@ def create(home: Home, spec: VolumeSpec) -> VolumeRecord:
 
 def _settle(home: Home) -> None:
     """Machines that have just ended and go by themselves have taken their own volumes along."""
-    life.settle(home, tuple(home.lives))
+    stopping.settle(home, tuple(home.lives))
     wait_for_ended(home)
 
 
