@@ -29,7 +29,7 @@ run: $(VENV)/.installed ## set everything up, then a first command in a machine 
 
 test: $(VENV)/.tested ## install what the tests need, then linters and all tests
 	@$(MAKE) --no-print-directory check
-	COVE_MUST_RUN=attack,cli,clients,examples,images,kernel,native,networks,python,registry,terminal,vm $(VENV)/bin/python -m pytest tests
+	COVE_MUST_RUN=attack,cli,clients,examples,images,kernel,native,networks,python,registry,terminal,vm $(VENV)/bin/python tools/suite.py
 
 test-host61: $(VENV)/.tested ## the core of the tests on Debian's Linux 6.1 with pure cgroup v2, in QEMU
 	@$(call need,$(HOST61_PACKAGES))

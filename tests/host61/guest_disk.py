@@ -22,7 +22,7 @@ KERNEL = "linux-image-cloud-amd64"
 """Debian's kernel with the drivers of virtual machines; its walls are the other flavours'."""
 PACKAGES = (
     KERNEL,
-    *("busybox-static", "e2fsprogs", "iproute2", "kmod", "procps", "tmux"),
+    *("busybox-static", "e2fsprogs", "iproute2", "kmod", "nftables", "procps", "tmux"),
     *("gcc", "libc6-dev", "musl-tools", "libseccomp2"),  # the probe and the decoder are compiled
     *("python3", "python3-venv", "skopeo", "umoci"),
 )
