@@ -13,7 +13,7 @@ TEST_PACKAGES := $(RUN_PACKAGES) musl-tools busybox-static tmux bubblewrap crun 
 
 HOST61_PACKAGES := $(TEST_PACKAGES)
 
-.PHONY: help run test test-host61 check golden bench docs clean
+.PHONY: help run test test-vms test-host61 check golden bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -30,6 +30,9 @@ run: $(VENV)/.installed ## set everything up, then a first command in a machine 
 test: $(VENV)/.tested ## install what the tests need, then linters and all tests
 	@$(MAKE) --no-print-directory check
 	COVE_MUST_RUN=attack,cli,clients,examples,images,kernel,native,networks,python,registry,terminal,vm $(VENV)/bin/python tools/suite.py
+
+test-vms: $(VENV)/.tested ## every scenario of containers, for virtual machines too
+	COVE_TEST_VMS=all $(VENV)/bin/python -m pytest tests/kernel tests/attack -k vm
 
 test-host61: $(VENV)/.tested ## the core of the tests on Debian's Linux 6.1 with pure cgroup v2, in QEMU
 	@$(call need,$(HOST61_PACKAGES))

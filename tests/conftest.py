@@ -18,8 +18,26 @@ from hypothesis import settings
 from tests.driver import ROOT, Cove, busybox_tar, end_spawned, front_path, new_cove
 from tests.foreign import other_busybox, other_probe, other_tar
 from tests.leaks import no_leaks
+from tests.shared import (
+    give_guests,
+    guests_at_end,
+    isolation,
+    pytest_collection_finish,
+    pytest_generate_tests,
+    pytest_terminal_summary,
+)
 
-__all__ = ["no_leaks", "other_busybox", "other_probe", "other_tar"]
+__all__ = [
+    "guests_at_end",
+    "isolation",
+    "no_leaks",
+    "other_busybox",
+    "other_probe",
+    "other_tar",
+    "pytest_collection_finish",
+    "pytest_generate_tests",
+    "pytest_terminal_summary",
+]
 
 # A loaded host must not fail a test; what CI tries is the same every time.
 settings.register_profile("any host", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -75,27 +93,33 @@ def bb_tar(tmp_path_factory: pytest.TempPathFactory, probe: Path) -> Path:
 
 
 @contextmanager
-def open_cove(bb_tar: Path) -> Iterator[Cove]:
-    """A cove with a state directory of its own and image ``bb``; needs root."""
+def open_cove(bb_tar: Path, isolation: str = "container") -> Iterator[Cove]:
+    """A cove with a state directory of its own and image ``bb``, which makes machines of that
+    isolation; needs root.
+    """
     need_root()
     front_path()
-    driver = new_cove()
+    driver = new_cove(isolation)
     try:
         driver("image", "import", str(bb_tar), "bb")
+        if isolation == "vm":
+            need(f"qemu-system-{os.uname().machine}")
+            need("mkfs.erofs")
+            give_guests(driver)
         yield driver
     finally:
         driver.close()
 
 
 @pytest.fixture(scope="session")
-def cove(bb_tar: Path) -> Iterator[Cove]:
+def cove(bb_tar: Path, isolation: str) -> Iterator[Cove]:
     """Shared by all tests of the session."""
-    with open_cove(bb_tar) as driver:
+    with open_cove(bb_tar, isolation) as driver:
         yield driver
 
 
 @pytest.fixture
-def fresh_cove(bb_tar: Path) -> Iterator[Cove]:
+def fresh_cove(bb_tar: Path, isolation: str) -> Iterator[Cove]:
     """A test's own, to be killed and crashed."""
-    with open_cove(bb_tar) as driver:
+    with open_cove(bb_tar, isolation) as driver:
         yield driver

@@ -80,10 +80,12 @@ def front_path() -> Path:
 
 
 class Cove:
-    """``cove("run", "--rm", …)`` runs the front and gives what it printed."""
+    """``cove("run", "--rm", …)`` runs the front and gives what it printed. A command that makes a
+    machine makes one of its ``isolation``, unless it asks for one itself.
+    """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, isolation: str = "container") -> None:
+        self.root, self.isolation = root, isolation
         keep = {k: v for k, v in os.environ.items() if not k.startswith(("COVE_", "DOCKER_"))}
         # Clones that wait would look like something that a test left behind.
         self.env = keep | {"COVE_ROOT": str(root), "COVE_VM_POOL": "0"}
@@ -100,7 +102,7 @@ class Cove:
         """Run a command to its end. ``code``: the exit code it must have (None: any)."""
         data = stdin.encode() if isinstance(stdin, str) else stdin
         ran = subprocess.run(
-            [str(front_path()), *words],
+            [str(front_path()), *self.of_kind(*words)],
             env=self.env | (env or {}),
             cwd=cwd,
             input=data,
@@ -126,9 +128,19 @@ class Cove:
         options.setdefault("stdin", subprocess.DEVNULL)
         options.setdefault("stdout", subprocess.PIPE)
         options.setdefault("stderr", subprocess.PIPE)
+        words = self.of_kind(*words)
         process = subprocess.Popen([str(front_path()), *words], env=self.env, **options)
         SPAWNED.add(process)
         return process
+
+    def of_kind(self, *words: str) -> tuple[str, ...]:
+        """The words of a command that asks for this isolation, if it is about one."""
+        if self.isolation == "container" or {"--isolation", "--vm"} & set(words):
+            return words
+        verb = 1 if words[:1] in (("container",), ("machine",)) else 0
+        if words[verb : verb + 1] not in (("run",), ("create",), ("plan",)):
+            return words
+        return *words[: verb + 1], "--isolation", self.isolation, *words[verb + 1 :]
 
     def inspect(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self("inspect", name).out)[0]
@@ -169,9 +181,9 @@ class Cove:
         shutil.rmtree(self.root)
 
 
-def new_cove() -> Cove:
+def new_cove(isolation: str = "container") -> Cove:
     """In a short path: socket addresses hold 107 characters."""
-    return Cove(Path(tempfile.mkdtemp(prefix="cove-t-", dir="/tmp")))
+    return Cove(Path(tempfile.mkdtemp(prefix="cove-t-", dir="/tmp")), isolation)
 
 
 def busybox_tar(

@@ -1,5 +1,5 @@
 """Write the generated documents: docs/cli.md from the commands, docs/plan.md, docs/python.md,
-and the Python API for asyncio; ``make docs``."""
+docs/scenarios.md from the tests, and the Python API for asyncio; ``make docs``."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ def main() -> int:
     import aio
     import plan_doc
     import python_doc
+    import scenarios
 
     TARGET.write_text(text())
     plan_doc.main()
     aio.main()
     python_doc.main()
+    scenarios.main()
     return 0
 
 

@@ -146,7 +146,7 @@ def plan_resume(
         host=(
             *_identity(identity),
             *_contents(files, NONE, f"{STORE}/files/"),
-            *_limits(spec.limits, GROUP),
+            *limits_of_guest(spec.limits, GROUP),
             *(anew(links) if links is not None else ()),
             Setns("target", CloneFlags.CLONE_NEWUTS, why=why),
             Sethostname(hostname, why=why),
@@ -217,7 +217,7 @@ def _plan_guest(
             *ahead.host,
             *_identity(identity),
             *_mounts(),
-            *_limits(spec.limits, group),
+            *limits_of_guest(spec.limits, group),
             *_contents(files),
             *with_links(whole.host[len(begun.host) :], links),
         ),
@@ -323,8 +323,10 @@ def _mounts() -> tuple[Op, ...]:
     )
 
 
-def _limits(limits: Limits, group: str) -> tuple[Op, ...]:
-    """As a container has them, kept by the guest's kernel: they mean the same."""
+def limits_of_guest(limits: Limits, group: str, *, anew: bool = False) -> tuple[Op, ...]:
+    """As a container has them, kept by the guest's kernel: they mean the same. ``anew``: there may
+    have been others before.
+    """
     pids = limits.pids or PIDS
     ops: list[Op] = []
 
@@ -332,6 +334,9 @@ def _limits(limits: Limits, group: str) -> tuple[Op, ...]:
         ops.append(Write(f"{group}/{name}", str(value), why=why))
 
     write("pids.max", "max" if pids < 0 else pids, option("pids-limit", pids))
+    if anew:
+        for name, nothing in (("memory.max", "max"), ("memory.low", 0), ("cpu.max", "max")):
+            ops.append(Write(f"{group}/{name}", str(nothing), why=default("no limit is asked for")))
     if limits.memory > 0:
         write("memory.max", limits.memory, option("memory", size(limits.memory)))
     if limits.memory_reservation:

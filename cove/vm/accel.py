@@ -91,7 +91,7 @@ def remembered(layout: Layout) -> Trial | None:
 def _remember(layout: Layout, found: Trial) -> None:
     new = f"{layout.tmp}/kvm-{os.getpid()}"
     with contextlib.suppress(OSError):  # a full disk costs the next one a boot, and no more
-        with open(new, "wb") as file:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(msgspec.json.encode(found) + b"\n")
         os.rename(new, layout.kvm)
 

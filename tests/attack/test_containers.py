@@ -1,10 +1,9 @@
-"""Ten ways out of a container, each tried for real from inside; none gets out."""
+"""Ten ways out of a machine, each tried for real from inside; none gets out."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,12 @@ from tests.driver import Cove, busybox_tar
 
 def probe(cove: Cove, *words: str, flags: tuple[str, ...] = ()) -> str:
     return cove("run", "--rm", *flags, "bb", "probe", *words).out.strip()
+
+
+def tries(cove: Cove, *verbs: str, flags: tuple[str, ...] = ()) -> list[str]:
+    """What the probe says to each of them, in one machine."""
+    script = "; ".join(f"probe {verb}" for verb in verbs)
+    return cove("run", "--rm", *flags, "bb", "sh", "-c", script, code=None).out.split()
 
 
 # CVE-2019-5736: the runtime's own binary, reached by /proc/self/exe, overwritten
@@ -60,10 +65,11 @@ def test_no_descriptor_leaks_in(cove: Cove) -> None:
         assert target == "/dev/null" or target.startswith(("pipe:", "socket:")), line
 
 
-@pytest.mark.parametrize("fd", range(3, 20))
-def test_a_working_directory_through_a_descriptor_is_no_way_out(cove: Cove, fd: int) -> None:
-    done = cove("run", "--rm", "-w", f"/proc/self/fd/{fd}", "bb", "pwd", code=None)
-    assert done.returncode != 0 or not done.out.startswith("/proc"), done.out
+def test_a_working_directory_through_a_descriptor_is_no_way_out(cove: Cove) -> None:
+    # What starts a guest's program has few descriptors; each start of a guest takes a second.
+    for fd in range(3, 20 if cove.isolation == "container" else 9):
+        done = cove("run", "--rm", "-w", f"/proc/self/fd/{fd}", "bb", "pwd", code=None)
+        assert done.returncode != 0 or not done.out.startswith("/proc"), (fd, done.out)
 
 
 def test_exec_with_a_descriptor_as_working_directory(cove: Cove) -> None:
@@ -105,21 +111,22 @@ def test_a_mount_point_that_is_a_link_in_the_image_is_not_followed_out(
 # masked paths and procfs writes
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/proc/sysrq-trigger",
-        "/proc/sys/kernel/core_pattern",
-        "/proc/sys/kernel/modprobe",
-        "/proc/sys/vm/drop_caches",
-        "/proc/irq/default_smp_affinity",
-        "/sys/kernel/uevent_helper",
-        "/sys/fs/cgroup/release_agent",
-        "/sys/power/state",
-    ],
+KERNELS = (
+    "/proc/sysrq-trigger",
+    "/proc/sys/kernel/core_pattern",
+    "/proc/sys/kernel/modprobe",
+    "/proc/sys/vm/drop_caches",
+    "/proc/irq/default_smp_affinity",
+    "/sys/kernel/uevent_helper",
+    "/sys/fs/cgroup/release_agent",
+    "/sys/power/state",
 )
-def test_writing_to_the_kernel_through_proc_and_sys_is_refused(cove: Cove, path: str) -> None:
-    assert probe(cove, "write", path) in {"EROFS", "EACCES", "EPERM", "ENOENT"}
+
+
+def test_writing_to_the_kernel_through_proc_and_sys_is_refused(cove: Cove) -> None:
+    got = tries(cove, *(f"write {path}" for path in KERNELS))
+    assert len(got) == len(KERNELS)
+    assert set(got) <= {"EROFS", "EACCES", "EPERM", "ENOENT"}, got
 
 
 def test_masked_files_are_empty(cove: Cove) -> None:
@@ -138,16 +145,19 @@ def test_masks_cannot_be_taken_off(cove: Cove) -> None:
 
 
 def test_no_cgroup_file_system_can_be_mounted(cove: Cove) -> None:
-    assert probe(cove, "mount", "cgroup", "/tmp", "cgroup") in {"EPERM", "EACCES"}
-    assert probe(cove, "mount", "cgroup2", "/tmp", "cgroup2") in {"EPERM", "EACCES"}
-    assert probe(cove, "unshare", "0x12000000") == "EPERM"  # NEWUSER | NEWCGROUP
-    assert probe(cove, "unshare", "0x10020000") == "EPERM"  # NEWUSER | NEWNS
+    mounts = ("mount cgroup /tmp cgroup", "mount cgroup2 /tmp cgroup2")
+    newuser_newcgroup, newuser_newns = "unshare 0x12000000", "unshare 0x10020000"
+    one, two, *unshared = tries(cove, *mounts, newuser_newcgroup, newuser_newns)
+    assert {one, two} <= {"EPERM", "EACCES"}
+    assert unshared == ["EPERM", "EPERM"]
 
 
 def test_devices_cannot_be_made(cove: Cove) -> None:
     assert probe(cove, "mknod", "/tmp/disk", "8", "0") == "EPERM"
-    allowed = cove("run", "--rm", "--cap-add", "MKNOD", "bb", "probe", "mknod", "/tmp/d", "8", "0")
-    assert allowed.out.strip() == "EPERM"
+    # Root of a guest is root of the guest's own kernel, whose disks are the machine's.
+    expected = "EPERM" if cove.isolation == "container" else "ok"
+    flags = ("--cap-add", "MKNOD")
+    assert probe(cove, "mknod", "/tmp/d", "8", "0", flags=flags) == expected
 
 
 def test_a_chroot_is_no_way_up(cove: Cove, tmp_path: Path) -> None:
@@ -181,18 +191,20 @@ def test_no_character_can_be_pushed_into_the_callers_terminal(cove: Cove) -> Non
 def test_the_32_bit_gate_opens_nothing(cove: Cove) -> None:
     newuser = str(0x10000000)
     calls = {"add_key": 286, "keyctl": 288, "socketcall": 102, "unshare": 310, "mount": 21}
-    for name, number in calls.items():
-        got = probe(cove, "int80", str(number), newuser, "0")
-        assert got in {"EPERM", "ENOSYS"}, f"i386 {name}: {got}"
+    got = tries(cove, *(f"int80 {number} {newuser} 0" for number in calls.values()))
+    assert len(got) == len(calls)
+    assert set(got) <= {"EPERM", "ENOSYS"}, dict(zip(calls, got, strict=True))
 
 
 def test_calls_that_have_no_place_in_a_container_are_refused(cove: Cove) -> None:
     io_uring_setup, bpf, userfaultfd, clone3, kexec = 425, 321, 323, 435, 246
-    for number in (io_uring_setup, bpf, userfaultfd, clone3, kexec):
-        assert probe(cove, "syscall", str(number), "1", "0") in {"EPERM", "ENOSYS"}, number
-    assert probe(cove, "socket", "38", "5", "0") in {"EPERM", "EAFNOSUPPORT"}  # AF_ALG
-    assert probe(cove, "socket", "40", "1", "0") in {"EPERM", "EAFNOSUPPORT"}  # AF_VSOCK
-    assert probe(cove, "socket", "2", "1", "0") == "ok"
+    numbers = (io_uring_setup, bpf, userfaultfd, clone3, kexec)
+    af_alg, af_vsock, af_inet = "socket 38 5 0", "socket 40 1 0", "socket 2 1 0"
+    words = [f"syscall {number} 1 0" for number in numbers]
+    *refused, alg, vsock, inet = tries(cove, *words, af_alg, af_vsock, af_inet)
+    assert len(refused) == len(numbers) and set(refused) <= {"EPERM", "ENOSYS"}, refused
+    assert {alg, vsock} <= {"EPERM", "EAFNOSUPPORT"}
+    assert inet == "ok"
 
 
 # a fork bomb and a memory hog, with a neighbour that must stay responsive
@@ -202,7 +214,7 @@ def test_a_fork_bomb_and_a_memory_hog_leave_the_neighbour_alone(cove: Cove) -> N
     cove("run", "-d", "--name", "neighbour", "bb", "sleep", "1000")
     try:
         bomb = cove.spawn("run", "--rm", "--pids-limit", "100", "bb", "probe", "bomb", "5000")
-        hog = cove.spawn("run", "--rm", "-m", "32m", "bb", "probe", "hog", "2000")
+        hog = cove.spawn("run", "--rm", "-m", "32m", "bb", "probe", "hog", "200")
         for _ in range(10):
             assert cove("exec", "neighbour", "echo", "here", timeout=120).out == "here\n"
         out, err = bomb.communicate(timeout=180)
@@ -256,9 +268,5 @@ def test_commands_and_labels_with_escape_sequences_are_listed_escaped(cove: Cove
 
 def test_logs_are_kept_as_they_are(cove: Cove) -> None:
     cove("run", "--name", "esclog", "bb", "printf", "\\033[2Jraw")
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if cove("logs", "esclog").out == "\x1b[2Jraw":
-            break
     assert cove("logs", "esclog").out == "\x1b[2Jraw"
     cove("rm", "esclog")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.driver import Cove, busybox_tar
+from tests.shared import container_only
 
 EVIL_COMM = "\x1b]0;own\x07\nx"
 
@@ -29,6 +30,7 @@ def climbs(host_only: Path) -> list[str]:
     return [f"/proc/self/fd/{fd}" + "/.." * 9 + str(host_only) for fd in range(3, 48)]
 
 
+@container_only("descriptors of the host's launcher lead to the host's programs: no guest has one")
 def test_a_command_through_a_descriptor_of_the_launcher_is_no_program_of_the_host(
     cove: Cove, host_only: Path, tmp_path: Path
 ) -> None:
@@ -41,6 +43,7 @@ def test_a_command_through_a_descriptor_of_the_launcher_is_no_program_of_the_hos
         host_only.unlink()
 
 
+@container_only("descriptors of the host's launcher lead to the host's programs: no guest has one")
 def test_exec_through_a_descriptor_is_no_program_of_the_host(cove: Cove, host_only: Path) -> None:
     cove("run", "-d", "--name", "climb", "bb", "sleep", "1000")
     try:
@@ -52,6 +55,7 @@ def test_exec_through_a_descriptor_is_no_program_of_the_host(cove: Cove, host_on
         cove("rm", "-f", "climb")
 
 
+@container_only("descriptors of the host's launcher lead to the host's programs: no guest has one")
 def test_a_script_whose_interpreter_is_a_descriptor_is_no_program_of_the_host(
     cove: Cove, host_only: Path, tmp_path: Path
 ) -> None:
@@ -97,6 +101,9 @@ def test_no_other_user_of_the_host_can_read_the_records(cove: Cove) -> None:
 # /etc/hosts is a file of the host's disk, outside of the writable layer
 
 
+@container_only(
+    "a virtual machine's storage limit is the size of its disk, tests/vm/test_causes.py"
+)
 @pytest.mark.parametrize("name", ["hosts", "hostname", "resolv.conf"])
 def test_a_generated_file_counts_as_written_by_the_machine(cove: Cove, name: str) -> None:
     script = f"dd if=/dev/zero of=/etc/{name} bs=1M count=8; sleep 30; echo survived"
@@ -105,6 +112,9 @@ def test_a_generated_file_counts_as_written_by_the_machine(cove: Cove, name: str
     assert "survived" not in done.out
 
 
+@container_only(
+    "a virtual machine's storage limit is the size of its disk, tests/vm/test_causes.py"
+)
 def test_a_file_without_name_and_descriptor_counts_as_written(cove: Cove) -> None:
     words = ("--storage-opt", "size=8m", "bb", "probe", "hide", "32", "30")
     done = cove("run", "--rm", *words, code=None)
@@ -124,6 +134,7 @@ def test_the_name_of_a_process_that_ran_out_of_memory_is_shown_escaped(cove: Cov
 # --cap-add SYS_ADMIN takes masks away, and no more: what lies below is the host root's
 
 
+@container_only("root of a guest is root of the guest's own kernel")
 @pytest.mark.parametrize("flags", [("--cap-add", "SYS_ADMIN"), ("--cap-add", "ALL")])
 def test_without_masks_the_hosts_kernel_is_still_not_to_be_written(
     cove: Cove, flags: tuple[str, ...]

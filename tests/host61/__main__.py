@@ -93,7 +93,7 @@ def main() -> int:
         argv = words
     else:
         argv = [python, "-u", "-m", "pytest", *pytest_words(words, options.all)]
-    environment = {"COVE_WALK": "9"}
+    environment = {"COVE_WALK": "9", "COVE_TEST_KINDS": "container"}
     if not (options.exec or words):
         environment["COVE_MUST_RUN"] = MUST_RUN
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the disks are put away all the same

@@ -15,14 +15,14 @@ import pytest
 
 from cove.engine import calls
 from cove.engine.engine import Engine
-from tests.conftest import need, need_root, open_cove
+from tests.conftest import need_root, open_cove
 from tests.driver import Cove, Done, new_cove
 from tests.leaks import check_nothing_left
 
 
 @contextlib.contextmanager
-def closed_cove(bb_tar: Path) -> Iterator[Cove]:
-    with open_cove(bb_tar) as driver:
+def closed_cove(bb_tar: Path, isolation: str = "container") -> Iterator[Cove]:
+    with open_cove(bb_tar, isolation) as driver:
         yield driver
     check_nothing_left(driver.root)
 
@@ -43,60 +43,27 @@ def open_engine(bb_tar: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def cove(bb_tar: Path) -> Iterator[Cove]:
+def cove(bb_tar: Path, isolation: str) -> Iterator[Cove]:
     """Shared by the tests of this folder that do not harm the daemon."""
-    with closed_cove(bb_tar) as driver:
+    with closed_cove(bb_tar, isolation) as driver:
         yield driver
 
 
 @pytest.fixture
-def fresh_cove(bb_tar: Path) -> Iterator[Cove]:
+def fresh_cove(bb_tar: Path, isolation: str) -> Iterator[Cove]:
     """A test's own, to be killed and crashed."""
-    with closed_cove(bb_tar) as driver:
+    with closed_cove(bb_tar, isolation) as driver:
         yield driver
 
 
 Machine = Callable[..., Done]
 
 
-def give_kernel(cove: Cove) -> None:
-    """The guest kernel of this state directory: the one that tests keep."""
-    from tests.vm.conftest import one_kernel
-
-    need("qemu-system-x86_64")
-    need("mkfs.erofs")
-    kernels = cove.root / "kernels"
-    if kernels.exists() and any(kernels.iterdir()):
-        return
-    stored = one_kernel()
-    source = Path(stored.kernels.layout.kernels) / stored.kernel.name
-    shutil.copytree(source, kernels / stored.kernel.name)
-
-
-container_only = pytest.mark.container_only
-"""``container_only("why")``: what no virtual machine can be asked for."""
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A scenario that cannot apply to a virtual machine is none for it; the share is told."""
-    kept, dropped = [], []
-    for item in items:
-        params = getattr(item, "callspec", None)
-        vm = params is not None and params.params.get("machine") == "vm"
-        (dropped if vm and item.get_closest_marker("container_only") else kept).append(item)
-    if dropped:
-        config.hook.pytest_deselected(items=dropped)
-        items[:] = kept
-
-
-@pytest.fixture(params=["container", "vm"])
-def machine(request: pytest.FixtureRequest, cove: Cove) -> Machine:
+@pytest.fixture
+def machine(cove: Cove) -> Machine:
     """``machine("id", flags=("-u", "ada"))``: a command in an ephemeral machine of its own."""
-    if request.param == "vm":
-        give_kernel(cove)
 
     def run(*words: str, flags: tuple[str, ...] = (), image: str = "bb", **options: object) -> Done:
-        kind = ("--isolation", request.param)
-        return cove("run", "--rm", *kind, *flags, image, *words, **options)  # type: ignore[arg-type]
+        return cove("run", "--rm", *flags, image, *words, **options)  # type: ignore[arg-type]
 
     return run

@@ -12,6 +12,11 @@ import pytest
 from tests.driver import Cove, wait_until
 from tests.kernel.test_changes import frozen, state
 from tests.kernel.test_walks import STRIDE, Crashing
+from tests.shared import no_scenario
+
+pytestmark = no_scenario(
+    "it kills the daemon between its steps: tests/vm walks through the steps of virtual machines"
+)
 
 NAME = "walker"
 

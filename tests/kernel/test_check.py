@@ -16,6 +16,11 @@ import pytest
 
 from tests.driver import ROOT, Cove, wait_until
 from tests.leaks import groups_of
+from tests.shared import no_scenario
+
+pytestmark = no_scenario(
+    "it harms blobs, layers and records by hand; no machine is in it, or none that matters"
+)
 
 
 def findings(cove: Cove, *words: str, code: int = 1) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import pytest
 
 from cove.linux.disk import tree_usage
 from tests.driver import Cove, wait_until
+from tests.shared import container_only
 
 LIMIT = 8 << 20
 
@@ -43,6 +44,9 @@ def archive(*sizes: int) -> bytes:
     return out.getvalue()
 
 
+@container_only(
+    "a virtual machine's storage limit is the size of its disk, tests/vm/test_causes.py"
+)
 @pytest.mark.parametrize("coded", [bytes, gzip.compress], ids=["plain", "gzip"])
 def test_a_copy_ends_at_the_limit(cove: Cove, small: str, coded: object) -> None:
     data = coded(archive(*[1 << 20] * 64))  # type: ignore[operator]
@@ -51,6 +55,9 @@ def test_a_copy_ends_at_the_limit(cove: Cove, small: str, coded: object) -> None
     assert upper(cove, small) < 2 * LIMIT
 
 
+@container_only(
+    "a virtual machine's storage limit is the size of its disk, tests/vm/test_causes.py"
+)
 def test_what_fits_is_copied(cove: Cove, small: str, tmp_path: Path) -> None:
     cove("cp", "-", f"{small}:/", stdin=archive(6 << 20))
     (tmp_path / "more").write_bytes(os.urandom(6 << 20))
@@ -60,6 +67,9 @@ def test_what_fits_is_copied(cove: Cove, small: str, tmp_path: Path) -> None:
     assert (tmp_path / "back").stat().st_size == 6 << 20
 
 
+@container_only(
+    "a virtual machine's storage limit is the size of its disk, tests/vm/test_causes.py"
+)
 def test_empty_directories_count_too(cove: Cove, small: str) -> None:
     """A header of 512 bytes makes a directory, which takes a block."""
     out = io.BytesIO()

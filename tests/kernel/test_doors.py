@@ -19,6 +19,9 @@ from cove.engine import calls
 from cove.errors import Conflict, CoveError, NotFound, UsageError
 from cove.spec.machine import MachineSpec
 from tests.driver import Cove, front_path
+from tests.shared import no_scenario
+
+pytestmark = no_scenario("the doors of the daemon: who is let in, and how they are told")
 
 HEADER = struct.Struct("<IiII")
 REQUEST, EXIT = 32, 66

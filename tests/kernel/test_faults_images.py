@@ -22,6 +22,9 @@ from tests.driver import Cove, wait_until
 from tests.images.tars import Tar
 from tests.kernel.disks import small_disk
 from tests.kernel.settled import settled, too_much
+from tests.shared import no_scenario
+
+pytestmark = no_scenario("archives that are refused: no machine is made")
 
 __all__ = ["settled"]
 

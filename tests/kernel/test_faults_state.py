@@ -25,6 +25,9 @@ from tests.driver import ROOT, Cove, Done, front_path, kill_process, new_cove, w
 from tests.kernel.disks import small_disk
 from tests.kernel.test_recovery import monitor_of
 from tests.leaks import check_nothing_left
+from tests.shared import no_scenario
+
+pytestmark = no_scenario("state directories, records and callers, whatever machines there are")
 
 ELSEWHERE = "  hint: use another state directory: cove --root DIR, or COVE_ROOT\n"
 

@@ -15,6 +15,7 @@ import pytest
 from cove.linux.interpreters import find_interpreter
 from cove.linux.probe import probe_facts
 from tests.driver import Cove, Done, front_path
+from tests.shared import no_scenario
 
 QEMU = find_interpreter("aarch64")
 HANDLERS = Path("/proc/sys/fs/binfmt_misc")
@@ -23,6 +24,10 @@ pytestmark = [
     pytest.mark.skipif(os.uname().machine != "x86_64", reason="needs a host that is not arm64"),
     pytest.mark.skipif(not probe_facts("/").binfmt, reason="needs Linux 6.7 with binfmt_misc"),
     pytest.mark.skipif(not QEMU, reason="needs qemu-user-static"),
+    no_scenario(
+        "the host's handlers of other CPUs' programs: a virtual machine has such a CPU itself, "
+        "tests/vm/test_other_cpus.py"
+    ),
 ]
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.driver import Cove
+from tests.shared import no_scenario
 from tests.vm.kernels import elf
+
+pytestmark = no_scenario("guest kernels that come in: no machine is made")
 
 BUILT_IN = "".join(
     f"CONFIG_{name}=y\n"

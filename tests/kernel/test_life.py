@@ -185,9 +185,9 @@ def test_leaving_by_the_detach_keys(cove: Cove, verb: str, code: int) -> None:
 
 def test_exec_is_behind_the_same_walls(cove: Cove) -> None:
     status = "grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status; cat /proc/self/cgroup"
-    with detached(cove, "walled", "sh", "-c", f"{status}; sleep 1000"):
-        wait_for_output(cove, "walled", "Seccomp")
-        own = cove("logs", "walled").out
+    with detached(cove, "walled", "sh", "-c", f"{status}; echo all; sleep 1000"):
+        wait_for_output(cove, "walled", "all\n")
+        own = cove("logs", "walled").out.removesuffix("all\n")
         assert cove("exec", "walled", "sh", "-c", status).out == own
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cove.linux.probe import probe_facts
 from tests.driver import Cove
+from tests.shared import container_only
 
 SOMAXCONN = ("--sysctl", "net.core.somaxconn=77", "bb", "cat", "/proc/sys/net/core/somaxconn")
 
@@ -25,6 +26,7 @@ def test_a_sysctl_of_the_network_core(cove: Cove) -> None:
     )
 
 
+@container_only("a virtual machine has another CPU itself: tests/vm/test_other_cpus.py")
 def test_programs_of_another_cpu(cove: Cove, bb_tar: Path) -> None:
     """Before Linux 6.7 what is registered for them is the whole host's."""
     other = "arm64" if os.uname().machine == "x86_64" else "amd64"

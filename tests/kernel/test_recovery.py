@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.driver import Cove, kill_process, wait_end, wait_until
 from tests.leaks import left_of
+from tests.shared import no_scenario
 
 
 def monitor_of(cove: Cove, name: str) -> int:
@@ -54,16 +55,20 @@ def test_a_monitor_brings_the_daemon_back(fresh_cove: Cove) -> None:
     assert cove("ps", "--format", "{{.Names}}").out == "watcher\n"
 
 
-def test_a_machine_that_ended_without_a_daemon(fresh_cove: Cove, tmp_path: Path) -> None:
+def test_a_machine_that_ended_without_a_daemon(fresh_cove: Cove) -> None:
     cove = fresh_cove
-    script = "until test -e /go/on; do sleep 0.01; done; exit 8"
-    cove("run", "-d", "--name", "quiet", "-v", f"{tmp_path}:/go", "bb", "sh", "-c", script)
+    words = ("sh", "-c", "echo up; read x; exit 8")
+    session = cove.spawn("run", "-i", "--name", "quiet", "bb", *words, stdin=-1)
+    assert session.stdin is not None and session.stdout is not None
+    assert session.stdout.readline() == b"up\n"
     os.kill(cove.daemon_pid(), signal.SIGSTOP)
-    (tmp_path / "on").touch()
+    session.stdin.write(b"on\n")
+    session.stdin.flush()
     wait_until(lambda: list(cove.root.glob("machines/*/exit")), "an exit record")
     cove.kill_daemon()
     state = cove.inspect("quiet")["State"]
     assert (state["Status"], state["ExitCode"]) == ("exited", 8)
+    session.communicate(timeout=120)
 
 
 def test_a_daemon_that_is_stopped_leaves_machines_running(fresh_cove: Cove) -> None:
@@ -98,6 +103,7 @@ def test_monitor_and_daemon_killed_together(fresh_cove: Cove) -> None:
     assert (state["Status"], state["ExitCode"]) == ("exited", 137)
 
 
+@no_scenario("the forker is the works of a start")
 def test_a_killed_forker_is_replaced(fresh_cove: Cove) -> None:
     cove = fresh_cove
     daemon = cove.daemon_pid()
@@ -118,6 +124,7 @@ def test_a_killed_front_leaves_nothing(fresh_cove: Cove) -> None:
     wait_until(lambda: cove("ps", "-aq").out == "", "its end")
 
 
+@no_scenario("no machine is made")
 def test_what_nobody_records_is_swept(fresh_cove: Cove) -> None:
     cove = fresh_cove
     cove.kill_daemon()

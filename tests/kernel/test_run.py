@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.driver import Cove, wait_until
-from tests.kernel.conftest import Machine, container_only
+from tests.kernel.conftest import Machine
+from tests.shared import container_only
 
 # ---- exit codes and streams ----
 
@@ -105,6 +106,7 @@ def test_add_host(machine: Machine) -> None:
     assert "10.1.2.3\tdb\n" in done.out
 
 
+@container_only("a virtual machine has a disk and no layers")
 def test_generated_files_are_not_in_the_writable_layer(cove: Cove) -> None:
     cove("run", "--name", "layer", "bb", "touch", "/written")
     upper = cove.root / "roots" / f"u{key_of(cove, 'layer')}" / "fs"
@@ -212,7 +214,7 @@ def test_a_missing_device_is_named(machine: Machine) -> None:
 # ---- walls ----
 
 
-@container_only("root in a guest is root of the guest's own kernel")
+@container_only("root of a guest is root of the guest's own kernel")
 def test_root_inside_is_nobody_outside(machine: Machine) -> None:
     inside, outside, size = machine("cat", "/proc/self/uid_map").out.split()
     assert (inside, size) == ("0", "65536")

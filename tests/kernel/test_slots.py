@@ -24,6 +24,9 @@ from tests.driver import Cove, kill_process, wait_until
 from tests.kernel.conftest import open_engine
 from tests.kernel.test_walks import settle
 from tests.leaks import group_name
+from tests.shared import no_scenario
+
+pytestmark = no_scenario("slots are the works of a container's start")
 
 LIMITS = Limits(memory=64 << 20, pids=50, oom_score_adj=300)
 GRANTED = "grep CapBnd /proc/self/status"

@@ -14,6 +14,11 @@ from tests.kernel.test_changes import frozen
 from tests.kernel.test_changes_crash import runs_for_good, walk
 from tests.kernel.test_recovery import monitor_of
 from tests.kernel.test_walks import STRIDE
+from tests.shared import no_scenario
+
+pytestmark = no_scenario(
+    "it kills the daemon between its steps: tests/vm walks through the steps of virtual machines"
+)
 
 NAME = "walker"
 

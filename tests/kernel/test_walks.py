@@ -24,6 +24,11 @@ from cove.plan.ops import Chdir, Plan
 from cove.spec.machine import Limits, MachineSpec, Mount
 from tests.driver import ROOT, Cove, wait_end, wait_until
 from tests.kernel.conftest import open_engine
+from tests.shared import no_scenario
+
+pytestmark = no_scenario(
+    "it kills the daemon between its steps: tests/vm walks through the steps of virtual machines"
+)
 
 STRIDE = int(os.environ.get("COVE_WALK", "3").replace("all", "1"))
 """Every step takes two starts of a daemon; ``COVE_WALK=all`` walks them all, 9 every ninth."""

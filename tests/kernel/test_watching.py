@@ -26,6 +26,7 @@ from cove.engine.engine import Engine
 from cove.engine.events import WAITING
 from tests.driver import Cove, wait_until
 from tests.kernel.conftest import open_engine
+from tests.shared import container_only, no_scenario
 
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(Z|[+-]\d\d:\d\d)"
 
@@ -43,39 +44,47 @@ def running(cove: Cove, name: str, *words: str, flags: tuple[str, ...] = ()) -> 
 
 
 def test_top(cove: Cove) -> None:
+    def shown() -> list[list[str]]:
+        return [line.split(None, 7) for line in cove("top", "top-1").out.splitlines()]
+
     with running(cove, "top-1", "sh", "-c", "sleep 1001 & exec sleep 1002"):
-        wait_until(lambda: cove("top", "top-1", "-o", "pid,comm").out.count("sleep") == 2, "both")
-        head, *rows = cove("top", "top-1").out.splitlines()
-        assert head.split() == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
-        # By number, as ps has them: the child's is the lower one where numbers began anew.
-        second, first = sorted((row.split() for row in rows), key=lambda row: row[-1])
-        assert first[0] == "root" and first[-2:] == ["sleep", "1002"]
-        assert int(first[1]) == cove.inspect("top-1")["State"]["Pid"]
-        assert second[2] == first[1] and second[-2:] == ["sleep", "1001"]
-        asked = cove("top", "top-1", "-o", "pid,user,uid,args").out.splitlines()
-        assert asked[0].split() == ["PID", "USER", "UID", "COMMAND"]
-        assert [first[1], "root", "0", "sleep", "1002"] in [row.split() for row in asked]
-        assert cove("top", "top-1", "aux").out.split()[0] == "USER"
-        assert "sleep 1001" in cove("top", "top-1", "axjf").out  # ps takes no list with this one
-
-
-def test_top_of_a_paused_machine(cove: Cove) -> None:
-    with running(cove, "top-2"):
-        cove("pause", "top-2")
-        assert "sleep 1000" in cove("top", "top-2").out
-        cove("unpause", "top-2")
-
-
-def test_top_refuses(cove: Cove) -> None:
-    with running(cove, "top-3"):
-        assert "the column PID is not among" in cove("top", "top-3", "-o", "comm", code=1).err
-        assert "calls another column PID" in cove("top", "top-3", "-eo", "comm=PID", code=125).err
-        assert "must set personality" in cove("top", "top-3", "-xyz", code=1).err
+        # By number; those of a host begin anew once they have been used up.
+        both = {"sleep 1001", "sleep 1002"}
+        wait_until(lambda: {row[7] for row in shown()[1:]} == both, "both")
+        head, *rows = shown()
+        second, first = sorted(rows, key=lambda row: row[7])
+        assert head == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
+        assert first[0] == "root" and second[2] == first[1]
+        if cove.isolation == "container":  # a guest counts its own
+            assert int(first[1]) == cove.inspect("top-1")["State"]["Pid"]
     cove("create", "--name", "top-4", "bb", "true")
     assert "it is not running" in cove("top", "top-4", code=1).err
     cove("rm", "top-4")
     assert "no such machine" in cove("top", "nosuch", code=1).err
     assert "MACHINE is missing" in cove("top", code=125).err
+
+
+@container_only("ps of the host reads no guest, which has processes of its own")
+def test_top_with_words_for_ps(cove: Cove) -> None:
+    with running(cove, "top-3", "sh", "-c", "sleep 1001 & exec sleep 1002"):
+        wait_until(lambda: cove("top", "top-3", "-o", "pid,comm").out.count("sleep") == 2, "both")
+        pid = str(cove.inspect("top-3")["State"]["Pid"])
+        asked = cove("top", "top-3", "-o", "pid,user,uid,args").out.splitlines()
+        assert asked[0].split() == ["PID", "USER", "UID", "COMMAND"]
+        assert [pid, "root", "0", "sleep", "1002"] in [line.split() for line in asked[1:]]
+        assert cove("top", "top-3", "aux").out.split()[0] == "USER"
+        assert "sleep 1001" in cove("top", "top-3", "axjf").out  # ps takes no list with this one
+        assert "the column PID is not among" in cove("top", "top-3", "-o", "comm", code=1).err
+        assert "calls another column PID" in cove("top", "top-3", "-eo", "comm=PID", code=125).err
+        assert "must set personality" in cove("top", "top-3", "-xyz", code=1).err
+
+
+@container_only("a guest that stands still answers nobody, and it is said that it is paused")
+def test_top_of_a_paused_machine(cove: Cove) -> None:
+    with running(cove, "top-2"):
+        cove("pause", "top-2")
+        assert "sleep 1000" in cove("top", "top-2").out
+        cove("unpause", "top-2")
 
 
 def test_top_shows_hostile_names_as_text(cove: Cove) -> None:
@@ -94,9 +103,9 @@ def test_top_without_ps(bb_tar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         wait_until(lambda: "sh -c" not in str(rows_of(engine, run)), "both programs")
         found = engine.top(calls.Top(run), calls.Call())
         assert found.titles == ("UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD")
-        assert [(row[0], row[7]) for row in found.rows] == [
-            ("root", "sleep 1002"),
+        assert sorted((row[0], row[7]) for row in found.rows) == [
             ("root", "sleep 1001"),
+            ("root", "sleep 1002"),
         ]
         assert re.fullmatch(r"\d\d:\d\d|[A-Z][a-z]{2}\d\d", found.rows[0][4])
         with pytest.raises(Exception, match="this host has no ps") as refused:
@@ -159,7 +168,7 @@ def raw_stats(cove: Cove, name: str) -> calls.Stats:
 
 def test_the_numbers_are_the_kernels(cove: Cove) -> None:
     hold = "head -c 20000000 /dev/zero | tail -c 20000000 >/dev/null; while :; do :; done"
-    flags = ("-m", "128m", "--cpus", "0.05")
+    flags = ("-m", "128m", "--cpus", "0.05" if cove.isolation == "container" else "0.3")
     with running(cove, "stats-3", "sh", "-c", hold, flags=flags):
         wait_until(lambda: raw_stats(cove, "stats-3").throttled > 0, "throttling")
         wait_until(lambda: raw_stats(cove, "stats-3").memory_peak >= 20_000_000, "memory")
@@ -172,6 +181,7 @@ def test_the_numbers_are_the_kernels(cove: Cove) -> None:
         assert one.pids >= 1 and one.state == "running" and one.networks == {}
 
 
+@container_only("a guest has a network of its own")
 def test_the_network_of_the_machine_alone_is_counted(cove: Cove) -> None:
     """Loopback says nothing of what went in and out, and the host's links are not the machine's."""
     with running(cove, "stats-4", flags=("--network", "host")):
@@ -280,11 +290,12 @@ def test_the_cause_of_an_end_is_told(cove: Cove) -> None:
     wait_until(lambda: len(past(cove, since, "event=die", "container=ev-")) == 3, "three ends")
     told = dict(line.split(" ", 1) for line in past(cove, since, "event=die", form=form))
     assert json.loads(told["ev-3"])["cause"] == "timeout"
-    assert "longer than 0.2 s" in json.loads(told["ev-3"])["reason"]
+    assert json.loads(told["ev-3"])["reason"].startswith("timeout: ")
     assert json.loads(told["ev-5"])["cause"] == "oom"
     assert past(cove, since, "event=oom", "container=ev-5")
 
 
+@no_scenario("no machine is made")
 def test_events_of_images(cove: Cove, bb_tar: Path) -> None:
     since = now()
     cove("image", "import", "-c", "LABEL kind=new", str(bb_tar), "ev-image:1")
@@ -311,6 +322,7 @@ def test_events_as_json_have_dockers_names(cove: Cove) -> None:
         assert shown["timeNano"] // 10**9 == shown["time"]
 
 
+@no_scenario("no machine is made")
 def test_filters_and_times_that_are_wrong(cove: Cove) -> None:
     assert 'filter by "colour": no such filter' in cove("events", "-f", "colour=red", code=125).err
     assert "not NAME=VALUE" in cove("events", "-f", "red", code=125).err
@@ -330,6 +342,7 @@ def test_live_events_until_an_interrupt(cove: Cove) -> None:
     assert process.returncode == 130
 
 
+@no_scenario("no machine is made")
 def test_events_until_a_moment_to_come(cove: Cove) -> None:
     assert cove("events", "--until", "-100ms", "--filter", "container=nosuch").out == ""
 
@@ -343,6 +356,7 @@ def test_hostile_labels_are_one_line_of_text(cove: Cove) -> None:
     assert len(lines) == 2 and all("\x1b" not in line for line in lines)
 
 
+@no_scenario("listeners of the daemon, whatever machines there are")
 def test_two_hundred_listeners_at_once(fresh_cove: Cove) -> None:
     http = Http(str(fresh_cove.root / "run/api.sock"))
     since = calls.Events(since_ns=time.time_ns())
@@ -356,6 +370,7 @@ def test_two_hundred_listeners_at_once(fresh_cove: Cove) -> None:
         assert fresh_cove("ps", "-aq").out
 
 
+@no_scenario("no machine is made")
 def test_a_listener_that_vanishes_is_dropped(cove: Cove) -> None:
     before = sockets(cove)
     with ExitStack() as stack:

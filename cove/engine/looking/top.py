@@ -21,7 +21,7 @@ from cove.engine.home import Home
 from cove.engine.machines.stopping import running
 from cove.engine.ranges import RANGE_SIZE, range_base
 from cove.engine.vms import inside
-from cove.errors import Conflict, HostError, Unsupported, UsageError
+from cove.errors import Conflict, HostError, Unsupported, UsageError, one_line
 from cove.linux.processes import Process, process_ids, read_process
 from cove.store.records import MachineRecord
 
@@ -190,7 +190,7 @@ def _table(pids: Sequence[int]) -> list[tuple[str, ...]]:
 
 def _row(process: Process, up: float, booted: float, now: datetime) -> tuple[str, ...]:
     share = process.cpu * 100 / max(up - process.started, 0.01)
-    command = " ".join(process.command) or f"[{process.name}]"
+    command = one_line(" ".join(process.command) or f"[{process.name}]")
     return (
         str(process.uid),
         str(process.pid),

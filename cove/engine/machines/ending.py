@@ -158,6 +158,8 @@ def finish(home: Home, live: Live, end: ExitRecord) -> None:
         reason = reason_words(causes.last_line(cause), {"cause": cause})
         tell(live.ctl, Kind.REASON, value=end.code, payload=reason)
     live.over = True
+    if record.spec.isolation == "vm" and cause is not None and cause.kind == "oom":
+        home.publish("oom", record)  # the host's kernel has nothing to tell of it
     home.publish("die", record, _last_words(record, cause))
 
 

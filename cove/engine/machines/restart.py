@@ -13,7 +13,7 @@ from cove.engine.home import Home
 from cove.engine.machines import ending, life, stopping
 from cove.engine.reactor import complain
 from cove.engine.snapshots import strata
-from cove.errors import CoveError
+from cove.errors import CoveError, Unsupported
 from cove.store.records import MachineRecord
 
 ACTIVE = ("running", "paused")
@@ -25,6 +25,13 @@ def restart(
     """Once it runs again; two restarts of one machine come one after the other. ``restoring``: the
     id of a snapshot that it goes back to meanwhile.
     """
+    if record.spec.isolation == "vm" and record.spec.remove and not restoring:
+        raise Unsupported(
+            f"cannot restart {record.name}: what a virtual machine writes that was run with --rm "
+            "is on no disk when it ends",
+            hint="run it without --rm",
+            exit_code=1,
+        )
     record = _claim(home, record.key, restoring)
     _carry_out(home, record, timeout, signal_name)
 

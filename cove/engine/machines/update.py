@@ -13,6 +13,7 @@ import msgspec
 from cove.engine.calls import Update
 from cove.engine.home import Home, effective
 from cove.engine.live import Live
+from cove.engine.vms import limits as guest_limits
 from cove.errors import CoveError, UsageError
 from cove.linux.cgroup import check_limits, check_online
 from cove.spec.check import check_machine
@@ -73,7 +74,11 @@ def _update_live(home: Home, record: MachineRecord, live: Live) -> None:
     spec = record.spec
     try:
         if live.group is not None:
-            live.group = home.groups.change(live.group, effective(spec.limits))
+            if spec.isolation == "vm":
+                before = record.limits_before or spec.limits
+                live.group = guest_limits.change(home, record, live, before)
+            else:
+                live.group = home.groups.change(live.group, effective(spec.limits))
     except CoveError:
         if live.ended is None and live.failure is None:
             before = record.limits_before or spec.limits

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from cove.engine.calls import Call, Commit
 from cove.engine.home import Home
 from cove.engine.machines.stopping import running
-from cove.engine.visits.visits import visit_layer
+from cove.engine.visits.visits import check_awake, visit_layer
 from cove.engine.vms import inside
 from cove.errors import NotFound, Unsupported
 from cove.oci.reference import familiar
@@ -67,6 +67,7 @@ def frozen(home: Home, record: MachineRecord, wanted: bool) -> Iterator[None]:
         yield
         return
     if record.spec.isolation == "vm":
+        check_awake(home, record, f"commit {record.name}")
         with inside.frozen(home, record.key):
             yield
         return

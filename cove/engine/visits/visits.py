@@ -140,15 +140,20 @@ def _guest_place(record: MachineRecord) -> Place:
     return guest_place(record.spec, hostname="")
 
 
-@contextmanager
-def _in_guest(
-    home: Home, record: MachineRecord, live: Live, guest: Plan, what: str, reads: bool
-) -> Iterator[Archiver]:
+def check_awake(home: Home, record: MachineRecord, what: str) -> None:
+    """Of a virtual machine that runs."""
     if home.record(record.key).state == "paused":
         raise Conflict(
             f"cannot {what}: it is paused, and its guest with it",
             hint=f"unpause it first: cove unpause {record.name}",
         )
+
+
+@contextmanager
+def _in_guest(
+    home: Home, record: MachineRecord, live: Live, guest: Plan, what: str, reads: bool
+) -> Iterator[Archiver]:
+    check_awake(home, record, what)
     assert live.group is not None
     there = Beside(record, live.group, live.pidfd)
     with _beside(home, there, guest, what, reads=reads) as archiver:

@@ -182,14 +182,14 @@ def _table(text: bytes) -> dict[bytes, int]:
 # ---- stats ----
 
 COUNTERS = (
-    "memory.current", "memory.peak", "memory.stat", "memory.events", "pids.current",
+    "memory.current", "memory.peak", "memory.stat", "memory.events", "pids.current", "cpu.stat",
 )  # fmt: skip
 
 
 def used_by(home: Home, record: MachineRecord, jail: Stats) -> tuple[Stats, int]:
     """Also how often its kernel killed for memory. CPU time and traffic to disks are the
-    emulator's, as the host counts them; memory and processes are those in the guest, by its own
-    count, or while it does not answer the jail's.
+    emulator's, as the host counts them; memory, processes and who had to wait for its share of
+    CPUs are those in the guest, by its own count, or while it does not answer the jail's.
     """
     limits = effective(record.spec.limits)
     known = jail._replace(pids_limit=limits.pids), 0
@@ -199,8 +199,8 @@ def used_by(home: Home, record: MachineRecord, jail: Stats) -> tuple[Stats, int]
         said = read_files(home, record.key, [f"{GROUP}/{name}" for name in COUNTERS])
     except HostError:
         return known
-    current, peak, memory, events, pids = said
-    held, most = _table(memory), memory_of(record.spec.limits)
+    current, peak, memory, events, pids, cpu = said
+    held, time_of, most = _table(memory), _table(cpu), memory_of(record.spec.limits)
     return (
         jail._replace(
             memory=min(number(current), most),
@@ -210,6 +210,9 @@ def used_by(home: Home, record: MachineRecord, jail: Stats) -> tuple[Stats, int]
             inactive_file=min(held.get(b"inactive_file", 0), most),
             pids=number(pids),
             pids_limit=limits.pids,
+            periods=time_of.get(b"nr_periods", 0),
+            throttled_periods=time_of.get(b"nr_throttled", 0),
+            throttled=min(time_of.get(b"throttled_usec", 0) * 1000, NUMBER_MAX),
         ),
         _table(events).get(b"oom_kill", 0),
     )
