@@ -30,20 +30,20 @@ def climbs(host_only: Path) -> list[str]:
     return [f"/proc/self/fd/{fd}" + "/.." * 9 + str(host_only) for fd in range(3, 48)]
 
 
-@container_only("descriptors of the host's launcher lead to the host's programs: no guest has one")
 def test_a_command_through_a_descriptor_of_the_launcher_is_no_program_of_the_host(
     cove: Cove, host_only: Path, tmp_path: Path
 ) -> None:
     """One start for each number."""
     try:
-        for path in climbs(host_only)[:28]:
-            done = cove("run", "--rm", "-v", f"{tmp_path}:/data", "bb", path, "fds", code=None)
+        # The agent's lead to its own initial file system, and each start takes a second.
+        bind = ("-v", f"{tmp_path}:/data") if cove.isolation == "container" else ()
+        for path in climbs(host_only)[: 28 if bind else 8]:
+            done = cove("run", "--rm", *bind, "bb", path, "fds", code=None)
             assert done.returncode in (126, 127), f"{path}: {done.out}"
     finally:
         host_only.unlink()
 
 
-@container_only("descriptors of the host's launcher lead to the host's programs: no guest has one")
 def test_exec_through_a_descriptor_is_no_program_of_the_host(cove: Cove, host_only: Path) -> None:
     cove("run", "-d", "--name", "climb", "bb", "sleep", "1000")
     try:
@@ -55,7 +55,6 @@ def test_exec_through_a_descriptor_is_no_program_of_the_host(cove: Cove, host_on
         cove("rm", "-f", "climb")
 
 
-@container_only("descriptors of the host's launcher lead to the host's programs: no guest has one")
 def test_a_script_whose_interpreter_is_a_descriptor_is_no_program_of_the_host(
     cove: Cove, host_only: Path, tmp_path: Path
 ) -> None:
@@ -69,7 +68,7 @@ def test_a_script_whose_interpreter_is_a_descriptor_is_no_program_of_the_host(
     subprocess.run(["tar", "-C", root, "-cf", tmp_path / "r.tar", "."], check=True)
     cove("image", "import", str(tmp_path / "r.tar"), "scripts")
     try:
-        for number in range(28):
+        for number in range(28 if cove.isolation == "container" else 8):
             done = cove("run", "--rm", "scripts", f"s{number}", code=None)
             assert done.returncode in (126, 127), f"s{number}: {done.out}"
     finally:

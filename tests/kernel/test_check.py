@@ -18,10 +18,6 @@ from tests.driver import ROOT, Cove, wait_until
 from tests.leaks import groups_of
 from tests.shared import no_scenario
 
-pytestmark = no_scenario(
-    "it harms blobs, layers and records by hand; no machine is in it, or none that matters"
-)
-
 
 def findings(cove: Cove, *words: str, code: int = 1) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(
@@ -55,6 +51,7 @@ def test_nothing_is_wrong(fresh_cove: Cove) -> None:
     assert "it is text or json" in cove("system", "check", "--format", "xml", code=125).err
 
 
+@no_scenario("it harms blobs, layers and records by hand")
 def test_a_blob_with_another_byte(fresh_cove: Cove, bb_tar: Path) -> None:
     cove = fresh_cove
     (blob,) = cove.root.glob("blobs/sha256/*")
@@ -74,6 +71,7 @@ def test_a_blob_with_another_byte(fresh_cove: Cove, bb_tar: Path) -> None:
     assert cove("run", "--rm", "bb", "echo", "runs").out == "runs\n"
 
 
+@no_scenario("it harms blobs, layers and records by hand")
 def test_a_blob_that_nobody_needs(fresh_cove: Cove) -> None:
     cove = fresh_cove
     stray = cove.root / f"blobs/sha256/{'0' * 64}"
@@ -101,6 +99,7 @@ def gone(layer: Path) -> None:
     shutil.rmtree(layer)
 
 
+@no_scenario("it harms blobs, layers and records by hand")
 @pytest.mark.parametrize(
     ("harm", "problem"),
     [
@@ -130,6 +129,7 @@ def test_a_layer_that_was_changed(fresh_cove: Cove, bb_tar: Path, harm: Any, pro
     assert cove("run", "--rm", "bb", "cat", "/etc/group").out.startswith("root:")
 
 
+@no_scenario("it harms blobs, layers and records by hand")
 def test_a_running_machine_keeps_its_layer(fresh_cove: Cove, bb_tar: Path) -> None:
     cove = fresh_cove
     layer = layer_of(cove)
@@ -147,6 +147,7 @@ def test_a_running_machine_keeps_its_layer(fresh_cove: Cove, bb_tar: Path) -> No
     assert only(cove, "--repair", code=0)["Mended"] == "removed"
 
 
+@no_scenario("it harms blobs, layers and records by hand")
 def test_what_nobody_records(fresh_cove: Cove) -> None:
     cove = fresh_cove
     cove("run", "-d", "--name", "runs", "bb", "sleep", "1000")
@@ -173,6 +174,7 @@ def test_what_nobody_records(fresh_cove: Cove) -> None:
     assert cove.inspect("runs")["State"]["Pid"] == pid
 
 
+@no_scenario("it harms blobs, layers and records by hand")
 def test_a_machine_that_lost_what_it_wrote(fresh_cove: Cove) -> None:
     cove = fresh_cove
     cove("run", "--name", "writer", "bb", "touch", "/file")
@@ -183,6 +185,7 @@ def test_a_machine_that_lost_what_it_wrote(fresh_cove: Cove) -> None:
     assert "its writable layer is missing" in found["Problem"]
 
 
+@no_scenario("it harms blobs, layers and records by hand")
 def test_names_and_layers_without_a_record(fresh_cove: Cove) -> None:
     cove = fresh_cove
     cove("run", "--name", "ran", "bb", "true")
@@ -199,6 +202,7 @@ def test_names_and_layers_without_a_record(fresh_cove: Cove) -> None:
     assert left == ["image"]
 
 
+@no_scenario("it harms blobs, layers and records by hand")
 def test_a_truncated_database_is_named_and_left_alone(fresh_cove: Cove) -> None:
     cove = fresh_cove
     cove.stop_daemon()
@@ -212,6 +216,7 @@ def test_a_truncated_database_is_named_and_left_alone(fresh_cove: Cove) -> None:
     assert cove("run", "--rm", "bb", "echo", "back").out == "back\n"
 
 
+@no_scenario("it harms blobs, layers and records by hand")
 def test_progress_on_a_terminal(fresh_cove: Cove) -> None:
     script = subprocess.run(
         ["script", "-qec", f"{cove_command()} system check", "/dev/null"],
@@ -250,6 +255,7 @@ def documented() -> list[re.Pattern[str]]:
     return patterns
 
 
+@no_scenario("it harms blobs, layers and records by hand")
 def test_every_file_of_a_used_state_directory_is_documented(fresh_cove: Cove) -> None:
     cove = fresh_cove
     script = "i=0; while [ $i -lt 9000 ]; do echo line $i of a log; i=$((i+1)); done"

@@ -27,8 +27,6 @@ from tests.kernel.test_recovery import monitor_of
 from tests.leaks import check_nothing_left
 from tests.shared import no_scenario
 
-pytestmark = no_scenario("state directories, records and callers, whatever machines there are")
-
 ELSEWHERE = "  hint: use another state directory: cove --root DIR, or COVE_ROOT\n"
 
 NO_IDMAP = (
@@ -180,6 +178,7 @@ def for_all() -> Iterator[Path]:
     shutil.rmtree(place)
 
 
+@no_scenario("state directories and callers, whatever machines there are")
 def test_a_caller_who_is_not_root(cove: Cove, for_all: Path) -> None:
     done = as_nobody(cove.root, for_all, "ps")
     assert (done.returncode, done.err) == (9, "cove-python: denied\n")
@@ -194,6 +193,7 @@ def test_a_caller_who_is_not_root(cove: Cove, for_all: Path) -> None:
 START = "import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534); sys.argv[0] = 'cove'"
 
 
+@no_scenario("state directories and callers, whatever machines there are")
 @pytest.mark.parametrize(
     ("why", "said"),
     [
@@ -253,6 +253,7 @@ def test_a_daemon_of_another_protocol(named: int) -> None:
     shutil.rmtree(driver.root)
 
 
+@no_scenario("state directories and callers, whatever machines there are")
 def test_two_daemons_on_one_state_directory(cove: Cove) -> None:
     first = cove.daemon_pid()
     words = [sys.executable, "-P", "-m", "cove.daemon", "--root", str(cove.root), "--foreground"]

@@ -11,12 +11,16 @@ from tests.driver import Cove
 from tests.kernel.test_changes_crash import NAME, walk
 from tests.kernel.test_walks import STRIDE
 from tests.kernel.volumes import IMAGE, LISTING, make_image, sh, volumes
+from tests.shared import no_scenario
 
 
 def directories(cove: Cove) -> list[str]:
     return sorted(os.listdir(cove.root / "volumes"))
 
 
+@no_scenario(
+    "it kills the daemon between its steps: tests/vm walks through the steps of virtual machines"
+)
 @pytest.mark.timeout(900)
 def test_a_daemon_killed_at_any_step_of_a_first_use(
     fresh_cove: Cove, bb_tar: Path, tmp_path: Path
@@ -45,6 +49,9 @@ def test_a_daemon_killed_at_any_step_of_a_first_use(
         assert directories(cove) == [], where
 
 
+@no_scenario(
+    "it kills the daemon between its steps: tests/vm walks through the steps of virtual machines"
+)
 @pytest.mark.timeout(900)
 def test_a_daemon_killed_at_any_step_of_a_removal(fresh_cove: Cove, tmp_path: Path) -> None:
     """A volume is there with all that is in it, or gone; so are those of a machine."""
