@@ -14,7 +14,8 @@ from cove.errors import HostError
 
 MKFS = ("mkfs.ext4", "-q", "-F", "-m", "0",
         "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0")  # fmt: skip
-JOURNAL = ("-O", "^resize_inode", "-J", "size=16")
+JOURNAL, SMALL_JOURNAL = (("-O", "^resize_inode", "-J", f"size={mib}") for mib in (16, 4))
+"""The small one for disks of less than 64 MiB: a journal has half of its disk at most."""
 NO_JOURNAL = ("-O", "^has_journal,^resize_inode")
 """A disk that is thrown away at the machine's end is never read after a crash."""
 SMALLEST = 16 << 20
@@ -62,6 +63,10 @@ def copy_sparse(source: int, target: int) -> None:
             begin += os.copy_file_range(source, target, at - begin, begin, begin)
 
 
+def journal_of(size: int) -> tuple[str, ...]:
+    return JOURNAL if size >= 64 << 20 else SMALL_JOURNAL
+
+
 def _make_template(template: str, size: int, *, journal: bool) -> None:
     """Two first starts may make it at once: each its own, and the last one stays."""
     made = f"{template}.{os.getpid()}-{threading.get_ident()}"
@@ -70,7 +75,7 @@ def _make_template(template: str, size: int, *, journal: bool) -> None:
     tree = _tree(f"{made}.tree")
     try:
         done = subprocess.run(
-            [*MKFS, *(JOURNAL if journal else NO_JOURNAL), "-d", tree, made],
+            [*MKFS, *(journal_of(size) if journal else NO_JOURNAL), "-d", tree, made],
             capture_output=True,
             text=True,
             check=False,

@@ -287,7 +287,7 @@ def test_hostile_names_of_an_archive_stay_inside(cove: Cove, box: str) -> None:
 
 
 @container_only("a guest that stands still answers nobody, and it is said that it is paused")
-def test_the_files_of_a_paused_machine(cove: Cove, tmp_path: Path) -> None:
+def test_what_a_paused_machine_shows(cove: Cove, tmp_path: Path) -> None:
     cove("run", "-d", "--name", "paused", "bb", "sleep", "1000")
     try:
         cove("pause", "paused")
@@ -296,6 +296,7 @@ def test_the_files_of_a_paused_machine(cove: Cove, tmp_path: Path) -> None:
         assert look(cove, "paused", "/tmp/named", tmp_path) == b"from here"
         assert [entry.name for entry in archive_of(cove, "paused:/home")] == ["home", "home/ada"]
         assert "cannot find /nothing" in cove("cp", "paused:/nothing", "-", code=1).err
+        assert "sleep 1000" in cove("top", "paused").out
     finally:
         cove("rm", "-f", "paused")
 

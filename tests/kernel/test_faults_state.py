@@ -288,6 +288,7 @@ def change_records(cove: Cove, old: bytes, new: bytes) -> int:
     return changed
 
 
+@no_scenario("it edits the records of a daemon that does not run")
 def test_records_of_another_boot_are_not_running(fresh_cove: Cove) -> None:
     cove = fresh_cove
     cove("run", "-d", "--name", "kept", "bb", "sleep", "1000")

@@ -79,14 +79,6 @@ def test_top_with_words_for_ps(cove: Cove) -> None:
         assert "must set personality" in cove("top", "top-3", "-xyz", code=1).err
 
 
-@container_only("a guest that stands still answers nobody, and it is said that it is paused")
-def test_top_of_a_paused_machine(cove: Cove) -> None:
-    with running(cove, "top-2"):
-        cove("pause", "top-2")
-        assert "sleep 1000" in cove("top", "top-2").out
-        cove("unpause", "top-2")
-
-
 def test_top_shows_hostile_names_as_text(cove: Cove) -> None:
     evil = "\x1b]0;owned\x07\nroot 1 0 0 00:00 ? 00:00:00 init\u009b2J"
     with running(cove, "top-5", "sh", "-c", "while :; do read x; done < /dev/zero", evil):
