@@ -28,7 +28,7 @@ def run(words: list[str], report: Path) -> int:
 
 def failed_in(report: Path) -> list[str]:
     """Their node ids, each once: a test and its tear-down may both have failed."""
-    found = {}
+    found: dict[str, None] = {}
     for case in ET.parse(report).iter("testcase"):
         if case.find("failure") is not None or case.find("error") is not None:
             inner = case.get("classname", "").removeprefix(_module(case)).lstrip(".")
