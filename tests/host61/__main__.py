@@ -72,7 +72,7 @@ OTHERWISE = ("devices", "kvm", "memory", "qemu", "tsc_khz")
 
 def pytest_words(given: list[str], whole: bool) -> list[str]:
     words = ["-o", f"timeout={TIMEOUT}", "-ra", "--durations=15"]
-    words += ["-p", "no:cacheprovider", "-p", "tests.host61.aloud"]
+    words += ["-p", "no:cacheprovider", "-p", "tests.host61.aloud", "-p", "tests.host61.containers"]
     if any(word.startswith("tests") for word in given):
         return words + given
     return [*words, *given, *(ALL if whole else CORE), *LEFT_OUT]
