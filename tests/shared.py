@@ -119,7 +119,10 @@ def give_guests(cove: Cove) -> None:
 
 
 def _link(source: str | Path, target: str | Path) -> None:
-    os.link(source, target)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy(source, target)
 
 
 @functools.lru_cache(maxsize=1)
@@ -139,6 +142,7 @@ def _seed() -> Path:
     cove("run", "--rm", "--vm", "bb", "true")
     wait_until(lambda: cove("template", "ls", "-q").out != "", "a template")
     cove.stop_daemon()
+    shutil.copy(cove.root / "kvm.json", CACHE / "kvm.json")
     return cove.root
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from tests.networks.conftest import Host, address, machine, network, rules, run
 from tests.networks.frames import ethernet, forged, udp
 from tests.networks.test_attacks import SNIFF, heard, listening, port
 from tests.networks.test_networks import ping
-from tests.vm.conftest import CACHE, one_kernel
+from tests.shared import give_guests
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -26,11 +25,8 @@ pytestmark = pytest.mark.timeout(900)
 def with_kernel(bb_tar: Path) -> Iterator[Cove]:
     need("qemu-system-x86_64")
     need("mkfs.erofs")
-    kernel = one_kernel().kernel.name
     with closed_cove(bb_tar) as driver:
-        shutil.copytree(CACHE / "kernels" / kernel, driver.root / "kernels" / kernel)
-        if (CACHE / "kvm.json").exists():  # a trial boot takes ten seconds
-            shutil.copy(CACHE / "kvm.json", driver.root / "kvm.json")
+        give_guests(driver)
         yield driver
         driver("rm", "-f", *driver("ps", "-aq").out.split(), code=None)
         driver("network", "prune", "-f")

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,8 @@ import pytest
 from benchmarks import forks
 from tests.conftest import open_cove
 from tests.driver import Cove, kill_process, wait_until
-from tests.vm.conftest import CACHE, Stored
+from tests.shared import give_guests
+from tests.vm.conftest import Stored
 from tests.vm.test_templates import _emulators
 
 NAME = "origin"
@@ -34,10 +34,7 @@ head -c 16 /dev/urandom | od -An -tx1"""
 @pytest.fixture(scope="module")
 def vms(one_stored: Stored, bb_tar: Path) -> Iterator[Cove]:
     with open_cove(bb_tar) as driver:
-        kernel = one_stored.kernel.name
-        shutil.copytree(CACHE / "kernels" / kernel, driver.root / "kernels" / kernel)
-        if (CACHE / "kvm.json").exists():  # a trial boot takes ten seconds
-            shutil.copy(CACHE / "kvm.json", driver.root / "kvm.json")
+        give_guests(driver)
         driver("run", "--rm", "--vm", "bb", "true")
         wait_until(lambda: driver("template", "ls", "-q").out != "", "a template")
         yield driver

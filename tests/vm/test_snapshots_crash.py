@@ -4,7 +4,6 @@ and memory are as they were or as they were to be, of one moment in either case;
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from tests.driver import Cove, kill_process, wait_until
 from tests.kernel.test_changes_crash import walk
 from tests.kernel.test_recovery import monitor_of
 from tests.kernel.test_walks import STRIDE
-from tests.vm.conftest import CACHE, Stored
+from tests.shared import give_guests
+from tests.vm.conftest import Stored
 from tests.vm.test_templates import _emulators
 
 NAME = "walker"
@@ -33,10 +33,7 @@ done
 @pytest.fixture
 def walker(one_stored: Stored, bb_tar: Path) -> Iterator[Cove]:
     with open_cove(bb_tar) as cove:
-        kernel = one_stored.kernel.name
-        shutil.copytree(CACHE / "kernels" / kernel, cove.root / "kernels" / kernel)
-        if (CACHE / "kvm.json").exists():  # a trial boot takes ten seconds
-            shutil.copy(CACHE / "kvm.json", cove.root / "kvm.json")
+        give_guests(cove)
         cove("run", "--rm", "--vm", "bb", "true")
         wait_until(lambda: cove("template", "ls", "-q").out != "", "a template")
         cove("run", "-d", "--vm", "--name", NAME, "bb", "sh", "-c", KEEPER)

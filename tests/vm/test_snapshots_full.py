@@ -5,7 +5,6 @@ machine goes on as it was, and nothing of it is left.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,8 @@ import pytest
 from tests.conftest import need, need_root
 from tests.driver import Cove, wait_until
 from tests.kernel.disks import small_disk
-from tests.vm.conftest import CACHE, Stored
+from tests.shared import give_guests
+from tests.vm.conftest import Stored
 from tests.vm.test_templates import _emulators
 
 MIB = 1 << 20
@@ -35,10 +35,7 @@ def small(one_stored: Stored, bb_tar: Path, tmp_path: Path) -> Iterator[Cove]:
     cove = Cove(place / "state")
     try:
         cove("image", "import", "-q", str(bb_tar), "bb")
-        kernel = one_stored.kernel.name
-        shutil.copytree(CACHE / "kernels" / kernel, cove.root / "kernels" / kernel)
-        if (CACHE / "kvm.json").exists():  # a trial boot takes ten seconds
-            shutil.copy(CACHE / "kvm.json", cove.root / "kvm.json")
+        give_guests(cove)
         cove("run", "-d", "--name", "container", "bb", "sleep", "10000")
         cove("run", "-d", "--vm", "--name", "vm", "bb", "sleep", "10000")
         wait_until(lambda: cove("template", "ls", "-q").out != "", "the template is made")
