@@ -30,7 +30,7 @@ pytestmark = no_scenario(
     "it kills the daemon between its steps: tests/vm walks through the steps of virtual machines"
 )
 
-STRIDE = int(os.environ.get("COVE_WALK", "3").replace("all", "1"))
+STRIDE = int(os.environ.get("COVE_WALK", "5").replace("all", "1"))
 """Every step takes two starts of a daemon; ``COVE_WALK=all`` walks them all, 9 every ninth."""
 
 NOWHERE = "/cove-fault-walk"
