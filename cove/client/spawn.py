@@ -27,6 +27,7 @@ PASSED_ON = frozenset(
         "COVE_DEBUG",
         "COVE_INIT",
         "COVE_PUBLISH_ADDRESS",
+        "COVE_VM_PATIENCE",
         "COVE_VM_POOL",
     )
 )

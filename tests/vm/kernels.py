@@ -12,10 +12,17 @@ import struct
 VERSION = "6.1.0-test"
 
 
-def elf(*, machine: int = 62, pvh: bool = True, body: bytes = b"", version: str = VERSION) -> bytes:
+def elf(
+    *,
+    machine: int = 62,
+    pvh: bool = True,
+    body: bytes = b"",
+    version: str = VERSION,
+    code: bytes = b"",
+) -> bytes:
     """A vmlinux: one segment to load, and a note with the PVH entry."""
     note = struct.pack("<III4sQ", 4, 8, 18 if pvh else 1, b"Xen\0", 0x1000000)
-    text = f"Linux version {version} (cove) #1".encode() + b"\0" + body
+    text = code + f"Linux version {version} (cove) #1".encode() + b"\0" + body
     at = 64 + 2 * 56
     header = b"\x7fELF\x02\x01\x01" + bytes(9)
     header += struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, 0x1000000, 64, 0, 0, 64, 56, 2, 64, 0, 0)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
-from tests.driver import Cove, wait_until
+from tests.conftest import open_cove
+from tests.driver import ROOT, Cove, wait_until
 from tests.leaks import group_name
+from tests.vm.conftest import CACHE
+from tests.vm.kernels import elf
 
 VM = ("--isolation", "vm")
 
@@ -79,6 +83,22 @@ def test_an_emulator_that_is_killed(cove: Cove) -> None:
     cove("start", machine)
     assert cove("exec", machine, "echo", "again").out == "again\n"
     cove("rm", "-f", machine)
+
+
+def test_a_guest_that_never_greets(bb_tar: Path, tmp_path: Path) -> None:
+    """Its kernel turns in a circle from its first instruction on."""
+    (tmp_path / "vmlinux").write_bytes(elf(code=b"\xfa\xeb\xfe"))
+    with open_cove(bb_tar) as cove:
+        cove.stop_daemon()
+        cove.env |= {"COVE_VM_PATIENCE": "3", "COVE_VM_POOL": "0"}
+        shutil.copy(CACHE / "kvm.json", cove.root / "kvm.json")
+        drivers = ("--config", str(ROOT / "cove/vm/fast-x86_64.config"))
+        cove("kernel", "add", "--name", "circle", *drivers, str(tmp_path / "vmlinux"))
+        for flags in ("--rm",), ("-d", "--name", "kept"):
+            done = cove("run", *flags, *VM, "bb", "true", code=125)
+            assert "its guest did not answer within 3 s" in done.err, done.err
+        assert cove.inspect("kept")["State"]["Status"] == "created"
+        assert cove("rm", "kept").out == "kept\n"
 
 
 def test_an_emulator_that_hangs_can_be_ended(cove: Cove) -> None:

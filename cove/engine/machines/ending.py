@@ -95,6 +95,16 @@ def set_deadline(home: Home, live: Live, deadline: float) -> None:
     live.timers.append(home.reactor.after(deadline - time.time(), end))
 
 
+def set_patience(home: Home, live: Live) -> None:
+    """A guest that never greets is ended; without one a start would wait for it for good."""
+
+    def give_up() -> None:
+        if not live.started:
+            kill(home, live, "boot")
+
+    live.timers.append(home.reactor.after(guests.patience(), partial(home.worker.do, give_up)))
+
+
 def watch_limits(home: Home, live: Live, record: MachineRecord) -> None:
     """What watches a machine while it runs, begun after it does: the size of its writable layer."""
     live.virtual = record.spec.isolation == "vm"

@@ -145,6 +145,8 @@ def _failed(home: Home, live: Live, message: Message) -> None:
 def _why(home: Home, live: Live, report: Report) -> CoveError:
     if live.unplugged is not None:
         return live.unplugged
+    if live.asked == "boot":
+        return guests.never_up()
     if live.plan is None:
         side = ("host", "machine")[report.side & 1]
         said = f"{os.strerror(report.errno)} {printable(report.detail)}"

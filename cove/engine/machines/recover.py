@@ -76,6 +76,8 @@ def _take_up(home: Home, record: MachineRecord) -> Live | None:
         update.restore(home, record, live)
         if record.deadline:
             ending.set_deadline(home, live, record.deadline)
+        if record.spec.isolation == "vm":
+            ending.set_patience(home, live)
         return live
     if active:
         _finish_lost(home, live, record)

@@ -102,6 +102,8 @@ def launch(
         raise failed from error
     if record.deadline:
         ending.set_deadline(home, live, record.deadline)
+    if record.spec.isolation == "vm":
+        ending.set_patience(home, live)
     if record.endpoints and record.spec.isolation == "container":
         plug_in(home, live, record)
     if foreground is None:

@@ -30,6 +30,8 @@ PANIC = re.compile(rb"Kernel panic - not syncing: ([^\n]{0,160})")
 CUT = re.compile(rb"cove: ([0-9]{1,12}) (channel [0-9]{1,10}: [^\n]{1,160})")
 """What hub and agent say of a program's channel that ended before the program did, and when."""
 
+PATIENCE = 120
+"""Seconds in which a guest greets, if ``COVE_VM_PATIENCE`` does not say otherwise."""
 WORDS_MAX = 300
 SIGNAL_MAX = 64
 _NO_MEMORY = re.compile("cannot set up guest memory|ram size too large", re.IGNORECASE)
@@ -45,6 +47,19 @@ class End(NamedTuple):
     signal: int = 0
     core: bool = False
     panic: str = ""
+
+
+def patience() -> int:
+    """What cannot be read is the default."""
+    text = os.environ.get("COVE_VM_PATIENCE", "")
+    return int(text) if text.isdigit() and int(text) else PATIENCE
+
+
+def never_up() -> CoveError:
+    return HostError(
+        f"cannot start machine: its guest did not answer within {patience()} s",
+        hint="look whether its kernel boots (cove kernel ls); on a slow host, set COVE_VM_PATIENCE",
+    )
 
 
 def read_end(directory: str) -> End:
