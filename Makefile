@@ -5,7 +5,7 @@ VENV := .venv
 COVE := $(VENV)/bin/cove
 APT := apt-get -o DPkg::Lock::Timeout=300 -qq
 
-RUN_PACKAGES := python3-venv gcc libc6-dev
+RUN_PACKAGES := python3-venv gcc libc6-dev libnftables1
 TEST_PACKAGES := $(RUN_PACKAGES) musl-tools busybox-static tmux bubblewrap crun runc skopeo umoci \
 	docker-registry openssl mmdebstrap \
 	libseccomp2 clang-format e2fsprogs erofs-utils zsh fish qemu-user-static qemu-system-x86 \
@@ -19,9 +19,10 @@ HOST61_PACKAGES := $(TEST_PACKAGES)
 help: ## what can be made
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# A first look changes nothing of the host's network, and works where the host can have none.
 run: $(VENV)/.installed ## set everything up, then a first command in a machine (a shell, on a terminal)
-	@if [ -t 0 ] && [ -t 1 ]; then exec $(COVE) run --rm -it host; \
-	else $(COVE) run --rm host sh -c 'echo "hello from $$(hostname), pid $$$$, as $$(id -un), on $$(uname -sr)"'; fi
+	@if [ -t 0 ] && [ -t 1 ]; then exec $(COVE) run --rm -it --network none host; \
+	else $(COVE) run --rm --network none host sh -c 'echo "hello from $$(hostname), pid $$$$, as $$(id -un), on $$(uname -sr)"'; fi
 	@echo; echo "What to try next:"
 	@echo "  $(COVE) run --rm -it host bash                      # then: rm -rf --no-preserve-root /  (nothing is lost)"
 	@echo "  $(COVE) run --rm --memory 64m --pids-limit 20 host python3 -c 'print(2**100)'"

@@ -54,6 +54,7 @@ def starts(cove: str, env: dict[str, str], place: Path, root: Path, rounds: int)
     run = [cove, "run", "--rm"]
     rows: dict[str, Callable[[], tuple[float, int]]] = {
         "cove": lambda: run_command([*run, "--network", NETWORK, IMAGE, "true"], env),
+        "cove, by default": lambda: run_command([*run, IMAGE, "true"], env),
         "cove, no network": lambda: run_command([*run, "--network", "none", IMAGE, "true"], env),
     }
     for peer in runtime_peers(place, root):

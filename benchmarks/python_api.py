@@ -50,7 +50,7 @@ def by_tasks(root: str) -> Callable[[int], None]:
 
         async def one() -> None:
             async with turn:
-                await client.run("bb", ["true"], check=True)
+                await client.run("bb", ["true"], network="none", check=True)
 
         await asyncio.gather(*(one() for _ in range(count)))
 
@@ -101,7 +101,7 @@ def main() -> int:
         ours, few = options.runs // rounds, max(1, options.docker_runs // rounds)
 
         def run() -> None:
-            client.run("bb", ["true"], check=True)
+            client.run("bb", ["true"], network="none", check=True)
 
         contestants = {
             "cove.run": (in_turn(run), ours),

@@ -37,7 +37,7 @@ class Bench:
 
     def __init__(self, place: Path, cove: str, kernels: Path) -> None:
         self.root, self.cove, self.kernels = place / "vm", cove, kernels
-        self.env = {**os.environ, "COVE_ROOT": str(self.root)}
+        self.env = {**os.environ, "COVE_ROOT": str(self.root), "COVE_DEFAULT_NETWORK": "none"}
 
     def __call__(self, *words: str, check: bool = True) -> str:
         ran = subprocess.run(

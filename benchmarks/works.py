@@ -21,7 +21,7 @@ class Cove:
 
     def __init__(self, place: Path, command: str) -> None:
         self.root, self.command, self.place = place / "cove", command, place
-        self.env = base_env() | {"COVE_ROOT": str(self.root)}
+        self.env = base_env() | {"COVE_ROOT": str(self.root), "COVE_DEFAULT_NETWORK": "none"}
         self.peer = Peer(
             "cove",
             self.env,

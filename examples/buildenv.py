@@ -16,7 +16,7 @@ import cove
 
 
 def build(sources: Path, artefact: str, target: Path) -> None:
-    with cove.machine("host", memory="512m", storage="256m") as machine:
+    with cove.machine("host", network="none", memory="512m", storage="256m") as machine:
         machine.put(sources, "/build")
         for chunk in machine.exec_stream(["make", artefact], workdir="/build"):
             print(chunk.data.decode(errors="replace"), end="", flush=True)
@@ -31,7 +31,9 @@ def main(sources: Path, artefact: str) -> int:
         print(f"{artefact}: {'made' if target.stat().st_size else 'empty'}")
         # What came out is as little trusted as what went in: it runs in a machine too.
         volumes = {str(target): f"/{artefact}:ro"}
-        result = cove.run("host", [f"/{artefact}"], volumes=volumes, timeout=10, check=True)
+        result = cove.run(
+            "host", [f"/{artefact}"], volumes=volumes, network="none", timeout=10, check=True
+        )
         print(result.text, end="")
     return 0
 

@@ -31,7 +31,13 @@ def snippet(number: int) -> str:
 async def run(code: str, turn: asyncio.Semaphore) -> cove.Result:
     async with turn:
         return await cove.aio.run(
-            "host", ["python3", "-I", "-"], stdin=code, memory="64m", pids=32, timeout=30
+            "host",
+            ["python3", "-I", "-"],
+            stdin=code,
+            memory="64m",
+            pids=32,
+            timeout=30,
+            network="none",
         )
 
 

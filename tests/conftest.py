@@ -93,13 +93,15 @@ def bb_tar(tmp_path_factory: pytest.TempPathFactory, probe: Path) -> Path:
 
 
 @contextmanager
-def open_cove(bb_tar: Path, isolation: str = "container") -> Iterator[Cove]:
+def open_cove(
+    bb_tar: Path, isolation: str = "container", *, network: str = "none"
+) -> Iterator[Cove]:
     """A cove with a state directory of its own and image ``bb``, which makes machines of that
     isolation; needs root.
     """
     need_root()
     front_path()
-    driver = new_cove(isolation)
+    driver = new_cove(isolation, network=network)
     try:
         driver("image", "import", str(bb_tar), "bb")
         if isolation == "vm":

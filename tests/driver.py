@@ -84,11 +84,13 @@ class Cove:
     machine makes one of its ``isolation``, unless it asks for one itself.
     """
 
-    def __init__(self, root: Path, isolation: str = "container") -> None:
+    def __init__(self, root: Path, isolation: str = "container", *, network: str = "none") -> None:
+        """``network``: of machines that name none; bridges would be the host's."""
         self.root, self.isolation = root, isolation
         keep = {k: v for k, v in os.environ.items() if not k.startswith(("COVE_", "DOCKER_"))}
         # Clones that wait would look like something that a test left behind.
         self.env = keep | {"COVE_ROOT": str(root), "COVE_VM_POOL": "0"}
+        self.env["COVE_DEFAULT_NETWORK"] = network
 
     def __call__(
         self,
@@ -181,9 +183,9 @@ class Cove:
         shutil.rmtree(self.root)
 
 
-def new_cove(isolation: str = "container") -> Cove:
+def new_cove(isolation: str = "container", *, network: str = "none") -> Cove:
     """In a short path: socket addresses hold 107 characters."""
-    return Cove(Path(tempfile.mkdtemp(prefix="cove-t-", dir="/tmp")), isolation)
+    return Cove(Path(tempfile.mkdtemp(prefix="cove-t-", dir="/tmp")), isolation, network=network)
 
 
 def busybox_tar(

@@ -49,7 +49,7 @@ class Options(TypedDict, total=False):
     shm_size: Size
     """Of /dev/shm. Default 64m."""
     network: str | Sequence[str]
-    """``none`` (the default), ``host``, or networks' names: docs/networks.md."""
+    """``none``, ``host``, or networks' names; default: ``bridge``. See docs/networks.md."""
     isolation: str
     """``container`` (the default) or ``vm``."""
     volumes: Sequence[str] | Mapping[str, str]

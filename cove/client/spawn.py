@@ -25,6 +25,7 @@ PASSED_ON = frozenset(
         "PYTHONPATH",
         "COVE_ROOT",
         "COVE_DEBUG",
+        "COVE_DEFAULT_NETWORK",
         "COVE_INIT",
         "COVE_PUBLISH_ADDRESS",
         "COVE_VM_PATIENCE",

@@ -216,9 +216,11 @@ class Wires:
                     links.delete_link(own, endpoint.link)
 
     def forbid(self, endpoints: Sequence[Endpoint]) -> None:
-        # One by one: where somebody took its rules away, the others' must still go.
-        for endpoint in endpoints:
-            self._nftables.run(firewall.elements(self.tag, _port(endpoint), add=False))
+        # One by one: where somebody took its rules away, the others' must still go. Without the
+        # library there are none, and a machine that could not be wired is put away all the same.
+        with suppress(HostError):
+            for endpoint in endpoints:
+                self._nftables.run(firewall.elements(self.tag, _port(endpoint), add=False))
 
     def admit(self, published: Iterable[Published]) -> bool:
         """Machines may speak to these ports of the host, as everybody may. False: as ``allow``."""
@@ -310,7 +312,8 @@ def forwards() -> bool:
 
 
 def set_forwarding(on: bool) -> None:
-    _write(FORWARDING, "1" if on else "0")
+    with _translated(f"cannot use networks: cannot switch forwarding {'on' if on else 'off'}"):
+        _write(FORWARDING, "1" if on else "0")
 
 
 def _write(path: str, value: str) -> None:

@@ -13,7 +13,7 @@ from cove.errors import CoveError, UsageError
 from cove.spec import environment
 from cove.spec.grants import SECCOMP_FILE
 from cove.spec.machine import ExecSpec, Limits, MachineSpec, Mount, Security
-from cove.spec.network import DEFAULT_NETWORK, Connection
+from cove.spec.network import ASKED_FOR, Connection
 from cove.spec.values import clean_path
 
 Values = Mapping[str, Any]
@@ -73,7 +73,7 @@ def _networks(values: Values) -> dict[str, Any]:
     said = {name: values[name] for name in ("ip", "mac", "aliases") if values.get(name)}
     asked: tuple[Connection, ...] = values.get("network", ())
     if not asked:
-        return said
+        return {"network": ASKED_FOR, **said}
     first = asked[0]
     for name, flag in (("ip", "ip"), ("mac", "mac-address"), ("aliases", "network-alias")):
         if name in said and getattr(first, name):
@@ -128,14 +128,11 @@ def _absolute(mount: Mount, caller: Caller) -> Mount:
 
 
 def _ports(values: Values) -> dict[str, Any]:
-    """Who publishes ports and names no network is on the default one, as with Docker."""
     ports = tuple(dict.fromkeys(p for group in values.get(".publish", ()) for p in group))
     expose = tuple(dict.fromkeys(word for group in values.get(".expose", ()) for word in group))
     fields: dict[str, Any] = {"ports": ports} if ports else {}
     if expose:
         fields["expose"] = expose
-    if (ports or values.get("publish_all")) and "network" not in values:
-        fields["network"] = DEFAULT_NETWORK
     return fields
 
 

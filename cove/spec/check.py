@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from cove.errors import CoveError, Problems, Unsupported, UsageError, one_line
 from cove.spec.grants import CAPABILITIES, LOG_DRIVERS, LOG_FILE_MIN, LOG_FILES_MOST, ULIMITS
 from cove.spec.machine import ExecSpec, Limits, MachineSpec, Mount, connections_of
-from cove.spec.network import ALONE, CARDS, parse_network_name
+from cove.spec.network import ALONE, ASKED_FOR, CARDS, parse_network_name
 from cove.spec.ports import exposes, publishes
 from cove.spec.suggest import did_you_mean
 from cove.spec.values import (
@@ -45,6 +45,13 @@ def combine(errors: list[CoveError]) -> CoveError:
 def check_machine(spec: MachineSpec) -> None:
     """Raise when the spec as a whole cannot be carried out on any host."""
     errors = list(_problems(spec))
+    if errors:
+        raise combine(errors)
+
+
+def check_networks(spec: MachineSpec) -> None:
+    """The same, once it is known which network the default one is."""
+    errors = [*_network(spec), *_ports(spec)]
     if errors:
         raise combine(errors)
 
@@ -256,7 +263,8 @@ def _network(spec: MachineSpec) -> Iterator[CoveError]:
             hint="put both on one: cove network create",
         )
     elif spec.network not in ALONE:
-        yield from _parsed(spec.network, "--network", parse_network_name)
+        if spec.network != ASKED_FOR:
+            yield from _parsed(spec.network, "--network", parse_network_name)
     else:
         said = (("ip", spec.ip), ("mac-address", spec.mac), *_aliases(spec))
         for flag, value in said:
@@ -316,7 +324,7 @@ def _ports(spec: MachineSpec) -> Iterator[CoveError]:
         yield UsageError(
             "cannot publish ports with --network none: nobody reaches such a machine",
             origin=f"-p {spec.ports[0]}" if spec.ports else "-P",
-            hint="leave --network out, and it is on the default network",
+            hint="--network bridge",
         )
 
 

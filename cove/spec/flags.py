@@ -206,7 +206,7 @@ MACHINE = (
     Flag("network", "network", "A network's name, none or host; name=NAME,alias=NAME,ip=ADDRESS,"
          "mac-address=ADDRESS; the first that leads out is its way out", "", "NETWORK",
          network.parse_connection, repeat=True, group="Network", aliases=("net",),
-         default="none"),
+         default="bridge"),
     Flag("network-alias", "aliases", "What else it is called on the first network", "", "NAME",
          network.parse_alias, repeat=True, group="Network", aliases=("net-alias",)),
     Flag("ip", "ip", "Its IPv4 address on the first network", "", "ADDRESS", network.parse_ipv4,

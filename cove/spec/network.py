@@ -15,6 +15,9 @@ ALONE = ("none", "host")
 DEFAULT_NETWORK = "bridge"
 """Made when somebody first joins it."""
 
+ASKED_FOR = "default"
+"""What a spec says that names no network: the daemon decides. No record says it."""
+
 CARDS = 3
 """Of every virtual machine: microvm has room for eight devices, of which three are disks and
 channel.
@@ -121,7 +124,16 @@ def parse_connection(text: str) -> Connection:
 def _parse_mode(text: str) -> str:
     if not text:
         raise bad("network", text, "it has no name", hint="write none, host, or a network's name")
-    return "none" if text == "default" else text
+    return text
+
+
+def parse_default(text: str) -> str:
+    """The setting: on which network a machine is that names none."""
+    word = text.strip()
+    if word == "host":
+        raise bad("default network", word, "machines on the host's own network say so themselves",
+                  hint="none, bridge, or a network's name")  # fmt: skip
+    return word if word == "none" else parse_network_name(word or DEFAULT_NETWORK)
 
 
 def parse_alias(text: str) -> str:

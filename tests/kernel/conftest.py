@@ -21,8 +21,10 @@ from tests.leaks import check_nothing_left
 
 
 @contextlib.contextmanager
-def closed_cove(bb_tar: Path, isolation: str = "container") -> Iterator[Cove]:
-    with open_cove(bb_tar, isolation) as driver:
+def closed_cove(
+    bb_tar: Path, isolation: str = "container", *, network: str = "none"
+) -> Iterator[Cove]:
+    with open_cove(bb_tar, isolation, network=network) as driver:
         yield driver
     check_nothing_left(driver.root)
 

@@ -114,10 +114,15 @@ def _held(namespace: int) -> Iterator[int]:
         process.communicate()
 
 
+def _default(request: pytest.FixtureRequest) -> str:
+    """Of machines that name no network: as the module says."""
+    return str(getattr(request.module, "DEFAULT_NETWORK", "none"))
+
+
 @pytest.fixture(scope="module")
-def cove(host: Host, bb_tar: Path) -> Iterator[Cove]:
+def cove(request: pytest.FixtureRequest, host: Host, bb_tar: Path) -> Iterator[Cove]:
     """Shared by a module. Its daemon is in the network of ``host``."""
-    with closed_cove(bb_tar) as driver:
+    with closed_cove(bb_tar, network=_default(request)) as driver:
         yield driver
         driver("rm", "-f", *driver("ps", "-aq").out.split(), code=None)
         driver("network", "prune", "-f")
@@ -125,10 +130,10 @@ def cove(host: Host, bb_tar: Path) -> Iterator[Cove]:
 
 
 @pytest.fixture
-def fresh_cove(host: Host, bb_tar: Path) -> Iterator[Cove]:
+def fresh_cove(request: pytest.FixtureRequest, host: Host, bb_tar: Path) -> Iterator[Cove]:
     """A test's own, to be killed and crashed."""
     before = state()
-    with closed_cove(bb_tar) as driver:
+    with closed_cove(bb_tar, network=_default(request)) as driver:
         yield driver
         driver("rm", "-f", *driver("ps", "-aq").out.split(), code=None)
         driver("network", "prune", "-f")
@@ -178,10 +183,11 @@ def network(cove: Cove, name: str, *flags: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def machine(cove: Cove, name: str, net: str, *flags: str, image: str = "bb") -> Iterator[str]:
-    """One that runs for a while: its address on ``net``."""
-    cove("run", "-d", "--name", name, "--network", net, *flags, image, "sleep", "1000")
+    """One that runs for a while: its address on ``net``; empty: on the default one."""
+    named = ("--network", net) if net else ()
+    cove("run", "-d", "--name", name, *named, *flags, image, "sleep", "1000")
     try:
-        yield address(cove, name, net)
+        yield address(cove, name, net or "bridge")
     finally:
         cove("rm", "-f", name)
 

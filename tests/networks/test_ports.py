@@ -24,6 +24,8 @@ from tests.networks.publishing import (
     to_end,
 )
 
+DEFAULT_NETWORK = "bridge"
+
 LOOPBACK = "127.0.0.1"
 FLAGS = (
     "-p", "0.0.0.0:8000:7000", "-p", "0.0.0.0:8000:7000/udp", "-p", "0.0.0.0:8001-8003:7001-7003",

@@ -27,6 +27,8 @@ from tests.networks.publishing import (
     to_end,
 )
 
+DEFAULT_NETWORK = "bridge"
+
 LOOPBACK = "127.0.0.1"
 
 

@@ -111,7 +111,13 @@ Cove = Callable[..., Ran]
 
 def test_run_is_one_call_with_the_session(cove: Cove) -> None:
     ran = cove("run", "--rm", "-m=64m", "host", "sh", "-c", "exit 7")
-    spec = MachineSpec("host", ("sh", "-c", "exit 7"), remove=True, limits=Limits(memory=64 << 20))
+    spec = MachineSpec(
+        "host",
+        ("sh", "-c", "exit 7"),
+        remove=True,
+        network="default",
+        limits=Limits(memory=64 << 20),
+    )
     assert ran.asked == [("machine.run+", calls.Run(spec, ("stdout", "stderr")))]
     assert (ran.code, ran.out, ran.err) == (7, "", "")
 
@@ -128,7 +134,9 @@ def test_run_attaches_to_what_was_asked(cove: Cove) -> None:
 def test_detached_run_prints_the_id(cove: Cove) -> None:
     ran = cove("run", "-d", "host", "true")
     assert ran.out == ID + "\n"
-    assert ran.asked == [("machine.run", calls.Run(MachineSpec("host", ("true",))))]
+    assert ran.asked == [
+        ("machine.run", calls.Run(MachineSpec("host", ("true",), network="default")))
+    ]
     ran = cove("run", "-d", "-a", "stdout", "host")
     assert ran.code == 125
     assert "cannot use --attach with --detach" in ran.err

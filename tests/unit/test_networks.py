@@ -117,7 +117,7 @@ def test_which_networks_a_machine_asks_for() -> None:
 
 def test_a_network_is_asked_for_by_its_name_or_in_dockers_long_form() -> None:
     assert parse_connection("web") == Connection("web")
-    assert parse_connection("default") == Connection("none")
+    assert parse_connection("default") == Connection("default")
     text = "name=web,alias=db,ip=10.0.0.2,alias=sql,mac-address=02-00-00-00-00-0A"
     asked = Connection("web", "10.0.0.2", "02:00:00:00:00:0a", ("db", "sql"))
     assert parse_connection(text) == asked

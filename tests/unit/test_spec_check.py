@@ -31,7 +31,7 @@ def spec_of(
 
 
 def test_a_plain_run_is_all_defaults() -> None:
-    assert spec_of("host", "true") == MachineSpec("host", ("true",))
+    assert spec_of("host", "true") == MachineSpec("host", ("true",), network="default")
 
 
 def test_every_flag_reaches_the_spec() -> None:

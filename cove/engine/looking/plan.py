@@ -13,6 +13,7 @@ from cove.engine import files
 from cove.engine.home import Base, Home
 from cove.engine.images.foreign import interpreters
 from cove.engine.machines.life import ground_of
+from cove.engine.networks.default import decided
 from cove.engine.ranges import range_base
 from cove.engine.vms import virtual
 from cove.engine.vms.ground import BOOT, command, ground_for
@@ -34,6 +35,7 @@ NO_MAC, NO_ADDRESS = "00:00:00:00:00:00", "0.0.0.0"
 
 def plan_only(home: Home, spec: MachineSpec) -> Plan:
     """The plan of a machine that is never made: key 0, the first id range, group 0."""
+    spec = decided(home, spec)
     ground = ground_of(home, spec)
     base = ground.base
     if spec.isolation == "container":

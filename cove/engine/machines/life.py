@@ -20,6 +20,7 @@ from cove.engine.machines.names import choose_name
 from cove.engine.machines.start import Foreground, check_binds, launch
 from cove.engine.machines.stopping import KILL_WAIT, catch_up, has_ended, running, settle
 from cove.engine.networks import places, ports
+from cove.engine.networks.default import decided, told_of_none
 from cove.engine.slots import Slot
 from cove.engine.vms.pool import Entry
 from cove.engine.vms.virtual import check_image, jail_of
@@ -139,6 +140,7 @@ def _check_platform(spec: MachineSpec, image: ImageConfig) -> None:
 
 
 def create(home: Home, spec: MachineSpec) -> MachineRecord:
+    spec = decided(home, spec)
     record = new_record(home, spec, ground_of(home, spec))
     try:
         return _add(home, record)
@@ -173,6 +175,7 @@ def run(
     home: Home, spec: MachineSpec, foreground: Foreground | None, ground: Ground | None = None
 ) -> MachineRecord:
     """Create and start with one write: a crash in between leaves a machine that is cleared away."""
+    spec = decided(home, spec)
     ground = ground or ground_of(home, spec)
     vm = spec.isolation == "vm"
     slot: Slot | None = None
@@ -311,12 +314,13 @@ def _places(home: Home, record: MachineRecord) -> tuple[Endpoint, ...]:
     """Its places on networks. One that has ended may still have what is asked for: that is on its
     way back.
     """
-    try:
-        return places.take(home, record.spec, record.key)
-    except (Conflict, HostError):
-        if not _wait_leaving(home, partial(places.neighbours, home, record.spec)):
-            raise
-        return places.take(home, record.spec, record.key)
+    with told_of_none():
+        try:
+            return places.take(home, record.spec, record.key)
+        except (Conflict, HostError):
+            if not _wait_leaving(home, partial(places.neighbours, home, record.spec)):
+                raise
+            return places.take(home, record.spec, record.key)
 
 
 def _ports(

@@ -9,6 +9,7 @@ from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.machines import monitors
 from cove.engine.networks import places
+from cove.engine.networks.default import told_of_none
 from cove.engine.slots import keep_network
 from cove.errors import CoveError
 from cove.executor.messages import Kind, receive, send
@@ -28,8 +29,9 @@ def plug_in(home: Home, live: Live, record: MachineRecord) -> None:
     if namespace < 0:
         return  # it failed before
     try:
-        home.names.tell(record)
-        places.wire(home, record.name, record.endpoints, namespace)
+        with told_of_none():
+            home.names.tell(record)
+            places.wire(home, record.name, record.endpoints, namespace)
     except CoveError as error:
         live.unplugged = error
     finally:

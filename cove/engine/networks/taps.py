@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 
 from cove.engine.home import Home
 from cove.engine.networks import places
+from cove.engine.networks.default import told_of_none
 from cove.engine.vms import inside
 from cove.engine.vms.virtual import link_of
 from cove.errors import CoveError, HostError
@@ -40,8 +41,8 @@ def _taps(
 ) -> Iterator[dict[int, int]]:
     found: dict[int, int] = {}
     try:
-        if endpoints:
-            networks = places.prepare(home, name, endpoints)
+        with told_of_none():
+            networks = places.prepare(home, name, endpoints) if endpoints else ()
             for network, endpoint in zip(networks, endpoints, strict=True):
                 found[endpoint.index] = home.places.wires.tap(network, endpoint, name, up=up)
         yield found
