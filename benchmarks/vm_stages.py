@@ -53,6 +53,7 @@ class Stages:
 def stages(kernel: str, root: Path, rounds: int) -> list[Row]:
     """With no daemon on that state directory; its template is there."""
     found = Stages(kernel)
+    os.environ["COVE_VM_POOL"] = "0"  # one that is filled meanwhile would cost processors
     with Engine.open(str(root), restart=(), environment={}, lock_fd=None) as engine:
         home = engine.home
         ground = ground_of(home, home.facts.arch)
@@ -148,7 +149,7 @@ def _made(home: Home, ground: Ground, loaded: Loaded) -> Iterator[tuple[Emulator
             os.close(root)
             os.close(scratch)
         try:
-            yield emulator, _process(slot.group.name)
+            yield emulator, _process(slot.group.path)
         finally:
             emulator.close()
     finally:
@@ -168,7 +169,7 @@ def _scratch(home: Home, key: int) -> int:
 
 
 def _process(group: str) -> str:
-    """The emulator in this control group, which holds no other."""
+    """The emulator in the control group with this path, which holds no other."""
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:

@@ -24,6 +24,10 @@ PATIENCE = 10.0
 """Seconds that QEMU may take for an answer: on a loaded host it is busy translating."""
 _NO_NETWORK = re.compile(r"^.*: warning: hub \d+ is not connected to host network$", re.MULTILINE)
 SHARED = {"capability": "x-ignore-shared", "state": True}
+SILENT = {"announce_rounds": 0}
+"""Who goes on elsewhere tells five times, and has its guest tell, where its cards are now. A clone
+has not moved, and has other work at that time.
+"""
 
 
 class Control:
@@ -166,11 +170,9 @@ def save(control: Control, state: int) -> None:
 def resume(control: Control, state: int) -> None:
     """A QEMU that waits (``-incoming defer``) goes on where the saved one stood."""
     control.send("migrate-set-capabilities", capabilities=[SHARED])
-    control.send("getfd", fd=state, fdname="state")
-    control.send("migrate-incoming", uri="fd:state")
-    control.send("cont")
-    for command in ("migrate-set-capabilities", "getfd", "migrate-incoming", "cont"):
-        control.answer(command)
+    _go_on_from(control, state)
+    control.answer("migrate-set-capabilities")
+    _answers(control)
 
 
 def stop(control: Control, state: int) -> None:
@@ -208,10 +210,20 @@ def version(control: Control) -> tuple[int, int]:
 
 def resume_devices(control: Control, state: int) -> None:
     """A QEMU that waits, on the memory of a guest that ``stop`` was said to, goes on."""
+    _go_on_from(control, state)
+    _answers(control)
+
+
+def _go_on_from(control: Control, state: int) -> None:
+    control.send("migrate-set-parameters", **SILENT)
     control.send("getfd", fd=state, fdname="state")
     control.send("migrate-incoming", uri="fd:state")
     control.send("cont")
-    for command in ("getfd", "migrate-incoming", "cont"):
+
+
+def _answers(control: Control) -> None:
+    """To what ``_go_on_from`` has sent."""
+    for command in ("migrate-set-parameters", "getfd", "migrate-incoming", "cont"):
         control.answer(command)
 
 

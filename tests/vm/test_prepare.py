@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +52,29 @@ def test_people_see_the_disk_being_made_once(cove: Cove, unseen: None) -> None:
     assert code == 0 and TOLD in said
     code, said = on_terminal(cove, *words)
     assert code == 0 and "once" not in said
+
+
+def test_programs_lie_in_it_as_they_are(cove: Cove, bb_tar: Path, tmp_path: Path) -> None:
+    with tarfile.open(bb_tar) as given, tarfile.open(tmp_path / "image.tar", "w") as made:
+        for member in given:
+            made.addfile(member, given.extractfile(member) if member.isreg() else None)
+        for name in ("usr/lib/libx.so.1.2", "usr/share/x.so.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = 1 << 16
+            made.addfile(member, io.BytesIO(b"A" * member.size))
+    image = cove("image", "import", str(tmp_path / "image.tar"), "plain:1").out.strip()
+    try:
+        cove("run", "--rm", "--vm", "plain:1", "true", timeout=180)
+        disk = cove.root / "disks" / f"{image.removeprefix('sha256:')}.erofs"
+        packed = {
+            path: "100.00%" not in subprocess.run(
+                ["dump.erofs", f"--path={path}", disk], capture_output=True, text=True, check=True
+            ).stdout
+            for path in ("/bin/busybox", "/usr/lib/libx.so.1.2", "/usr/share/x.so.txt")
+        }  # fmt: skip
+        assert list(packed.values()) == [False, False, True]
+    finally:
+        cove("rmi", "-f", "plain:1")
 
 
 def test_scripts_do_not(cove: Cove, unseen: None) -> None:

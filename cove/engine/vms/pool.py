@@ -283,9 +283,11 @@ def warm(emulator: Emulator, ground: Ground) -> None:
 
 
 def placeholder(home: Home) -> int:
-    """An image with one program, cove's own, which says its version."""
+    """An image with one program, cove's own, which says its version; not compressed, as programs
+    are in every image's disk.
+    """
     data = program(home.store.layout, home.facts.arch)
-    path = home.store.layout.placeholder(hashlib.sha256(data).hexdigest()[:16])
+    path = home.store.layout.placeholder(hashlib.sha256(b"plain" + data).hexdigest()[:16])
     if not os.path.exists(path):
         work = f"{home.store.layout.tmp}/placeholder-{os.getpid()}"
         shutil.rmtree(work, ignore_errors=True)
@@ -295,8 +297,7 @@ def placeholder(home: Home) -> int:
                 file.write(data)
             os.chmod(f"{work}/tree/probe", 0o755)
             subprocess.run(
-                ["mkfs.erofs", "-zlz4", "--quiet", "-Enoinline_data", f"{work}/disk",
-                 f"{work}/tree"],
+                ["mkfs.erofs", "--quiet", "-Enoinline_data", f"{work}/disk", f"{work}/tree"],
                 check=True, capture_output=True,
                 env={"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"},
             )  # fmt: skip
