@@ -10,11 +10,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     sys.path.insert(0, str(ROOT))
+    from tests.build import recorded
     from tests.golden.cases import HERE, Case, cases
     from tests.golden.guests import GuestCase, guest_cases
 
-    wanted: list[Case | GuestCase] = [*cases(), *guest_cases()]
-    found = {*HERE.glob("*/*.plan"), *HERE.glob("*/*.qemu")}
+    wanted: list[Case | GuestCase | recorded.Case] = [*cases(), *guest_cases(), *recorded.cases()]
+    found = {*HERE.glob("*/*.plan"), *HERE.glob("*/*.qemu"), *recorded.HERE.glob("*.parsed")}
     for path in found - {case.golden for case in wanted}:
         path.unlink()
         print(f"removed {path.relative_to(ROOT)}")

@@ -1,0 +1,2 @@
+FROM alpine
+ARG --default=1 A

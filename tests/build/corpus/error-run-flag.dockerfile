@@ -1,0 +1,2 @@
+FROM alpine
+RUN --moutn=type=cache,target=/a true
