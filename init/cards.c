@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "cards.h"
 #include "ops.h"
 
 #define LINKS_MAX 256
@@ -27,7 +28,7 @@ static int own_namespace(void)
 }
 
 /* This process in the machine's network namespace, and a descriptor of the one it was in. */
-static int enter(struct run *run, const char *target)
+int card_enter(struct run *run, const char *target)
 {
 	char path[64];
 	int own = own_namespace(), to = word_fd(run, target), err = 0;
@@ -46,7 +47,7 @@ static int enter(struct run *run, const char *target)
 	return err;
 }
 
-static int leave(int own, int err)
+int card_leave(int own, int err)
 {
 	if (setns(own, CLONE_NEWNET) && !err)
 		err = -errno;
@@ -184,7 +185,7 @@ int op_card(struct run *run, const struct op *op)
 	if (err)
 		return done_with(sock, err);
 	int index = find_card(sock[1], op->argv[1]);
-	if ((own = enter(run, op->argv[0])) < 0)
+	if ((own = card_enter(run, op->argv[0])) < 0)
 		return done_with(sock, own);
 	if (index && (ns = own_namespace()) < 0)
 		err = ns;
@@ -194,7 +195,7 @@ int op_card(struct run *run, const struct op *op)
 		close(ns);
 	if (!err)
 		err = configure(&op->argv[2]);
-	err = leave(own, done_with(sock, err));
+	err = card_leave(own, done_with(sock, err));
 	return err ? fault(run, err, op->argv[2]) : 0;
 }
 
@@ -202,12 +203,12 @@ int op_card(struct run *run, const struct op *op)
 int op_card_back(struct run *run, const struct op *op)
 {
 	struct ifreq req = {0};
-	int sock[2], own = enter(run, op->argv[0]), err;
+	int sock[2], own = card_enter(run, op->argv[0]), err;
 
 	if (own < 0)
 		return own;
 	if ((err = sockets(sock)))
-		return leave(own, done_with(sock, err));
+		return card_leave(own, done_with(sock, err));
 	strcpy(req.ifr_name, op->argv[2]);
 	if (!ioctl(sock[1], SIOCGIFINDEX, &req)) {
 		int index = req.ifr_ifindex;
@@ -216,21 +217,25 @@ int op_card_back(struct run *run, const struct op *op)
 			err = ioctl(sock[1], SIOCSIFHWADDR, &req) ? -errno : move(sock[0], index, own, "card%d");
 		}
 	}
-	err = leave(own, done_with(sock, err));
+	err = card_leave(own, done_with(sock, err));
 	return err ? fault(run, err, op->argv[2]) : 0;
 }
 
 /* Words: machine, name, gateway. */
 int op_card_route(struct run *run, const struct op *op)
 {
-	int own = enter(run, op->argv[0]), sock, err;
+	int own = card_enter(run, op->argv[0]), sock, err;
 
 	if (own < 0)
 		return own;
-	sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	err = sock < 0 ? -errno : add_route(sock, op->argv[1], op->argv[2]);
-	if (sock >= 0)
-		close(sock);
-	err = leave(own, err);
+	if (strchr(op->argv[2], ':')) {
+		err = route_six(op->argv[1], op->argv[2]);
+	} else {
+		sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+		err = sock < 0 ? -errno : add_route(sock, op->argv[1], op->argv[2]);
+		if (sock >= 0)
+			close(sock);
+	}
+	err = card_leave(own, err);
 	return err ? fault(run, err, op->argv[1]) : 0;
 }

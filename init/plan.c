@@ -31,9 +31,9 @@ enum code {
 static const struct {
 	enum code code;
 	int word;
-} NO_FD[] = {{OP_clone3, 1},	 {OP_open_tree, 1}, {OP_mount_setattr, 0}, {OP_mount_setattr, 6},
-	     {OP_move_mount, 1}, {OP_mkdirat, 0},   {OP_mknodat, 0},	   {OP_symlinkat, 1},
-	     {OP_file, 0},	 {OP_card, 0},	    {OP_card_back, 0},	   {OP_card_route, 0}},
+} NO_FD[] = {{OP_clone3, 1},	{OP_open_tree, 1},  {OP_mount_setattr, 0}, {OP_mount_setattr, 6}, {OP_move_mount, 1},
+	     {OP_mkdirat, 0},	{OP_mknodat, 0},    {OP_symlinkat, 1},	   {OP_file, 0},	  {OP_card, 0},
+	     {OP_card_back, 0}, {OP_card_route, 0}, {OP_card_six, 0}},
   WIDE[] = {{OP_clone3, 0}, {OP_prctl, 1}};
 
 int in_guest;
@@ -239,6 +239,10 @@ static int check_op(struct run *run, struct regs *known, const struct op *op)
 		return 0;
 	case OP_card_back:
 		return strlen(op->argv[1]) != 12 || strlen(op->argv[2]) > 15 ? fault(run, -EINVAL, op->argv[2]) : 0;
+	case OP_card_six:
+		if (strchr(op->argv[1], '/') || word_u(op->argv[3]) > 128)
+			return fault(run, -EINVAL, op->argv[1]);
+		/* fallthrough */
 	case OP_card_route:
 		return strlen(op->argv[1]) > 15 ? fault(run, -EINVAL, op->argv[1]) : 0;
 	case OP_reseed:

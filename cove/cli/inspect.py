@@ -291,12 +291,14 @@ def _networks(record: MachineRecord) -> Record:
 def _network(endpoint: Endpoint | None, aliases: tuple[str, ...] = ()) -> Record:
     aliases = endpoint.aliases if endpoint else aliases
     address, _, bits = endpoint.address.partition("/") if endpoint else ("", "", "0")
+    address6, _, bits6 = endpoint.address6.partition("/") if endpoint else ("", "", "")
     return Record(
         IPAMConfig=None, Links=NoList(), Aliases=list(aliases) or NoList(), DriverOpts=NoMap(),
         MacAddress=endpoint.mac if endpoint else "",
         NetworkID=endpoint.network if endpoint else "", EndpointID="",
         Gateway=endpoint.gateway if endpoint else "", IPAddress=address, IPPrefixLen=int(bits),
-        IPv6Gateway="", GlobalIPv6Address="", GlobalIPv6PrefixLen=0, DNSNames=NoList(),
+        IPv6Gateway=endpoint.gateway6 if endpoint else "", GlobalIPv6Address=address6,
+        GlobalIPv6PrefixLen=int(bits6 or 0), DNSNames=NoList(),
     )  # fmt: skip
 
 

@@ -43,12 +43,21 @@ Shown = Sequence[calls.Network]
 
 
 def create(typed: Typed, terminal: Terminal, client: Client) -> int:
+    if not typed.values.get("ipv4", True):
+        raise Unsupported(f"cannot make network {typed.words[0]}: cove's networks have IPv4")
+    subnet, subnet6 = spec.of_families("subnet", typed.values.get("subnet", ()))
+    gateway, gateway6 = spec.of_families("gateway", typed.values.get("gateway", ()))
+    range_, range6 = spec.of_families("ip-range", typed.values.get("range", ()))
     asked = spec.NetworkSpec(
         name=spec.parse_network_name(typed.words[0]),
         driver=typed.text("driver") or "bridge",
-        subnet=typed.text("subnet"),
-        gateway=typed.text("gateway"),
-        range=typed.text("range"),
+        subnet=subnet,
+        gateway=gateway,
+        range=range_,
+        ipv6=typed.on("ipv6"),
+        subnet6=subnet6,
+        gateway6=gateway6,
+        range6=range6,
         internal=typed.on("internal"),
         labels=dict(typed.values.get("labels", ())),
     )
@@ -69,7 +78,7 @@ def row(network: calls.Network, *, full: bool, zone: tzinfo | None) -> Record:
         Scope=SCOPE,
         CreatedAt=units.clock_text(record.created, zone),
         IPv4="true",
-        IPv6="false",
+        IPv6=str(bool(record.subnet6)).lower(),
         Internal=str(record.internal).lower(),
         Labels=",".join(f"{name}={value}" for name, value in sorted(record.labels.items())),
         Label=lambda name: record.labels.get(name, ""),
@@ -120,16 +129,21 @@ def ls(typed: Typed, terminal: Terminal, client: Client) -> int:
 
 def document(network: calls.Network) -> Record:
     record = network.record
-    config = Record(Subnet=record.subnet, Gateway=record.gateway)
-    if record.range:
-        config |= {"IPRange": record.range}
+    config = [
+        Record(Subnet=subnet, Gateway=own, **({"IPRange": part} if part else {}))
+        for subnet, own, part in (
+            (record.subnet, record.gateway, record.range),
+            (record.subnet6, record.gateway6, record.range6),
+        )
+        if subnet
+    ]
     members = {
         member.machine: Record(
             Name=member.name,
             EndpointID="",
             MacAddress=member.endpoint.mac,
             IPv4Address=member.endpoint.address,
-            IPv6Address="",
+            IPv6Address=member.endpoint.address6,
             Aliases=list(member.endpoint.aliases),
         )
         for member in network.members
@@ -141,8 +155,8 @@ def document(network: calls.Network) -> Record:
         Scope=SCOPE,
         Driver=record.driver,
         EnableIPv4=not network.builtin,
-        EnableIPv6=False,
-        IPAM=Record(Driver="default", Options={}, Config=[] if network.builtin else [config]),
+        EnableIPv6=bool(record.subnet6),
+        IPAM=Record(Driver="default", Options={}, Config=config),
         Internal=record.internal,
         Attachable=False,
         Ingress=False,
@@ -194,9 +208,10 @@ def connect(typed: Typed, terminal: Terminal, client: Client) -> int:
     network, machine = typed.words
     client.network_connect(
         calls.NetworkConnect(
-            network, machine, typed.text("ip"), typed.text("mac"), typed.values.get("aliases", ())
+            network, machine, typed.text("ip"), typed.text("mac"),
+            typed.values.get("aliases", ()), typed.text("ip6"),
         )
-    )
+    )  # fmt: skip
     return 0
 
 
@@ -217,7 +232,6 @@ GROUP = "Networks"
 FORCE = Flag("force", "force", "Do not ask", "f")
 FILTER = Flag("filter", "filter", "Only what matches", "f", "FILTER", filters.parse_filter,
               repeat=True)  # fmt: skip
-NO_IPV6 = ("cove has no IPv6 networks yet", True)
 
 CREATE = Command(
     "create",
@@ -226,12 +240,14 @@ CREATE = Command(
     flags=(
         Flag("driver", "driver", "Only bridge", "d", "DRIVER", spec.parse_driver,
              default="bridge"),
-        Flag("subnet", "subnet", "Its addresses; else cove chooses some that lead nowhere else",
-             "", "SUBNET", spec.parse_subnet),
+        Flag("ipv6", "ipv6", "IPv6 too: a --subnet of it, or one that cove chooses"),
+        Flag("ipv4", "ipv4", "Accepted; there is no network without IPv4", default=True),
+        Flag("subnet", "subnet", "Its addresses, of each family; else cove chooses some that "
+             "lead nowhere else", "", "SUBNET", spec.parse_subnet, repeat=True),
         Flag("gateway", "gateway", "The host's address in it; else the first", "", "ADDRESS",
-             spec.parse_ipv4),
+             spec.parse_gateway, repeat=True),
         Flag("ip-range", "range", "Machines get addresses of this part of it", "", "RANGE",
-             spec.parse_range),
+             spec.parse_range, repeat=True),
         Flag("internal", "internal", "No way out of it, and none to the host"),
         Flag("label", "labels", "Attach a label", "", "NAME[=VALUE]", values.parse_label,
              repeat=True),
@@ -241,7 +257,6 @@ CREATE = Command(
     least=1,
     most=1,
     refused={
-        "ipv6": ("cove has no IPv6 networks yet", False),
         "aux-address": ("give a range that leaves the address out: --ip-range", True),
         "ipam-driver": ("cove gives out addresses itself", True),
         "ipam-opt": ("cove gives out addresses itself", True),
@@ -296,6 +311,7 @@ CONNECT = Command(
     help="Put a machine on one more network, at once if it runs",
     flags=(
         Flag("ip", "ip", "Its IPv4 address there", "", "ADDRESS", spec.parse_ipv4),
+        Flag("ip6", "ip6", "Its IPv6 address there", "", "ADDRESS", spec.parse_ipv6),
         Flag("mac-address", "mac", "Its MAC address there", "", "ADDRESS", spec.parse_mac),
         Flag(
             "alias",
@@ -311,8 +327,7 @@ CONNECT = Command(
     least=2,
     most=2,
     refused={
-        "ip6": NO_IPV6,
-        "link-local-ip": NO_IPV6,
+        "link-local-ip": (spec.LINK_LOCAL, True),
         "link": ("cove has no links between machines", True),
         "driver-opt": ("cove's bridges have no options", True),
         "gw-priority": ("the first network that leads out is the way out", True),

@@ -36,6 +36,8 @@ class Where(NamedTuple):
     """``host-gateway``; empty: there is none."""
     resolver: str = ""
     """Its network's name server; empty: it is on none."""
+    address6: str = ""
+    """Its own IPv6 address; empty: it has none."""
 
 
 ALONE, WITH_HOST = Where(), Where(gateway="127.0.0.1")
@@ -48,7 +50,8 @@ def address_of(record: MachineRecord) -> Where:
         return WITH_HOST if record.spec.network == "host" else ALONE
     first = record.endpoints[0]
     way = next((e for e in record.endpoints if e.default), first)
-    return Where(first.address.partition("/")[0], way.gateway, way.resolver)
+    own, own6 = (word.partition("/")[0] for word in (first.address, first.address6))
+    return Where(own, way.gateway, way.resolver, own6)
 
 
 def texts(spec: MachineSpec, hostname: str, where: Where = ALONE) -> tuple[tuple[str, str], ...]:
@@ -59,7 +62,7 @@ def texts(spec: MachineSpec, hostname: str, where: Where = ALONE) -> tuple[tuple
     else:
         hosts = render_hosts(
             hostname, spec.extra_hosts, domainname=spec.domainname, address=where.address,
-            gateway=where.gateway,
+            gateway=where.gateway, address6=where.address6,
         )  # fmt: skip
     resolv = _resolv(spec, where)
     return ("hosts", hosts), ("hostname", render_hostname(hostname)), ("resolv", resolv)

@@ -428,6 +428,15 @@ def _setns(op: Op, report: Report) -> Said:
     return Said(f"cannot enter the machine: {_reason(report.errno)}")
 
 
+def _card_six(op: Op, report: Report) -> Said:
+    if report.errno != errno.EAFNOSUPPORT:
+        return _plain(op, report)
+    return Said(
+        "cannot give the machine its IPv6 address: the guest's kernel has no IPv6",
+        hint="a kernel with CONFIG_IPV6: cove kernel add",
+    )
+
+
 _EXPLAIN: dict[str, Callable[[Op, Report], Said]] = {
     "execve": _execve,
     "setuser": _setuser,
@@ -444,6 +453,7 @@ _EXPLAIN: dict[str, Callable[[Op, Report], Said]] = {
     "binfmt": _binfmt,
     "cgroup_attach": _cgroup_attach,
     "sysctl": _sysctl,
+    "card_six": _card_six,
     "setrlimit": _setrlimit,
     "sethostname": _hostname,
     "setdomainname": _hostname,

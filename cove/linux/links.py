@@ -7,8 +7,17 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from contextlib import suppress
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from collections.abc import Iterator
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_interface,
+    ip_network,
+)
 from typing import NamedTuple
 
 from cove.linux.netlink import (
@@ -34,8 +43,12 @@ IFF_UP = 1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MASTER, IFLA_LINKINFO, IFLA_NET_NS_FD = 1, 3, 10, 18, 28
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
+IFA_F_NODAD = 2
 RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
 RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 3, 0, 1
+
+
+Subnet = IPv4Network | IPv6Network
 
 
 class Link(NamedTuple):
@@ -122,37 +135,46 @@ def delete_link(netlink: Netlink, name: str) -> None:
             raise
 
 
-def address(index: int, interface: IPv4Interface) -> Request:
-    head = ADDRESS.pack(socket.AF_INET, interface.network.prefixlen, 0, 0, index)
-    own, all_of = interface.packed, interface.network.broadcast_address.packed
+def address(index: int, interface: IPv4Interface | IPv6Interface) -> Request:
+    """An IPv6 one is there at once: nobody is asked whether it is taken (no DAD)."""
+    own, bits = interface.packed, interface.network.prefixlen
     words = attribute(IFA_LOCAL, own) + attribute(IFA_ADDRESS, own)
-    return Request(NEWADDR, CREATE | EXCLUSIVE, head + words + attribute(IFA_BROADCAST, all_of))
+    if isinstance(interface, IPv6Interface):
+        head = ADDRESS.pack(socket.AF_INET6, bits, IFA_F_NODAD, 0, index)
+    else:
+        head = ADDRESS.pack(socket.AF_INET, bits, 0, 0, index)
+        words += attribute(IFA_BROADCAST, interface.network.broadcast_address.packed)
+    return Request(NEWADDR, CREATE | EXCLUSIVE, head + words)
 
 
-def default_route(index: int, gateway: IPv4Address) -> Request:
+def default_route(index: int, gateway: IPv4Address | IPv6Address) -> Request:
     return Request(NEWROUTE, CREATE | EXCLUSIVE, _route(index, gateway))
 
 
-def _route(index: int, gateway: IPv4Address) -> bytes:
+def _route(index: int, gateway: IPv4Address | IPv6Address) -> bytes:
+    family = socket.AF_INET if gateway.version == 4 else socket.AF_INET6
     head = ROUTE.pack(
-        socket.AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0
+        family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0
     )
     return head + attribute(RTA_GATEWAY, gateway.packed) + attribute(RTA_OIF, NUMBER.pack(index))
 
 
-def reached(netlink: Netlink) -> list[IPv4Network]:
-    """Every IPv4 network that the host has a route to, the default route excepted, in any table
-    but the kernel's own; and those its addresses are of, also where the link is down.
+def reached(netlink: Netlink) -> list[Subnet]:
+    """Every network that the host has a route to, the default route excepted, in any table but the
+    kernel's own; and those its addresses are of, also where the link is down.
     """
-    found = []
-    for body in netlink.dump(GETROUTE, ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)):
+    return [*_reached(netlink, socket.AF_INET, 4), *_reached(netlink, socket.AF_INET6, 16)]
+
+
+def _reached(netlink: Netlink, family: int, length: int) -> Iterator[Subnet]:
+    for body in netlink.dump(GETROUTE, ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
         _, bits, _, _, _, _, _, kind, _ = ROUTE.unpack_from(body)
         target = attributes(body[ROUTE.size :]).get(RTA_DST, b"")
-        if bits and len(target) == 4 and kind == RTN_UNICAST:
-            found.append(IPv4Network((target, bits)))
-    for body in netlink.dump(GETADDR, ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)):
+        if bits and len(target) == length and kind == RTN_UNICAST:
+            yield ip_network((target, bits))
+    for body in netlink.dump(GETADDR, ADDRESS.pack(family, 0, 0, 0, 0)):
         _, bits, _, _, _ = ADDRESS.unpack_from(body)
-        own = attributes(body[ADDRESS.size :]).get(IFA_LOCAL, b"")
-        with suppress(ValueError):
-            found.append(IPv4Interface((own, bits)).network)
-    return found
+        found = attributes(body[ADDRESS.size :])
+        own = found.get(IFA_LOCAL) or found.get(IFA_ADDRESS, b"")
+        if len(own) == length:
+            yield ip_interface((own, bits)).network

@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import NamedTuple, Self
 
 HEADER = struct.Struct("=IHHII")
@@ -123,14 +123,21 @@ class Netlink:
 
 
 def open_in(namespace: int) -> Netlink:
-    """A socket to another network namespace. Only this thread is in it, and only meanwhile."""
+    """A socket to another network namespace."""
+    with in_namespace(namespace):
+        return Netlink()
+
+
+@contextmanager
+def in_namespace(namespace: int) -> Iterator[None]:
+    """This thread in another network namespace; only it, and only meanwhile."""
     from cove.linux.syscalls import call
 
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         call("setns", namespace, CLONE_NEWNET)
         try:
-            return Netlink()
+            yield
         finally:
             with suppress(OSError):
                 call("setns", home, CLONE_NEWNET)

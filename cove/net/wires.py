@@ -12,28 +12,27 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 
 from cove.errors import HostError
 from cove.linux import links
-from cove.linux.netlink import Netlink, Request, open_in
+from cove.linux.netlink import Netlink, Request, in_namespace, open_in
 from cove.linux.nftables import Nftables
 from cove.linux.tap import DEVICE, open_tap
+from cove.net.switches import (
+    INTERFACES,
+    OF_BRIDGES,
+    OF_BRIDGES_WITHOUT_IPV6,
+    WITH_IPV6,
+    has_ipv6,
+    set_all,
+    write,
+)
 from cove.planner import firewall
-from cove.planner.addresses import bridge_mac
+from cove.planner.addresses import bridge_mac, link_local
 from cove.store.records import Endpoint, NetworkRecord, Published
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-FORWARDING = "/proc/sys/net/ipv4/ip_forward"
-INTERFACES = "/proc/sys/net/{family}/conf/{link}/{name}"
-
-SWITCHES = (
-    ("ipv4", "arp_ignore", "1"),
-    ("ipv4", "rp_filter", "1"),
-    ("ipv6", "disable_ipv6", "1"),
-)
-"""Of a bridge: the host answers there for its address there alone, believes no sender that it would
-not answer there, and has no IPv6 address that machines could reach."""
 
 
 def number_text(number: int) -> str:
@@ -79,7 +78,7 @@ class Wires:
 
     # ---- what there is ----
 
-    def reached(self) -> list[IPv4Network]:
+    def reached(self) -> list[IPv4Network | IPv6Network]:
         """Networks that the host has a way to already."""
         with self._lock:
             return links.reached(self._route())
@@ -105,14 +104,19 @@ class Wires:
             if found is not None:  # made by halves
                 links.delete_link(route, name)
             links.add_bridge(route, name, bridge_mac(network.id))
-            for family, switch, value in SWITCHES:
-                _write(INTERFACES.format(family=family, link=name, name=switch), value)
+            if network.subnet6 and not has_ipv6():
+                raise HostError(
+                    f"cannot make network {network.name}: it has IPv6, and this host has not"
+                )
+            six = WITH_IPV6 if network.subnet6 else OF_BRIDGES_WITHOUT_IPV6
+            set_all(name, (*OF_BRIDGES, *six))
             made = links.find_link(route, name)
             if made is None:
                 raise HostError(f"cannot make network {network.name}: its bridge was removed")
-            bits = IPv4Network(network.subnet).prefixlen
-            own = IPv4Interface(f"{network.gateway}/{bits}")
-            route.ask(links.address(made.number, own), links.set_up(made.number))
+            families = (network.gateway, network.subnet), (network.gateway6, network.subnet6)
+            words = [f"{own}/{ip_network(all_).prefixlen}" for own, all_ in families if own]
+            addresses = _addresses(made.number, words, bridge_mac(network.id))
+            route.ask(*addresses, links.set_up(made.number))
             return True
 
     def down(self, network: NetworkRecord) -> None:
@@ -132,13 +136,17 @@ class Wires:
             return
         bridges = (
             firewall.Bridge(
-                self.bridge_name(n.key), n.subnet, n.gateway, n.internal, resolver=n.resolver
+                self.bridge_name(n.key), n.subnet, n.gateway, n.internal, resolver=n.resolver,
+                subnet6=n.subnet6, gateway6=n.gateway6,
             )
             for n in networks
-        )
-        router = any(network.forwarding for network in networks)
-        ports, doors = map(_port, endpoints), dict.fromkeys(map(_door, published))
-        self._run(firewall.whole(self.tag, self.tag, bridges, ports, doors, router=router))
+        )  # fmt: skip
+        program = firewall.whole(
+            self.tag, self.tag, bridges, map(_port, endpoints), map(_door, published),
+            router=any(n.forwarding for n in networks),
+            router6=any(n.forwarding6 for n in networks),
+        )  # fmt: skip
+        self._run(program)
 
     # ---- places of machines ----
 
@@ -163,6 +171,9 @@ class Wires:
                     route, endpoint.link, bridge=bridge.number, peer=end, mac=endpoint.mac,
                     namespace=namespace,
                 )  # fmt: skip
+                if endpoint.address6:
+                    with in_namespace(namespace):
+                        set_all(end, WITH_IPV6)
                 _configure(inside, end, endpoint)
                 port = links.find_link(route, endpoint.link)
                 if port is not None:  # up, which says that it is whole
@@ -178,8 +189,8 @@ class Wires:
             links.delete_link(route, endpoint.link)
             fd = _open_tap(endpoint.link, name)
             try:
-                _write(INTERFACES.format(family="ipv6", link=endpoint.link, name="disable_ipv6"),
-                       "1")  # fmt: skip
+                write(INTERFACES.format(family="ipv6", link=endpoint.link, name="disable_ipv6"),
+                      "1")  # fmt: skip
                 port = links.find_link(route, endpoint.link)
                 if port is None:
                     raise HostError(f"cannot connect {name}: {endpoint.link} was removed meanwhile")
@@ -237,8 +248,9 @@ class Wires:
         with self._lock, open_in(namespace) as inside:
             link = links.find_link(inside, f"eth{endpoint.index}")
             if link is not None:
-                with suppress(OSError):  # it may have one of its own making
-                    inside.ask(links.default_route(link.number, IPv4Address(endpoint.gateway)))
+                for gateway in filter(None, (endpoint.gateway, endpoint.gateway6)):
+                    with suppress(OSError):  # it may have one of its own making
+                        inside.ask(links.default_route(link.number, ip_address(gateway)))
 
     def drop_link(self, name: str) -> None:
         with self._lock, suppress(OSError):
@@ -282,43 +294,34 @@ def _open_tap(link: str, name: str) -> int:
 
 
 def _port(endpoint: Endpoint) -> firewall.Port:
-    return firewall.Port(endpoint.link, endpoint.address.partition("/")[0], endpoint.mac)
+    own, own6 = (a.partition("/")[0] for a in (endpoint.address, endpoint.address6))
+    six = (own6, str(link_local(endpoint.mac).ip)) if own6 else ()
+    return firewall.Port(endpoint.link, own, endpoint.mac, six)
 
 
 def _door(port: Published) -> firewall.Door:
     return firewall.Door(port.ip, port.host, port.protocol)
 
 
+def _addresses(number: int, words: Sequence[str], mac: str) -> list[Request]:
+    """With one of IPv6 the one of the link alone: the kernel itself takes its time for that."""
+    found = [ip_interface(word) for word in words]
+    if any(own.version == 6 for own in found):
+        found.append(link_local(mac))
+    return [links.address(number, own) for own in found]
+
+
 def _configure(inside: Netlink, end: str, endpoint: Endpoint) -> None:
     link = links.find_link(inside, end)
     if link is None:
         raise HostError(f"cannot connect: {end} of {endpoint.name} was removed meanwhile")
-    requests: list[Request] = [
-        links.address(link.number, IPv4Interface(endpoint.address)),
-        links.set_up(link.number),
-    ]
+    words = [word for word in (endpoint.address, endpoint.address6) if word]
+    requests = _addresses(link.number, words, endpoint.mac)
+    requests.append(links.set_up(link.number))
     if endpoint.default:
-        requests.append(links.default_route(link.number, IPv4Address(endpoint.gateway)))
+        gateways = filter(None, (endpoint.gateway, endpoint.gateway6))
+        requests += [links.default_route(link.number, ip_address(word)) for word in gateways]
     inside.ask(*requests)
-
-
-def forwards() -> bool:
-    """Whether the host forwards packets of others."""
-    try:
-        with open(FORWARDING, encoding="ascii") as file:
-            return file.read().strip() == "1"
-    except OSError:
-        return False
-
-
-def set_forwarding(on: bool) -> None:
-    with _translated(f"cannot use networks: cannot switch forwarding {'on' if on else 'off'}"):
-        _write(FORWARDING, "1" if on else "0")
-
-
-def _write(path: str, value: str) -> None:
-    with suppress(FileNotFoundError), open(path, "w", encoding="ascii") as file:
-        file.write(value)
 
 
 @contextmanager

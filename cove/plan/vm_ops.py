@@ -101,6 +101,19 @@ class Card(Op):
     gateway: str
 
 
+@row("card_six", "g", "fssu")
+@dataclass(frozen=True, slots=True)
+class CardSix(Op):
+    """ioctl(2) SIOCSIFADDR: the machine's card has this IPv6 address at once and believes no
+    router: whose namespace, name, address, bits
+    """
+
+    target: str
+    name: str
+    address: str
+    bits: int
+
+
 @row("card_back", "g", "fxs")
 @dataclass(frozen=True, slots=True)
 class CardBack(Op):

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+
+Subnet = IPv4Network | IPv6Network
 
 POOLS = (
     ("10.192.0.0/12", 20),
@@ -14,10 +24,14 @@ POOLS = (
 """Private ranges, away from where home routers, clouds and Docker begin to count, and the bits of a
 subnet: 4093 machines, or 253."""
 
+METADATA6 = ("fd00:ec2::254", "fd20:ce::254", "fd00:c1::a9fe:a9fe")
+"""Where clouds tell a host who it is and what it may (AWS, Google, Oracle): as 169.254.169.254 it
+is for the host alone."""
 
-def choose_subnet(taken: Iterable[IPv4Network]) -> IPv4Network | None:
+
+def choose_subnet(taken: Iterable[Subnet]) -> IPv4Network | None:
     """The first that touches nothing the host has a route to, and no other network."""
-    used = tuple(taken)
+    used = [network for network in taken if network.version == 4]
     for pool, bits in POOLS:
         for subnet in IPv4Network(pool).subnets(new_prefix=bits):
             if not any(subnet.overlaps(other) for other in used):
@@ -25,19 +39,34 @@ def choose_subnet(taken: Iterable[IPv4Network]) -> IPv4Network | None:
     return None
 
 
+def choose_subnet6(taken: Iterable[Subnet], network_id: str) -> IPv6Network:
+    """A unique local /64 (RFC 4193) of the network's own: its 56 bits come of the network's id,
+    which nobody could know before. The chance that one is taken is there, and is looked at.
+    """
+    used = [network for network in taken if network.version == 6]
+    used += [IPv6Network(address) for address in METADATA6]
+    for number in range(1 << 16):
+        digest = hashlib.sha256(f"{network_id} {number}".encode()).digest()
+        subnet = IPv6Network((b"\xfd" + digest[:7] + bytes(8), 64))
+        if not any(subnet.overlaps(other) for other in used):
+            break
+    return subnet
+
+
 def choose_address(
-    subnet: IPv4Network, within: IPv4Network, is_taken: Callable[[str], bool], after: str = ""
+    subnet: Subnet, within: Subnet, is_taken: Callable[[str], bool], after: str = ""
 ) -> str:
     """The next free one behind ``after``, so that an address is not given to another at once; empty
     when there is none.
     """
     first, last = int(within.network_address), int(within.broadcast_address)
     ends = (int(subnet.network_address), int(subnet.broadcast_address))
+    make = IPv4Address if subnet.version == 4 else IPv6Address
     count = last - first + 1
-    start = int(IPv4Address(after)) + 1 - first if after else 0
+    start = int(ip_address(after)) + 1 - first if after else 0
     for step in range(count):
         number = first + (start + step) % count
-        if number not in ends and not is_taken(text := str(IPv4Address(number))):
+        if number not in ends and not is_taken(text := str(make(number))):
             return text
     return ""
 
@@ -51,6 +80,12 @@ def choose_resolver(subnet: IPv4Network, is_taken: Callable[[str], bool]) -> str
     return ""
 
 
+def overlap(subnet: Subnet, other: str) -> bool:
+    """Whether two networks, of one family, have addresses in common."""
+    found = ip_network(other)
+    return subnet.version == found.version and subnet.overlaps(found)
+
+
 def mac_of(address: str) -> str:
     """Of a machine, from its address: alone on its network, and the same for the same address."""
     return "02:c0:" + ":".join(f"{byte:02x}" for byte in IPv4Address(address).packed)
@@ -60,3 +95,12 @@ def bridge_mac(network_id: str) -> str:
     """Of a bridge: without one of its own it takes a port's, and changes with the ports."""
     digest = hashlib.sha256(network_id.encode()).hexdigest()
     return "02:cb:" + ":".join(digest[i : i + 2] for i in range(0, 8, 2))
+
+
+def link_local(mac: str) -> IPv6Interface:
+    """The address that every interface with IPv6 has on its link alone, as kernels make it of the
+    MAC address (RFC 4291, appendix A).
+    """
+    own = bytes.fromhex(mac.replace(":", ""))
+    middle = bytes((own[0] ^ 2,)) + own[1:3] + b"\xff\xfe" + own[3:]
+    return IPv6Interface((b"\xfe\x80" + bytes(6) + middle, 64))

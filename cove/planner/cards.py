@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
 from cove.plan.ops import NONE, Barrier, Op
-from cove.plan.vm_ops import Card, CardBack, CardRoute
+from cove.plan.vm_ops import Card, CardBack, CardRoute, CardSix
 from cove.planner.why import option
 from cove.spec.network import CARDS
 
@@ -29,6 +29,8 @@ class Link:
     """With the bits of the subnet."""
     gateway: str = ""
     """Of its way out; empty: another link is that, or none."""
+    address6: str = ""
+    gateway6: str = ""
 
     @property
     def name(self) -> str:
@@ -40,10 +42,10 @@ def card_mac(index: int) -> str:
     return f"02:cc:00:00:00:{index:02x}"
 
 
-def give(link: Link, target: str = NONE) -> Op:
+def give(link: Link, target: str = NONE) -> tuple[Op, ...]:
     """The machine has it, as ``link`` says; what it was before is gone."""
-    address = IPv4Interface(link.address)
-    return Card(
+    address, why = IPv4Interface(link.address), option("network", link.network)
+    card = Card(
         target,
         _bytes(card_mac(link.index)),
         link.name,
@@ -51,8 +53,14 @@ def give(link: Link, target: str = NONE) -> Op:
         str(address.ip),
         str(address.netmask),
         link.gateway,
-        why=option("network", link.network),
+        why=why,
     )
+    if not link.address6:
+        return (card,)
+    own, _, bits = link.address6.partition("/")
+    six = CardSix(target, link.name, own, int(bits), why=why)
+    routes = (CardRoute(target, link.name, link.gateway6, why=why),) if link.gateway6 else ()
+    return card, six, *routes
 
 
 def take_back(index: int) -> Op:
@@ -61,15 +69,17 @@ def take_back(index: int) -> Op:
     )
 
 
-def way_out(link: Link) -> Op:
-    return CardRoute(TARGET, link.name, link.gateway, why=option("network", link.network))
+def way_out(link: Link) -> tuple[Op, ...]:
+    gateways = filter(None, (link.gateway, link.gateway6))
+    why = option("network", link.network)
+    return tuple(CardRoute(TARGET, link.name, gateway, why=why) for gateway in gateways)
 
 
 def with_links(ops: Iterable[Op], links: tuple[Link, ...]) -> tuple[Op, ...]:
     """Where the launcher of a container waits for the daemon to make the links, that of a guest
     makes them itself.
     """
-    cards = tuple(give(link) for link in links)
+    cards = tuple(op for link in links for op in give(link))
     return tuple(each for op in ops for each in (cards if isinstance(op, Barrier) else (op,)))
 
 
@@ -77,7 +87,9 @@ def anew(links: tuple[Link, ...]) -> tuple[Op, ...]:
     """In a copy of a guest: its links are this machine's, and what it had besides is gone."""
     kept = {link.index: link for link in links}
     return tuple(
-        give(kept[index], TARGET) if index in kept else take_back(index) for index in range(CARDS)
+        op
+        for index in range(CARDS)
+        for op in (give(kept[index], TARGET) if index in kept else (take_back(index),))
     )
 
 

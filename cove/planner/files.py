@@ -29,6 +29,7 @@ def render_hosts(
     domainname: str = "",
     address: str = "127.0.0.1",
     gateway: str = "",
+    address6: str = "",
 ) -> str:
     """/etc/hosts: loopback, what ``--add-host`` names (``host:address``), the machine itself."""
     lines = list(_LOOPBACK)
@@ -48,7 +49,7 @@ def render_hosts(
         lines.append(f"{target}\t{name}")
     if hostname:
         full = f"{hostname}.{domainname} {hostname}" if domainname else hostname
-        lines.append(f"{address}\t{full}")
+        lines += [f"{own}\t{full}" for own in (address, address6) if own]
     return "".join(f"{one_line(line)}\n" for line in lines)
 
 

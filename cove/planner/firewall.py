@@ -10,12 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import IPv6Address
+
+from cove.planner.addresses import METADATA6
 
 PRIORITY = -10
 """Before the host's own filters (0): their verdicts come on top."""
 
 QUESTIONS = "5000/second burst 1000 packets"
 """Of one machine to its name server."""
+
+NOWHERE = "127.0.0.0/8, 169.254.0.0/16"
+NOWHERE6 = ", ".join(
+    ("::1", "::ffff:0:0/96", "fe80::/10", "64:ff9b::7f00:0/104", "64:ff9b::a9fe:0/112", *METADATA6)
+)
+"""Loopback and link-local addresses, those of clouds' metadata, and the same by NAT64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,8 @@ class Bridge:
     internal: bool
     resolver: str = ""
     """The address of its name server, behind a port of its own."""
+    subnet6: str = ""
+    gateway6: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,8 @@ class Port:
     link: str
     address: str
     mac: str
+    addresses6: tuple[str, ...] = ()
+    """Its own, and the one of its link alone; none: no IPv6 leaves it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +60,48 @@ class Door:
 
 
 def everywhere(ip: str) -> bool:
-    """Whether who listens there does so on every address of the host."""
-    return ip == "0.0.0.0"
+    """Whether who listens there does so on every address of the host, of its family."""
+    return ip in ("0.0.0.0", "::")
 
 
 def doors(table: str, published: Iterable[Door], *, add: bool) -> str:
     """Ports of the host that machines may speak to, more of them or less."""
     verb = "add" if add else "delete"
     return "".join(
-        f"{verb} element inet {table} anywhere {{ {d.protocol} . {d.port} }}\n"
-        if everywhere(d.ip)
-        else f"{verb} element inet {table} published {{ {d.ip} . {d.protocol} . {d.port} }}\n"
-        for d in published
-        if ":" not in d.ip
+        f"{verb} element inet {table} {_set_of(door)} {{ {_element_of(door)} }}\n"
+        for door in published
     )
+
+
+def _set_of(door: Door) -> str:
+    return ("anywhere" if everywhere(door.ip) else "published") + ("6" if ":" in door.ip else "")
+
+
+def _element_of(door: Door) -> str:
+    where = "" if everywhere(door.ip) else f"{door.ip} . "
+    return f"{where}{door.protocol} . {door.port}"
 
 
 def elements(table: str, port: Port, *, add: bool) -> str:
     """One port more, or one less."""
     verb = "add" if add else "delete"
-    return (
-        f'{verb} element bridge {table} senders {{ "{port.link}" . {port.mac} }}\n'
-        f'{verb} element bridge {table} addresses {{ "{port.link}" . {port.address} }}\n'
+    return "".join(
+        f"{verb} element bridge {table} {name} {{ {', '.join(members)} }}\n"
+        for name, members in _members(port).items()
+        if members
     )
+
+
+def _members(port: Port) -> dict[str, tuple[str, ...]]:
+    """By set, what lets its machine speak. Payloads that nf_tables has no name for are numbers."""
+    link, six = f'"{port.link}"', port.addresses6
+    return {
+        "senders": (f"{link} . {port.mac}",),
+        "addresses": (f"{link} . {port.address}",),
+        "addresses6": tuple(f"{link} . {address}" for address in six),
+        "targets6": tuple(f"{link} . {int(IPv6Address(address)):#034x}" for address in six),
+        "links6": (f"{link} . 0x{port.mac.replace(':', '')}",) if six else (),
+    }
 
 
 def delete(table: str) -> str:
@@ -88,13 +120,16 @@ def whole(
     published: Iterable[Door] = (),
     *,
     router: bool,
+    router6: bool = False,
 ) -> str:
     """Everything anew. ``router``: the host forwards packets for cove, and for nobody else."""
     bridges, ports = tuple(bridges), tuple(ports)
     return (
         delete(table)
         + _bridge_table(table, prefix, bridges, ports)
-        + _inet_table(table, prefix, bridges, tuple(published), router=router)
+        + _inet_table(
+            table, prefix, bridges, tuple(dict.fromkeys(published)), router=router, router6=router6
+        )
     )
 
 
@@ -102,20 +137,39 @@ def _set(name: str, kind: str, members: Iterable[str], flags: str = "") -> str:
     listed = ", ".join(members)
     more = f"  flags {flags}\n" if flags else ""
     inside = f"  elements = {{ {listed} }}\n" if listed else ""
-    return f" set {name} {{\n  type {kind}\n{more}{inside} }}\n"
+    word = "typeof" if "@" in kind else "type"
+    return f" set {name} {{\n  {word} {kind}\n{more}{inside} }}\n"
+
+
+TARGET, OPTION, OPTION_MAC = "@th,64,128", "@th,192,16", "@th,208,48"
+"""Of a neighbour solicitation or advertisement (RFC 4861): whose address is asked for or told, kind
+and length of the first option, and the MAC address in it."""
+
+PORT_SETS = {
+    "senders": "ifname . ether_addr",
+    "addresses": "ifname . ipv4_addr",
+    "addresses6": "ifname . ipv6_addr",
+    "targets6": f"iifname . {TARGET}",
+    "links6": f"iifname . {OPTION_MAC}",
+}
 
 
 def _bridge_table(
     table: str, prefix: str, bridges: tuple[Bridge, ...], ports: tuple[Port, ...]
 ) -> str:
     """Frames as they leave a machine: from its own MAC and address, or not at all; to the name
-    server no more than it could answer, so that nobody's questions are lost for another's.
+    server no more than it could answer, so that nobody's questions are lost for another's. Of IPv6
+    it tells of itself alone, and is nobody's router and gives nobody addresses. A neighbour's
+    question or answer has one form, so that there is nothing behind what was looked at.
     """
-    senders = _set("senders", "ifname . ether_addr", (f'"{p.link}" . {p.mac}' for p in ports))
-    owned = _set("addresses", "ifname . ipv4_addr", (f'"{p.link}" . {p.address}' for p in ports))
+    held = [_members(port) for port in ports]
+    owned = "".join(
+        _set(name, kind, (each for members in held for each in members[name]))
+        for name, kind in PORT_SETS.items()
+    )
     asked = _set("resolvers", "ipv4_addr", (b.resolver for b in bridges if b.resolver))
     return f"""table bridge {table} {{
-{senders}{owned}{asked} set busy {{
+{owned}{asked} set busy {{
   type ifname
   flags dynamic
   size 65535
@@ -128,9 +182,30 @@ def _bridge_table(
   ether type arp iifname . arp saddr ether != @senders drop
   ether type arp iifname . arp saddr ip != @addresses drop
   ether type arp accept
+  ether type ip6 goto six
   ether type ip iifname . ip saddr != @addresses drop
   ip daddr @resolvers add @busy {{ iifname limit rate over {QUESTIONS} }} drop
   ether type ip accept
+  drop
+ }}
+ chain six {{
+  iifname . ip6 saddr != @addresses6 drop
+  icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} goto neighbours
+  icmpv6 type {{ nd-router-solicit, nd-router-advert, nd-redirect }} drop
+  icmpv6 type {{ mld-listener-query, router-renumbering }} drop
+  udp sport 547 drop
+  udp dport 546 drop
+  meta l4proto 0-255 accept
+  drop
+ }}
+ chain neighbours {{
+  ip6 nexthdr != ipv6-icmp drop
+  icmpv6 type nd-neighbor-advert iifname . {TARGET} != @targets6 drop
+  ip6 length 24 accept
+  ip6 length != 32 drop
+  icmpv6 type nd-neighbor-solicit {OPTION} != 0x0101 drop
+  icmpv6 type nd-neighbor-advert {OPTION} != 0x0201 drop
+  iifname . {OPTION_MAC} @links6 accept
   drop
  }}
 }}
@@ -138,30 +213,37 @@ def _bridge_table(
 
 
 def _sets(bridges: tuple[Bridge, ...], published: tuple[Door, ...]) -> str:
+    led = [b for b in bridges if not b.internal]
+    ports = {"anywhere": "", "anywhere6": "", "published": "ipv4_addr . ",
+             "published6": "ipv6_addr . "}  # fmt: skip
     return (
-        _set(
-            "gateways",
-            "ifname . ipv4_addr",
-            (f'"{b.link}" . {b.gateway}' for b in bridges if not b.internal),
+        _set("gateways", "ifname . ipv4_addr", (f'"{b.link}" . {b.gateway}' for b in led))
+        + _set(
+            "gateways6", "ifname . ipv6_addr", (f'"{b.link}" . {b.gateway6}' for b in led
+                                                if b.gateway6),
         )
         + _set("same", "ifname . ifname", (f'"{b.link}" . "{b.link}"' for b in bridges))
         + _set("internal", "ifname", (f'"{b.link}"' for b in bridges if b.internal))
-        + _set("routed", "ipv4_addr", (b.subnet for b in bridges if not b.internal), "interval")
-        + _set(
-            "anywhere",
-            "inet_proto . inet_service",
-            (f"{d.protocol} . {d.port}" for d in published if everywhere(d.ip)),
+        + _set("routed", "ipv4_addr", (b.subnet for b in led), "interval")
+        + _set("routed6", "ipv6_addr", (b.subnet6 for b in led if b.subnet6), "interval")
+        + "".join(
+            _set(
+                name,
+                f"{kind}inet_proto . inet_service",
+                (_element_of(door) for door in published if _set_of(door) == name),
+            )
+            for name, kind in ports.items()
         )
-        + _set(
-            "published",
-            "ipv4_addr . inet_proto . inet_service",
-            (
-                f"{d.ip} . {d.protocol} . {d.port}"
-                for d in published
-                if not everywhere(d.ip) and ":" not in d.ip
-            ),
-        )
-    )
+    )  # fmt: skip
+
+
+OF_OTHERS = {
+    (True, True): "  drop\n",
+    (True, False): "  meta nfproto ipv4 drop\n",
+    (False, True): "  meta nfproto ipv6 drop\n",
+    (False, False): "",
+}
+"""What is forwarded for nobody of ours: where cove made the host a router it is for cove alone."""
 
 
 def _inet_table(
@@ -171,25 +253,31 @@ def _inet_table(
     published: tuple[Door, ...],
     *,
     router: bool,
+    router6: bool,
 ) -> str:
     mine = f'"{prefix}b*"'
-    rest = "  drop\n" if router else ""
+    rest = OF_OTHERS[router, router6]
     return f"""table inet {table} {{
 {_sets(bridges, published)} chain early {{
   type filter hook prerouting priority -300; policy accept;
   iifname != {mine} accept
   ip daddr 127.0.0.0/8 drop
   ip saddr 127.0.0.0/8 drop
-  ip6 daddr ::1 drop
+  ip6 daddr {{ ::1, ::ffff:0:0/96 }} drop
+  ip6 saddr {{ ::1, ::ffff:0:0/96 }} drop
  }}
  chain input {{
   type filter hook input priority {PRIORITY}; policy accept;
   iifname != {mine} accept
+  icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
   ct state established,related accept
   icmp type echo-request iifname . ip daddr @gateways accept
+  icmpv6 type echo-request iifname . ip6 daddr @gateways6 accept
   iifname @internal drop
   meta nfproto ipv4 meta l4proto . th dport @anywhere accept
+  meta nfproto ipv6 meta l4proto . th dport @anywhere6 accept
   ip daddr . meta l4proto . th dport @published accept
+  ip6 daddr . meta l4proto . th dport @published6 accept
   drop
  }}
  chain forward {{
@@ -201,8 +289,8 @@ def _inet_table(
  chain leaving {{
   oifname {mine} drop
   iifname @internal drop
-  ip daddr {{ 127.0.0.0/8, 169.254.0.0/16 }} drop
-  meta nfproto ipv6 drop
+  ip daddr {{ {NOWHERE} }} drop
+  ip6 daddr {{ {NOWHERE6} }} drop
   accept
  }}
  chain entering {{
@@ -213,6 +301,7 @@ def _inet_table(
  chain out {{
   type nat hook postrouting priority 100; policy accept;
   ip saddr @routed oifname != {mine} masquerade
+  ip6 saddr @routed6 oifname != {mine} masquerade
  }}
 }}
 """

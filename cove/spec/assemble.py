@@ -68,21 +68,24 @@ def assemble_machine(
     )
 
 
+OF_FIRST = {"ip": "ip", "ip6": "ip6", "mac": "mac-address", "aliases": "network-alias"}
+"""Fields that are said of the first network, and their flags."""
+
+
 def _networks(values: Values) -> dict[str, Any]:
-    """``--ip``, ``--mac-address`` and ``--network-alias`` are said of the first network."""
-    said = {name: values[name] for name in ("ip", "mac", "aliases") if values.get(name)}
+    said = {name: values[name] for name in OF_FIRST if values.get(name)}
     asked: tuple[Connection, ...] = values.get("network", ())
     if not asked:
         return {"network": ASKED_FOR, **said}
     first = asked[0]
-    for name, flag in (("ip", "ip"), ("mac", "mac-address"), ("aliases", "network-alias")):
+    for name, flag in OF_FIRST.items():
         if name in said and getattr(first, name):
             raise UsageError(
                 f"cannot use --{flag}: --network says the same of {first.network}",
                 origin=f"--{flag}",
                 hint="leave one of them out",
             )
-    said = {name: getattr(first, name) for name in ("ip", "mac", "aliases")} | said
+    said = {name: getattr(first, name) for name in OF_FIRST} | said
     return {"network": first.network, **said, "connections": asked[1:]}
 
 

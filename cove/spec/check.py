@@ -266,7 +266,7 @@ def _network(spec: MachineSpec) -> Iterator[CoveError]:
         if spec.network != ASKED_FOR:
             yield from _parsed(spec.network, "--network", parse_network_name)
     else:
-        said = (("ip", spec.ip), ("mac-address", spec.mac), *_aliases(spec))
+        said = (("ip", spec.ip), ("ip6", spec.ip6), ("mac-address", spec.mac), *_aliases(spec))
         for flag, value in said:
             if value:
                 yield UsageError(

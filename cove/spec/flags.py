@@ -204,12 +204,14 @@ MACHINE = (
          grants.parse_sysctl, repeat=True, group="Security"),
     # network
     Flag("network", "network", "A network's name, none or host; name=NAME,alias=NAME,ip=ADDRESS,"
-         "mac-address=ADDRESS; the first that leads out is its way out", "", "NETWORK",
+         "ip6=ADDRESS,mac-address=ADDRESS; the first that leads out is its way out", "", "NETWORK",
          network.parse_connection, repeat=True, group="Network", aliases=("net",),
          default="bridge"),
     Flag("network-alias", "aliases", "What else it is called on the first network", "", "NAME",
          network.parse_alias, repeat=True, group="Network", aliases=("net-alias",)),
     Flag("ip", "ip", "Its IPv4 address on the first network", "", "ADDRESS", network.parse_ipv4,
+         group="Network"),
+    Flag("ip6", "ip6", "Its IPv6 address on the first network", "", "ADDRESS", network.parse_ipv6,
          group="Network"),
     Flag("mac-address", "mac", "Its MAC address on the first network", "", "ADDRESS",
          network.parse_mac, group="Network"),
@@ -263,9 +265,8 @@ CREATE = (*PROCESS, *_ATTACHED[1:2], *MACHINE, FROM_SNAPSHOT)
 
 
 REFUSED: dict[str, tuple[str, bool]] = {
-    "ip6": ("cove has no IPv6 networks yet", True),
     "link": ("cove has no links between machines", True),
-    "link-local-ip": ("cove has no IPv6 networks yet", True),
+    "link-local-ip": (network.LINK_LOCAL, True),
     "health-cmd": ("cove has no health checks yet", True),
     "health-interval": ("cove has no health checks yet", True),
     "health-retries": ("cove has no health checks yet", True),

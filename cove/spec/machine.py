@@ -126,6 +126,7 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """On that network; empty: cove chooses."""
     aliases: tuple[str, ...] = ()
     """What else it is called there."""
+    ip6: str = ""
     connections: tuple[Connection, ...] = ()
     """More networks."""
     ports: tuple[Publish, ...] = ()
@@ -162,7 +163,10 @@ def connections_of(spec: MachineSpec) -> tuple[Connection, ...]:
     """Every network that it asks for, in order."""
     if spec.network in ALONE:
         return ()
-    return (Connection(spec.network, spec.ip, spec.mac, spec.aliases), *spec.connections)
+    return (
+        Connection(spec.network, spec.ip, spec.mac, spec.aliases, spec.ip6),
+        *spec.connections,
+    )
 
 
 class ExecSpec(msgspec.Struct, frozen=True, omit_defaults=True):

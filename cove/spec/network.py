@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import msgspec
 
@@ -35,6 +36,7 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     mac: str = ""
     aliases: tuple[str, ...] = ()
     """What else the machine is called there."""
+    ip6: str = ""
 
 
 class NetworkSpec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -46,6 +48,11 @@ class NetworkSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """The host's address in it; empty: the first."""
     range: str = ""
     """Machines get addresses of this part of the subnet; empty: of all of it."""
+    ipv6: bool = False
+    subnet6: str = ""
+    """``fd00:1::/64``; empty, with ``ipv6``: one is chosen."""
+    gateway6: str = ""
+    range6: str = ""
     internal: bool = False
     """No way out of it, not even to the host."""
     labels: dict[str, str] = {}
@@ -67,28 +74,28 @@ def parse_driver(text: str) -> str:
 
 
 def parse_subnet(text: str) -> str:
-    """An IPv4 network, written as itself: no bits behind the prefix."""
+    """A network, written as itself: no bits behind the prefix."""
     import ipaddress  # 5 ms to import, for a rare option
 
     try:
         found = ipaddress.ip_network(text, strict=False)
     except ValueError:
         raise bad("subnet", text, "not ADDRESS/BITS", hint="write 10.1.2.0/24") from None
-    if found.version == 6:
-        raise Unsupported(f"cannot use the subnet {text}: cove has no IPv6 networks yet")
-    if str(found.network_address) != text.partition("/")[0]:
+    shown, _, bits = text.partition("/")
+    if found.network_address != ipaddress.ip_address(shown):
         raise bad("subnet", text, f"the network is {found}", hint=f"write {found}")
-    if found.prefixlen > 29 or found.prefixlen < 8:
-        raise bad("subnet", text, "its prefix is not between 8 and 29")
+    least, most = (8, 29) if found.version == 4 else (16, 125)
+    if not bits or not least <= found.prefixlen <= most:
+        raise bad("subnet", text, f"its prefix is not between {least} and {most}")
     if found.is_multicast or found.is_loopback or found.is_link_local or found.is_unspecified:
         raise bad("subnet", text, "these addresses are for no machine")
     return str(found)
 
 
-_OPTIONS = ("name", "alias", "ip", "mac-address")
+_OPTIONS = ("name", "alias", "ip", "ip6", "mac-address")
+LINK_LOCAL = "a machine's link-local address follows from its MAC address"
 _NOT_HERE = {
-    "ip6": "cove has no IPv6 networks yet",
-    "link-local-ip": "cove has no IPv6 networks yet",
+    "link-local-ip": LINK_LOCAL,
     "driver-opt": "cove's bridges have no options",
     "gw-priority": "the first network that leads out is the way out",
 }
@@ -107,7 +114,9 @@ def parse_connection(text: str) -> Connection:
         if key in _NOT_HERE:
             raise Unsupported(f"cannot use {word} of a network: {_NOT_HERE[key]}")
         if key not in _OPTIONS or not value:
-            raise bad("network", text, f'"{word}" is none of name=, alias=, ip=, mac-address=')
+            raise bad(
+                "network", text, f'"{word}" is none of name=, alias=, ip=, ip6=, mac-address='
+            )
         if key != "alias" and key in found:
             raise bad("network", text, f"{key}= is there twice")
         found.setdefault(key, []).append(value)
@@ -116,6 +125,7 @@ def parse_connection(text: str) -> Connection:
     return Connection(
         _parse_mode(found["name"][0]),
         ip=parse_ipv4(found["ip"][0]) if "ip" in found else "",
+        ip6=parse_ipv6(found["ip6"][0]) if "ip6" in found else "",
         mac=parse_mac(found["mac-address"][0]) if "mac-address" in found else "",
         aliases=tuple(dict.fromkeys(parse_alias(word) for word in found.get("alias", ()))),
     )
@@ -150,7 +160,7 @@ def parse_range(text: str) -> str:
     import ipaddress
 
     try:
-        return str(ipaddress.IPv4Network(text))
+        return str(ipaddress.ip_network(text))
     except ValueError:
         raise bad("range", text, "not ADDRESS/BITS", hint="write 10.1.2.128/25") from None
 
@@ -164,6 +174,22 @@ def parse_ipv4(text: str) -> str:
         raise bad("address", text, "not an IPv4 address", hint="write 10.1.2.3") from None
 
 
+def parse_ipv6(text: str) -> str:
+    import ipaddress
+
+    try:
+        found = ipaddress.IPv6Address(text)
+    except ValueError:
+        raise bad("address", text, "not an IPv6 address", hint="write fd00:1::3") from None
+    if found.scope_id:
+        raise bad("address", text, "it has a zone", hint="write fd00:1::3")
+    return str(found)
+
+
+def parse_gateway(text: str) -> str:
+    return parse_ipv6(text) if ":" in text else parse_ipv4(text)
+
+
 def parse_mac(text: str) -> str:
     """Of one machine: a group's address is nobody's."""
     word = text.lower().replace("-", ":")
@@ -174,30 +200,60 @@ def parse_mac(text: str) -> str:
     return word
 
 
+def of_families(flag: str, values: Iterable[str]) -> tuple[str, str]:
+    """What was said of IPv4 and of IPv6, each once."""
+    found = ["", ""]
+    for value in values:
+        six = ":" in value
+        if found[six]:
+            raise UsageError(
+                f"cannot use --{flag} {found[six]} and --{flag} {value}: a network has one of each "
+                "family",
+                origin=f"--{flag} {value}",
+            )
+        found[six] = value
+    return found[0], found[1]
+
+
 def check_network(spec: NetworkSpec) -> None:
     """What needs more than one of its words."""
-    import ipaddress
-
     parse_network_name(spec.name)
     parse_driver(spec.driver)
-    if not spec.subnet:
-        for flag, value in (("gateway", spec.gateway), ("ip-range", spec.range)):
+    if not spec.ipv6 and (said := spec.subnet6 or spec.gateway6 or spec.range6):
+        raise UsageError(
+            f"cannot make network {spec.name}: {said} is of IPv6, which it has not",
+            origin=said,
+            hint="add --ipv6",
+        )
+    _check_family(spec.name, spec.subnet, spec.gateway, spec.range, version=4)
+    _check_family(spec.name, spec.subnet6, spec.gateway6, spec.range6, version=6)
+
+
+def _check_family(name: str, network: str, own: str, part: str, *, version: int) -> None:
+    import ipaddress
+
+    if not network:
+        for flag, value in (("gateway", own), ("ip-range", part)):
             if value:
                 raise UsageError(
-                    f"cannot make network {spec.name}: --{flag} needs a --subnet",
+                    f"cannot make network {name}: --{flag} needs a --subnet",
                     origin=f"--{flag} {value}",
                 )
         return
-    subnet = ipaddress.IPv4Network(parse_subnet(spec.subnet))
-    gateway = ipaddress.IPv4Address(parse_ipv4(spec.gateway)) if spec.gateway else None
+    subnet = ipaddress.ip_network(parse_subnet(network))
+    if subnet.version != version:
+        raise bad("subnet", network, f"not of IPv{version}")
+    gateway = ipaddress.ip_address(parse_gateway(own)) if own else None
     ends = (subnet.network_address, subnet.broadcast_address)
     if gateway is not None and (gateway not in subnet or gateway in ends):
         raise UsageError(
-            f"cannot make network {spec.name}: {spec.gateway} is no address of {subnet}",
-            origin=f"--gateway {spec.gateway}",
+            f"cannot make network {name}: {own} is no address of {subnet}",
+            origin=f"--gateway {own}",
         )
-    if spec.range and not ipaddress.IPv4Network(parse_range(spec.range)).subnet_of(subnet):
+    within = ipaddress.ip_network(parse_range(part)) if part else subnet
+    first, last = within.network_address, within.broadcast_address
+    if within.version != version or first not in subnet or last not in subnet:
         raise UsageError(
-            f"cannot make network {spec.name}: {spec.range} is no part of {subnet}",
-            origin=f"--ip-range {spec.range}",
+            f"cannot make network {name}: {part} is no part of {subnet}",
+            origin=f"--ip-range {part}",
         )

@@ -42,6 +42,9 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """The address of the network's name server."""
     default: bool = False
     """Its gateway is where packets go that are for no network of the machine's."""
+    address6: str = ""
+    """Its IPv6 address, where the network has them: fd00::2/64."""
+    gateway6: str = ""
     aliases: tuple[str, ...] = ()
     """What the machine is called on this network, besides its own name."""
 
@@ -194,6 +197,13 @@ class NetworkRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """The address of its name server."""
     forwarding: bool = False
     """The host did not forward packets before this network: switched off again when it goes."""
+    subnet6: str = ""
+    """Empty: it has no IPv6."""
+    gateway6: str = ""
+    range6: str = ""
+    forwarding6: bool = False
+    listening: tuple[str, ...] = ()
+    """Interfaces that were told to hear routers although the host forwards IPv6."""
 
 
 class VolumeRecord(msgspec.Struct, frozen=True, omit_defaults=True):

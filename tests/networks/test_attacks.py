@@ -258,4 +258,5 @@ def test_the_host_routes_for_nobody_else(cove: Cove, lan: str, host: Host) -> No
         last = [item["rule"] for item in found if item.get("rule", {}).get("chain") == "forward"][
             -1
         ]
-        assert last["expr"] == [{"drop": None}]
+        family, verdict = last["expr"]
+        assert family["match"]["right"] == "ipv4" and verdict == {"drop": None}

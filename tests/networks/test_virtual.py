@@ -12,9 +12,12 @@ import pytest
 from tests.conftest import need
 from tests.driver import Cove, wait_until
 from tests.kernel.conftest import closed_cove
+from tests.networks.asking import seat
 from tests.networks.conftest import Host, address, machine, network, rules, run
 from tests.networks.frames import ethernet, forged, udp
 from tests.networks.test_attacks import SNIFF, heard, listening, port
+from tests.networks.test_ipv6 import address6, place
+from tests.networks.test_ipv6_attacks import spoof as spoof6
 from tests.networks.test_networks import ping
 from tests.shared import give_guests
 
@@ -151,6 +154,34 @@ def test_the_loopback_of_the_host_is_not_reached_from_it(cove: Cove, up: tuple[s
         assert inside(cove, "probe", "frames", "eth0", frame) == "ok\n"
         wait_until(lambda: heard(lo), "what nothing guards")
     cove("run", "--rm", "--network", "web", "bb", "true")
+
+
+def test_ipv6_while_it_runs_and_from_its_start(cove: Cove, up: tuple[str, str]) -> None:
+    with network(cove, "six", "--ipv6"), machine(cove, "ear6", "six", image="host") as _:
+        flags = ("run", "--rm", "--vm", "--network", "six", "bb", "sh", "-c")
+        shown = cove(*flags, "ip -6 addr show dev eth0; ip -6 route; cat /etc/hosts").out
+        gateway = str(place(cove, "ear6", "six")["IPv6Gateway"])
+        assert f"default via {gateway} dev eth0" in shown and "tentative" not in shown
+        prefix = gateway.removesuffix("1")
+        assert f"inet6 {prefix}" in shown and f"\n{prefix}" in shown
+        cove("network", "connect", "six", "vm")
+        own = address6(cove, "vm", "six")
+        shown = inside(cove, "ip", "-6", "addr", "show", "dev", "eth1")
+        assert f"{own}/64" in shown and "tentative" not in shown
+        ear = address6(cove, "ear6", "six")
+        assert ping(cove, "vm", ear) and ping(cove, "vm", gateway) and ping(cove, "vm", "ear6")
+        with seat(cove, "ear6") as seen:
+            assert [str(rr.rdata) for rr in seen.ask("vm", "AAAA").rr] == [own]
+        assert spoof6(cove, "six", "ear6", "vm", "eth1") == set()
+        cove("fork", "--name", "other", "vm")
+        try:
+            shown = inside(cove, "ip", "-6", "addr", "show", "dev", "eth1", name="other")
+            assert f"{address6(cove, 'other', 'six')}/64" in shown and f"{own}/" not in shown
+            assert ping(cove, "other", own) and ping(cove, "other", ear)
+        finally:
+            cove("rm", "-f", "other")
+        cove("network", "disconnect", "six", "vm")
+        assert "eth1" not in inside(cove, "ip", "addr") and not ping(cove, "vm", ear)
 
 
 def test_a_fork_has_addresses_of_its_own(cove: Cove, up: tuple[str, str]) -> None:

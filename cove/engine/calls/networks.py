@@ -70,6 +70,7 @@ class NetworkConnect(msgspec.Struct, frozen=True):
     ip: str = ""
     mac: str = ""
     aliases: tuple[str, ...] = ()
+    ip6: str = ""
 
 
 class NetworkDisconnect(msgspec.Struct, frozen=True):

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import secrets
 import time
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from cove.engine.home import Home
 from cove.errors import Conflict, CoveError, HostError, NotFound
-from cove.planner.addresses import choose_resolver, choose_subnet
+from cove.planner.addresses import (
+    Subnet,
+    choose_resolver,
+    choose_subnet,
+    choose_subnet6,
+    overlap,
+)
 from cove.spec.network import DEFAULT_NETWORK, NetworkSpec, check_network
 from cove.store.records import NetworkRecord
 
@@ -33,27 +39,25 @@ def add(home: Home, spec: NetworkSpec) -> NetworkRecord:
     """A new network's record. In the kernel it is made when a machine joins it."""
     check_network(spec)
     with home.lock:
-        subnet = IPv4Network(spec.subnet) if spec.subnet else None
-        taken = [(IPv4Network(n.subnet), n.name) for n in home.store.networks()]
-        reached = _reached(home, subnet)
-        if subnet is None:
-            subnet = choose_subnet((*(network for network, _ in taken), *reached))
-            if subnet is None:
-                raise HostError(
-                    f"cannot make network {spec.name}: every range that cove takes subnets of is "
-                    "in use",
-                    hint="choose one: --subnet 10.1.2.0/24",
-                )
-        for other, name in taken:
-            if subnet.overlaps(other):
-                raise _overlap(spec, f"{subnet} overlaps with {other} of network {name}")
-        for route in reached if spec.subnet else ():
-            if subnet.overlaps(route):
-                raise _overlap(spec, f"{subnet} overlaps with {route}, where the host has a way to")
+        taken = _taken(home)
+        reached = _reached(home)
+        for asked in filter(None, (spec.subnet, spec.subnet6)):
+            _check_free(spec, asked, taken, reached)
+        used = [*(ip_network(subnet) for subnet, _ in taken), *reached]
+        chosen = spec.subnet or choose_subnet(used)
+        if chosen is None:
+            raise HostError(
+                f"cannot make network {spec.name}: every range that cove takes subnets of is "
+                "in use",
+                hint="choose one: --subnet 10.1.2.0/24",
+            )
+        id = secrets.token_hex(32)
+        subnet = IPv4Network(chosen)
+        six = IPv6Network(spec.subnet6 or choose_subnet6(used, id)) if spec.ipv6 else None
         gateway = spec.gateway or str(subnet[1])
         record = NetworkRecord(
             key=home.store.new_key(),
-            id=secrets.token_hex(32),
+            id=id,
             name=spec.name,
             subnet=str(subnet),
             gateway=gateway,
@@ -63,13 +67,22 @@ def add(home: Home, spec: NetworkSpec) -> NetworkRecord:
             driver=spec.driver,
             internal=spec.internal,
             labels=dict(spec.labels),
+            subnet6=str(six) if six else "",
+            gateway6=spec.gateway6 or (str(six[1]) if six else ""),
+            range6=spec.range6,
         )
         home.store.put_network(record)
     publish(home, "create", record)
     return record
 
 
-def _reached(home: Home, subnet: IPv4Network | None) -> list[IPv4Network]:
+def _taken(home: Home) -> list[tuple[str, str]]:
+    """Subnets of networks that are there, of both families, and whose they are."""
+    networks = home.store.networks()
+    return [(subnet, n.name) for n in networks for subnet in (n.subnet, n.subnet6) if subnet]
+
+
+def _reached(home: Home) -> list[Subnet]:
     """Where the host can go, and what it resolves names with: none of that is hidden by a
     network. Bridges of ours are there too, and their networks are named instead.
     """
@@ -77,14 +90,28 @@ def _reached(home: Home, subnet: IPv4Network | None) -> list[IPv4Network]:
         found = home.places.wires.reached()
     except OSError as error:
         raise HostError(f"cannot make a network: {(error.strerror or '').lower()}") from error
-    mine = {IPv4Network(network.subnet) for network in home.store.networks()}
+    mine = {ip_network(subnet) for subnet, _ in _taken(home)}
     return [network for network in found if network not in mine]
 
 
-def _overlap(spec: NetworkSpec, reason: str) -> CoveError:
+def _check_free(
+    spec: NetworkSpec, asked: str, taken: list[tuple[str, str]], reached: list[Subnet]
+) -> None:
+    subnet = ip_network(asked)
+    for other, name in taken:
+        if overlap(subnet, other):
+            raise _overlap(spec, asked, f"{asked} overlaps with {other} of network {name}")
+    for route in reached:
+        if overlap(subnet, str(route)):
+            raise _overlap(
+                spec, asked, f"{asked} overlaps with {route}, where the host has a way to"
+            )
+
+
+def _overlap(spec: NetworkSpec, asked: str, reason: str) -> CoveError:
     return Conflict(
         f"cannot make network {spec.name}: {reason}",
-        origin=f"--subnet {spec.subnet}",
+        origin=f"--subnet {asked}",
         hint="leave --subnet out, and cove chooses one that is free",
     )
 

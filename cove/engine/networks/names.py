@@ -257,6 +257,7 @@ def machine_of(record: MachineRecord) -> Machine:
         },
         {e.network: e.address.partition("/")[0] for e in record.endpoints},
         record.spec.dns,
+        {e.network: e.address6.partition("/")[0] for e in record.endpoints if e.address6},
     )
 
 
@@ -267,7 +268,13 @@ def _pack(kind: str, what: object) -> bytes:
 def _pack_network(network: NetworkRecord) -> bytes:
     fact = control.network_fact(
         Network(
-            network.id, network.name, IPv4Network(network.subnet), network.gateway, network.internal
+            network.id,
+            network.name,
+            IPv4Network(network.subnet),
+            network.gateway,
+            network.internal,
+            network.subnet6,
+            network.gateway6,
         )
     )
     return _pack(*fact)

@@ -20,9 +20,8 @@ from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.machines import life, stopping
 from cove.engine.machines.prune import has_label
-from cove.engine.networks import finding, places, ports, taps
+from cove.engine.networks import finding, forwarding, places, ports, taps
 from cove.errors import Conflict, NotFound, UsageError
-from cove.net.wires import set_forwarding
 from cove.spec.machine import MachineSpec, connections_of
 from cove.spec.network import (
     ALONE,
@@ -31,6 +30,7 @@ from cove.spec.network import (
     NetworkSpec,
     parse_alias,
     parse_ipv4,
+    parse_ipv6,
     parse_mac,
 )
 from cove.store.records import Endpoint, MachineRecord, NetworkRecord
@@ -109,12 +109,7 @@ def _take_down(home: Home, record: NetworkRecord) -> None:
     if record.made:
         home.names.close(record)
         home.places.wires.down(record)
-        others = (n for n in home.store.networks() if n.key != record.key)
-        routed = next((n for n in others if n.made and not n.internal), None)
-        if record.forwarding and routed is not None:
-            home.store.put_network(msgspec.structs.replace(routed, forwarding=True))
-        elif record.forwarding:
-            set_forwarding(False)
+        forwarding.end(home, record)
         places.make_rules(home, without=record)
     home.store.remove_network(record.key)
 
@@ -162,7 +157,8 @@ def connect(home: Home, record: MachineRecord, params: NetworkConnect) -> Networ
     _check_kind(record, network)
     ip = parse_ipv4(params.ip) if params.ip else ""
     mac = parse_mac(params.mac) if params.mac else ""
-    wish = Connection(network.name, ip, mac, tuple(map(parse_alias, params.aliases)))
+    ip6 = parse_ipv6(params.ip6) if params.ip6 else ""
+    wish = Connection(network.name, ip, mac, tuple(map(parse_alias, params.aliases)), ip6)
     life.wait_begun(home, record)
     live = stopping.running(home, record)
     if live is None:
@@ -202,7 +198,7 @@ def _with(record: MachineRecord, wishes: tuple[Connection, ...]) -> MachineSpec:
     first = wishes[0] if wishes else Connection("none")
     return msgspec.structs.replace(
         record.spec, network=first.network, ip=first.ip, mac=first.mac, aliases=first.aliases,
-        connections=wishes[1:],
+        ip6=first.ip6, connections=wishes[1:],
     )  # fmt: skip
 
 

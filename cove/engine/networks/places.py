@@ -7,24 +7,30 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 
 import msgspec
 
 from cove.engine.home import Home
 from cove.engine.live import Live
+from cove.engine.networks import forwarding
 from cove.engine.networks.finding import meant
 from cove.errors import Conflict, HostError, UsageError
 from cove.linux.pidfd import wait_exit
-from cove.net.wires import Wires, forwards, set_forwarding
+from cove.net.wires import Wires
 from cove.planner.addresses import bridge_mac, choose_address, choose_resolver, mac_of
 from cove.spec.machine import MachineSpec, connections_of
-from cove.spec.network import Connection, parse_ipv4, parse_mac
+from cove.spec.network import Connection, parse_ipv4, parse_ipv6, parse_mac
 from cove.store.db import Store
 from cove.store.records import Endpoint, MachineRecord, NetworkRecord
 
 MOST = 16
 """Networks of one machine."""
+
+
+def addresses_of(endpoint: Endpoint) -> tuple[str, ...]:
+    words = filter(None, (endpoint.address, endpoint.address6))
+    return tuple(word.partition("/")[0] for word in words)
 
 
 class Places:
@@ -37,7 +43,7 @@ class Places:
         self._lock = threading.Lock()
         self._taken: dict[tuple[str, str], int] = {}
         self._macs: dict[tuple[str, str], int] = {}
-        self._last: dict[str, str] = {}
+        self._last: dict[tuple[str, int], str] = {}
         for record in store.machines():
             for endpoint in record.endpoints:
                 self.hold(record.key, endpoint)
@@ -47,27 +53,36 @@ class Places:
                 store.put_network(msgspec.structs.replace(network, resolver=resolver))
 
     def hold(self, key: int, endpoint: Endpoint) -> None:
-        address = endpoint.address.partition("/")[0]
         with self._lock:
-            self._taken[endpoint.network, address] = key
+            for address in addresses_of(endpoint):
+                self._taken[endpoint.network, address] = key
             self._macs[endpoint.network, endpoint.mac] = key
 
     def take(
         self, network: NetworkRecord, wish: Connection, key: int, index: int, *, default: bool
     ) -> Endpoint:
         subnet = IPv4Network(network.subnet)
+        six = IPv6Network(network.subnet6) if network.subnet6 else None
+        if wish.ip6 and six is None:
+            raise UsageError(
+                f"cannot connect to {network.name}: it has no IPv6",
+                origin=f"--ip6 {wish.ip6}",
+                hint="cove network create --ipv6",
+            )
         with self._lock:
-            address = self._address(network, subnet, wish)
+            address = self._address(network, subnet, network.range, wish.ip)
+            address6 = self._address(network, six, network.range6, wish.ip6) if six else ""
             mac = parse_mac(wish.mac) if wish.mac else mac_of(address)
-            own = (bridge_mac(network.id), mac_of(network.resolver))
-            if (network.id, mac) in self._macs or mac in own:
-                by = "the network itself" if mac in own else "another machine"
+            ours = (bridge_mac(network.id), mac_of(network.resolver))
+            if (network.id, mac) in self._macs or mac in ours:
+                by = "the network itself" if mac in ours else "another machine"
                 raise Conflict(
                     f"cannot connect to {network.name}: {by} has the MAC address {mac}",
                     origin=f"--mac-address {mac}",
                     exit_code=125,
                 )
-            self._taken[network.id, address] = key
+            for own in filter(None, (address, address6)):
+                self._taken[network.id, own] = key
             self._macs[network.id, mac] = key
         return Endpoint(
             network=network.id,
@@ -80,39 +95,46 @@ class Places:
             mac=mac,
             default=default and not network.internal,
             aliases=wish.aliases,
+            address6=f"{address6}/{six.prefixlen}" if six else "",
+            gateway6=network.gateway6,
         )
 
     def _taken_of(self, network: NetworkRecord) -> Callable[[str], bool]:
-        own = (network.gateway, network.resolver)
+        own = (network.gateway, network.resolver, network.gateway6)
         return lambda address: address in own or (network.id, address) in self._taken
 
-    def _address(self, network: NetworkRecord, subnet: IPv4Network, wish: Connection) -> str:
-        taken = self._taken_of(network)
-        if not wish.ip:
-            within = IPv4Network(network.range or network.subnet)
-            address = choose_address(subnet, within, taken, self._last.get(network.id, ""))
+    def _address(
+        self, network: NetworkRecord, subnet: IPv4Network | IPv6Network, part: str, asked: str
+    ) -> str:
+        """Of one family: the one that is asked for, or one that is free."""
+        taken, which = self._taken_of(network), (network.id, subnet.version)
+        if not asked:
+            within = type(subnet)(part) if part else subnet
+            address = choose_address(subnet, within, taken, self._last.get(which, ""))
             if not address:
                 raise HostError(
                     f"cannot connect to {network.name}: all addresses of {within} are taken",
                     hint="make a network with a larger --subnet, or stop some machines",
                 )
-            self._last[network.id] = address
+            self._last[which] = address
             return address
-        asked = IPv4Address(parse_ipv4(wish.ip))
-        if asked not in subnet or asked in (subnet.network_address, subnet.broadcast_address):
+        flag = "ip" if subnet.version == 4 else "ip6"
+        own = ip_address((parse_ipv4 if subnet.version == 4 else parse_ipv6)(asked))
+        if own not in subnet or own in (subnet.network_address, subnet.broadcast_address):
             raise UsageError(
-                f"cannot connect to {network.name}: {wish.ip} is no address of {subnet}",
-                origin=f"--ip {wish.ip}",
+                f"cannot connect to {network.name}: {asked} is no address of {subnet}",
+                origin=f"--{flag} {asked}",
             )
-        if taken(wish.ip):
-            own = {network.gateway: "the network's gateway", network.resolver: "its name server"}
-            by = own.get(wish.ip, "another machine")
+        if taken(str(own)):
+            whose = {network.gateway: "the network's gateway", network.resolver: "its name server",
+                     network.gateway6: "the network's gateway"}  # fmt: skip
+            by = whose.get(str(own), "another machine")
             raise Conflict(
-                f"cannot connect to {network.name}: {by} has the address {wish.ip}",
-                origin=f"--ip {wish.ip}",
+                f"cannot connect to {network.name}: {by} has the address {own}",
+                origin=f"--{flag} {asked}",
                 exit_code=125,
             )
-        return wish.ip
+        return str(own)
 
     def give_back(self, key: int, endpoints: Iterable[Endpoint] | None = None) -> None:
         """Those of a machine; all, unless told which."""
@@ -122,7 +144,8 @@ class Places:
                 self._macs = {place: k for place, k in self._macs.items() if k != key}
                 return
             for endpoint in endpoints:
-                self._taken.pop((endpoint.network, endpoint.address.partition("/")[0]), None)
+                for address in addresses_of(endpoint):
+                    self._taken.pop((endpoint.network, address), None)
                 self._macs.pop((endpoint.network, endpoint.mac), None)
 
     def used(self, network: str) -> set[int]:
@@ -194,7 +217,7 @@ def _network_of(home: Home, endpoint: Endpoint, name: str) -> NetworkRecord:
 def raise_bridge(home: Home, network: NetworkRecord) -> bool:
     """Whether it had to be made."""
     if not network.made:
-        _begin(home, network)
+        forwarding.begin(home, network, make_rules)
     made: bool = home.places.wires.up(network)
     if made:  # of one that was taken away, the ports are still there
         records = home.store.machines()
@@ -202,17 +225,6 @@ def raise_bridge(home: Home, network: NetworkRecord) -> bool:
         home.places.wires.join(ports, network)
     home.names.open(network)
     return made
-
-
-def _begin(home: Home, network: NetworkRecord) -> None:
-    """A network that leads out needs a host that forwards. Rules come first: nobody else's packets
-    are forwarded, not for a moment.
-    """
-    forwarding = not network.internal and not forwards()
-    home.store.put_network(msgspec.structs.replace(network, made=True, forwarding=forwarding))
-    if forwarding:
-        make_rules(home)
-        set_forwarding(True)
 
 
 def make_rules(home: Home, *, without: NetworkRecord | None = None) -> None:

@@ -10,7 +10,7 @@ from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.networks import places, taps
 from cove.errors import CoveError
-from cove.net.wires import set_forwarding
+from cove.net.switches import set_forwarding, set_forwarding6
 from cove.store.records import Endpoint, MachineRecord, NetworkRecord
 
 
@@ -47,6 +47,8 @@ def _recover(home: Home, networks: Sequence[NetworkRecord]) -> None:
         places.make_rules(home)
     if any(network.forwarding for network in networks):
         set_forwarding(True)
+    if any(network.forwarding6 for network in networks):
+        set_forwarding6(True, [name for network in networks for name in network.listening])
     for record in records:
         live = home.lives.get(record.key)
         missing = [e for e in record.endpoints if e.link not in whole]

@@ -64,8 +64,7 @@ def plug(home: Home, record: MachineRecord, endpoint: Endpoint) -> None:
             qmp.unplug(control, endpoint.index)
             qmp.plug(control, endpoint.index, found[endpoint.index])
             qmp.flush(control)
-        ops = (give(link_of(endpoint), TARGET),)
-        inside.run_ops(home, record.key, ops, patience=PATIENCE)
+        inside.run_ops(home, record.key, give(link_of(endpoint), TARGET), patience=PATIENCE)
         home.places.wires.set_up(endpoint)
 
 
@@ -86,7 +85,7 @@ def unplug(home: Home, key: int, indexes: Iterable[int]) -> None:
 
 def route_through(home: Home, key: int, endpoint: Endpoint) -> None:
     with suppress(CoveError):  # it may have a route of its own making
-        inside.run_ops(home, key, (way_out(link_of(endpoint)),), patience=PATIENCE)
+        inside.run_ops(home, key, way_out(link_of(endpoint)), patience=PATIENCE)
 
 
 def index_of(home: Home, record: MachineRecord, link: str) -> int:

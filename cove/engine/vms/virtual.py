@@ -199,8 +199,10 @@ def links_of(record: MachineRecord) -> tuple[Link, ...]:
 
 
 def link_of(place: Endpoint) -> Link:
-    gateway = place.gateway if place.default else ""
-    return Link(place.index, place.name, place.mac, place.address, gateway)
+    gateway, gateway6 = (place.gateway, place.gateway6) if place.default else ("", "")
+    return Link(
+        place.index, place.name, place.mac, place.address, gateway, place.address6, gateway6
+    )
 
 
 def identity_of(home: Home, record: MachineRecord, base: Base) -> Identity:

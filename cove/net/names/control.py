@@ -32,13 +32,14 @@ def pack(facts: Iterable[Fact]) -> bytes:
 
 def machine_fact(machine: Machine) -> Fact:
     fields = {"key": machine.key, "name": machine.name, "names": machine.names,
-              "places": machine.places, "dns": machine.dns}  # fmt: skip
+              "places": machine.places, "dns": machine.dns, "places6": machine.places6}  # fmt: skip
     return ["machine", fields]
 
 
 def network_fact(network: Network) -> Fact:
     fields = {"id": network.id, "name": network.name, "subnet": str(network.subnet),
-              "gateway": network.gateway, "internal": network.internal}  # fmt: skip
+              "gateway": network.gateway, "internal": network.internal,
+              "subnet6": network.subnet6, "gateway6": network.gateway6}  # fmt: skip
     return ["network", fields]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from dnslib import EDNS0, PTR, QTYPE, RR, A, DNSHeader, DNSLabel, DNSQuestion, DNSRecord
+from dnslib import AAAA, EDNS0, PTR, QTYPE, RR, A, DNSHeader, DNSLabel, DNSQuestion, DNSRecord
 
 HEADER = struct.Struct(">HHHHHH")
 KIND = struct.Struct(">HH")
@@ -29,7 +29,8 @@ TTL = 5
 
 RESPONSE, AUTHORITY, TRUNCATED, DESIRED, AVAILABLE = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080
 IN, TYPE_OPT = 1, 41
-TYPE_A, TYPE_PTR, TYPE_ANY = int(QTYPE.A), int(QTYPE.PTR), int(QTYPE.ANY)
+TYPE_A, TYPE_AAAA = int(QTYPE.A), int(QTYPE.AAAA)
+TYPE_PTR, TYPE_ANY = int(QTYPE.PTR), int(QTYPE.ANY)
 TRANSFERS = (251, 252)
 
 
@@ -151,9 +152,10 @@ def answer(query: Query, addresses: Sequence[str] = (), pointer: str = "") -> by
         DNSHeader(id=query.id, qr=1, aa=1, ra=1, rd=1 if _flags(query) & DESIRED else 0),
         q=DNSQuestion(name, query.kind, query.kind_class),
     )
-    if query.kind in (TYPE_A, TYPE_ANY):
-        for address in addresses:
-            record.add_answer(RR(name, TYPE_A, rdata=A(address), ttl=TTL))
+    for address in addresses:
+        kind, rdata = (TYPE_AAAA, AAAA) if ":" in address else (TYPE_A, A)
+        if query.kind in (kind, TYPE_ANY):
+            record.add_answer(RR(name, kind, rdata=rdata(address), ttl=TTL))
     if pointer and query.kind in (TYPE_PTR, TYPE_ANY):
         # As labels: of text dnslib makes IDNA, and loads what may not be readable any more.
         target = DNSLabel(tuple(label.encode() for label in pointer.split(".")))

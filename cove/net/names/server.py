@@ -93,16 +93,20 @@ class Server:
         if kind == "machine" and isinstance(what, dict):
             names = {network: tuple(found) for network, found in what["names"].items()}
             self.table.put(
-                Machine(what["key"], what["name"], names, what["places"], tuple(what["dns"]))
-            )
+                Machine(
+                    what["key"], what["name"], names, what["places"], tuple(what["dns"]),
+                    what["places6"],
+                )
+            )  # fmt: skip
         elif kind == "forget" and isinstance(what, int):
             self.table.drop(what)
         elif kind == "network" and isinstance(what, dict):
             self._close_door(what["id"])
             subnet = IPv4Network(what["subnet"])
             self.table.networks[what["id"]] = Network(
-                what["id"], what["name"], subnet, what["gateway"], what["internal"]
-            )
+                what["id"], what["name"], subnet, what["gateway"], what["internal"],
+                what["subnet6"], what["gateway6"],
+            )  # fmt: skip
             self._open_door(what["id"], fds)
         elif kind == "close" and isinstance(what, str):
             self._close_door(what)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 DOMAIN = "cove.internal"
 HOST = f"host.{DOMAIN}"
-REVERSE = ".in-addr.arpa"
+REVERSE, REVERSE6 = ".in-addr.arpa", ".ip6.arpa"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,8 @@ class Network:
     subnet: IPv4Network
     gateway: str
     internal: bool
+    subnet6: str = ""
+    gateway6: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,16 @@ class Machine:
     """Its address on each network."""
     dns: tuple[str, ...] = ()
     """Whom to ask for it in place of the host's servers."""
+    places6: dict[str, str] = field(default_factory=dict)
+
+    def addresses(self, network: str) -> tuple[str, ...]:
+        return tuple(places[network] for places in (self.places, self.places6) if network in places)
 
 
 @dataclass(slots=True)
 class _Name:
     turn: int = 0
-    addresses: dict[int, str] = field(default_factory=dict)
+    addresses: dict[int, tuple[str, ...]] = field(default_factory=dict)
     """By the machine's key."""
 
 
@@ -50,19 +56,22 @@ class Table:
         """In place of what was known of it."""
         self.drop(machine.key)
         self.machines[machine.key] = machine
-        for network, address in machine.places.items():
-            self._askers[network, address] = machine.key
+        for network in machine.places:
+            addresses = machine.addresses(network)
+            for address in addresses:
+                self._askers[network, address] = machine.key
             for name in machine.names.get(network, ()):
                 found = self._names.setdefault((network, name), _Name())
-                found.addresses[machine.key] = address
+                found.addresses[machine.key] = addresses
 
     def drop(self, key: int) -> None:
         machine = self.machines.pop(key, None)
         if machine is None:
             return
-        for network, address in machine.places.items():
-            if self._askers.get((network, address)) == key:
-                del self._askers[network, address]
+        for network in machine.places:
+            for address in machine.addresses(network):
+                if self._askers.get((network, address)) == key:
+                    del self._askers[network, address]
             for name in machine.names.get(network, ()):
                 found = self._names.get((network, name))
                 if found is not None:
@@ -94,16 +103,17 @@ class Table:
         """An internal network has no way to it."""
         open_ = (held for held in self._shared(asker, network) if not held.internal)
         first = next(open_, None)
-        return (first.gateway,) if first is not None else ()
+        return tuple(filter(None, (first.gateway, first.gateway6))) if first is not None else ()
 
     def _found(self, network: str, name: str) -> tuple[str, ...] | None:
         """In an order that is another one each time."""
         found = self._names.get((network, name))
         if found is None:
             return None
-        addresses = tuple(found.addresses.values())
-        found.turn = (found.turn + 1) % len(addresses)
-        return addresses[found.turn :] + addresses[: found.turn]
+        machines = tuple(found.addresses.values())
+        found.turn = (found.turn + 1) % len(machines)
+        turned = machines[found.turn :] + machines[: found.turn]
+        return tuple(address for addresses in turned for address in addresses)
 
     def pointed(self, asker: Machine, network: str, name: str) -> str | None:
         """What the address of a reverse name is called: ``machine.network``; empty: nothing on a
@@ -113,12 +123,13 @@ class Table:
         if address is None:
             return None
         for held in self._shared(asker, network):
-            if address not in held.subnet:
+            if not _in(address, held):
                 continue
             machine = self.asker(held.id, str(address))
             if machine is not None:
                 return f"{machine.name}.{held.name}"
-            return HOST if str(address) == held.gateway and not held.internal else ""
+            host = str(address) in (held.gateway, held.gateway6)
+            return HOST if host and not held.internal else ""
         return None
 
     def _shared(self, asker: Machine, network: str) -> Iterator[Network]:
@@ -139,19 +150,28 @@ class Table:
         return tuple(server for server in asker.dns if _within(server, held))
 
 
-def reversed_address(name: str) -> IPv4Address | None:
-    """Of 4.3.2.1.in-addr.arpa; None: it is no such name."""
-    if not name.endswith(REVERSE):
+def reversed_address(name: str) -> IPv4Address | IPv6Address | None:
+    """Of 4.3.2.1.in-addr.arpa, or of 32 digits before ip6.arpa; None: it is no such name."""
+    if name.endswith(REVERSE):
+        try:
+            return IPv4Address(".".join(reversed(name[: -len(REVERSE)].split("."))))
+        except AddressValueError:
+            return None
+    digits = name[: -len(REVERSE6)].split(".") if name.endswith(REVERSE6) else []
+    if len(digits) != 32 or any(len(d) != 1 or d not in "0123456789abcdef" for d in digits):
         return None
-    try:
-        return IPv4Address(".".join(reversed(name[: -len(REVERSE)].split("."))))
-    except AddressValueError:
-        return None
+    return IPv6Address(int("".join(reversed(digits)), 16))
+
+
+def _in(address: IPv4Address | IPv6Address, network: Network) -> bool:
+    if isinstance(address, IPv4Address):
+        return address in network.subnet
+    return bool(network.subnet6) and address in IPv6Network(network.subnet6)
 
 
 def _within(server: str, networks: tuple[Network, ...]) -> bool:
     try:
-        address = IPv4Address(server)
+        address = IPv6Address(server) if ":" in server else IPv4Address(server)
     except AddressValueError:
         return False
-    return any(address in network.subnet for network in networks)
+    return any(_in(address, network) for network in networks)

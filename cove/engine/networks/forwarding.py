@@ -1,0 +1,51 @@
+"""Who leads packets out of networks: the host, which forwards for cove and for nobody else. Whether
+it did before is in the record of the network that switched it on, of each family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from cove.engine.home import Home
+from cove.net import switches
+from cove.store.records import NetworkRecord
+
+
+def begin(home: Home, network: NetworkRecord, make_rules: Callable[[Home], None]) -> None:
+    """A network that leads out needs a host that forwards. Rules come first: nobody else's packets
+    are forwarded, not for a moment.
+    """
+    four = not network.internal and not switches.forwards()
+    six = bool(network.subnet6) and not network.internal and not switches.forwards6()
+    listening = switches.hearers(home.places.wires.tag) if six else ()
+    home.store.put_network(
+        msgspec.structs.replace(
+            network, made=True, forwarding=four, forwarding6=six, listening=listening
+        )
+    )
+    if four or six:
+        make_rules(home)
+    if four:
+        switches.set_forwarding(True)
+    if six:
+        switches.set_forwarding6(True, listening)
+
+
+def end(home: Home, network: NetworkRecord) -> None:
+    """Of a network that goes: another one that needs it takes it over, or it is as it was."""
+    others = [n for n in home.store.networks() if n.made and n.key != network.key]
+    heir = next((n for n in others if not n.internal), None)
+    if network.forwarding and heir is not None:
+        home.store.put_network(msgspec.structs.replace(heir, forwarding=True))
+    elif network.forwarding:
+        switches.set_forwarding(False)
+    heir = next((n for n in others if not n.internal and n.subnet6), None)
+    if network.forwarding6 and heir is not None:
+        heir = home.store.network(heir.id) or heir
+        home.store.put_network(
+            msgspec.structs.replace(heir, forwarding6=True, listening=network.listening)
+        )
+    elif network.forwarding6:
+        switches.set_forwarding6(False, network.listening)

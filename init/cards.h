@@ -1,0 +1,12 @@
+/* What cards.c and cards_six.c share. */
+#pragma once
+
+struct run;
+
+/* This process in the machine's network namespace (-: that of the plan's own child): a descriptor of the one it was in,
+ * which card_leave() goes back to. -errno. */
+int card_enter(struct run *run, const char *target);
+int card_leave(int own, int err);
+
+/* The way out of a link of this namespace, to an IPv6 gateway. */
+int route_six(const char *name, const char *gateway);
