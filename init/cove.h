@@ -182,6 +182,7 @@ int monitor_main(int ctl, int restart_argc, char **restart_argv);
 enum forked { FORK_MONITOR, FORK_RELAY };
 int relay_main(int ctl);
 int unpack_main(int argc, char **argv);
+int repack_main(int argc, char **argv);
 int tsc_main(int argc, char **argv);
 int archive_main(int argc, char **argv);
 int copy_main(int argc, char **argv);

@@ -26,6 +26,7 @@
 MISSING(front_main)
 MISSING(forker_main)
 MISSING(unpack_main)
+MISSING(repack_main)
 MISSING(tsc_main)
 MISSING(archive_main)
 MISSING(copy_main)
@@ -41,7 +42,8 @@ __attribute__((weak)) int relay_main(int ctl)
 
 static int usage(void)
 {
-	fputs("usage: cove-init forker ARGV... | unpack ... | archive ... | copy ... | run-plan HOST MACHINE "
+	fputs("usage: cove-init forker ARGV... | unpack ... | repack ... | archive ... | copy ... | run-plan HOST "
+	      "MACHINE "
 	      "[NAME=FD...] |\n"
 	      "       decode [HOST MACHINE]... | tsc | version\n",
 	      stderr);
@@ -178,6 +180,8 @@ int main(int argc, char **argv)
 		return forker_main(argc, argv);
 	if (!strcmp(argv[1], "unpack"))
 		return unpack_main(argc, argv);
+	if (!strcmp(argv[1], "repack"))
+		return repack_main(argc, argv);
 	if (!strcmp(argv[1], "archive"))
 		return archive_main(argc, argv);
 	if (!strcmp(argv[1], "copy"))

@@ -4,7 +4,8 @@
  *	cove-init unpack DIR MAX_BYTES MAX_ENTRIES
  *
  * DIR/fs gets the files; DIR/gone takes directories that a later entry of the same name replaces (the caller deletes
- *it); DIR/implied names directories that have no entry of their own. The stream is hostile: before its first byte is
+ *it); DIR/implied names directories that have no entry of their own; DIR/recipe says how the same stream is made of
+ *DIR/fs again (repack.c). The stream is hostile: before its first byte is
  *read the process has pivoted into DIR, keeps seven capabilities and may make only the system calls of `allowed`. Every
  *parent directory is opened with RESOLVE_IN_ROOT below fs; no last component is ever followed. Whiteouts become what
  *overlayfs understands. One line of JSON on stdout says what was done; an error is one line on stderr and an exit code
@@ -76,6 +77,7 @@ static int clear_name(struct unpack *u, int dir, const char *name)
 	}
 	if (S_ISDIR(st.st_mode) || S_ISLNK(st.st_mode))
 		u->stale = true; /* not now: `dir` may be one of them */
+	u->lost |= !S_ISCHR(st.st_mode);
 	return S_ISCHR(st.st_mode) && st.st_rdev == 0;
 }
 
@@ -304,7 +306,7 @@ static int write_pieces(struct unpack *u, int fd)
 	for (size_t i = 0; i < u->entry.pieces; i++) {
 		if (lseek(fd, (off_t)u->piece[i].at, SEEK_SET) < 0)
 			return fail_errno(u, "lseek");
-		if (pass(u, fd, u->piece[i].len))
+		if (note_file(u, u->piece[i].at, u->piece[i].len) || pass(u, fd, u->piece[i].len))
 			return -EINVAL;
 	}
 	return ftruncate(fd, u->entry.real) ? fail_errno(u, "ftruncate") : 0;
@@ -315,6 +317,8 @@ static int fill_file(struct unpack *u, int fd)
 	const struct entry *e = &u->entry;
 	struct timespec times[2] = {e->mtime, e->mtime};
 
+	if (e->real < 0 && note_file(u, 0, (uint64_t)e->size))
+		return -EINVAL;
 	if (e->real >= 0 ? write_pieces(u, fd) : pass(u, fd, (uint64_t)e->size))
 		return -EINVAL;
 	if ((e->uid || e->gid || u->setgid) && fchown(fd, (uid_t)e->uid, (gid_t)e->gid))
@@ -513,17 +517,17 @@ static int unpack_all(struct unpack *u)
 	if (more < 0)
 		return more;
 	*u->entry.shown = 0;
-	if (drain(u))
+	if (drain(u) || note_end(u))
 		return -EINVAL;
 	forget_dirs(u);
 	if (each_time(u, set_time) || each_time(u, tell_implied))
 		return -EINVAL;
-	n = snprintf(
-		text, sizeof(text),
-		"{\"bytes\":%llu,\"entries\":%llu,\"devices\":%llu,\"xattrs\":%llu,\"skipped\":%llu,\"ended\":%s}\n",
-		(unsigned long long)u->bytes, (unsigned long long)u->entries, (unsigned long long)u->devices,
-		(unsigned long long)u->xattrs_dropped, (unsigned long long)u->skipped,
-		u->terminated ? "true" : "false");
+	n = snprintf(text, sizeof(text),
+		     "{\"bytes\":%llu,\"entries\":%llu,\"devices\":%llu,\"xattrs\":%llu,\"skipped\":%llu,\"ended\":%s,"
+		     "\"lost\":%s}\n",
+		     (unsigned long long)u->bytes, (unsigned long long)u->entries, (unsigned long long)u->devices,
+		     (unsigned long long)u->xattrs_dropped, (unsigned long long)u->skipped,
+		     u->terminated ? "true" : "false", u->lost ? "true" : "false");
 	return write_all(1, text, (size_t)n);
 }
 
@@ -535,11 +539,12 @@ int unpack_main(int argc, char **argv)
 	for (size_t i = 0; i < DIRS; i++)
 		u.dirs[i].fd = -1;
 	u.buf = malloc(BUFFER);
+	u.note = malloc(NOTE);
 	if (argc == 5)
 		u.max_bytes = strtoull(argv[3], &end, 10);
 	if (argc == 5 && !*end)
 		u.max_entries = strtoull(argv[4], &end, 10);
-	if (argc != 5 || *end || !u.buf) {
+	if (argc != 5 || *end || !u.buf || !u.note) {
 		fail(&u, USAGE, "usage: cove-init unpack DIR MAX_BYTES MAX_ENTRIES");
 		report(&u, "");
 		return USAGE;

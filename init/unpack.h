@@ -1,4 +1,5 @@
-/* The unpacker's parts: unpack_tar.c reads the stream, unpack.c makes the files, unpack_walls.c shuts it in. */
+/* The unpacker's parts: unpack_tar.c reads the stream, unpack.c makes the files, unpack_recipe.c notes how the stream
+ * is made of them again, unpack_walls.c shuts it in. */
 #pragma once
 
 #include <limits.h>
@@ -30,6 +31,7 @@ enum verdict {
 #define PIECES	     65536	 /* of one sparse file */
 #define XATTRS	     64
 #define DIRS	     32
+#define NOTE	     (64u << 10)
 
 struct word {
 	const char *s;
@@ -80,7 +82,10 @@ struct unpack {
 	struct dir dirs[DIRS];
 	char *times; /* of directories: struct timespec, path; set at the end */
 	size_t times_len, times_room;
-	int root, gone, implied;
+	int root, gone, implied, recipe;
+	unsigned char *note; /* of the recipe, not yet written; NULL: none is wanted */
+	size_t noted;
+	bool lost; /* a name came twice: the stream cannot be made again of the files */
 	unsigned gone_count;
 	bool stale;    /* a directory or link went: what `dirs` holds may be elsewhere now */
 	bool whiteout; /* the entry is one */
@@ -99,6 +104,12 @@ int fail_errno(struct unpack *u, const char *call);
 int next_entry(struct unpack *u);
 /* Pass n bytes of the stream to fd, or nowhere (-1). */
 int pass(struct unpack *u, int fd, uint64_t n);
+/* The next n bytes of the stream, as they are. */
+int note_raw(struct unpack *u, const unsigned char *data, size_t n);
+/* The next n bytes of the stream are those of the entry's file from `at` on. */
+int note_file(struct unpack *u, uint64_t at, uint64_t n);
+/* Write what is noted. */
+int note_end(struct unpack *u);
 /* Read what follows the end of the archive. */
 int drain(struct unpack *u);
 /* `in` without ".", "/" at its ends and doubled slashes; *slash tells of a trailing one. */

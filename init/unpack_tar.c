@@ -62,6 +62,9 @@ static const unsigned char *next_block(struct unpack *u, int *err)
 						: fail(u, DAMAGED, "it is not a tar archive");
 		return NULL;
 	}
+	*err = note_raw(u, u->buf + u->pos, BLOCK);
+	if (*err)
+		return NULL;
 	u->pos += BLOCK;
 	return u->buf + u->pos - BLOCK;
 }
@@ -81,6 +84,8 @@ int pass(struct unpack *u, int fd, uint64_t n)
 			errno = -err;
 			return fail_errno(u, "write");
 		}
+		if (fd < 0 && note_raw(u, u->buf + u->pos, part))
+			return -EINVAL;
 		u->pos += part;
 		n -= part;
 	}
@@ -92,8 +97,11 @@ int drain(struct unpack *u)
 	uint64_t end = u->base + u->pos;
 	int err = 0;
 
-	while (!err && !u->ended) {
+	while (!err) {
+		err = note_raw(u, u->buf + u->pos, u->len - u->pos);
 		u->pos = u->len;
+		if (err || u->ended)
+			break;
 		err = fill(u, 1);
 		if (u->base + u->len - end > TRAILING_MAX)
 			return fail(u, LIMIT, "more than 64 MiB follow the end of the archive");
@@ -415,6 +423,8 @@ static int read_text(struct unpack *u, int64_t size, char *name)
 		part = u->len - u->pos < (size_t)size - done ? u->len - u->pos : (size_t)size - done;
 		if (!part)
 			return fail(u, TRUNCATED, "the archive ends in the middle of an extended header");
+		if (note_raw(u, u->buf + u->pos, part))
+			return -EINVAL;
 		memcpy(data + done, u->buf + u->pos, part);
 		u->pos += part;
 		done += part;

@@ -33,7 +33,8 @@ int confine(struct unpack *u, const char *dir)
 	u->root = open("fs", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	u->gone = open("gone", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	u->implied = open("implied", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (u->root < 0 || u->gone < 0 || u->implied < 0)
+	u->recipe = open("recipe", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (u->root < 0 || u->gone < 0 || u->implied < 0 || u->recipe < 0)
 		return fail_errno(u, "open");
 	if (walls_capabilities() || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
 	    walls_calls(allowed, sizeof(allowed) / sizeof(allowed[0])))

@@ -43,10 +43,8 @@ int walls_calls(const int *allowed, size_t count)
 #endif
 }
 
-int walls_capabilities(void)
+static int keep_only(uint64_t keep)
 {
-	const uint64_t keep = 1ull << CAP_CHOWN | 1ull << CAP_DAC_OVERRIDE | 1ull << CAP_FOWNER | 1ull << CAP_FSETID |
-			      1ull << CAP_MKNOD | 1ull << CAP_SETFCAP | 1ull << CAP_SYS_ADMIN; /* trusted.overlay.* */
 	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct caps[2] = {
 		{.effective = (uint32_t)keep, .permitted = (uint32_t)keep},
@@ -54,4 +52,15 @@ int walls_capabilities(void)
 	};
 
 	return (int)syscall(SYS_capset, &head, caps);
+}
+
+int walls_capabilities(void)
+{
+	return keep_only(1ull << CAP_CHOWN | 1ull << CAP_DAC_OVERRIDE | 1ull << CAP_FOWNER | 1ull << CAP_FSETID |
+			 1ull << CAP_MKNOD | 1ull << CAP_SETFCAP | 1ull << CAP_SYS_ADMIN); /* trusted.overlay.* */
+}
+
+int walls_reading(void)
+{
+	return keep_only(1ull << CAP_DAC_READ_SEARCH);
 }

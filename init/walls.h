@@ -12,3 +12,6 @@ int walls_calls(const int *allowed, size_t count);
 
 /* Those that make files of any owner, mode and kind, and no others. 0, or -1 and errno. */
 int walls_capabilities(void);
+
+/* The one that reads files whoever may. 0, or -1 and errno. */
+int walls_reading(void);

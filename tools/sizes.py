@@ -17,11 +17,12 @@ FILE_LINES = 600
 FUNCTION_LINES = 60
 C_ROLES = {
     "launcher and ops": (2200, ("plan.c", "launch.c", "ops_", "pid1.c")),
-    "messages and roles": (310, ("io.c", "main.c")),
+    "messages and roles": (315, ("io.c", "main.c")),
     "monitor": (1320, ("monitor", "forker.c", "restart.c")),
     "log": (110, ("log.c",)),
-    "unpacker": (1155, ("unpack",)),
-    "walls of unpacker, archiver, copier": (65, ("walls",)),
+    "unpacker, with its recipes": (1250, ("unpack",)),
+    "repacker": (190, ("repack.c",)),
+    "walls of unpacker, archiver, copier, repacker": (75, ("walls",)),
     "archiver": (1450, ("archive",)),
     "copier of layers": (400, ("copy",)),
     "guest and jail": (1650, ("agent", "channel", "mux", "pump", "jail", "guest")),

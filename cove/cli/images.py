@@ -16,6 +16,7 @@ from cove.cli.list import FORMAT, FULL, QUIET
 from cove.cli.progress import follow
 from cove.cli.pull import PULL
 from cove.cli.run import each
+from cove.cli.save import SAVE
 from cove.cli.template import Record
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
@@ -302,8 +303,9 @@ BOOTSTRAP = Command(
 GROUPED = {
     "ls": LS, "list": LS, "inspect": inspect.IMAGE, "rm": RM, "remove": RM, "load": LOAD,
     "import": IMPORT, "pull": PULL, "bootstrap": BOOTSTRAP, "tag": TAG, "history": HISTORY,
+    "save": SAVE,
 }  # fmt: skip
 TOP = {
     "images": LS, "load": LOAD, "import": IMPORT, "rmi": RM, "pull": PULL, "tag": TAG,
-    "history": HISTORY,
+    "history": HISTORY, "save": SAVE,
 }  # fmt: skip

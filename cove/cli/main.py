@@ -24,7 +24,7 @@ GLOBAL = (
     Flag("version", "version", "Print the version", "v"),
 )
 
-_IMAGES = ("push", "build", "login", "logout", "search", "save")
+_IMAGES = ("push", "build", "login", "logout", "search")
 _MACHINES: tuple[str, ...] = ()
 _LATER = (
     *_IMAGES, *_MACHINES, "network", "compose", "context", "builder",

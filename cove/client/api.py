@@ -15,7 +15,7 @@ import msgspec
 from cove.client.transport import Caller, Transport
 from cove.client.verbs import VERBS
 from cove.engine import calls
-from cove.engine.calls import kernels, networks, ports, snapshots, templates, volumes
+from cove.engine.calls import kernels, networks, ports, ship, snapshots, templates, volumes
 from cove.engine.calls.check import Check, Checked
 from cove.engine.calls.prepare import Prepare
 
@@ -331,6 +331,13 @@ class Client:
     ) -> Iterator[calls.Progress]:
         call = calls.Call(cancelled=cancelled)
         return self.transport.stream(VERBS["image.pull"], params, call)
+
+    def image_save(
+        self, params: ship.ImageSave, sink: int, cancelled: threading.Event | None = None
+    ) -> ship.ImagesSaved:
+        call = calls.Call(sink=sink, cancelled=cancelled)
+        result: ship.ImagesSaved = self.transport.raw(VERBS["image.save"], params, call)
+        return result
 
     def image_bootstrap(
         self, params: calls.ImageBootstrap, cancelled: threading.Event | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cove.engine import calls
-from cove.engine.calls import kernels, networks, ports, snapshots, templates, volumes
+from cove.engine.calls import kernels, networks, ports, ship, snapshots, templates, volumes
 from cove.engine.calls.check import Check, Checked
 from cove.engine.calls.prepare import Prepare
 
@@ -126,6 +126,7 @@ VERBS: dict[str, Verb] = {
             stream=True,
             body=True,
         ),
+        Verb("image.save", "image_save", ship.ImageSave, ship.ImagesSaved, raw=True),
         Verb("image.pull", "image_pull", calls.ImagePull, calls.Progress, stream=True),
         Verb(
             "image.bootstrap", "image_bootstrap", calls.ImageBootstrap, calls.Progress, stream=True

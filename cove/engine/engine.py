@@ -13,13 +13,14 @@ from cove.engine import calls
 from cove.engine.calls import kernels as of_kernels
 from cove.engine.calls import networks as of_networks
 from cove.engine.calls import ports as of_ports
+from cove.engine.calls import ship
 from cove.engine.calls import snapshots as of_snapshots
 from cove.engine.calls import templates as of_templates
 from cove.engine.calls import volumes as of_volumes
 from cove.engine.calls.check import Check, Checked
 from cove.engine.calls.prepare import Prepare
 from cove.engine.home import Home
-from cove.engine.images import foreign, images, trees
+from cove.engine.images import foreign, images, saving, trees
 from cove.engine.looking import listing, logs, plan, stats, top, watching
 from cove.engine.machines import (
     ending,
@@ -384,6 +385,9 @@ class Engine:
 
     def image_pull(self, params: calls.ImagePull, call: calls.Call) -> Iterator[calls.Progress]:
         return images.image_pull(self.home, params, call)
+
+    def image_save(self, params: ship.ImageSave, call: calls.Call) -> ship.ImagesSaved:
+        return saving.image_save(self.home, params, call)
 
     def image_bootstrap(
         self, params: calls.ImageBootstrap, call: calls.Call

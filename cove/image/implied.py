@@ -78,7 +78,17 @@ def _fitted(
     with staging(store) as directory:
         pipeline.link_tree(store.layout.layer(layer.key), f"{directory}/fs")
         _apply(f"{directory}/fs", wanted)
-        return install_layer(store, f"{directory}/fs", name, layer.size, implied=layer.implied)
+        if layer.tar:
+            os.link(store.layout.recipe(layer.key), f"{directory}/recipe")
+        return install_layer(
+            store,
+            f"{directory}/fs",
+            name,
+            layer.size,
+            implied=layer.implied,
+            recipe=f"{directory}/recipe",
+            tar=layer.tar,
+        )
 
 
 def _apply(directory: str, wanted: dict[str, Attributes]) -> None:

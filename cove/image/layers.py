@@ -21,6 +21,7 @@ from cove.image import pipeline
 from cove.image.pipeline import NO_LIMITS, Limits
 from cove.oci.archive import Span
 from cove.store.db import Store
+from cove.store.gc import forget_recipe
 from cove.store.records import LayerRecord
 
 RESERVE = 64 << 20
@@ -114,19 +115,32 @@ def staging(store: Store) -> Iterator[str]:
 
 
 def install_layer(
-    store: Store, directory: str, diff_id: str, size: int, *, implied: tuple[str, ...] = ()
+    store: Store,
+    directory: str,
+    diff_id: str,
+    size: int,
+    *,
+    implied: tuple[str, ...] = (),
+    recipe: str = "",
+    tar: int = 0,
 ) -> LayerRecord:
-    """Make a finished directory tree the layer ``diff_id``; of two that race the first one wins."""
+    """Make a finished directory tree the layer ``diff_id``; of two that race the first one wins.
+    ``recipe``: the file from which, with the tree, its archive of ``tar`` bytes is made again.
+    """
     with _alone(store, f"record {diff_id}"):
         known = store.layer(diff_id)
         if known is not None and store.is_whole(known):
             return known
-        record = LayerRecord(store.new_key(), diff_id, size, time.time(), implied)
+        record = LayerRecord(store.new_key(), diff_id, size, time.time(), implied, tar=tar)
         try:
+            if tar:
+                os.rename(recipe, store.layout.recipe(record.key))
             os.rename(directory, store.layout.layer(record.key))
         except OSError as error:
             raise _system_error(f"layer {short(diff_id)}", error) from error
         store.put_layer(record)
+        if known is not None:  # it was broken
+            forget_recipe(store.layout, known)
         return record
 
 
@@ -141,6 +155,7 @@ def drop_unused(store: Store, diff_ids: Iterable[str]) -> tuple[str, ...]:
                 store.remove_layer(diff_id)
                 doomed.append(record)
     for record in doomed:
+        forget_recipe(store.layout, record)
         _discard(store, store.layout.layer(record.key))
     return tuple(record.diff_id for record in doomed)
 
@@ -173,7 +188,13 @@ def _unpack_layer(
         if pins is not None:
             pins.enter_context(store.pinned(poured.diff))
         record = install_layer(
-            store, f"{directory}/fs", poured.diff, unpacked.bytes, implied=_implied(directory, blob)
+            store,
+            f"{directory}/fs",
+            poured.diff,
+            unpacked.bytes,
+            implied=_implied(directory, blob),
+            recipe=f"{directory}/recipe",
+            tar=0 if unpacked.lost else poured.wrote,
         )
     tell(Step("unpacked", short(record.diff_id), poured.read, total))
     return record

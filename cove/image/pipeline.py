@@ -63,6 +63,8 @@ class Unpacked(msgspec.Struct, frozen=True):
     """Notes of aufs left out."""
     ended: bool = True
     """The archive had its mark of the end."""
+    lost: bool = False
+    """It names something twice: of the files that are left it cannot be made again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def unpack(
         ends.callback(os.close, writer)
         widen(writer)
         argv = [init_program(), "unpack", directory, str(limits.bytes), str(limits.entries)]
-        unpacker = stack.enter_context(_child(argv, stdin=reader))
+        unpacker = stack.enter_context(child(argv, stdin=reader))
         room = limits.bytes + limits.entries * ENTRY_COST
         streamer = stack.enter_context(
             _stream(source, writer, room=room, digest=digest, diff_id=diff_id)
@@ -136,11 +138,22 @@ def remove_tree(path: str) -> None:
 
 
 def _run(argv: list[str], failed: str) -> None:
-    with _child(argv, stdin=None) as child:
-        _, complaint = child.communicate()
-    if child.returncode:
+    with child(argv, stdin=None) as tool:
+        _, complaint = tool.communicate()
+    if tool.returncode:
         reason = complaint.decode("utf-8", "backslashreplace").strip()
         raise HostError(f"{failed}: {reason}")
+
+
+def open_child(
+    script: str, options: dict[str, object], *, stdin: int, keep: tuple[int, ...]
+) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    """This interpreter with a script of this room, which finds cove's modules and its options in
+    ``argv``.
+    """
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    argv = [sys.executable, "-I", "-S", script, path, msgspec.json.encode(options).decode()]
+    return child(argv, stdin=stdin, keep=keep)
 
 
 def _stream(
@@ -156,19 +169,16 @@ def _stream(
         "blob_hash": digest.partition(":")[0] or "sha256",
         "diff_hash": diff_id.partition(":")[0] or "sha256",
     }
-    path = os.pathsep.join(entry for entry in sys.path if entry)
-    argv = [sys.executable, "-I", "-S", stream.__file__, path]
-    argv.append(msgspec.json.encode(options).decode())
-    return _child(argv, stdin=source.fd, keep=(out,))
+    return open_child(stream.__file__, options, stdin=source.fd, keep=(out,))
 
 
 @contextlib.contextmanager
-def _child(
+def child(
     argv: list[str], *, stdin: int | None, keep: tuple[int, ...] = ()
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A child without the daemon's environment; killed if it outlives the block."""
     try:
-        child = subprocess.Popen(
+        made = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL if stdin is None else stdin,
             stdout=subprocess.PIPE,
@@ -180,16 +190,16 @@ def _child(
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise HostError(f"cannot run {argv[0]}: {reason}") from error
-    with child:
+    with made:
         try:
-            yield child
+            yield made
         finally:
-            if child.poll() is None:
-                child.kill()
+            if made.poll() is None:
+                made.kill()
 
 
 # Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
-_poured = msgspec.json.Decoder(Poured).decode
+decode_poured = msgspec.json.Decoder(Poured).decode
 _unpacked = msgspec.json.Decoder(Unpacked).decode
 
 
@@ -198,7 +208,7 @@ def _listen(streamer: subprocess.Popen[bytes], tell: Tell | None) -> Poured:
     poured = Poured()
     assert streamer.stdout is not None
     for line in streamer.stdout:
-        poured = _poured(line)
+        poured = decode_poured(line)
         if tell is not None:
             tell(poured.read)
     streamer.wait()

@@ -8,6 +8,7 @@ trees take time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable
@@ -45,6 +46,7 @@ def collect(store: Store) -> Collected:
             layers = tuple(layer for layer in store.layers() if layer.diff_id not in used)
             for layer in layers:
                 store.remove_layer(layer.diff_id)
+                forget_recipe(store.layout, layer)
 
     store.needed(forget)
     images, pins = store.images(), store.pins()
@@ -55,6 +57,12 @@ def collect(store: Store) -> Collected:
         blobs.remove(digest)
     _collect_disks(store.layout, {image.id for image in images})
     return Collected(layers, lost, tuple(store.layout.layer(layer.key) for layer in layers))
+
+
+def forget_recipe(layout: Layout, layer: LayerRecord) -> None:
+    """Of a layer whose record is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(layout.recipe(layer.key))
 
 
 def _collect_disks(layout: Layout, images: set[str]) -> None:
@@ -91,6 +99,8 @@ def strays(store: Store) -> list[str]:
         match = ROOT_NAME.fullmatch(name)
         if match and int(match[2]) not in (layers if match[1] == "l" else uppers):
             found.append(f"{layout.roots}/{name}")
+    found += [f"{layout.recipes}/{name}" for name in os.listdir(layout.recipes)
+              if not KEY_NAME.fullmatch(name) or int(name) not in layers]  # fmt: skip
     for name in os.listdir(layout.machines):
         if KEY_NAME.fullmatch(name) and int(name) not in machines:
             found.append(f"{layout.machines}/{name}")

@@ -52,6 +52,14 @@ class Layout:
         return f"{self.root}/partial"
 
     @property
+    def recipes(self) -> str:
+        return f"{self.root}/recipes"
+
+    def recipe(self, key: int) -> str:
+        """How the archive of the layer ``roots/l<key>`` is made of its files again."""
+        return f"{self.root}/recipes/{key}"
+
+    @property
     def roots(self) -> str:
         return f"{self.root}/roots"
 
@@ -181,6 +189,7 @@ class Layout:
             (f"{self.root}/blobs", 0o700),
             (self.blobs, 0o700),
             (self.partial, 0o700),
+            (self.recipes, 0o700),
             (self.roots, 0o700),
             *((f"{self.roots}/{name}", 0o755) for name in mount_points),
             *((f"{self.roots}/{name}", 0o755) for name in ("p", "p/dev", "p/etc")),

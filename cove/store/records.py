@@ -141,6 +141,10 @@ class LayerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """What it looked like soon after it was unpacked: entries, bytes, digest; empty: unknown."""
     broken: bool = False
     """It is not that any more: whoever brings the layer again replaces it."""
+    tar: int = 0
+    """Bytes of the archive it was unpacked from, which its recipe makes of it again; 0: it has no
+    recipe.
+    """
 
 
 class StratumRecord(msgspec.Struct, frozen=True, omit_defaults=True):

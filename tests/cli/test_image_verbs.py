@@ -193,6 +193,12 @@ def parsed(text: str) -> int:
     return round(float(number) * {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[unit])
 
 
+def layer_bytes(own: Cove) -> int:
+    """Of every layer, and of what its archive is made of again."""
+    files = sum(path.stat().st_blocks * 512 for path in (own.root / "recipes").iterdir())
+    return files + sum(usage(path) for path in (own.root / "roots").glob("l*"))
+
+
 def close(text: str, size: int) -> bool:
     """To the four digits that are shown."""
     return abs(parsed(text) - size) <= max(1, size // 1000)
@@ -211,7 +217,7 @@ def test_df(own: Cove, tmp_path: Path) -> None:
     images, machines, volumes, cache = (
         line.split("|") for line in own("system", "df", "--format", form).out.splitlines()
     )
-    layers = sum(usage(path) for path in (own.root / "roots").glob("l*"))
+    layers = layer_bytes(own)
     assert images[:3] == ["Images", "3", "1"] and close(images[3], layers)
     free, part = images[4].split()
     (unique,) = [
@@ -251,7 +257,7 @@ def test_df(own: Cove, tmp_path: Path) -> None:
 
 def host_layer(own: Cove) -> int:
     """What is left when nothing else is."""
-    return sum(usage(path) for path in (own.root / "roots").glob("l*"))
+    return layer_bytes(own)
 
 
 def test_df_of_what_machines_wrote(cove: Cove) -> None:

@@ -189,6 +189,8 @@ def _layer_problem(home: Home, layer: LayerRecord) -> str:
         return "its directory is missing"
     except OSError as error:
         return f"it cannot be read: {(error.strerror or str(error)).lower()}"
+    if layer.tar and not os.path.exists(home.store.layout.recipe(layer.key)):
+        return "its recipe is missing, so it cannot be saved"
     if not layer.tree:
         record_tree(home, layer, tree)  # nobody knows better: from now on it is to stay so
     elif UNREADABLE not in (layer.tree, tree) and layer.tree != tree:
@@ -321,6 +323,11 @@ def _unrecorded(home: Home) -> dict[str, tuple[str, str]]:
             found[f"{layout.roots}/{name}"] = ("directory", "no machine has this writable layer")
         elif not match and name not in ("p", "m", *(f"v{i}" for i in range(VIEWS))):
             found[f"{layout.roots}/{name}"] = ("file", "it is not of a state directory")
+    for name in os.listdir(layout.recipes):
+        if not KEY_NAME.fullmatch(name):
+            found[f"{layout.recipes}/{name}"] = ("file", "it is not of a state directory")
+        elif int(name) not in layers and not store.pins():
+            found[f"{layout.recipes}/{name}"] = ("recipe", "no layer has it")
     for name in os.listdir(layout.machines):
         if not KEY_NAME.fullmatch(name):
             found[f"{layout.machines}/{name}"] = ("file", "it is not of a state directory")
@@ -358,7 +365,7 @@ def _sweep(home: Home, path: str, kind: str) -> str:
         home.groups.drop(path)
     elif kind == "range":
         home.store.free_range(home.store.ranges()[int(path)])
-    elif kind in ("socket", "partial"):
+    elif kind in ("socket", "partial", "recipe"):
         os.unlink(path)
     else:
         home.remover.remove(path)

@@ -5,9 +5,11 @@ What is measured is what is allocated on the disk. A layer never changes, so it 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cove.engine import uppers
@@ -34,12 +36,12 @@ from cove.engine.volumes import volumes
 from cove.engine.written import written
 from cove.image import catalog
 from cove.image.host import HOST
-from cove.linux.disk import trees_usage
+from cove.linux.disk import file_usage, trees_usage
 from cove.oci.config import config_from_json
 from cove.store.db import Store
 from cove.store.gc import LEFTOVER_LIFE
 from cove.store.names import holds_name
-from cove.store.records import ImageRecord
+from cove.store.records import ImageRecord, LayerRecord
 
 if TYPE_CHECKING:
     from cove.image.removing import Removed
@@ -57,6 +59,7 @@ have one plain diff ID.
 def layer_sizes(store: Store) -> dict[str, int]:
     """Diff ID to bytes on the disk. Of layers that share files the oldest has them."""
     layers = sorted(store.layers(), key=lambda layer: layer.key)
+    recipes = _recipe_sizes(store, layers)
     places = {
         store.layout.layer(layer.key): (layer.diff_id, layer.diff_id.partition("+")[0])
         for layer in layers
@@ -69,7 +72,21 @@ def layer_sizes(store: Store) -> dict[str, int]:
         if again:
             found = trees_usage(again)
             _measured.update((path, (found.get(path, 0), places[path][1])) for path in again)
-        return {diff_id: _measured[path][0] for path, (diff_id, _) in places.items()}
+        return {
+            diff_id: _measured[path][0] + recipes[diff_id] for path, (diff_id, _) in places.items()
+        }
+
+
+def _recipe_sizes(store: Store, layers: list[LayerRecord]) -> dict[str, int]:
+    """One file may be that of several layers: of the oldest, then."""
+    sizes, seen = {}, set()
+    for layer in layers:
+        path = store.layout.recipe(layer.key)
+        with suppress(FileNotFoundError):
+            number = os.stat(path).st_ino
+            sizes[layer.diff_id] = file_usage(path) if number not in seen else 0
+            seen.add(number)
+    return {layer.diff_id: sizes.get(layer.diff_id, 0) for layer in layers}
 
 
 def disk_usage(home: Home) -> DiskUsage:

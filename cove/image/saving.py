@@ -1,0 +1,248 @@
+"""``cove save``: images as one archive that Docker, skopeo and cove itself load: an OCI layout with
+a ``manifest.json`` beside it, as Docker has written it since 25. Layers are in it as they were
+unpacked, without compression: what their diff IDs promise.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from cove.errors import NotFound, UsageError
+from cove.image import catalog
+from cove.image.host import HOST
+from cove.image.repacking import Unwanted, check_recipe, plain_diff_id, write_archive
+from cove.oci.archive import IMAGE_NAME, REF_NAME
+from cove.oci.digest import digest_of
+from cove.oci.manifest import Manifest, Platform, matches, parse_document, parse_platform
+from cove.oci.reference import familiar, parse_reference
+from cove.store.blobs import Blobs
+from cove.store.db import Store
+from cove.store.records import ImageRecord, LayerRecord
+
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+FORMATS = ("docker-archive", "oci-archive", "oci-dir", "rootfs")
+BLOCK = 512
+LOOK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """One image of an archive."""
+
+    record: ImageRecord
+    config: bytes
+    manifest: bytes
+    layers: tuple[LayerRecord, ...]
+    names: tuple[str, ...]
+    """Full references."""
+
+
+def chosen(store: Store, texts: Sequence[str], platform: str = "") -> tuple[Saved, ...]:
+    """The images that ``texts`` mean, each once; a repository without a tag means all its tags."""
+    names: dict[str, list[str]] = {}
+    for text in texts:
+        for record, name in _meant(store, text):
+            _check_platform(record, platform, text)
+            known = names.setdefault(record.id, [])
+            if name and name not in known:
+                known.append(name)
+    return tuple(read_image(store, image, tuple(found)) for image, found in names.items())
+
+
+def _meant(store: Store, text: str) -> Iterator[tuple[ImageRecord, str]]:
+    if text in catalog.HOST_NAMES:
+        raise UsageError(
+            "cannot save host: it is built in, and made of this host's own files",
+            origin=text,
+            hint="save a machine made of it: cove commit MACHINE NAME",
+        )
+    try:
+        typed = parse_reference(text, default_tag=False)
+    except UsageError:
+        yield catalog.resolve(store, text), ""
+        return
+    repository = [] if typed.tag or typed.digest else [
+        (name, image) for name, image in sorted(store.tags().items())
+        if parse_reference(name).name == typed.name
+    ]  # fmt: skip
+    for name, image in repository:
+        yield catalog.resolve(store, image), name
+    if not repository:
+        record = catalog.resolve(store, text)
+        full = str(parse_reference(text))
+        yield record, full if store.tagged(full) == record.id else ""
+
+
+def _check_platform(record: ImageRecord, platform: str, text: str) -> None:
+    has = Platform(
+        *(str(record.config.get(key) or "") for key in ("architecture", "os", "variant"))
+    )
+    if platform and not matches(parse_platform(platform), has):
+        raise NotFound(
+            f"cannot save {text}: it is for {has}, not for {parse_platform(platform)}",
+            origin=f"--platform {platform}",
+        )
+
+
+def read_image(store: Store, image: str, names: tuple[str, ...] = (), verb: str = "save") -> Saved:
+    """Its documents; refused where an archive of one of its layers cannot be made again."""
+    record = store.image(image)
+    what = f"{verb} {familiar(names[0]) if names else catalog.short_id(image)}"
+    if record is None or record.id == HOST:
+        raise NotFound(f"cannot {what}: no such image")
+    layers = []
+    for diff_id in record.layers:
+        layer = store.layer(diff_id)
+        if layer is None:
+            raise NotFound(f"cannot {what}: its layer {diff_id} is missing",
+                           hint="pull, load or import it again")  # fmt: skip
+        check_recipe(layer, what)
+        layers.append(layer)
+    config = Blobs(store.layout).read(record.id)
+    manifest = _own_manifest(store, record, layers) or _manifest(config, layers)
+    return Saved(record, config, manifest, tuple(layers), names)
+
+
+def _own_manifest(store: Store, record: ImageRecord, layers: Sequence[LayerRecord]) -> bytes:
+    """The one it came with, if it names layers that are not compressed."""
+    blobs = Blobs(store.layout)
+    if not record.manifest or not blobs.has(record.manifest):
+        return b""
+    data = blobs.read(record.manifest)
+    document = parse_document(data, f"manifest {record.manifest}")
+    plain = [plain_diff_id(layer) for layer in layers]
+    if isinstance(document, Manifest) and [d.digest for d in document.layers] == plain:
+        return data
+    return b""
+
+
+def _manifest(config: bytes, layers: Sequence[LayerRecord]) -> bytes:
+    entries = [descriptor(LAYER, plain_diff_id(layer), layer.tar) for layer in layers]
+    return encode_manifest(config, entries)
+
+
+def encode_manifest(config: bytes, layers: list[dict[str, object]]) -> bytes:
+    return msgspec.json.encode(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": descriptor(CONFIG, digest_of(config), len(config)),
+            "layers": layers,
+        }
+    )
+
+
+def descriptor(kind: str, digest: str, size: int, **more: object) -> dict[str, object]:
+    return {"mediaType": kind, "digest": digest, "size": size, **more}
+
+
+# ---- the archive ----
+
+
+def write(
+    store: Store, images: Sequence[Saved], out: int, gone: Callable[[], bool], *, docker: bool
+) -> None:
+    """All of it to ``out``; ``docker``: with what Docker reads."""
+    sink = _Sink(out, gone)
+    for name, data in _documents(images, docker=docker):
+        sink.file(name, data)
+    done: set[str] = set()
+    for image in images:
+        what = f"save {familiar(image.names[0]) if image.names else image.record.id[7:19]}"
+        for layer in image.layers:
+            diff_id = plain_diff_id(layer)
+            if diff_id in done:
+                continue
+            done.add(diff_id)
+            sink.head(_path(diff_id), layer.tar)
+            write_archive(store, layer, out, what=what, gone=gone)
+            sink.put(b"\0" * (-layer.tar % BLOCK))
+    sink.put(b"\0" * (2 * BLOCK))
+
+
+def _documents(images: Sequence[Saved], *, docker: bool) -> Iterator[tuple[str, bytes]]:
+    """What is read first comes first."""
+    yield "oci-layout", b'{"imageLayoutVersion":"1.0.0"}'
+    yield "index.json", _index(images)
+    if docker:
+        yield "manifest.json", msgspec.json.encode([_item(image) for image in images])
+        yield "repositories", msgspec.json.encode(_repositories(images))
+    yield "blobs/", b""
+    yield "blobs/sha256/", b""
+    blobs = {digest_of(data): data for one in images for data in (one.manifest, one.config)}
+    yield from ((_path(digest), data) for digest, data in blobs.items())
+
+
+def _index(images: Sequence[Saved]) -> bytes:
+    entries = []
+    for image in images:
+        platform = {
+            key: value
+            for key in ("architecture", "os", "variant")
+            if (value := image.record.config.get(key))
+        }
+        plain = descriptor(MANIFEST, digest_of(image.manifest), len(image.manifest),
+                           platform=platform)  # fmt: skip
+        for name in image.names or ("",):
+            tag = parse_reference(name).tag if name else ""
+            notes = {"annotations": {IMAGE_NAME: name, REF_NAME: tag}} if name else {}
+            entries.append(plain | notes)
+    return msgspec.json.encode({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries})
+
+
+def _item(image: Saved) -> dict[str, object]:
+    return {
+        "Config": _path(image.record.id),
+        "RepoTags": [familiar(name) for name in image.names] or None,
+        "Layers": [_path(plain_diff_id(layer)) for layer in image.layers],
+    }
+
+
+def _repositories(images: Sequence[Saved]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for image in images:
+        for name in image.names:
+            reference = parse_reference(name)
+            top = plain_diff_id(image.layers[-1]).partition(":")[2]
+            found.setdefault(reference.familiar_name, {})[reference.tag] = top
+    return found
+
+
+def _path(digest: str) -> str:
+    return "blobs/" + digest.replace(":", "/")
+
+
+class _Sink:
+    """A tar written piece by piece to what may be a slow reader's pipe."""
+
+    def __init__(self, fd: int, gone: Callable[[], bool]) -> None:
+        self._fd, self._gone = fd, gone
+
+    def head(self, name: str, size: int) -> None:
+        entry = tarfile.TarInfo(name.rstrip("/"))
+        entry.size, entry.mode = size, 0o644
+        if name.endswith("/"):
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+        self.put(entry.tobuf(tarfile.GNU_FORMAT))
+
+    def file(self, name: str, data: bytes) -> None:
+        self.head(name, len(data))
+        self.put(data + b"\0" * (-len(data) % BLOCK))
+
+    def put(self, data: bytes) -> None:
+        rest, poll = memoryview(data), select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        while rest:
+            if self._gone():
+                raise Unwanted("interrupted")
+            if poll.poll(LOOK):
+                rest = rest[os.write(self._fd, rest[: select.PIPE_BUF]) :]
