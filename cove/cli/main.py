@@ -24,7 +24,7 @@ GLOBAL = (
     Flag("version", "version", "Print the version", "v"),
 )
 
-_IMAGES = ("push", "build", "login", "logout", "search")
+_IMAGES = ("push", "build", "search")
 _MACHINES: tuple[str, ...] = ()
 _LATER = (
     *_IMAGES, *_MACHINES, "network", "compose", "context", "builder",
@@ -38,7 +38,6 @@ LATER_OF_IMAGES = dict.fromkeys(_IMAGES, WHEN)
 
 INSTEAD = {
     "build": "load what another tool built: cove load -i FILE",
-    "login": "cove pull reads what docker login wrote into ~/.docker/config.json",
 }
 """What does the work of a command that is not here yet."""
 
@@ -94,6 +93,7 @@ def _tree() -> Group:
         info,
         inspect,
         life,
+        login,
         plan,
         snapshots,
         system,
@@ -111,6 +111,7 @@ def _tree() -> Group:
             group="Images", later=LATER_OF_IMAGES,
         ),
         **images.TOP,
+        **login.COMMANDS,
         "network": _of_networks(),
         "volume": _of_volumes(),
         "snapshot": Group(

@@ -9,9 +9,9 @@ from cove.cli.command import Command, Typed
 from cove.cli.progress import follow
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
+from cove.client.logins import keeper_of
 from cove.engine import calls
 from cove.errors import CoveError, NoSuchImage, Unsupported, UsageError
-from cove.oci.auth import credentials_from_docker
 from cove.oci.reference import DEFAULT_TAG, parse_reference
 from cove.spec.flags import Flag, parse_platform
 from cove.spec.machine import MachineSpec
@@ -22,13 +22,8 @@ Result = TypeVar("Result")
 
 
 def login_for(terminal: Terminal, image: str) -> calls.Login | None:
-    """What the caller's Docker has for the image's registry. Read only."""
-    directory = terminal.env.get("DOCKER_CONFIG") or f"{terminal.env.get('HOME', '/')}/.docker"
-    try:
-        text = terminal.read_text(f"{directory}/config.json")
-    except OSError:
-        return None
-    found = credentials_from_docker(text, parse_reference(image).domain)
+    """The caller's login for the image's registry."""
+    found = keeper_of(terminal.env, terminal.cwd).find(parse_reference(image).domain)
     return calls.Login(found.username, found.password) if found else None
 
 
@@ -164,7 +159,7 @@ PULL = Command(
     least=1,
     most=1,
     group="Images",
-    about="Without a host in the name it is Docker's registry. Logins are those of "
-    "`docker login`. Plain http is spoken only on loopback, and where registries.json in the "
+    about="Without a host in the name it is Docker's registry. Logins are those of `cove login` "
+    "and `docker login`. Plain http is spoken only on loopback, and where registries.json in the "
     "state directory says so. A pull that is cut off goes on from there the next time.",
 )  # fmt: skip

@@ -332,6 +332,11 @@ class Client:
         call = calls.Call(cancelled=cancelled)
         return self.transport.stream(VERBS["image.pull"], params, call)
 
+    def registry_login(
+        self, params: ship.RegistryLogin, cancelled: threading.Event | None = None
+    ) -> None:
+        self._call("registry.login", params, calls.Call(cancelled=cancelled))
+
     def image_save(
         self, params: ship.ImageSave, sink: int, cancelled: threading.Event | None = None
     ) -> ship.ImagesSaved:

@@ -24,16 +24,10 @@ def may_be_pulled(image: str) -> bool:
 
 
 def login_for(image: str) -> calls.Login | None:
-    """What the caller's Docker has for the image's registry. Read only."""
-    directory = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
-    try:
-        with open(f"{directory}/config.json", encoding="utf-8", errors="replace") as file:
-            text = file.read(1 << 20)
-    except OSError:
-        return None
-    from cove.oci.auth import credentials_from_docker
+    """The caller's login for the image's registry."""
+    from cove.client.logins import keeper_of
 
-    found = credentials_from_docker(text, parse_reference(image).domain)
+    found = keeper_of(os.environ, os.getcwd()).find(parse_reference(image).domain)
     return calls.Login(found.username, found.password) if found else None
 
 

@@ -20,7 +20,7 @@ from cove.engine.calls import volumes as of_volumes
 from cove.engine.calls.check import Check, Checked
 from cove.engine.calls.prepare import Prepare
 from cove.engine.home import Home
-from cove.engine.images import foreign, images, saving, trees
+from cove.engine.images import foreign, images, saving, shipping, trees
 from cove.engine.looking import listing, logs, plan, stats, top, watching
 from cove.engine.machines import (
     ending,
@@ -385,6 +385,9 @@ class Engine:
 
     def image_pull(self, params: calls.ImagePull, call: calls.Call) -> Iterator[calls.Progress]:
         return images.image_pull(self.home, params, call)
+
+    def registry_login(self, params: ship.RegistryLogin, call: calls.Call) -> calls.Nothing:
+        return shipping.registry_login(self.home, params, call)
 
     def image_save(self, params: ship.ImageSave, call: calls.Call) -> ship.ImagesSaved:
         return saving.image_save(self.home, params, call)

@@ -15,27 +15,22 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-import msgspec
-
 from cove.errors import (
-    NOT_JSON,
     BadArchive,
     CoveError,
-    HostError,
     NotFound,
     Unsupported,
     UsageError,
 )
 from cove.image import leftovers, pipeline
 from cove.image.implied import fit_chain
-from cove.image.importing import RESERVED
 from cove.image.layers import Blob, Progress, Step, add_layer, drop_unused, short
 from cove.image.loading import Adding, add_layers, created_of, parse_fitting
+from cove.image.registries import open_for
 from cove.oci.archive import DEPTH_MAX, Span
 from cove.oci.auth import Credentials
 from cove.oci.config import ParsedConfig
 from cove.oci.digest import digest_of
-from cove.oci.endpoint import endpoint_of
 from cove.oci.manifest import (
     Descriptor,
     Index,
@@ -49,8 +44,8 @@ from cove.oci.manifest import (
     platforms,
 )
 from cove.oci.reference import Reference, parse_reference
-from cove.oci.registry import Registry, Unreachable, open_registry
-from cove.oci.web import Patience, Web
+from cove.oci.registry import Registry
+from cove.oci.web import Patience
 from cove.store.blobs import Blobs
 from cove.store.db import Store
 from cove.store.records import ImageRecord, LayerRecord
@@ -60,11 +55,6 @@ AT_ONCE = 3
 
 WORDS = {"unpacking": "pulling", "unpacked": "pull complete", "layer exists": "already exists"}
 """Stages of a layer, as people know them."""
-
-WITHOUT_REGISTRY = (
-    "without a registry there is `host`, built in; make others: cove image bootstrap "
-    "debian:bookworm, cove image import, cove load"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +110,7 @@ def pull(
     """Fetch what ``text`` means and give it that name; ``stopped`` ends it soon after it is set."""
     wanted = parse_platform(platform) if platform else host_platform_of()
     tell = progress or (lambda step: None)
-    with _registry(store, text, credentials, tell, stopped, patience) as (reference, registry):
+    with open_for(store, text, credentials, tell, stopped, patience) as (reference, registry):
         return _pull(_Wish(store, registry, reference, wanted, bool(platform), tell))
 
 
@@ -138,85 +128,8 @@ def tags_of(
     if typed.tag or typed.digest:
         raise UsageError(f'cannot pull all tags of "{text}": it names one', origin=text)
     tell = progress or (lambda step: None)
-    with _registry(store, text, credentials, tell, stopped, patience) as (reference, registry):
+    with open_for(store, text, credentials, tell, stopped, patience) as (reference, registry):
         return tuple(f"{reference.familiar_name}:{tag}" for tag in registry.tags())
-
-
-@contextmanager
-def _registry(
-    store: Store,
-    text: str,
-    credentials: Credentials | None,
-    tell: Progress,
-    stopped: threading.Event | None,
-    patience: Patience | None,
-) -> Iterator[tuple[Reference, Registry]]:
-    """What ``text`` names, and who serves it; ``stopped`` ends what goes on inside."""
-    reference = parse_reference(text)
-    if reference.familiar_name == RESERVED:
-        raise UsageError(f'cannot pull "{text}": "{RESERVED}" is built in', origin=text)
-    endpoint = endpoint_of(reference, insecure_registries(store))
-
-    def notice(why: str, seconds: float) -> None:
-        tell(Step(f"{why}, trying again in {seconds:.0f} s"))
-
-    web = Web(endpoint, patience or Patience(), notice=notice)
-    with ExitStack() as stack:
-        registry = stack.enter_context(open_registry(reference, endpoint, web, credentials))
-        stack.enter_context(_ended_by(stopped, registry))
-        try:
-            yield reference, registry
-        except Unreachable as error:
-            error.hint = WITHOUT_REGISTRY
-            raise
-
-
-def insecure_registries(store: Store) -> tuple[str, ...]:
-    """Hosts and networks that may be spoken to over http, from ``registries.json``."""
-    path = store.layout.registries
-    try:
-        with open(path, "rb") as file:
-            return _decode_registries(file.read(1 << 20)).insecure
-    except FileNotFoundError:
-        return ()
-    except OSError as error:
-        raise HostError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
-    except NOT_JSON as error:
-        raise UsageError(
-            f"cannot read {path}: {error}",
-            hint='write {"insecure": ["registry.example:5000", "10.0.0.0/8"]}',
-        ) from None
-
-
-class _Registries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    insecure: tuple[str, ...] = ()
-
-
-# Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
-_decode_registries = msgspec.json.Decoder(_Registries).decode
-
-
-@contextmanager
-def _ended_by(stopped: threading.Event | None, registry: Registry) -> Iterator[None]:
-    """Inside: ``stopped`` ends the registry's requests, also those that wait for an answer."""
-    if stopped is None:
-        yield
-        return
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.1):
-            if stopped.is_set():
-                registry.stop()
-                return
-
-    watcher = threading.Thread(target=watch, name="pull-watch", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
 
 
 # ---- one pull ----

@@ -58,20 +58,65 @@ def parse_challenges(headers: Iterable[str]) -> tuple[Challenge, ...]:
 
 def credentials_from_docker(text: str, domain: str) -> Credentials | None:
     """The login for a reference's domain in Docker's ``config.json``; None where it has none."""
-    try:
-        document = json.loads(text)
-    except ValueError:
-        return None
-    logins = document.get("auths") if isinstance(document, dict) else None
+    logins = read_document(text).get("auths")
     if not isinstance(logins, dict):
         return None
-    keys = DOCKER_KEYS if domain == DEFAULT_DOMAIN else (domain,)
-    for key in keys:
-        for spelled in (key, f"https://{key}", f"http://{key}", f"https://{key}/v1/"):
-            found = _login(logins.get(spelled))
-            if found is not None:
-                return found
+    for spelled in _spellings(domain):
+        found = _login(logins.get(spelled))
+        if found is not None:
+            return found
     return None
+
+
+def server_of(domain: str) -> str:
+    """What a registry's login is kept under, as Docker spells it."""
+    return DOCKER_KEYS[0] if domain == DEFAULT_DOMAIN else domain
+
+
+def helper_of(text: str, domain: str) -> str:
+    """The credential helper that keeps the login for a domain; empty: the file itself does."""
+    document = read_document(text)
+    helpers, store = document.get("credHelpers"), document.get("credsStore")
+    found = helpers if isinstance(helpers, dict) else {}
+    for spelled in _spellings(domain):
+        if isinstance(found.get(spelled), str):
+            return str(found[spelled])
+    return store if isinstance(store, str) else ""
+
+
+def with_login(text: str, domain: str, credentials: Credentials | None) -> tuple[str, bool]:
+    """The ``config.json`` with this login, or without one, and whether it had one. All else in it
+    stays.
+    """
+    document = read_document(text)
+    logins = document.get("auths")
+    logins = dict(logins) if isinstance(logins, dict) else {}
+    known = [spelled for spelled in _spellings(domain) if spelled in logins]
+    for spelled in known:
+        del logins[spelled]
+    if credentials is not None:
+        coded = credentials.basic().partition(" ")[2]
+        logins[server_of(domain)] = {"auth": coded}
+    document["auths"] = logins
+    return json.dumps(document, indent="\t") + "\n", bool(known)
+
+
+def read_document(text: str) -> dict[str, object]:
+    """A ``config.json``; what is none is an empty one."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _spellings(domain: str) -> list[str]:
+    keys = DOCKER_KEYS if domain == DEFAULT_DOMAIN else (domain,)
+    return [
+        spelled
+        for key in keys
+        for spelled in (key, f"https://{key}", f"http://{key}", f"https://{key}/v1/")
+    ]
 
 
 def _login(entry: object) -> Credentials | None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import msgspec
@@ -83,9 +83,20 @@ class Registry:
     """One repository of a registry, for one verb: use ``open_registry``. Threads share it."""
 
     def __init__(
-        self, reference: Reference, endpoint: Endpoint, web: Web, credentials: Credentials | None
+        self,
+        reference: Reference,
+        endpoint: Endpoint,
+        web: Web,
+        credentials: Credentials | None,
+        *,
+        verb: str = "pull",
     ) -> None:
         self.reference, self.endpoint, self._web = reference, endpoint, web
+        self.verb = verb
+        self.scopes: tuple[str, ...] = (
+            f"repository:{reference.path}:{'pull,push' if verb == 'push' else 'pull'}",
+        )
+        """What a token is asked for, where the registry does not say."""
         self._credentials = credentials
         self._lock = threading.Lock()
         self._base = "" if endpoint.loose else f"https://{endpoint.host}/v2/"
@@ -144,7 +155,7 @@ class Registry:
             self._failed(trouble)
         if data is None:
             raise BadArchive(
-                f"cannot pull {self._name}: its manifest is larger than {MANIFEST_MAX >> 20} MiB",
+                f"cannot {self._what}: its manifest is larger than {MANIFEST_MAX >> 20} MiB",
                 host=self.endpoint.host,
             )
         if size >= 0 and len(data) != size:
@@ -229,27 +240,57 @@ class Registry:
 
     # ---- asking ----
 
+    def try_login(self) -> None:
+        """Whether the registry takes the credentials; raises Denied where it does not."""
+        self.scopes = ()
+        answer = self._ask("", {}, whole=True)
+        if answer.status == 404:
+            raise NotFound(f"cannot {self._what}: it is no registry", host=self.endpoint.host)
+        if answer.status != 200:
+            self._refused(answer, "login")
+        answer.finish()
+
     def _ask(
-        self, path: str, headers: dict[str, str], *, method: str = "GET", translate: bool = True
+        self,
+        path: str,
+        headers: dict[str, str],
+        *,
+        method: str = "GET",
+        translate: bool = True,
+        body: bytes | None = None,
+        whole: bool = False,
     ) -> Answer:
         """The answer to a request, with what the registry wants to know of us. Without
-        ``translate`` the caller tries again itself, and gets Trouble as it is.
+        ``translate`` the caller tries again itself, and gets Trouble as it is. ``path``: in the
+        repository, with ``whole`` in the registry.
         """
         try:
-            url = f"{self._find()}{self.reference.path}/{path}"
-            for attempt in (1, 2):
-                known = self._known()
-                sent = headers | ({"Authorization": known} if known else {})
-                answer = self._web.get(url, sent, method=method, patient=translate)
-                if answer.status != 401 or answer.moved or attempt == 2:
-                    break
-                if not self._authorize(answer, known):
-                    break
-            return answer
+            url = f"{self._find()}{path if whole else f'{self.reference.path}/{path}'}"
+            return self._ask_url(url, headers, method=method, patient=translate, body=body)
         except Trouble as trouble:
             if translate:
                 self._failed(trouble)
             raise
+
+    def _ask_url(
+        self,
+        url: str,
+        headers: dict[str, str],
+        *,
+        method: str,
+        patient: bool,
+        body: bytes | None = None,
+    ) -> Answer:
+        """``url``: of this registry."""
+        for attempt in (1, 2):
+            known = self._known()
+            sent = headers | ({"Authorization": known} if known else {})
+            answer = self._web.get(url, sent, method=method, patient=patient, body=body)
+            if answer.status != 401 or answer.moved or attempt == 2:
+                break
+            if not self._authorize(answer, known):
+                break
+        return answer
 
     def _find(self) -> str:
         """``https://HOST/v2/``; on loopback and where it is configured, http if that is spoken."""
@@ -297,14 +338,15 @@ class Registry:
         """From the server that the registry itself names: over https, unless it is plain itself."""
         realm = challenge.parameters["realm"]
         self._web.check_place(realm, plain=self._base.startswith("http:"))
-        query = {"scope": challenge.parameters.get("scope") or self._scope}
+        scope = challenge.parameters.get("scope")
+        query: dict[str, Any] = {"scope": [scope] if scope else list(self.scopes)}
         if challenge.parameters.get("service"):
             query["service"] = challenge.parameters["service"]
         headers = {}
         if self._credentials is not None:
             headers["Authorization"] = self._credentials.basic()
             query["account"] = self._credentials.username
-        url = f"{realm}{'&' if urlsplit(realm).query else '?'}{urlencode(query)}"
+        url = f"{realm}{'&' if urlsplit(realm).query else '?'}{urlencode(query, doseq=True)}"
         answer = self._web.get(url, headers, foreign=True)
         if answer.status != 200:
             self._refused(answer, f"token of {urlsplit(realm).netloc}")
@@ -315,22 +357,30 @@ class Registry:
             raise self._wrong(f"token of {urlsplit(realm).netloc}", "it is no token")
         return token, max(doubt.seconds(found.get("expires_in")), TOKEN_LIFE) - 5.0
 
-    @property
-    def _scope(self) -> str:
-        return f"repository:{self.reference.path}:pull"
-
     # ---- what went wrong ----
 
     @property
     def _name(self) -> str:
-        return self.reference.familiar()
+        return self.reference.familiar() if self.scopes else self.reference.domain
+
+    @property
+    def _what(self) -> str:
+        return f"{self.verb} {self._name}"
+
+    @property
+    def _denied(self) -> str:
+        if not self.scopes:
+            return "wrong user name or password"
+        if self.verb == "push":
+            return "access denied: it needs a login, or one that may push"
+        return "access denied: it does not exist, or needs a login"
 
     def _wrong(self, what: str, reason: str) -> BadArchive:
-        return BadArchive(f"cannot pull {self._name}: {what}: {reason}", host=self.endpoint.host)
+        return BadArchive(f"cannot {self._what}: {what}: {reason}", host=self.endpoint.host)
 
     def _old(self) -> NoReturn:
         raise Unsupported(
-            f"cannot pull {self._name}: its manifest is of schema version 1: not supported",
+            f"cannot {self._what}: its manifest is of schema version 1: not supported",
             host=self.endpoint.host,
             hint="push it again with a tool of this decade: skopeo copy",
             exit_code=1,
@@ -341,27 +391,27 @@ class Registry:
     ) -> NoReturn:
         host = trouble.host or self.endpoint.host
         if trouble.kind == "stopped" or self._web.stopped:
-            raise Stopped(f"cannot pull {self._name}: interrupted") from trouble
+            raise Stopped(f"cannot {self._what}: interrupted") from trouble
         if trouble.kind == "unreachable":
             raise Unreachable(
-                f"cannot pull {self._name}: {host} cannot be reached: {trouble.text}"
+                f"cannot {self._what}: {host} cannot be reached: {trouble.text}"
             ) from trouble
         if trouble.kind == "tls":
             clock = "valid" in trouble.text or "expired" in trouble.text
             raise HostError(
-                f"cannot pull {self._name}: {host}: {trouble.text}",
+                f"cannot {self._what}: {host}: {trouble.text}",
                 hint="look at this host's clock: date" if clock else "",
                 exit_code=1,
             ) from trouble
         if trouble.kind == "forbidden":
             raise Denied(
-                f"cannot pull {self._name}: {self.endpoint.host} is not followed: {trouble.text}"
+                f"cannot {self._what}: {self.endpoint.host} is not followed: {trouble.text}"
             ) from trouble
         where = ""
         if descriptor is not None:
             where = f"layer {descriptor.digest[:19]} at byte {at} of {descriptor.size}: "
         raise HostError(
-            f"cannot pull {self._name}: {where}{trouble.text}", host=host, exit_code=1
+            f"cannot {self._what}: {where}{trouble.text}", host=host, exit_code=1
         ) from trouble
 
     def _refused(self, answer: Answer, what: str) -> NoReturn:
@@ -371,38 +421,45 @@ class Registry:
         words = f"{host} says: {said}" if said else f"{host} answers {status}"
         if status in (401, 403):
             domain = self.reference.domain
-            hint = f"is the login for {domain} still good, and the name right?"
+            hint = (
+                f"is the login for {domain} still good, and the name right?" if self.scopes else ""
+            )
             if self._credentials is None:
-                hint = f"is the name right? If it needs a login: docker login {domain}"
+                hint = f"is the name right? If it needs a login: cove login {domain}"
             raise Denied(
-                f"cannot pull {self._name}: access denied: it does not exist, or needs a login",
+                f"cannot {self._what}: {self._denied}",
                 host=words,
                 hint=hint,
             )
         if status == 404:
-            raise NotFound(
-                f"cannot pull {self._name}: no such image, {what} is not there", host=words
-            )
+            raise NotFound(f"cannot {self._what}: no such image, {what} is not there", host=words)
         if status == 429:
             after = answer.header("Retry-After")
             raise HostError(
-                f"cannot pull {self._name}: {host} has had too many requests",
+                f"cannot {self._what}: {host} has had too many requests",
                 host=words,
                 hint=f"try again later (Retry-After: {after[:40]})" if after else "try again later",
                 exit_code=1,
             )
         raise HostError(
-            f"cannot pull {self._name}: {what}: {host} answers {status}", host=words, exit_code=1
+            f"cannot {self._what}: {what}: {host} answers {status}",
+            host=words,
+            exit_code=1,
         )
 
 
 @contextmanager
 def open_registry(
-    reference: Reference, endpoint: Endpoint, web: Web, credentials: Credentials | None = None
+    reference: Reference,
+    endpoint: Endpoint,
+    web: Web,
+    credentials: Credentials | None = None,
+    *,
+    verb: str = "pull",
 ) -> Iterator[Registry]:
     """The registry of a reference; its connections are closed in the end."""
     try:
-        yield Registry(reference, endpoint, web, credentials)
+        yield Registry(reference, endpoint, web, credentials, verb=verb)
     finally:
         web.close()
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 AGENT = "cove"
 REDIRECTS = (301, 302, 303, 307, 308)
+SAME_AGAIN = (307, 308)
+"""Those after which what was sent is sent again, not asked for."""
 REDIRECTS_MAX = 5
 AGAIN = frozenset((408, 429, 500, 502, 503, 504))
 DRAIN_MAX = 64 << 10
@@ -143,6 +145,7 @@ class Web:
         method: str = "GET",
         foreign: bool = False,
         patient: bool = True,
+        body: bytes | None = None,
     ) -> Answer:
         """An answer, whatever its status; a server that is busy is asked again. ``foreign``: the
         registry named this URL, nobody typed it. ``patient``: a cut connection is made again too.
@@ -150,7 +153,7 @@ class Web:
         for attempt in range(1, self.patience.attempts + 1):
             last = attempt == self.patience.attempts
             try:
-                answer = self._follow(url, headers, method, foreign=foreign)
+                answer = self._follow(url, headers, method, foreign=foreign, body=body)
             except Trouble as trouble:
                 if trouble.kind != "broken" or last or not patient:
                     raise
@@ -188,12 +191,22 @@ class Web:
 
     # ---- one request ----
 
-    def _follow(self, url: str, headers: dict[str, str], method: str, *, foreign: bool) -> Answer:
+    def _follow(
+        self,
+        url: str,
+        headers: dict[str, str],
+        method: str,
+        *,
+        foreign: bool,
+        body: bytes | None = None,
+    ) -> Answer:
         """Credentials go to the host they were meant for and to no other."""
         moved = False
         for _ in range(REDIRECTS_MAX + 1):
-            answer = Answer(self._send(url, headers, method, foreign or moved), url, moved)
-            if answer.status not in REDIRECTS or not answer.header("Location"):
+            sent = self._send(url, headers, method, foreign or moved, body)
+            answer = Answer(sent, url, moved)
+            redirects = REDIRECTS if method in ("GET", "HEAD") else SAME_AGAIN
+            if answer.status not in redirects or not answer.header("Location"):
                 return answer
             target = doubt.join(url, answer.header("Location"))
             answer.finish()
@@ -205,7 +218,12 @@ class Web:
         raise Trouble("forbidden", _place(url)[1], f"it leads on more than {REDIRECTS_MAX} times")
 
     def _send(
-        self, url: str, headers: dict[str, str], method: str, guarded: bool
+        self,
+        url: str,
+        headers: dict[str, str],
+        method: str,
+        guarded: bool,
+        body: bytes | None = None,
     ) -> BaseHTTPResponse:
         if self.stopped:
             raise Trouble("stopped", self.endpoint.host, "interrupted")
@@ -218,6 +236,7 @@ class Web:
                 method,
                 url,
                 headers=common | headers,
+                body=body,
                 redirect=False,
                 retries=False,
                 preload_content=False,

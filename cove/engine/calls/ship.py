@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from cove.engine.calls.images import Login
+
 
 class ImageSave(msgspec.Struct, frozen=True):
     """To ``Call.sink``, as one tar."""
@@ -17,3 +19,10 @@ class ImageSave(msgspec.Struct, frozen=True):
 
 class ImagesSaved(msgspec.Struct, frozen=True):
     ids: tuple[str, ...]
+
+
+class RegistryLogin(msgspec.Struct, frozen=True):
+    """Try it; it is the caller who keeps it."""
+
+    domain: str
+    login: Login
