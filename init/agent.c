@@ -68,33 +68,33 @@ static void controllers(void)
 	}
 }
 
-/* virtio_mmio.device= words of the kernel's command line: a module does not see them by itself. */
-static void mmio_words(char *words, size_t size)
+/* Its virtio_mmio.device= words, which a module does not see by itself; whether it wants what few machines need. */
+static int mmio_words(char *words, size_t size)
 {
 	static const char KEY[] = "virtio_mmio.";
 	static char line[LIST_MAX];
-	size_t used = 0;
+	size_t used = 0, len = sizeof(KEY) - 1;
 
 	read_file("/proc/cmdline", line, sizeof(line));
-	words[0] = 0;
+	int later = strstr(line, " cove.later") != NULL;
 	for (char *at = strtok(line, " \n"); at; at = strtok(NULL, " \n")) {
-		if (strncmp(at, KEY, sizeof(KEY) - 1))
-			continue;
-		int n = snprintf(words + used, size - used, "%s ", at + sizeof(KEY) - 1);
+		int n = strncmp(at, KEY, len) ? 0 : snprintf(words + used, size - used, "%s ", at + len);
 		if (n < 0 || (size_t)n >= size - used)
-			return;
+			break;
 		used += (size_t)n;
 	}
+	return later;
 }
 
 /* In the order of /modules/order; what is built in or has no device here does no harm. */
 static void modules(void)
 {
-	static char list[LIST_MAX], mmio[LIST_MAX];
+	static char list[2 * LIST_MAX], mmio[LIST_MAX];
 	char path[160];
 
-	read_file("/modules/order", list, sizeof(list));
-	mmio_words(mmio, sizeof(mmio));
+	read_file("/modules/order", list, LIST_MAX);
+	if (mmio_words(mmio, sizeof(mmio)))
+		read_file("/modules/later", list + strlen(list), LIST_MAX);
 	for (char *end, *at = list; *at; at = end + (*end == '\n')) {
 		end = at + strcspn(at, "\n");
 		snprintf(path, sizeof(path), "/modules/%.*s", (int)(end - at), at);

@@ -34,7 +34,8 @@ from cove.plan.vm_ops import Disk, File, Reseed, Settime, Write
 from cove.planner.cards import Link, anew, with_links
 from cove.planner.container import leave_host_mounts, plan_ahead, plan_machine
 from cove.planner.defaults import PIDS
-from cove.planner.place import Place
+from cove.planner.guest_volumes import NO_VOLUMES, Volumes, open_volumes
+from cove.planner.place import BindSource, Place
 from cove.planner.process import plan_exec
 from cove.planner.why import default, option, size
 from cove.spec.machine import ExecSpec, Limits, MachineSpec
@@ -113,11 +114,16 @@ def plan_guest(
     *,
     hostname: str,
     links: tuple[Link, ...] = (),
+    volumes: Volumes = NO_VOLUMES,
 ) -> Plan:
     """From an agent that has nothing but its own file systems to the machine's command. It begins
     with what ``plan_guest_ahead`` says. ``files``: the generated files' contents, by register.
     """
-    return _plan_guest(spec, image, facts, identity, files, hostname=hostname, links=links)
+    plan = _plan_guest(
+        spec, image, facts, identity, files, hostname=hostname, links=links, volumes=volumes
+    )
+    # The child of the plan finds them in registers that are filled before it is made.
+    return Plan(host=(*open_volumes(volumes, STORE), *plan.host), machine=plan.machine)
 
 
 def plan_guest_ahead(facts: Facts) -> Plan:
@@ -204,12 +210,13 @@ def _plan_guest(
     hostname: str,
     group: str = GROUP,
     links: tuple[Link, ...] = (),
+    volumes: Volumes = NO_VOLUMES,
 ) -> Plan:
     _refuse(spec)
     files = {**files, "bootid": f"{identity.boot_id}\n"}
     if identity.machine_id:
         files["machineid"] = f"{identity.machine_id}\n"
-    place = guest_place(spec, hostname=hostname, files=files, group=group)
+    place = guest_place(spec, hostname=hostname, files=files, group=group, binds=volumes.binds)
     ahead, whole = _guest_ahead(spec, facts, place), plan_machine(spec, image, facts, place)
     begun = plan_ahead(spec, facts, place)
     return Plan(
@@ -254,6 +261,7 @@ def guest_place(
     hostname: str,
     files: Mapping[str, str] | None = None,
     group: str = GROUP,
+    binds: tuple[BindSource, ...] = (),
 ) -> Place:
     """``files``: of ``GENERATED``, those that there are."""
     lacking = () if files is None else set(GENERATED.values()) - set(files)
@@ -266,17 +274,11 @@ def guest_place(
         files=GENERATED,
         unused=frozenset(at for at, name in GENERATED.items() if name in lacking),
         hostname=hostname,
+        binds=binds,
     )
 
 
 def _refuse(spec: MachineSpec) -> None:
-    for mount in spec.mounts:
-        if mount.type != "tmpfs":
-            raise Unsupported(
-                f"cannot mount {mount.source or mount.target} in a virtual machine yet",
-                origin=mount.origin,
-                hint="put files in when it runs: cove cp",
-            )
     if spec.devices:
         raise Unsupported(
             "cannot give a host's device to a virtual machine", origin=spec.devices[0].origin

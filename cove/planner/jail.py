@@ -38,8 +38,10 @@ _STEADY = MachineSpec(
 )
 
 
-def jail_spec(spec: MachineSpec, *, memory: int) -> MachineSpec:
-    """The container that holds a virtual machine with so much memory (bytes)."""
+def jail_spec(spec: MachineSpec, *, memory: int, largest: int = 0) -> MachineSpec:
+    """The container that holds a virtual machine with so much memory (bytes); ``largest``: of its
+    volumes' disks.
+    """
     return MachineSpec(
         image=_STEADY.image,
         command=_STEADY.command,
@@ -53,13 +55,15 @@ def jail_spec(spec: MachineSpec, *, memory: int) -> MachineSpec:
             cpu_shares=spec.limits.cpu_shares,
             cpuset_cpus=spec.limits.cpuset_cpus,
             pids=PROCESSES,
-            ulimits=(_largest_file(spec.limits.storage or STORAGE),),
+            ulimits=(_largest_file(max(spec.limits.storage or STORAGE, largest)),),
         ),
     )
 
 
 def _largest_file(size: int) -> Ulimit:
-    """The emulator holds its machine's disk to write to; an escaped one must not make it larger."""
+    """The emulator holds its machine's disks to write to; an escaped one must not make them larger
+    than the largest.
+    """
     return Ulimit("fsize", size, size)
 
 
@@ -95,11 +99,16 @@ def plan_vm(spec: MachineSpec, place: Place, jail: Plan, guest: Plan, *, how: in
     them. ``how``: ``RUN_ADOPT``, the program runs in the guest already; ``RUN_REST``, the guest has
     run the first half of its plan.
     """
-    flags = (RUN_STDIN if spec.stdin_open else 0) | (0 if spec.remove else RUN_SYNC) | how
+    flags = (RUN_STDIN if spec.stdin_open else 0) | (RUN_SYNC if keeps_disk(spec) else 0) | how
     why = default("its program's streams, signals and end are the machine's")
     last = Guest("serial", "hub", "guestplan", "console", "consolelog", "end", flags, why=why)
     streams = terminal(place, tty=spec.tty)
     return Plan(jail.host, (*jail.machine, *streams, last), guest)
+
+
+def keeps_disk(spec: MachineSpec) -> bool:
+    """What it wrote is to be on a disk at its end: its own, or one of a volume."""
+    return not spec.remove or any(mount.type != "tmpfs" for mount in spec.mounts)
 
 
 def plan_vm_exec(

@@ -21,6 +21,8 @@ MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 
 AGENT_PORT = "cove.agent"
 """By this name the agent finds its channel."""
+LATER = "cove.later"
+"""To the agent: drivers that few machines need."""
 EXIT_PORT = 0x501
 """x86-64: a byte written here ends QEMU with the exit code ``byte * 2 + 1``."""
 
@@ -57,6 +59,8 @@ class Disk:
     backing: int = -1
     """qcow2: descriptor of the raw or qcow2 file beneath it."""
     backing_format: str = "qcow2"
+    durable: bool = False
+    """What the guest says must be on the disk is put there."""
     why: str = ""
 
 
@@ -65,6 +69,14 @@ class Nic:
     mac: str
     tap: int = -1
     """Descriptor; -1: a hub to which a network is connected later, over QMP."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Directories of the host, by a file server's socket; it sees the guest's memory."""
+
+    tag: str
+    fd: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +97,11 @@ class Guest:
     """None: a clone, which has the template's in its memory."""
     disks: tuple[Disk, ...] = ()
     nics: tuple[Nic, ...] = ()
+    share: Share | None = None
     memory_fd: int = -1
     """Descriptor of the file that is the RAM; -1: QEMU's own memory."""
     shared: bool = False
-    """The guest writes into that file: it is becoming a template."""
+    """What the guest writes is in that file: of a template to be, or for its file server."""
     listens: bool = False
     """The control socket is one that QEMU accepts connections on."""
     resumed: bool = False
@@ -116,6 +129,7 @@ def plan_qemu(guest: Guest, facts: Facts) -> tuple[Option, ...]:
         *_channels(guest),
         *(found for index, disk in enumerate(guest.disks) for found in _disk(index, disk)),
         *(found for index, nic in enumerate(guest.nics) for found in _nic(index, nic)),
+        *_share(guest),
         *_ends(guest),
     )
 
@@ -159,8 +173,18 @@ def _check(guest: Guest) -> None:
     for nic in guest.nics:
         if not MAC.fullmatch(nic.mac):
             raise Bug(f"cannot use {nic.mac!r} as an address")
+    kind = MACHINES[guest.arch]
+    used = 1 + len(guest.disks) + len(guest.nics) + (guest.share is not None)
+    if not guest.acpi and used > kind.devices:
+        raise Unsupported(
+            f"cannot give a virtual machine {used} devices: this guest kernel finds {kind.devices}",
+            hint="directories share one device, disks have one each; a kernel with ACPI "
+            "(cove kernel fetch) finds more",
+        )
     if guest.shared and guest.memory_fd < 0:
         raise Bug("cannot share memory that is no file")
+    if guest.share is not None and not (guest.shared and SERIAL.fullmatch(guest.share.tag)):
+        raise Bug("cannot share directories without sharing memory")
 
 
 # ---- the machine ----
@@ -177,6 +201,8 @@ class _Machine:
     host_cpu: str
     console: str
     max_cpus: int
+    devices: int
+    """Places for those of virtio, where the guest's kernel has no ACPI."""
     package: str
     """Debian's, with the program."""
 
@@ -193,6 +219,7 @@ MACHINES = {
         "host,-arch-capabilities",
         "ttyS0",
         64,
+        8,
         "qemu-system-x86",
     ),
     "aarch64": _Machine(
@@ -204,6 +231,7 @@ MACHINES = {
         "host",
         "ttyAMA0",
         8,
+        32,
         "qemu-system-arm",
     ),
 }  # fmt: skip
@@ -249,6 +277,8 @@ def _memory(guest: Guest) -> Iterator[Option]:
         return
     share = "on" if guest.shared else "off"
     why = "what the guest writes becomes the template" if guest.shared else "copied on write"
+    if guest.share is not None:
+        why = "its file server reads and writes there"
     backend = (
         f"memory-backend-file,id=ram,size={mebibytes}M,mem-path=/proc/self/fd/{guest.memory_fd},"
         f"share={share},dump=off"
@@ -297,6 +327,8 @@ def _words(guest: Guest, kernel: Kernel, facts: Facts) -> Iterator[tuple[str, st
     if guest.arch == "x86_64":
         yield "reboot=t", "by a triple fault: there is no keyboard controller to ask"
     yield f"console={MACHINES[guest.arch].console}", "where a panic is told"
+    if guest.share is not None:
+        yield LATER, "the agent loads what mounts them"
     yield "quiet", "each line costs time; a panic is told all the same"
 
 
@@ -358,8 +390,11 @@ def _disk(index: int, disk: Disk) -> Iterator[Option]:
     words.append(f"{below[-1]}.driver=file,{below[-1]}.filename=/dev/fdset/{2 * index + 1}")
     words.append(f"{below[-1]}.read-only={mode}")
     if not disk.read_only:
-        words.append("discard=unmap,cache.no-flush=on")
-        words += [f"{name}.discard=unmap,{name}.cache.no-flush=on" for name in below]
+        late = "" if disk.durable else "cache.no-flush=on"
+        words.append(",".join(filter(None, ("discard=unmap", late))))
+        words += [
+            ",".join(f"{name}.{word}" for word in ("discard=unmap", late) if word) for name in below
+        ]
     if disk.backing >= 0:
         yield Option(("-add-fd", f"fd={disk.backing},set={2 * index + 2}"), why)
         base = "file.backing"
@@ -376,6 +411,8 @@ def _disk(index: int, disk: Disk) -> Iterator[Option]:
 def _why_node(disk: Disk) -> str:
     if disk.read_only:
         return default("the guest cannot write to it")
+    if disk.durable:
+        return default("it outlives machines: what they flush reaches the host's disk")
     return default("when it reaches the disk the host decides, as for a container's layer")
 
 
@@ -390,6 +427,17 @@ def _nic(index: int, nic: Nic) -> Iterator[Option]:
         yield Option(("-netdev", f"tap,id=tap{index},fd={nic.tap},vhost=off"), why)
         plug = f"hubport,id=plug{index},hubid={index},netdev=tap{index}"
         yield Option(("-netdev", plug), why)
+
+
+def _share(guest: Guest) -> Iterator[Option]:
+    if guest.share is None:
+        return
+    tag, why = guest.share.tag, "-v: directories of the host, by a process in a jail of its own"
+    yield Option(("-chardev", f"socket,id={tag},fd={guest.share.fd}"), why)
+    yield Option(
+        ("-global", "virtio-mmio.force-legacy=false"), default("file systems are modern devices")
+    )
+    yield Option(("-device", f"vhost-user-fs-device,chardev={tag},tag={tag}"), why)
 
 
 def _ends(guest: Guest) -> Iterator[Option]:

@@ -226,8 +226,14 @@ def _mounts(spec: MachineSpec) -> Iterator[CoveError]:
             yield UsageError(f"cannot mount on {mount.target}: /proc is the machine's own",
                              origin=origin)  # fmt: skip
         seen[mount.target] = origin
+        if spec.isolation == "vm" and mount.propagation not in ("private", "rprivate"):
+            yield Unsupported(
+                f"cannot mount on {mount.target} with propagation {mount.propagation}: what is "
+                "mounted in a virtual machine is its own kernel's",
+                origin=origin,
+            )
         if mount.type == "volume":
-            yield from _volume(mount, origin, spec.isolation)
+            yield from _volume(mount, origin)
         if mount.type == "image":
             yield Unsupported(f"cannot mount an image on {mount.target}: cove has no such mounts",
                               origin=origin)  # fmt: skip
@@ -238,12 +244,7 @@ def _mounts(spec: MachineSpec) -> Iterator[CoveError]:
         yield from _strings((mount.source, mount.target), origin)
 
 
-def _volume(mount: Mount, origin: str, isolation: str) -> Iterator[CoveError]:
-    if isolation == "vm":
-        yield Unsupported(
-            f"cannot mount a volume on {mount.target}: virtual machines have no volumes yet",
-            origin=origin,
-        )
+def _volume(mount: Mount, origin: str) -> Iterator[CoveError]:
     if ".." in mount.subpath.split("/") or mount.subpath.startswith("/"):
         yield UsageError(f'cannot mount "{mount.subpath}": it is no path in a volume',
                          origin=origin)  # fmt: skip

@@ -157,7 +157,15 @@ _KEYS = {
     "bind": _COMMON
     | {"bind-propagation", "bind-nonrecursive", "bind-recursive", "bind-create-src", "idmap"},
     "volume": _COMMON
-    | {"volume-nocopy", "volume-driver", "volume-opt", "volume-label", "volume-subpath"},
+    | {
+        "volume-nocopy",
+        "volume-driver",
+        "volume-opt",
+        "volume-label",
+        "volume-subpath",
+        "block",
+        "size",
+    },
     "tmpfs": _COMMON - {"source", "src"} | {"tmpfs-size", "tmpfs-mode", "tmpfs-opt"},
 }
 
@@ -218,7 +226,7 @@ def _bad_key(key: str, kind: str, text: str) -> UsageError:
 
 
 def _mount_key(key: str, value: str | None, text: str, settings: dict[str, Any]) -> None:
-    if key in ("readonly", "ro", "bind-nonrecursive", "bind-create-src", "volume-nocopy"):
+    if key in ("readonly", "ro", "bind-nonrecursive", "bind-create-src", "volume-nocopy", "block"):
         _mount_switch(key, True if value is None else parse_bool(value), settings)
         return
     if not value:
@@ -237,6 +245,8 @@ def _mount_switch(key: str, on: bool, settings: dict[str, Any]) -> None:
         settings["create_source"] = on
     elif key == "volume-nocopy":
         settings["copy"] = not on
+    elif key == "block":
+        _set_driver_option(key, f"block={'true' if on else 'false'}", "", settings)
 
 
 def _set_source(key: str, value: str, text: str, settings: dict[str, Any]) -> None:
@@ -308,6 +318,10 @@ def _set_driver_option(key: str, value: str, text: str, settings: dict[str, Any]
     settings["driver_options"] = options | dict([parse_option(value)])
 
 
+def _set_disk_size(key: str, value: str, text: str, settings: dict[str, Any]) -> None:
+    _set_driver_option(key, f"size={value}", text, settings)
+
+
 _SETTERS: dict[str, Callable[[str, str, str, dict[str, Any]], None]] = {
     "source": _set_source,
     "src": _set_source,
@@ -324,6 +338,7 @@ _SETTERS: dict[str, Callable[[str, str, str, dict[str, Any]], None]] = {
     "volume-opt": _set_driver_option,
     "volume-label": _set_label,
     "volume-subpath": _set_subpath,
+    "size": _set_disk_size,
 }
 
 

@@ -10,11 +10,17 @@ import msgspec
 from cove.errors import Unsupported, UsageError
 from cove.spec.machine import Mount
 from cove.spec.suggest import did_you_mean
-from cove.spec.values import bad, clean_path
+from cove.spec.values import bad, clean_path, parse_bool, parse_size
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 """A name is also one of a directory."""
-OPTIONS = ("type", "o", "device")
+OPTIONS = ("type", "o", "device", "size", "block")
+PLACE = frozenset(("type", "o", "device"))
+"""Those that name a directory of the host's own."""
+DISK = 10 << 30
+"""Bytes of one whose size nobody chose; it takes of the host what was written."""
+SMALLEST = 16 << 20
+"""Of a volume's disk: a file system with a journal needs that much."""
 
 
 class VolumeSpec(msgspec.Struct, frozen=True):
@@ -43,15 +49,21 @@ def parse_driver(text: str) -> str:
 
 
 def parse_option(text: str) -> tuple[str, str]:
-    """``NAME=VALUE``, in the words of Docker's local driver."""
+    """``NAME=VALUE``, in the words of Docker's local driver, and two of cove's own: ``block`` and
+    ``size=SIZE``.
+    """
     name, equals, value = text.partition("=")
-    if name == "size" or (name == "o" and "size=" in value):
+    if name == "o" and "size=" in value:
         raise Unsupported(
             f'cannot use "{text}": no file system limits a directory for cove so far',
             hint="a limit in memory is one of --tmpfs: --tmpfs /dir:size=64m",
         )
-    if name not in OPTIONS or not equals:
+    if name not in OPTIONS or (not equals and name != "block"):
         raise bad("option", text, "no option of a volume", hint=did_you_mean(name, OPTIONS))
+    if name == "block":
+        return name, "true" if not equals or parse_bool(value) else "false"
+    if name == "size":
+        parse_size(value)
     return name, value
 
 
@@ -60,12 +72,39 @@ def check_volume(spec: VolumeSpec) -> None:
         parse_volume_name(spec.name)
     for name, value in spec.options.items():
         parse_option(f"{name}={value}")
-    device_of(spec.options)
+    own, device = "size" in spec.options or is_disk(spec.options), device_of(spec.options)
+    if own and device:
+        raise UsageError(
+            "cannot make such a volume: a directory of the host's own is no disk and has no size",
+            origin=f"--opt device={device}",
+        )
+    if "size" in spec.options and not is_disk(spec.options):
+        raise Unsupported(
+            f"cannot limit a volume to {spec.options['size']}: no file system limits a directory "
+            "for cove so far",
+            hint="a disk has a size, for virtual machines: add --opt block",
+        )
+    if own and disk_size(spec.options) < SMALLEST:
+        raise UsageError(
+            f"cannot make a volume of {spec.options['size']}: a disk has 16m at least",
+            origin=f"--opt size={spec.options['size']}",
+        )
+
+
+def is_disk(options: dict[str, str]) -> bool:
+    """It is a disk, which virtual machines have one at a time, and no directory."""
+    return options.get("block", "false") == "true"
+
+
+def disk_size(options: dict[str, str]) -> int:
+    """Whole pages of the guest's."""
+    size = options.get("size", "")
+    return parse_size(size) & ~0xFFF if size else DISK
 
 
 def device_of(options: dict[str, str]) -> str:
     """The directory that is the volume: ``type=none,o=bind,device=/path``. Empty: cove's own."""
-    if not options:
+    if not PLACE & options.keys():
         return ""
     kind, words = options.get("type", "none"), options.get("o", "").split(",")
     if kind not in ("none", "bind") or not {"bind", "rbind"} & set(words):

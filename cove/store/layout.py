@@ -10,9 +10,9 @@ FORMAT = 5
 """Of the whole state directory; raised when an older cove could not read it any more."""
 
 
-SOCKETS = ("sock", "relay", "guest", "qmp")
+SOCKETS = ("sock", "relay", "guest", "qmp", "files")
 """Of a machine, in ``run/``: its monitor's, that of who carries for its ports and, of a virtual
-machine, its guest's and QEMU's.
+machine, its guest's, QEMU's and, for a moment, its file server's.
 """
 
 
@@ -147,6 +147,10 @@ class Layout:
     def volume_data(self, name: str) -> str:
         """What machines see of it; ids as inside."""
         return f"{self.root}/volumes/{name}/_data"
+
+    def volume_disk(self, name: str) -> str:
+        """In place of that: the disk that its guests have, once one had it."""
+        return f"{self.root}/volumes/{name}/disk"
 
     @property
     def templates(self) -> str:

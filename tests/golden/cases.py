@@ -23,6 +23,7 @@ from cove.plan.text import render
 from cove.planner import BindSource, Place, plan_ahead, plan_exec, plan_machine
 from cove.planner.cpus import guest_cpu
 from cove.planner.guest import Identity, guest_facts, plan_guest
+from cove.planner.guest_volumes import Volumes
 from cove.spec.machine import ExecSpec, MachineSpec
 
 HERE = Path(__file__).resolve().parent
@@ -82,7 +83,9 @@ class Case:
         inside = guest_facts(facts, (major, minor), guest_cpu(image, facts))
         who = Identity(bytes(64), 0, "0" * 36, "0" * 32)
         files = dict.fromkeys(("hosts", "hostname", "resolv"), "")
-        return plan_guest(spec, image, inside, who, files, hostname="0123456789ab")
+        volumes = msgspec.convert(self._data().get("volumes", {}), Volumes)
+        name = "0123456789ab"
+        return plan_guest(spec, image, inside, who, files, hostname=name, volumes=volumes)
 
 
 def cases() -> Iterator[Case]:

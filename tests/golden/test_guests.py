@@ -11,7 +11,7 @@ import re
 import pytest
 
 from cove.errors import Bug, Unsupported
-from cove.planner.qemu import Disk, Guest, Nic, argv, plan_qemu
+from cove.planner.qemu import Disk, Guest, Nic, Share, argv, plan_qemu
 from tests.golden.cases import HERE, load_facts
 from tests.golden.guests import GuestCase, guest_cases
 
@@ -43,6 +43,7 @@ def test_no_path_but_descriptors(case: GuestCase) -> None:
     given = {guest.agent, guest.console, guest.qmp, guest.memory_fd}
     given |= {fd for disk in guest.disks for fd in (disk.fd, disk.backing)}
     given |= {nic.tap for nic in guest.nics}
+    given |= {guest.share.fd} if guest.share is not None else set()
     if guest.kernel is not None:
         given |= {guest.kernel.kernel, guest.kernel.initrd}
     used = {int(a or b) for word in line for a, b in FD.findall(word)}
@@ -78,6 +79,8 @@ FACTS = load_facts("debian12-hybrid")
         dataclasses.replace(PLAIN, nics=(Nic("02:00:00:00:00:01,romfile=/x"),)),
         dataclasses.replace(PLAIN, memory=(64 << 20) + 1),
         dataclasses.replace(PLAIN, shared=True),
+        dataclasses.replace(PLAIN, share=Share("share", 6)),
+        dataclasses.replace(PLAIN, share=Share("a,b", 6), shared=True, memory_fd=7),
     ],
 )
 def test_what_would_say_more_than_itself_is_refused(guest: Guest) -> None:
@@ -90,3 +93,6 @@ def test_what_no_machine_has_is_refused_by_name() -> None:
         plan_qemu(dataclasses.replace(PLAIN, arch="riscv64"), FACTS)
     with pytest.raises(Unsupported, match="65 CPUs: at most 64"):
         plan_qemu(dataclasses.replace(PLAIN, cpus=65), FACTS)
+    disks = tuple(Disk(f"volume{i}", 6 + i, read_only=False) for i in range(8))
+    with pytest.raises(Unsupported, match="9 devices: this guest kernel finds 8"):
+        plan_qemu(dataclasses.replace(PLAIN, disks=disks, acpi=False), FACTS)

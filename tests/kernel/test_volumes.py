@@ -37,7 +37,7 @@ def cove(cove: Cove, bb_tar: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     cove("rmi", "-f", IMAGE)
 
 
-@container_only("virtual machines have no volumes yet, and it is said")
+@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_a_volume_outlives_its_machines(cove: Cove) -> None:
     assert cove("volume", "create", "--label", "of=ada", "kept").out == "kept\n"
     assert cove("volume", "create", "kept").out == "kept\n"
@@ -60,7 +60,7 @@ def test_a_volume_outlives_its_machines(cove: Cove) -> None:
     assert gone.out == "[]\n" and 'cannot find volume "kept": no such volume' in gone.err
 
 
-@container_only("virtual machines have no volumes yet, and it is said")
+@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_read_only_is_so(cove: Cove) -> None:
     sh(cove, "echo kept > /x/a", "-v", "ro:/x")
     for flags in (("-v", "ro:/x:ro"), ("--mount", "type=volume,src=ro,dst=/x,readonly")):
@@ -69,7 +69,7 @@ def test_read_only_is_so(cove: Cove) -> None:
     cove("volume", "rm", "ro")
 
 
-@container_only("virtual machines have no volumes yet, and it is said")
+@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_an_empty_volume_gets_what_the_image_has(cove: Cove) -> None:
     """Owners, modes, links, holes, the directory itself; and only once."""
     plain = sh(cove, LISTING, "--mount", "type=tmpfs,target=/elsewhere", image=IMAGE)
@@ -89,7 +89,7 @@ def test_an_empty_volume_gets_what_the_image_has(cove: Cove) -> None:
     cove("volume", "rm", "filled", "bare", "other", "e")
 
 
-@container_only("virtual machines have no volumes yet, and it is said")
+@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_what_an_image_says_is_a_volume_is_the_machines_own(cove: Cove) -> None:
     cove("run", "-d", "--name", "own", IMAGE, "sleep", "1000")
     (mount,) = cove.inspect("own")["Mounts"]
@@ -119,7 +119,7 @@ def test_what_an_image_says_is_a_volume_is_the_machines_own(cove: Cove) -> None:
     assert volumes(cove) == []
 
 
-@container_only("virtual machines have no volumes yet, and it is said")
+@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_what_is_in_use_and_what_prune_takes(cove: Cove) -> None:
     cove("create", "--name", "user", "-v", "used:/x", "-v", "/y", "bb", "true")
     cove("volume", "create", "idle")
@@ -140,7 +140,7 @@ def test_what_is_in_use_and_what_prune_takes(cove: Cove) -> None:
     assert cove("volume", "rm", "-f", "used").out == ""
 
 
-@container_only("virtual machines have no volumes yet, and it is said")
+@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_a_part_of_a_volume(cove: Cove, tmp_path: Path) -> None:
     """A link in it, whoever made it, leads to places in it; what is swapped is not mounted."""
     script = "mkdir -p /x/in/side; echo in > /x/in/side/f; ln -s / /x/out; ln -s /in /x/round"
@@ -188,10 +188,9 @@ def test_names_that_are_none(cove: Cove, name: str, why: str) -> None:
 def test_what_is_refused_by_name(cove: Cove) -> None:
     for words, why in (
         (("volume", "create", "-d", "nfs", "v"), 'the volume driver "nfs"'),
-        (("volume", "create", "-o", "size=1g", "v"), 'cannot use "size=1g"'),
+        (("volume", "create", "-o", "size=1g", "v"), "no file system limits a directory"),
         (("volume", "create", "-o", "type=nfs", "-o", "device=:/x", "v"), "volume of type nfs"),
         (("run", "-v", "v:/x:rshared", "bb"), "rshared does not go with a volume"),
-        (("run", "--vm", "-v", "v:/x", "bb"), "virtual machines have no volumes yet"),
         (("run", "--volumes-from", "nobody", "bb"), "nobody"),
         (("run", "-v", "v:/proc/x", "bb"), "/proc is the machine's own"),
     ):
@@ -199,7 +198,7 @@ def test_what_is_refused_by_name(cove: Cove) -> None:
     assert volumes(cove) == []
 
 
-@container_only("virtual machines have no volumes yet, and it is said")
+@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_a_directory_of_the_host_as_a_volume(cove: Cove, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("theirs\n")
     device = ("-o", "type=none", "-o", "o=bind", "-o", f"device={tmp_path}")
@@ -210,7 +209,7 @@ def test_a_directory_of_the_host_as_a_volume(cove: Cove, tmp_path: Path) -> None
     assert sorted(os.listdir(tmp_path)) == ["f", "g"], "what is not cove's stays"
 
 
-@container_only("virtual machines have no volumes yet, and it is said")
+@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_a_link_in_the_images_path_leads_inside(cove: Cove, tmp_path: Path) -> None:
     """The host's /etc/shadow is where a copy that follows the host's links would come from."""
     cove("run", "--name", "trap", "bb", "sh", "-c",
@@ -227,7 +226,7 @@ def test_a_link_in_the_images_path_leads_inside(cove: Cove, tmp_path: Path) -> N
     cove("rmi", "trap")
 
 
-@container_only("virtual machines have no volumes yet, and it is said")
+@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_events_tell_of_volumes(cove: Cove) -> None:
     sh(cove, "true", "-v", "told:/x")
     cove("volume", "rm", "told")
@@ -239,7 +238,7 @@ def test_events_tell_of_volumes(cove: Cove) -> None:
     assert mount["destination"] == "/x" and mount["read/write"] == "true"
 
 
-@container_only("virtual machines have no volumes yet, and it is said")
+@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_a_fork_and_a_machine_of_a_snapshot_have_their_own(cove: Cove) -> None:
     cove("run", "-d", "--name", "root", "-v", "both:/both", IMAGE, "sleep", "1000")
     cove("snapshot", "create", "root", "then")
@@ -256,7 +255,7 @@ def test_a_fork_and_a_machine_of_a_snapshot_have_their_own(cove: Cove) -> None:
     cove("volume", "rm", "both")
 
 
-@container_only("virtual machines have no volumes yet, and it is said")
+@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_machines_that_start_at_once_fill_a_volume_once(cove: Cove) -> None:
     """Whoever is first fills it; nobody sees a part of it."""
     script = "cat /data/file /data/deep/er/secret"
@@ -270,7 +269,7 @@ def test_machines_that_start_at_once_fill_a_volume_once(cove: Cove) -> None:
     cove("volume", "rm", "race")
 
 
-@container_only("virtual machines have no volumes yet, and it is said")
+@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_a_backup_is_the_volume(cove: Cove, tmp_path: Path) -> None:
     """To a file and back, through a pipe, compressed; a running machine's volume is no target."""
     tree = sh(cove, LISTING, "-v", "first:/data", image=IMAGE)
@@ -296,7 +295,7 @@ def test_a_backup_is_the_volume(cove: Cove, tmp_path: Path) -> None:
     cove("volume", "rm", "first", "second", "third", "fourth")
 
 
-@container_only("virtual machines have no volumes yet, and it is said")
+@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_a_tar_that_is_hostile_changes_nothing(cove: Cove, tmp_path: Path) -> None:
     sh(cove, "echo kept > /x/f", "-v", "safe:/x")
     for name, entries in HOSTILE.items():

@@ -238,10 +238,12 @@ WRONG: list[tuple[MachineSpec, str, str, str]] = [
     ),
     (
         MachineSpec(
-            "i", isolation="vm", mounts=(Mount("volume", "/d", "data", origin="-v data:/d"),)
+            "i",
+            isolation="vm",
+            mounts=(Mount("bind", "/d", "/s", propagation="shared", origin="-v /s:/d:shared"),),
         ),
-        "cannot mount a volume on /d: virtual machines have no volumes yet",
-        "-v data:/d",
+        "cannot mount on /d with propagation shared: what is mounted in a virtual machine",
+        "-v /s:/d:shared",
         "",
     ),
     (

@@ -32,6 +32,11 @@ GOOD: list[tuple[Callable[[str], Mount], str, Mount]] = [
         "source=data,target=/b,volume-nocopy,volume-subpath=a/b,volume-label=k=v",
         Mount("volume", "/b", "data", copy=False, subpath="a/b", labels={"k": "v"}),
     ),
+    (
+        parse_mount,
+        "source=data,target=/b,block,size=1g",
+        Mount("volume", "/b", "data", driver_options={"block": "true", "size": "1g"}),
+    ),
     (parse_mount, "type=bind,source=/a,target=/b", BIND),
     (
         parse_mount,
@@ -133,7 +138,9 @@ BAD: list[tuple[Callable[[str], Any], str, str, str]] = [
     (parse_mount, "source=/a,target=/b", '"/a" is not a name of a volume', "type=bind"),
     (parse_mount, "source=a,target=/b,volume-driver=nfs", 'cannot use the volume driver "nfs"', ""),
     (parse_mount, "source=a,target=/b,volume-subpath=../c", "without ..", ""),
-    (parse_mount, "source=a,target=/b,volume-opt=size=1g", 'cannot use "size=1g"', ""),
+    (parse_mount, "source=a,target=/b,volume-opt=size=1x", '"1x"', ""),
+    (parse_mount, "source=a,target=/b,block=maybe", '"maybe"', ""),
+    (parse_mount, "type=bind,source=/a,target=/b,block", "block does not go with type=bind", ""),
     (parse_volume, "data:/b:rslave", "rslave does not go with a volume", ""),
     (parse_volume, "/a:/b:nocopy", "nocopy does not go with a bind", ""),
     (parse_tmpfs, "/run:size=10%", "a size in percent is not supported", "size=64m"),

@@ -26,6 +26,7 @@ from cove.engine.volumes.users import publish_unmounts
 from cove.errors import CoveError, error_to_json, one_line
 from cove.executor.messages import ExitRecord, Kind, Report, send
 from cove.plan import text
+from cove.planner.jail import keeps_disk
 from cove.store.records import Cause, MachineRecord
 
 REASON_MAX = 2000
@@ -108,7 +109,7 @@ def set_patience(home: Home, live: Live) -> None:
 def watch_limits(home: Home, live: Live, record: MachineRecord) -> None:
     """What watches a machine while it runs, begun after it does: the size of its writable layer."""
     live.virtual = record.spec.isolation == "vm"
-    live.keeps_disk = record.spec.isolation == "vm" and not record.spec.remove
+    live.keeps_disk = live.virtual and keeps_disk(record.spec)
     if home.storage is not None and record.spec.isolation != "vm":  # a disk limits itself
         limit = effective(record.spec.limits).storage
         pids = partial(_pids, home, live)

@@ -17,7 +17,7 @@ from cove.engine.home import Base, Home, effective
 from cove.engine.images.foreign import check_emulation
 from cove.engine.live import Live
 from cove.engine.machines.names import choose_name
-from cove.engine.machines.start import Foreground, check_binds, launch
+from cove.engine.machines.start import Foreground, launch
 from cove.engine.machines.stopping import KILL_WAIT, catch_up, has_ended, running, settle
 from cove.engine.networks import places, ports
 from cove.engine.networks.default import decided, told_of_none
@@ -25,6 +25,7 @@ from cove.engine.slots import Slot
 from cove.engine.vms.pool import Entry
 from cove.engine.vms.virtual import check_image, jail_of
 from cove.engine.volumes import taking
+from cove.engine.volumes.binds import check_binds
 from cove.errors import Conflict, HostError, NoSuchImage, Unsupported
 from cove.linux.cgroup import Group
 from cove.oci.config import ImageConfig

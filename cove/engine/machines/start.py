@@ -26,21 +26,21 @@ from cove.engine.networks.taps import open_taps
 from cove.engine.ranges import range_base
 from cove.engine.slots import Slot, end_monitor, listen, open_directory, open_group
 from cove.engine.vms import virtual
+from cove.engine.vms.carried import carry
 from cove.engine.vms.clones import start_clone
 from cove.engine.vms.pool import Entry
 from cove.engine.vms.resumed import moment_of, start_resumed
-from cove.engine.volumes.opening import open_mount
+from cove.engine.volumes.binds import open_binds
 from cove.engine.volumes.users import publish_mounts
 from cove.errors import CoveError, HostError, NotFound, UsageError
 from cove.executor.messages import Start, StartFlag, Stream, send_start
 from cove.linux.cgroup import Group
-from cove.linux.mounts import Source, clone_mount, idmap_of, open_source
 from cove.linux.probe import host_devices
 from cove.plan import wire
 from cove.plan.ops import Plan
 from cove.planner import BindSource, Place, plan_machine
 from cove.planner.jail import JAIL_IMAGE
-from cove.spec.machine import Device, MachineSpec, Mount
+from cove.spec.machine import Device
 from cove.spec.values import parse_detach_keys
 from cove.store.lock import ROOM
 from cove.store.records import MachineRecord
@@ -137,9 +137,14 @@ def _hand_over(
                 if held is not None and held.shape is not None:
                     start_resumed(home, record, base, live, held, ready, fds, size, message, taps)
                     return
-            if start_clone(home, record, base, live, entry, ready, fds, size, message, taps):
+            volumes = carry(home, record, live, fds)
+            if not volumes.shown and start_clone(
+                home, record, base, live, entry, ready, fds, size, message, taps
+            ):
                 return
-            plan = virtual.plan_start(home, record, base, group, ready["dir"], fds, size, taps)
+            plan = virtual.plan_start(
+                home, record, base, group, ready["dir"], fds, size, taps, volumes
+            )
         else:
             plan = _plan_container(home, record, base, group, foreground, fds)
         live.plan = plan
@@ -274,47 +279,6 @@ def _message(record: MachineRecord, plan: Plan, foreground: Foreground | None) -
         keys=parse_detach_keys(keys),
         which=foreground.which if foreground else 0,
     )
-
-
-def check_binds(spec: MachineSpec) -> None:
-    """Before there is a machine, what a start would refuse: it opens the sources anew."""
-    for mount in spec.mounts:
-        if mount.type == "bind" and not mount.create_source:
-            os.close(open_source(mount.source, mount.target, origin=mount.origin).fd)
-
-
-def open_binds(home: Home, fds: Descriptors, spec: MachineSpec) -> tuple[BindSource, ...]:
-    """Binds and volumes as detached mounts: what is put in their place from here on is not
-    mounted.
-    """
-    found = []
-    for index, mount in enumerate(spec.mounts):
-        if mount.type == "tmpfs":
-            continue
-        if mount.type == "image":
-            layers = home.base(mount.source).layers
-            found.append(BindSource(f"bind{index}", idmap="none", layers=layers))
-            continue
-        name = f"bind{index}"
-        source = _open_source(home, mount)
-        try:
-            idmap = idmap_of(f"/proc/self/fd/{source.fd}", home.facts.kernel)
-            what = f"cannot mount {mount.source} on {mount.target}"
-            if home.facts.root:
-                clone = clone_mount(
-                    source.fd, recursive=mount.recursive, what=what, origin=mount.origin
-                )
-                fds.mine(name, clone)
-        finally:
-            os.close(source.fd)
-        found.append(BindSource(name, source.is_dir, idmap))
-    return tuple(found)
-
-
-def _open_source(home: Home, mount: Mount) -> Source:
-    if mount.type == "volume":
-        return open_mount(home, mount)
-    return open_source(mount.source, mount.target, origin=mount.origin, create=mount.create_source)
 
 
 def _device(device: Device) -> DeviceNode:

@@ -220,9 +220,8 @@ def _guest(
     *,
     what: str,
 ) -> OpenDisks:
-    inside = plan_stopped(
-        record.spec, ground.inside, guest_place(record.spec, hostname=""), ("hold",)
-    )
+    spec = msgspec.structs.replace(record.spec, mounts=())  # its volumes may be another guest's
+    inside = plan_stopped(spec, ground.inside, guest_place(spec, hostname=""), ("hold",))
     identity = virtual.identity_of(home, record, base)
     guest = plan_visit(inside, identity)
     with ExitStack() as stack:

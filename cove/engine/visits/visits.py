@@ -7,6 +7,7 @@ ended first. One that does not run has one visitor at a time, for whom its root 
 from __future__ import annotations
 
 import os
+import posixpath
 import select
 import threading
 import time
@@ -21,7 +22,6 @@ from cove.engine.descriptors import Descriptors
 from cove.engine.events import Cancel, Cancelled
 from cove.engine.home import Base, Home
 from cove.engine.live import Live
-from cove.engine.machines.start import open_binds
 from cove.engine.machines.stopping import running
 from cove.engine.ranges import range_base
 from cove.engine.slots import open_group
@@ -36,7 +36,8 @@ from cove.engine.visits.room import Room
 from cove.engine.vms import virtual
 from cove.engine.vms.ground import facts_inside
 from cove.engine.vms.guests import tell_cut
-from cove.errors import BadArchive, Conflict, CoveError, HostError
+from cove.engine.volumes.binds import open_binds
+from cove.errors import BadArchive, Conflict, CoveError, HostError, Unsupported
 from cove.executor.archiver import Archiver, run_archiver
 from cove.linux.pump import Stopped, pump
 from cove.plan.ops import Plan
@@ -71,6 +72,7 @@ def visit(
             yield archiver
         return
     if record.spec.isolation == "vm":
+        _check_on_disk(record, words, what)
         inside = open_ground(home).inside
         guest = plan_running(record.spec, inside, _guest_place(record), words, bare=bare)
         with _at_disks(home, record, guest, call, what, reads=reads) as archiver:
@@ -80,6 +82,20 @@ def visit(
         stopped = _stopped(home, home.record(record.key), words, what, bare, reads)
         with stopped as archiver, _watched(home, record, archiver, call):
             yield archiver
+
+
+def _check_on_disk(record: MachineRecord, words: tuple[str, ...], what: str) -> None:
+    """The guest of a visit has the machine's own disk, and no volume."""
+    path = posixpath.join("/", posixpath.normpath(words[1])) if len(words) > 1 else "/"
+    for mount in record.spec.mounts:
+        if mount.type != "tmpfs" and f"{path}/".startswith(f"{mount.target}/"):
+            raise Unsupported(
+                f"cannot {what}: {mount.target} is no part of the machine's own disk, and it does "
+                "not run",
+                origin=mount.origin,
+                hint=f"start it first: cove start {record.name}",
+                exit_code=1,
+            )
 
 
 @contextmanager

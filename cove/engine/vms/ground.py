@@ -20,7 +20,8 @@ from cove.plan.wire import encode
 from cove.planner.cards import card_mac
 from cove.planner.cpus import guest_cpu
 from cove.planner.guest import ROOT_DISK, SCRATCH_DISK, guest_facts, plan_guest_ahead
-from cove.planner.qemu import MACHINES, Disk, Guest, Nic, argv, path_of, plan_qemu
+from cove.planner.guest_volumes import SHARE, VolumeDisk
+from cove.planner.qemu import MACHINES, Disk, Guest, Nic, Share, argv, path_of, plan_qemu
 from cove.planner.qemu import Kernel as Boot
 from cove.spec.network import CARDS
 from cove.store.layout import Layout
@@ -171,7 +172,13 @@ TEMPLATE = (*CLONE, "kernel", "initrd")
 a template stood, and of that template, which boots into memory that is a file."""
 
 
-def describe(ground: Ground, memory: int, cpus: int, passed: tuple[str, ...]) -> Guest:
+def describe(
+    ground: Ground,
+    memory: int,
+    cpus: int,
+    passed: tuple[str, ...],
+    volumes: tuple[VolumeDisk, ...] = (),
+) -> Guest:
     """The shape that a guest has, and its template and clones in common."""
     number = {name: 3 + index for index, name in enumerate(passed)}
     kernel = ground.kernel
@@ -186,8 +193,9 @@ def describe(ground: Ground, memory: int, cpus: int, passed: tuple[str, ...]) ->
         console=number["consoleq"],
         qmp=number["qmp"],
         kernel=boot if "kernel" in number else None,
-        disks=_disks(number),
+        disks=(*_disks(number), *_volumes(number, volumes)),
         nics=_nics(CARDS, number),
+        share=Share(SHARE, number[SHARE]) if SHARE in number else None,
         memory_fd=number.get("memory", -1),
         shared="memory" in number and "kernel" in number,
         listens=True,
@@ -195,11 +203,17 @@ def describe(ground: Ground, memory: int, cpus: int, passed: tuple[str, ...]) ->
     )
 
 
-def command(ground: Ground, memory: int, cpus: int, passed: tuple[str, ...]) -> tuple[str, ...]:
+def command(
+    ground: Ground,
+    memory: int,
+    cpus: int,
+    passed: tuple[str, ...],
+    volumes: tuple[VolumeDisk, ...] = (),
+) -> tuple[str, ...]:
     """The command line; descriptors in it are those of ``passed``, among which may be taps
-    (``tap_register``).
+    (``tap_register``) and ``volumes``.
     """
-    guest = describe(ground, memory, cpus, passed)
+    guest = describe(ground, memory, cpus, passed, volumes)
     return (path_of(ground.arch), *argv(plan_qemu(guest, ground.facts)))
 
 
@@ -221,6 +235,13 @@ def resumed_command(facts: Facts, shape: Shape) -> tuple[str, ...]:
         acpi=shape.acpi,
     )
     return (path_of(shape.arch), *argv(plan_qemu(guest, facts)))
+
+
+def _volumes(number: Mapping[str, int], volumes: tuple[VolumeDisk, ...]) -> tuple[Disk, ...]:
+    return tuple(
+        Disk(disk.serial, number[disk.serial], read_only=disk.read_only, durable=True, why=disk.why)
+        for disk in volumes
+    )
 
 
 def _nics(count: int, number: Mapping[str, int]) -> tuple[Nic, ...]:

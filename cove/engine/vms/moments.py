@@ -17,7 +17,7 @@ import time
 from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.vms import inside, virtual
-from cove.errors import Conflict, HostError
+from cove.errors import Conflict, HostError, Unsupported
 from cove.linux import memory
 from cove.planner.guest import plan_settime
 from cove.planner.qemu import MEBIBYTE, path_of
@@ -40,6 +40,7 @@ def capture(home: Home, record: MachineRecord, live: Live, disk: int, *, synced:
     """
     held = Held(disk)
     try:
+        _check_alone(record)
         with live.changing, contextlib.ExitStack() as stack:
             if home.record(record.key).state == "paused":
                 raise Conflict(
@@ -62,6 +63,18 @@ def capture(home: Home, record: MachineRecord, live: Live, disk: int, *, synced:
     with contextlib.suppress(HostError):
         inside.run_ops(home, record.key, plan_settime(time.time_ns()).host)
     return held
+
+
+def _check_alone(record: MachineRecord) -> None:
+    """Two guests that go on with one file system in their memory would write over each other."""
+    mounts = [mount for mount in record.spec.mounts if mount.type != "tmpfs"]
+    if mounts:
+        raise Unsupported(
+            f"cannot keep the memory of {record.name}: it has {mounts[0].target} open, which is "
+            "not in it",
+            origin=mounts[0].origin,
+            hint="stop it first: its own disk can be kept, without what is in volumes and binds",
+        )
 
 
 def _copy(

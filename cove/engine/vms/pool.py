@@ -99,6 +99,8 @@ class Pool:
         memory, cpus = memory_of(spec.limits), cpus_of(spec.limits, self._home.facts)
         if not self._ready or spec.limits.cpuset_cpus:
             return None
+        if spec.volumes_from or any(mount.type != "tmpfs" for mount in spec.mounts):
+            return None  # it boots, with devices of its own
         if guest_cpu(image, self._home.facts) != self._home.facts.arch:
             return None
         if spec.limits.storage not in (0, STORAGE):  # an entry's emulator may write no larger disk

@@ -38,6 +38,7 @@ from cove.planner import Place
 from cove.planner.cards import Link
 from cove.planner.defaults import STORAGE
 from cove.planner.guest import Identity, plan_guest, plan_guest_exec
+from cove.planner.guest_volumes import NO_VOLUMES, SHARE, Volumes
 from cove.planner.jail import jail_spec, plan_jail, plan_vm, plan_vm_exec
 from cove.roots.scratch import copy_sparse, make_scratch
 from cove.spec.machine import ExecSpec, Limits, MachineSpec
@@ -116,6 +117,7 @@ def plan_start(
     fds: Descriptors,
     size: Size | None,
     taps: Mapping[int, int],
+    volumes: Volumes,
 ) -> Plan:
     """Everything the machine's emulator needs is opened and put into ``fds``; what is to be done
     with it is the plan.
@@ -124,19 +126,24 @@ def plan_start(
     ground = ground_for(home, base)
     layout, facts = home.store.layout, ground.facts
     kernels = Kernels(layout)
-    guest = guest_of(home, record, base, ground.inside)
+    guest = guest_of(home, record, base, ground.inside, volumes)
     fds.mine("guestplan", memory_of_plan(guest, size))
     fds.mine("kernel", kernels.open_kernel(ground.kernel))
     fds.mine("initrd", kernels.open_initrd(ground.kernel, program(layout, ground.arch)))
     fds.mine("rootdisk", home.disks.open(home, base))
     fds.mine("scratch", open_scratch(home, record, directory))
     open_channels(home, record.key, directory, fds)
-    jail = jail_of(spec)
+    largest = max((os.fstat(fds[disk.serial]).st_size for disk in volumes.disks), default=0)
+    jail = jail_spec(spec, memory=memory_of(spec.limits), largest=largest)
     around = home.base(jail.image)
     place = _place(home, record, around, group, size)
     fds.update({tap_register(index): tap for index, tap in taps.items()})
-    passed = (*BOOT, *map(tap_register, taps))
-    line = command(ground, memory_of(spec.limits), cpus_of(spec.limits, facts), passed)
+    memory, cpus = memory_of(spec.limits), cpus_of(spec.limits, facts)
+    passed = (*BOOT, *(disk.serial for disk in volumes.disks), *map(tap_register, taps))
+    if volumes.shared:
+        fds.mine("memory", shared_memory(memory))
+        passed += ("memory", SHARE)
+    line = command(ground, memory, cpus, passed, volumes.disks)
     inside = plan_jail(jail, around.config, facts, place, emulator=line, passed=passed)
     return plan_vm(spec, place, inside, guest)
 
@@ -179,7 +186,21 @@ def plan_beside(
     return plan_vm_exec(spec, jail, around.config, home.facts, place, guest, sync=sync)
 
 
-def guest_of(home: Home, record: MachineRecord, base: Base, inside: Facts) -> Plan:
+def shared_memory(size: int) -> int:
+    """Of a guest and its file server, neither of which changes its length under the other."""
+    fd = os.memfd_create("memory", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    return fd
+
+
+def guest_of(
+    home: Home,
+    record: MachineRecord,
+    base: Base,
+    inside: Facts,
+    volumes: Volumes = NO_VOLUMES,
+) -> Plan:
     """What is to happen in the guest."""
     spec = record.spec
     hostname = files.hostname_of(spec, record.id)
@@ -191,6 +212,7 @@ def guest_of(home: Home, record: MachineRecord, base: Base, inside: Facts) -> Pl
         dict(files.texts(spec, hostname, files.address_of(record))),
         hostname=hostname,
         links=links_of(record),
+        volumes=volumes,
     )
 
 

@@ -89,6 +89,18 @@ def fill(
     something into the volume or uses it by then.
     """
     what = f"copy {mount.target} of the image into volume {record.name}"
+    with filled(home, mount, base, strata, what) as made:
+        if made:
+            _put(home, record, mount, made, what)
+
+
+@contextmanager
+def filled(
+    home: Home, mount: Mount, base: Base, strata: tuple[int, ...], what: str
+) -> Iterator[str]:
+    """A directory of ``tmp`` with what the image has at the mount's target, ``_data``, in it; empty
+    if that is nothing. What is not moved away goes.
+    """
     staging = f"{home.store.layout.tmp}/volume-{home.store.new_key()}"
     try:
         with _archiver_in_image(home, base, strata, mount.target, what) as reader:
@@ -96,11 +108,15 @@ def fill(
             if first:
                 os.mkdir(staging, 0o700)
                 _copy(home, reader, first, staging, what)
+            there = True
             try:
                 reader.finish()
             except NotFound:
-                return
-        _put(home, record, mount, f"{staging}/_data", what)
+                there = False
+        made = f"{staging}/_data"
+        if there and (not os.path.isdir(made) or os.path.islink(made)):
+            raise HostError(f"cannot {what}: in the image it is no directory", exit_code=125)
+        yield made if there else ""
     except CoveError as error:
         error.origin = error.origin or mount.origin
         error.exit_code = 125
@@ -149,8 +165,6 @@ def pass_on(reader: Archiver, writer: Archiver, first: bytes = b"") -> None:
 
 def _put(home: Home, record: VolumeRecord, mount: Mount, made: str, what: str) -> None:
     """In one step, onto the empty directory."""
-    if not os.path.isdir(made) or os.path.islink(made):
-        raise HostError(f"cannot {what}: in the image it is no directory", exit_code=125)
     with home.lock:
         now = home.store.volume(record.name)
         if now is None or now.removing:

@@ -17,7 +17,7 @@ from cove.engine.home import Home
 from cove.engine.volumes.users import publish, users_of
 from cove.errors import Conflict, HostError
 from cove.spec.machine import MachineSpec
-from cove.spec.volume import VolumeSpec, check_volume
+from cove.spec.volume import VolumeSpec, check_volume, is_disk
 from cove.store.lock import ROOM
 from cove.store.records import VolumeRecord
 
@@ -47,7 +47,7 @@ def make(home: Home, spec: VolumeSpec, *, loose: bool = False, ready: str = "") 
         try:
             if ready:
                 os.rename(ready, home.store.layout.volume(record.name))
-            _make_directory(home, record.name)
+            _make_directory(home, record.name, disk=is_disk(spec.options))
         except BaseException:
             _take_away(home, record)
             raise
@@ -60,17 +60,18 @@ def make(home: Home, spec: VolumeSpec, *, loose: bool = False, ready: str = "") 
 def _check_same(spec: VolumeSpec, held: VolumeRecord) -> None:
     if held.removing:
         raise Conflict(f"cannot make volume {spec.name}: one of this name is being removed")
-    if spec.options and spec.options != held.options:
+    if any(held.options.get(name) != value for name, value in spec.options.items()):
         raise Conflict(
             f"cannot make volume {spec.name}: there is one with other options",
             hint=f"cove volume rm {spec.name}, or choose another name",
         )
 
 
-def _make_directory(home: Home, name: str) -> None:
+def _make_directory(home: Home, name: str, *, disk: bool) -> None:
     path = home.store.layout.volume(name)
+    places = ((path, 0o700), (f"{path}/_data", 0o755))
     try:
-        for place, mode in ((path, 0o700), (f"{path}/_data", 0o755)):
+        for place, mode in places[: 1 if disk else 2]:
             with suppress(FileExistsError):
                 os.mkdir(place)
                 os.chmod(place, mode)
@@ -131,7 +132,9 @@ def recover(home: Home) -> None:
     """What was under way is finished."""
     for record in home.store.volumes():
         used = bool(users_of(home, record.name))
-        begun = record.making and not os.path.isdir(home.store.layout.volume_data(record.name))
+        layout = home.store.layout
+        path = layout.volume if is_disk(record.options) else layout.volume_data
+        begun = record.making and not os.path.isdir(path(record.name))
         if record.removing or begun or (record.loose and not used):
             _take_away(home, record)
         elif record.making or record.loose:

@@ -13,7 +13,7 @@ from cove.engine.calls.volumes import VolumeClone, VolumeRestore
 from cove.engine.events import Cancel, Cancelled
 from cove.engine.home import Home
 from cove.engine.visits.visits import send_out, take_in
-from cove.engine.volumes import making
+from cove.engine.volumes import disks, making
 from cove.engine.volumes.filling import archiver_in, is_empty
 from cove.engine.volumes.opening import open_data
 from cove.engine.volumes.users import is_mounted, mountpoint
@@ -24,7 +24,7 @@ from cove.linux.syscalls import AT_FDCWD
 from cove.linux.syscalls import call as libc
 from cove.roots.copy import copy_tree
 from cove.roots.remove import remove_tree
-from cove.spec.volume import VolumeSpec
+from cove.spec.volume import VolumeSpec, is_disk
 from cove.store.lock import ROOM
 from cove.store.records import VolumeRecord
 
@@ -98,6 +98,11 @@ def _check_target(home: Home, params: VolumeRestore) -> VolumeRecord | None:
         return None
     if held.removing:
         raise Conflict(f"cannot restore volume {name}: it is being removed")
+    if is_disk(held.options):
+        raise Unsupported(
+            f"cannot restore volume {name}: it is a disk, which only guests mount",
+            hint=f"cove run -i --rm --vm -v {name}:/mnt IMAGE tar -x -C /mnt",
+        )
     if held.options:
         raise Unsupported(
             f"cannot restore volume {name}: it is a directory of the host's own, "
@@ -122,6 +127,11 @@ def clone(home: Home, params: VolumeClone, call: Call) -> VolumeRecord:
     what = f"clone volume {record.name}"
     if home.store.volume(params.name) is not None:
         raise Conflict(f"cannot {what}: there is a volume {params.name}")
+    if is_disk(record.options):
+        with _staging(home, what) as staging:
+            disks.copy(home, record, staging)
+            wish = VolumeSpec(params.name, dict(record.labels), dict(record.options))
+            return making.make(home, wish, ready=staging)
     with _staging(home, what, make=False) as staging:
         copy_tree(mountpoint(home, record), staging, "_data", what=what, cancelled=call.cancelled)
         for name in ("links._data", "gone._data"):

@@ -7,7 +7,7 @@ import os
 import stat
 
 from cove.engine.home import Home
-from cove.errors import CoveError, HostError, NotFound, UsageError
+from cove.errors import CoveError, HostError, NotFound, Unsupported, UsageError
 from cove.linux.mounts import Source, open_source
 from cove.linux.syscalls import (
     AT_FDCWD,
@@ -17,12 +17,19 @@ from cove.linux.syscalls import (
     openat2,
 )
 from cove.spec.machine import Mount
-from cove.spec.volume import device_of
+from cove.spec.volume import device_of, is_disk
 from cove.store.records import VolumeRecord
 
 
 def open_data(home: Home, record: VolumeRecord, *, origin: str = "") -> int:
     """O_PATH; the receiver's to close."""
+    if is_disk(record.options):
+        raise Unsupported(
+            f"cannot use volume {record.name} here: it is a disk that a guest wrote, which only "
+            "guests mount",
+            origin=origin,
+            hint=f"with a virtual machine: cove run --rm --vm -v {record.name}:/mnt IMAGE …",
+        )
     device = device_of(record.options)
     if device:
         source = open_source(device, f"volume {record.name}", origin=origin)
@@ -48,14 +55,7 @@ def open_data(home: Home, record: VolumeRecord, *, origin: str = "") -> int:
 
 def open_mount(home: Home, mount: Mount) -> Source:
     """What a machine's mount shows: the volume, or a part of it."""
-    record = home.store.volume(mount.source)
-    if record is None or record.removing:
-        raise NotFound(
-            f"cannot mount volume {mount.source} on {mount.target}: no such volume",
-            origin=mount.origin,
-            hint=f"cove volume create {mount.source}",
-            exit_code=125,
-        )
+    record = find_mounted(home, mount)
     fd = open_data(home, record, origin=mount.origin)
     if mount.subpath:
         try:
@@ -65,6 +65,18 @@ def open_mount(home: Home, mount: Mount) -> Source:
         fd = part
     found = os.fstat(fd)
     return Source(fd, stat.S_ISDIR(found.st_mode), found.st_uid, found.st_gid)
+
+
+def find_mounted(home: Home, mount: Mount) -> VolumeRecord:
+    record = home.store.volume(mount.source)
+    if record is None or record.removing:
+        raise NotFound(
+            f"cannot mount volume {mount.source} on {mount.target}: no such volume",
+            origin=mount.origin,
+            hint=f"cove volume create {mount.source}",
+            exit_code=125,
+        )
+    return record
 
 
 def _open_part(fd: int, mount: Mount) -> int:

@@ -9,13 +9,19 @@ import os
 import msgspec
 
 from cove.engine.home import Base, Home
-from cove.engine.volumes import making
+from cove.engine.volumes import disks, making
 from cove.engine.volumes.filling import fill, is_empty
-from cove.engine.volumes.opening import open_mount
+from cove.engine.volumes.opening import find_mounted, open_mount
 from cove.engine.volumes.users import is_mounted
 from cove.errors import Conflict, NotFound
 from cove.spec.machine import MachineSpec, Mount
-from cove.spec.volume import VolumeSpec, image_mounts, parse_volumes_from, shared_mounts
+from cove.spec.volume import (
+    VolumeSpec,
+    image_mounts,
+    is_disk,
+    parse_volumes_from,
+    shared_mounts,
+)
 from cove.store.records import MachineRecord
 
 
@@ -36,7 +42,7 @@ def take(home: Home, spec: MachineSpec, base: Base, strata: tuple[int, ...]) -> 
             taken.append(_take(home, mount) if mount.type == "volume" else mount)
         for mount in taken:
             if mount.type == "volume":
-                _begin(home, mount, base, strata)
+                _begin(home, mount, base, strata, vm=spec.isolation == "vm")
     except BaseException:
         give_up(home, tuple(taken))
         raise
@@ -62,10 +68,14 @@ def _take(home: Home, mount: Mount) -> Mount:
     )
 
 
-def _begin(home: Home, mount: Mount, base: Base, strata: tuple[int, ...]) -> None:
+def _begin(home: Home, mount: Mount, base: Base, strata: tuple[int, ...], *, vm: bool) -> None:
     """What a start would refuse is refused now; what is empty is filled."""
+    record = find_mounted(home, mount)
+    if vm and is_disk(record.options):
+        disks.check_mount(mount)
+        disks.make(home, record, mount, base, strata)
+        return
     os.close(open_mount(home, mount).fd)
-    record = home.store.find_volume(mount.source)
     own = not record.options and not mount.subpath
     if mount.copy and own and is_empty(home, record) and not is_mounted(home, record.name):
         fill(home, record, mount, base, strata)

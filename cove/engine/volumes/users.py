@@ -8,7 +8,7 @@ from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.linux.pidfd import wait_exit
 from cove.spec.machine import MachineSpec, Mount
-from cove.spec.volume import device_of
+from cove.spec.volume import device_of, is_disk
 from cove.store.records import MachineRecord, VolumeRecord
 
 
@@ -34,14 +34,23 @@ def all_used(home: Home) -> dict[str, int]:
     return found
 
 
+def holders(home: Home, name: str, *, but: int = 0) -> list[str]:
+    """Names of the machines that have it and run or start."""
+    return [
+        home.record(key).name
+        for key, live in list(home.lives.items())
+        if key != but
+        and _runs(live)
+        and home.store.has_machine(key)
+        and has_volume(home.record(key).spec, name)
+    ]
+
+
 def is_mounted(home: Home, name: str) -> bool:
     """Some machine that has it runs or starts. One whose first process has ended sees nothing any
     more, whoever knows of that.
     """
-    return any(
-        _runs(live) and home.store.has_machine(key) and has_volume(home.record(key).spec, name)
-        for key, live in list(home.lives.items())
-    )
+    return bool(holders(home, name))
 
 
 def _runs(live: Live) -> bool:
@@ -72,4 +81,6 @@ def publish_unmounts(home: Home, record: MachineRecord) -> None:
 
 
 def mountpoint(home: Home, record: VolumeRecord) -> str:
+    if is_disk(record.options):
+        return home.store.layout.volume_disk(record.name)
     return device_of(record.options) or home.store.layout.volume_data(record.name)

@@ -13,7 +13,7 @@ from cove.engine.volumes import making
 from cove.engine.volumes.users import all_used, mountpoint, users_of
 from cove.errors import Conflict, NotFound
 from cove.linux.disk import trees_usage
-from cove.spec.volume import VolumeSpec
+from cove.spec.volume import VolumeSpec, is_disk
 from cove.store.records import VolumeRecord
 
 
@@ -84,7 +84,11 @@ def _wanted(record: VolumeRecord, params: VolumePrune) -> bool:
 def usage(home: Home) -> tuple[VolumeUsage, ...]:
     """What a volume that is a directory of the host's own has in it is not counted."""
     records, used = home.store.volumes(), all_used(home)
-    paths = {record.name: home.store.layout.volume_data(record.name) for record in records}
+    layout = home.store.layout
+    paths = {
+        record.name: (layout.volume if is_disk(record.options) else layout.volume_data)(record.name)
+        for record in records
+    }
     sizes = trees_usage(paths.values()) if paths else {}
     return tuple(
         VolumeUsage(name, used.get(name, 0), sizes.get(path, 0)) for name, path in paths.items()
