@@ -15,6 +15,7 @@ from cove.cli.history import HISTORY, TAG
 from cove.cli.list import FORMAT, FULL, QUIET
 from cove.cli.progress import follow
 from cove.cli.pull import PULL
+from cove.cli.push import PUSH
 from cove.cli.run import each
 from cove.cli.save import SAVE
 from cove.cli.template import Record
@@ -303,9 +304,9 @@ BOOTSTRAP = Command(
 GROUPED = {
     "ls": LS, "list": LS, "inspect": inspect.IMAGE, "rm": RM, "remove": RM, "load": LOAD,
     "import": IMPORT, "pull": PULL, "bootstrap": BOOTSTRAP, "tag": TAG, "history": HISTORY,
-    "save": SAVE,
+    "save": SAVE, "push": PUSH,
 }  # fmt: skip
 TOP = {
     "images": LS, "load": LOAD, "import": IMPORT, "rmi": RM, "pull": PULL, "tag": TAG,
-    "history": HISTORY, "save": SAVE,
+    "history": HISTORY, "save": SAVE, "push": PUSH,
 }  # fmt: skip

@@ -24,7 +24,7 @@ GLOBAL = (
     Flag("version", "version", "Print the version", "v"),
 )
 
-_IMAGES = ("push", "build", "search")
+_IMAGES = ("build", "search")
 _MACHINES: tuple[str, ...] = ()
 _LATER = (
     *_IMAGES, *_MACHINES, "network", "compose", "context", "builder",

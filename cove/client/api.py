@@ -332,6 +332,11 @@ class Client:
         call = calls.Call(cancelled=cancelled)
         return self.transport.stream(VERBS["image.pull"], params, call)
 
+    def image_push(
+        self, params: ship.ImagePush, cancelled: threading.Event | None = None
+    ) -> Iterator[calls.Progress]:
+        return self.transport.stream(VERBS["image.push"], params, calls.Call(cancelled=cancelled))
+
     def registry_login(
         self, params: ship.RegistryLogin, cancelled: threading.Event | None = None
     ) -> None:

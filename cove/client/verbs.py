@@ -126,6 +126,7 @@ VERBS: dict[str, Verb] = {
             stream=True,
             body=True,
         ),
+        Verb("image.push", "image_push", ship.ImagePush, calls.Progress, stream=True),
         Verb("registry.login", "registry_login", ship.RegistryLogin, calls.Nothing),
         Verb("image.save", "image_save", ship.ImageSave, ship.ImagesSaved, raw=True),
         Verb("image.pull", "image_pull", calls.ImagePull, calls.Progress, stream=True),

@@ -386,6 +386,9 @@ class Engine:
     def image_pull(self, params: calls.ImagePull, call: calls.Call) -> Iterator[calls.Progress]:
         return images.image_pull(self.home, params, call)
 
+    def image_push(self, params: ship.ImagePush, call: calls.Call) -> Iterator[calls.Progress]:
+        return shipping.image_push(self.home, params, call)
+
     def registry_login(self, params: ship.RegistryLogin, call: calls.Call) -> calls.Nothing:
         return shipping.registry_login(self.home, params, call)
 

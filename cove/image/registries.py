@@ -33,6 +33,7 @@ def open_for(
     stopped: threading.Event | None,
     patience: Patience | None = None,
     verb: str = "pull",
+    kind: type[Registry] = Registry,
 ) -> Iterator[tuple[Reference, Registry]]:
     """What ``text`` names, and who serves it; ``stopped`` ends what goes on inside."""
     reference = parse_reference(text)
@@ -46,7 +47,7 @@ def open_for(
     web = Web(endpoint, patience or Patience(), notice=notice)
     with ExitStack() as stack:
         registry = stack.enter_context(
-            open_registry(reference, endpoint, web, credentials, verb=verb)
+            open_registry(reference, endpoint, web, credentials, verb=verb, kind=kind)
         )
         stack.enter_context(_ended_by(stopped, registry))
         try:

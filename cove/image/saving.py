@@ -51,7 +51,7 @@ def chosen(store: Store, texts: Sequence[str], platform: str = "") -> tuple[Save
     names: dict[str, list[str]] = {}
     for text in texts:
         for record, name in _meant(store, text):
-            _check_platform(record, platform, text)
+            check_platform(record, platform, f"save {text}")
             known = names.setdefault(record.id, [])
             if name and name not in known:
                 known.append(name)
@@ -82,13 +82,13 @@ def _meant(store: Store, text: str) -> Iterator[tuple[ImageRecord, str]]:
         yield record, full if store.tagged(full) == record.id else ""
 
 
-def _check_platform(record: ImageRecord, platform: str, text: str) -> None:
+def check_platform(record: ImageRecord, platform: str, what: str) -> None:
     has = Platform(
         *(str(record.config.get(key) or "") for key in ("architecture", "os", "variant"))
     )
     if platform and not matches(parse_platform(platform), has):
         raise NotFound(
-            f"cannot save {text}: it is for {has}, not for {parse_platform(platform)}",
+            f"cannot {what}: it is for {has}, not for {parse_platform(platform)}",
             origin=f"--platform {platform}",
         )
 

@@ -338,8 +338,8 @@ class Registry:
         """From the server that the registry itself names: over https, unless it is plain itself."""
         realm = challenge.parameters["realm"]
         self._web.check_place(realm, plain=self._base.startswith("http:"))
-        scope = challenge.parameters.get("scope")
-        query: dict[str, Any] = {"scope": [scope] if scope else list(self.scopes)}
+        asked = challenge.parameters.get("scope", "").split() or self.scopes[:1]
+        query: dict[str, Any] = {"scope": list(dict.fromkeys([*asked, *self.scopes[1:]]))}
         if challenge.parameters.get("service"):
             query["service"] = challenge.parameters["service"]
         headers = {}
@@ -456,10 +456,11 @@ def open_registry(
     credentials: Credentials | None = None,
     *,
     verb: str = "pull",
+    kind: type[Registry] = Registry,
 ) -> Iterator[Registry]:
     """The registry of a reference; its connections are closed in the end."""
     try:
-        yield Registry(reference, endpoint, web, credentials, verb=verb)
+        yield kind(reference, endpoint, web, credentials, verb=verb)
     finally:
         web.close()
 

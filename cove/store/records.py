@@ -145,6 +145,10 @@ class LayerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Bytes of the archive it was unpacked from, which its recipe makes of it again; 0: it has no
     recipe.
     """
+    packed: dict[str, tuple[str, int]] = {}
+    """gzip, zstd: digest and size of the archive once it was compressed, for who asks a registry
+    whether it has it.
+    """
 
 
 class StratumRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -43,7 +43,7 @@ WRONG = [
     (("ps", "-f", "stats=x"), 'cove: cannot filter by "stats"', "did you mean status?", 125),
     (("ps", "--format", "{{.ID"), "cove: cannot read the template", "from: --format {{.ID", 125),
     (("load", "-i", "/no/such.tar"), "cove: cannot load /no/such.tar: no such file", "", 125),
-    (("push", "debian"), 'cove: cannot run "push": not in this version', "", 125),
+    (("search", "debian"), 'cove: cannot run "search": not in this version', "", 125),
 ]
 
 

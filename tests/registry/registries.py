@@ -305,7 +305,9 @@ class Fake:
 
 
 def serve(
-    answer: Callable[[BaseHTTPRequestHandler], None], address: str = "127.0.0.1"
+    answer: Callable[[BaseHTTPRequestHandler], None],
+    address: str = "127.0.0.1",
+    methods: tuple[str, ...] = (),
 ) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -320,6 +322,9 @@ def serve(
 
         def log_message(self, *words: object) -> None:
             pass
+
+    for method in methods:
+        setattr(Handler, f"do_{method}", Handler.do_GET)
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True

@@ -452,7 +452,7 @@ WRONG = [
     (("run", "--pull", "daily", "host"), "it is missing, always or never", "from: --pull daily"),
     (("run", "-v", "d@ta:/d", "host"), '"d@ta" is neither a path nor a name', "./d@ta"),
     (("run", "-m", "1m", "host"), "the minimum is 6m", "from: --memory 1m"),
-    (("push", "debian"), 'cannot run "push": not in this version', ""),
+    (("search", "debian"), 'cannot run "search": not in this version', ""),
     (("pull", "Debian"), "a repository name must be lowercase", "write debian"),
     (("compose", "ls"), 'cannot run "compose": not in this version', ""),
     (("run", "-h"), "cannot read -h: it wants a value", "write -h NAME; --help lists all flags"),

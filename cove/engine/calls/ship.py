@@ -26,3 +26,14 @@ class RegistryLogin(msgspec.Struct, frozen=True):
 
     domain: str
     login: Login
+
+
+class ImagePush(msgspec.Struct, frozen=True):
+    image: str
+    platform: str = ""
+    """Refuse an image for another."""
+    login: Login | None = None
+    all_tags: bool = False
+    """Every tag of the repository, one ``done`` for each."""
+    compression: str = ""
+    """gzip or zstd, of layers that the registry has not; empty: gzip."""

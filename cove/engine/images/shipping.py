@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 
-from cove.engine.calls import Call, Nothing
-from cove.engine.calls.ship import RegistryLogin
+from cove.engine.calls import Call, Nothing, Progress
+from cove.engine.calls.ship import ImagePush, RegistryLogin
 from cove.engine.home import Home
+from cove.engine.images.images import WIND_UP, as_steps
+from cove.oci.reference import familiar
 
 
 def registry_login(home: Home, params: RegistryLogin, call: Call) -> Nothing:
@@ -21,3 +24,33 @@ def registry_login(home: Home, params: RegistryLogin, call: Call) -> Nothing:
     ) as (_, registry):  # fmt: skip
         registry.try_login()
     return Nothing()
+
+
+def image_push(home: Home, params: ImagePush, call: Call) -> Iterator[Progress]:
+    from cove.image.pushing import push, tags_of
+    from cove.oci.auth import Credentials
+
+    login = params.login
+    credentials = Credentials(login.username, login.password) if login else None
+    stopped = threading.Event()
+
+    def work(report: Callable[[object], None]) -> Iterator[Progress]:
+        names = tags_of(home.store, params.image) if params.all_tags else (params.image,)
+        for text in names:
+            pushed = push(
+                home.store,
+                text,
+                platform=params.platform,
+                kind=params.compression,
+                credentials=credentials,
+                progress=report,
+                stopped=stopped,
+            )
+            image, name = home.store.image(pushed.id), familiar(pushed.reference)
+            if image is not None:
+                home.publish_image("push", image, name)
+            yield Progress(
+                "done", total=pushed.size, image=pushed.id, tags=(name,), digest=pushed.digest
+            )
+
+    return as_steps(home, call, work, stopped, wind_up=WIND_UP)
