@@ -193,7 +193,7 @@ def test_a_broken_registry(store: Store, fake: Fake, web: str, code: int) -> Non
 @pytest.mark.parametrize("code", [401, 403])
 def test_denied(store: Store, fake: Fake, web: str, code: int) -> None:
     fake.fault("/manifests/1", *[status(code)] * 3)
-    fails(store, web, "access denied", "docker login 127.0.0.1")
+    fails(store, web, "access denied", "cove login 127.0.0.1")
 
 
 def test_no_such_tag(store: Store, fake: Fake, web: str) -> None:
@@ -464,7 +464,7 @@ def test_a_certificate_that_nobody_vouches_for(
     """Elsewhere than on loopback."""
     web = secure.add("web:1", FakeImage([FILES]))
     strict = Endpoint(secure.host)
-    monkeypatch.setattr("cove.image.pulling.endpoint_of", lambda *words: strict)
+    monkeypatch.setattr("cove.image.registries.endpoint_of", lambda *words: strict)
     error = fails(store, web, "its certificate is not trusted: self")
     assert secure.requests == [] and error.hint == ""
 
@@ -510,7 +510,7 @@ def test_a_clock_that_is_wrong(
     try:
         web = server.add("web:1", FakeImage([FILES]))
         strict = Endpoint(server.host)
-        monkeypatch.setattr("cove.image.pulling.endpoint_of", lambda *words: strict)
+        monkeypatch.setattr("cove.image.registries.endpoint_of", lambda *words: strict)
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert"))
         error = fails(store, web, "its certificate is not trusted: certificate")
         assert error.hint == "look at this host's clock: date"
