@@ -14,8 +14,9 @@ def main() -> None:
     from tests.golden.cases import HERE, Case, cases
     from tests.golden.guests import GuestCase, guest_cases
 
-    wanted: list[Case | GuestCase | recorded.Case] = [*cases(), *guest_cases(), *recorded.cases()]
-    found = {*HERE.glob("*/*.plan"), *HERE.glob("*/*.qemu"), *recorded.HERE.glob("*.parsed")}
+    wanted: list[Case | GuestCase | recorded.Case | recorded.Planned]
+    wanted = [*cases(), *guest_cases(), *recorded.cases(), *recorded.plans()]
+    found = {*HERE.glob("*/*.plan"), *HERE.glob("*/*.qemu"), *recorded.goldens()}
     for path in found - {case.golden for case in wanted}:
         path.unlink()
         print(f"removed {path.relative_to(ROOT)}")

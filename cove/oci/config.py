@@ -29,6 +29,7 @@ class _Start(msgspec.Struct, frozen=True, rename="pascal"):
     stop_signal: str | None = None
     healthcheck: dict[str, object] | None = None
     shell: list[str] | None = None
+    on_build: list[str] | None = None
 
 
 class _Rootfs(msgspec.Struct, frozen=True):
@@ -42,6 +43,7 @@ class _Config(msgspec.Struct, frozen=True):
     architecture: str = ""
     os: str = ""
     variant: str = ""
+    author: str | None = None
     created: str | None = None
 
 
@@ -60,6 +62,9 @@ class ImageConfig:
     stop_signal: str = ""
     healthcheck: dict[str, object] | None = None
     shell: tuple[str, ...] = ()
+    onbuild: tuple[str, ...] = ()
+    """Instructions for builds that begin with this image."""
+    author: str = ""
     architecture: str = ""
     os: str = ""
     variant: str = ""
@@ -98,6 +103,12 @@ def config_from_json(raw: dict[str, object]) -> ImageConfig:
     return _image_config(msgspec.convert(raw, _Config))
 
 
+def healthcheck(test: tuple[str, ...], times: dict[str, int], retries: int) -> dict[str, object]:
+    """A check as configs have it; ``times`` are nanoseconds by ``interval``, ``start_period``..."""
+    named = {"".join(word.title() for word in name.split("_")): n for name, n in times.items() if n}
+    return {"Test": list(test), **named, **({"Retries": retries} if retries else {})}
+
+
 def chain_id(below: str, diff_id: str) -> str:
     """What a layer on top of the chain ``below`` is called: OCI's name for both together."""
     return digests.digest_of(f"{below} {diff_id}".encode())
@@ -117,6 +128,8 @@ def _image_config(parsed: _Config) -> ImageConfig:
         stop_signal=start.stop_signal or "",
         healthcheck=start.healthcheck,
         shell=tuple(start.shell or ()),
+        onbuild=tuple(start.on_build or ()),
+        author=parsed.author or "",
         architecture=parsed.architecture,
         os=parsed.os,
         variant=parsed.variant,

@@ -8,9 +8,11 @@ import pytest
 
 from cove.build.dockerfile.file import INSTRUCTIONS
 from cove.build.dockerfile.flags import KNOWN
-from tests.build.recorded import HERE, Case, cases
+from cove.build.lint.rules import RULES
+from tests.build.recorded import Case, Planned, cases, goldens, plans
 
 CASES = list(cases())
+PLANS = list(plans())
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
@@ -20,13 +22,31 @@ def test_a_dockerfile_is_read_as_recorded(case: Case) -> None:
     assert have == want, "\n".join(["read the diff, then: make golden", *diff])
 
 
+@pytest.mark.parametrize("plan", PLANS, ids=lambda p: p.case.name)
+def test_a_build_is_planned_as_recorded(plan: Planned) -> None:
+    have, want = plan.text(), plan.golden.read_text() if plan.golden.exists() else ""
+    diff = difflib.unified_diff(want.splitlines(), have.splitlines(), plan.golden.name, "now")
+    assert have == want, "\n".join(["read the diff, then: make golden", *diff])
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda p: p.case.name)
+def test_the_name_of_a_case_says_whether_a_build_is_refused(plan: Planned) -> None:
+    assert plan.case.name.startswith("refused-") is plan.text().startswith("cove: ")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_warning_is_in_the_corpus(rule: str) -> None:
+    texts = [plan.golden.read_text() for plan in PLANS]
+    assert any(f"\n{rule}: " in text for text in texts)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_the_name_of_a_case_says_whether_it_is_an_error(case: Case) -> None:
     assert case.name.startswith("error-") is case.text().startswith("cove: ")
 
 
 def test_no_golden_is_left_over() -> None:
-    assert set(HERE.glob("*.parsed")) - {case.golden for case in CASES} == set()
+    assert goldens() - {case.golden for case in (*CASES, *PLANS)} == set()
 
 
 @pytest.mark.parametrize("name", INSTRUCTIONS)

@@ -16,6 +16,7 @@ from cove.errors import UsageError
 from cove.spec.suggest import did_you_mean
 
 INSTRUCTIONS = (*PARSERS, "ONBUILD")
+INSTRUCTIONS_MAX = 20_000
 _ONBUILD = re.compile(rf"ONBUILD[{words.SPACES}]*", re.IGNORECASE)
 
 
@@ -53,6 +54,8 @@ class Dockerfile:
 def read_dockerfile(text: bytes, name: str) -> Dockerfile:
     """Read a Dockerfile, called ``name`` in messages."""
     lines = read_lines(text, name)
+    if len(lines.logical) > INSTRUCTIONS_MAX:
+        raise fault(lines.logical[-1].place, f"it has more than {INSTRUCTIONS_MAX} instructions")
     arguments: list[i.Arg] = []
     stages: list[tuple[i.From, list[i.Instruction]]] = []
     for line in lines.logical:

@@ -130,7 +130,10 @@ class _Lexer:
             else:
                 self._add(pieces, self._double(raw, depth), splits=False)
         if stop:
-            raise BadExpansion(f'"{stop}" is missing after ${{', hint="close it: ${name}")
+            raise BadExpansion(
+                f'"{stop}" is missing after ${{',
+                hint="close it; around blanks there have to be quotes",
+            )
         return pieces
 
     def _add(self, pieces: _Pieces, text: str, *, splits: bool) -> None:

@@ -1,0 +1,4 @@
+# check=error=true
+FROM alpine
+CMD shell
+USER $X

@@ -1,0 +1,2 @@
+# check=skpi=all
+FROM alpine

@@ -1,0 +1,2 @@
+FROM alpine
+COPY git@example.com:x.git /x

@@ -1,0 +1,6 @@
+FROM alpine
+ENV A=xxxxxxxxxxxxxxxx
+ENV A=$A$A$A$A$A$A$A$A$A$A$A$A$A$A$A$A
+ENV A=$A$A$A$A$A$A$A$A$A$A$A$A$A$A$A$A
+ENV A=$A$A$A$A$A$A$A$A$A$A$A$A$A$A$A$A
+ENV A=$A$A$A$A$A$A$A$A$A$A$A$A$A$A$A$A

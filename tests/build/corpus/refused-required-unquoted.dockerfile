@@ -1,0 +1,2 @@
+ARG VERSION=${VERSION:?give me a version}
+FROM alpine

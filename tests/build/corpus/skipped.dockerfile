@@ -1,0 +1,4 @@
+# check=skip=UndefinedVar,WorkdirRelativePath
+FROM alpine
+WORKDIR $X
+CMD shell

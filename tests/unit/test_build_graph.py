@@ -1,0 +1,189 @@
+"""What a build needs: order, pruning, cache keys, warnings; that only errors of cove come out."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cove.build.dockerfile.file import INSTRUCTIONS, INSTRUCTIONS_MAX, read_dockerfile
+from cove.build.graph.data import STAGE, Build, Origin
+from cove.build.graph.keys import key_of
+from cove.build.graph.plan import Wanted, check_build, plan_build
+from cove.build.lint.config import parse_check, unknown_rules
+from cove.build.lint.rules import RULES
+from cove.errors import CoveError, UsageError
+from cove.oci.config import ImageConfig
+from cove.oci.manifest import Platform
+
+HOST = Platform("amd64", "linux")
+
+
+def plan(text: str, **words: object) -> Build:
+    file = read_dockerfile(text.encode(), "Dockerfile")
+    return plan_build(file, Wanted(HOST, **words), lambda *_: ImageConfig())  # type: ignore[arg-type]
+
+
+def keys(text: str, contents: tuple[str, ...] = (), **words: object) -> list[str]:
+    found, key = [], "base"
+    for step in plan(text, **words).result.steps:
+        before, key = key, key_of(key, step, contents)
+        found += [key] if key != before else []
+    return found
+
+
+def test_only_what_the_target_needs_is_looked_up() -> None:
+    asked: list[str] = []
+
+    def look_up(origin: Origin, _: Platform) -> ImageConfig:
+        asked.append(origin.name.rpartition("/")[2])
+        return ImageConfig()
+
+    file = read_dockerfile(
+        b"FROM a AS one\nFROM b AS two\nFROM c\nCOPY --from=one x /\nFROM d\n", "Dockerfile"
+    )
+    build = plan_build(file, Wanted(HOST, target="2"), look_up)
+    assert sorted(asked) == ["a:latest", "c:latest"]
+    assert [stage.number for stage in build.stages] == [0, 2]
+
+
+def test_a_stage_needs_only_those_above_it() -> None:
+    text = "FROM a AS s0\n" + "".join(
+        f"FROM s{n} AS s{n + 1}\nCOPY --from={n // 2} a /\nRUN --mount=from=s{n},target=/m x\n"
+        for n in range(300)
+    )
+    build = plan(text)
+    for stage in build.stages:
+        assert all(origin.stage < stage.number for origin in stage.origins if origin.kind == STAGE)
+    assert len(build.stages) == 301
+
+
+def test_a_long_chain_of_stages() -> None:
+    text = "FROM a AS s0\n" + "".join(f"FROM s{n} AS s{n + 1}\n" for n in range(5000))
+    assert len(plan(text).stages) == 5001
+
+
+def test_what_only_changes_the_config_builds_nothing_anew() -> None:
+    plain = keys("FROM a\nRUN x\nCOPY a /b\n")
+    assert len(plain) == 2
+    assert keys("FROM a\nLABEL v=2\nCMD y\nRUN x\nEXPOSE 1\nCOPY a /b\n") == plain
+
+
+def test_what_a_step_sees_is_in_its_key() -> None:
+    plain = keys("FROM a\nRUN x\n")
+    for other in ("ENV A=1", "USER u", "WORKDIR /w", 'SHELL ["sh"]', "ARG A=1"):
+        assert keys(f"FROM a\n{other}\nRUN x\n")[-1:] != plain
+    for flag in ("--network=none", "--mount=target=/m", "--security=insecure"):
+        assert keys(f"FROM a\nRUN {flag} x\n") != plain
+
+
+def test_undeclared_proxies_are_in_no_key() -> None:
+    text = "FROM a\nRUN x\n"
+    assert keys(text, arguments={"HTTP_PROXY": "http://me:secret@p"}) == keys(text)
+    declared = "FROM a\nARG HTTP_PROXY\nRUN x\n"
+    assert keys(declared, arguments={"HTTP_PROXY": "x"}) != keys(declared)
+    step = plan(text, arguments={"HTTP_PROXY": "p"}).result.steps[0]
+    assert step.proxies == ("HTTP_PROXY=p",) and "p" not in step.created_by  # type: ignore[attr-defined]
+
+
+def test_the_content_decides_and_link_forgets_what_is_below() -> None:
+    text = "FROM a\nCOPY a /b\n"
+    assert keys(text, ("1",)) != keys(text, ("2",))
+    assert keys("FROM a\nRUN x\nCOPY a /b\n")[-1] != keys(text)[-1]
+    assert keys("FROM a\nRUN x\nCOPY --link a /b\n")[-1] == keys("FROM a\nCOPY --link a /b\n")[-1]
+
+
+def test_a_result_is_for_the_platform_that_was_asked_for() -> None:
+    file = read_dockerfile(b"FROM --platform=$BUILDPLATFORM a\n", "Dockerfile")
+
+    def look_up(_: Origin, platform: Platform) -> ImageConfig:
+        return ImageConfig(os="linux", architecture=platform.architecture)
+
+    def architecture(platform: Platform | None) -> str:
+        return plan_build(file, Wanted(HOST, platform), look_up).result.config.architecture
+
+    assert architecture(None) == "amd64"
+    assert architecture(Platform("arm64", "linux")) == "arm64"
+
+
+def test_onbuild_stays_in_the_image_and_goes_no_further() -> None:
+    text = "FROM a AS one\nONBUILD RUN x\nFROM one AS two\nFROM two\n"
+    one, two, three = plan(text).stages
+    assert one.config.onbuild == ("RUN x",)
+    assert [len(stage.steps) for stage in (one, two, three)] == [0, 1, 0]
+    assert two.config.onbuild == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("skip=a;b", "b"),
+        ("skip", "skip has no value"),
+        ("error=maybe", "error is true or false"),
+        ("=x", "no option is called"),
+    ],
+)
+def test_check_options_that_are_refused(text: str, why: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_check(text)
+    assert why in caught.value.message
+
+
+def test_warnings_are_told_beside_an_error() -> None:
+    file = read_dockerfile(b"ARG IMAGE\nFROM $IMAGE AS Base\n", "Dockerfile")
+    warnings, error = check_build(file, Wanted(HOST), lambda *_: None)
+    assert [warning.rule.name for warning in warnings] == [
+        "StageNameCasing",
+        "InvalidDefaultArgInFrom",
+    ]
+    assert error is not None and "the image $IMAGE is empty" in error.message
+    file = read_dockerfile(b"# check=error=true\nFROM a AS Base\n", "Dockerfile")
+    assert check_build(file, Wanted(HOST), lambda *_: None)[1] is not None
+
+
+def test_check_options() -> None:
+    config = parse_check("skip=UndefinedVar,Undefinedvar;error=true and a remark")
+    assert config.error and not config.wants(RULES["UndefinedVar"])
+    assert unknown_rules(config) == ("Undefinedvar (did you mean UndefinedVar?)",)
+    assert not parse_check("").wants(RULES["InvalidDefinitionDescription"])
+
+
+def test_every_rule_has_dockers_page() -> None:
+    for rule in RULES.values():
+        assert rule.url.startswith("https://docs.docker.com/go/dockerfile/rule/")
+    assert RULES["JSONArgsRecommended"].url.endswith("/json-args-recommended/")
+
+
+def test_too_much_is_refused() -> None:
+    for text, why in (
+        ("FROM a\n" + "USER x\n" * INSTRUCTIONS_MAX, "instructions"),
+        ("FROM a\n" + "".join(f"ENV A{n}=1\n" for n in range(3000)), "more than 2000 variables"),
+        (
+            "FROM a\nENV B=" + "x" * 100_000 + "\n" + "".join(f"ENV A{n}=$B\n" for n in range(30)),
+            "2 MiB",
+        ),
+    ):
+        with pytest.raises(UsageError, match=why):
+            plan(text)
+
+
+_WORDS = st.text(alphabet="a$A{}:-?/. '\"\\=,1%#<*", max_size=15)
+_LINES = st.lists(
+    st.builds(
+        lambda word, flag, one, two: f"{word} {flag}{one} {two}",
+        st.sampled_from([*INSTRUCTIONS, "FROM a AS", "COPY --from=0", "ENV A=1", "ARG A="]),
+        st.sampled_from(["", "", "--mount=", "--chmod=", "--checksum=", "--platform=", "--from="]),
+        _WORDS,
+        _WORDS,
+    ),
+    max_size=6,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(_LINES)
+def test_any_file_is_planned_or_refused(lines: list[str]) -> None:
+    try:
+        plan("\n".join(["ARG A=x", "FROM b AS zero", *lines]))
+    except CoveError as error:
+        assert "Dockerfile" in error.render()
