@@ -148,6 +148,23 @@ int exec_ready(struct run *run)
 	return 0;
 }
 
+/* What follows a clone3, in both: pid is 0 in the child. */
+static int begin_child(struct run *run, long pid)
+{
+	int err = errno;
+
+	if (pid < 0) {
+		close_fd(&run->sync[0]);
+		close_fd(&run->sync[1]);
+		return -err;
+	}
+	if (!pid)
+		child_main(run);
+	run->child = (pid_t)pid;
+	close_fd(&run->sync[1]);
+	return 0;
+}
+
 int op_clone3(struct run *run, const struct op *op)
 {
 	int cgroup = word_fd(run, op->argv[1]);
@@ -163,18 +180,61 @@ int op_clone3(struct run *run, const struct op *op)
 	}
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, run->sync))
 		return -errno;
-	long pid = syscall(SYS_clone3, &args, sizeof(args));
-	if (pid < 0) {
-		int err = -errno;
-		close_fd(&run->sync[0]);
-		close_fd(&run->sync[1]);
-		return err;
-	}
-	if (!pid)
+	return begin_child(run, syscall(SYS_clone3, &args, sizeof(args)));
+}
+
+/* Who joins a user namespace has no rights outside it any more: somebody else does, and has the child for us. */
+static void clone_inside(struct run *run, const struct op *op, int tell) __attribute__((noreturn));
+static void clone_inside(struct run *run, const struct op *op, int tell)
+{
+	/* The exit signal is that of this process, which the kernel takes for granted with CLONE_PARENT. */
+	struct clone_args args = {.flags = word_u(op->argv[0]) | CLONE_PARENT | CLONE_CLEAR_SIGHAND};
+	int32_t pid = setns(word_fd(run, op->argv[2]), CLONE_NEWUSER) ? -errno : 0;
+
+	prctl(PR_SET_DUMPABLE, 0); /* new credentials, and neighbours: as in op_setns */
+	if (!pid && (pid = (int32_t)syscall(SYS_clone3, &args, sizeof(args))) < 0)
+		pid = -errno;
+	else if (!pid) {
+		close(tell);
 		child_main(run);
-	run->child = (pid_t)pid;
-	close_fd(&run->sync[1]);
-	return 0;
+	}
+	_exit(write(tell, &pid, sizeof(pid)) != sizeof(pid));
+}
+
+int op_clone3_in(struct run *run, const struct op *op)
+{
+	int cgroup = word_fd(run, op->argv[1]), tell[2];
+	struct clone_args args = {.flags = CLONE_CLEAR_SIGHAND, .exit_signal = SIGCHLD};
+	siginfo_t info;
+	int32_t child = -ECHILD;
+
+	if (cgroup >= 0) {
+		args.flags |= CLONE_INTO_CGROUP;
+		args.cgroup = (uint64_t)cgroup;
+	}
+	if (pipe2(tell, O_CLOEXEC))
+		return -errno;
+	long pid = -1;
+	if (!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, run->sync))
+		pid = syscall(SYS_clone3, &args, sizeof(args));
+	if (!pid) {
+		close(tell[0]);
+		clone_inside(run, op, tell[1]);
+	}
+	int err = errno;
+	close(tell[1]);
+	if (pid > 0) {
+		while (waitid(P_PID, (id_t)pid, &info, WEXITED) && errno == EINTR)
+			;
+		if (read(tell[0], &child, sizeof(child)) != sizeof(child))
+			child = -ECHILD;
+		err = child < 0 ? -child : 0;
+	}
+	close(tell[0]);
+	if (!err && (run->pidfd = (int)syscall(SYS_pidfd_open, child, 0)) < 0)
+		err = errno;
+	errno = err;
+	return begin_child(run, err ? -1 : child);
 }
 
 /* ---- the launcher's end of the socket ---- */

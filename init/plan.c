@@ -31,10 +31,10 @@ enum code {
 static const struct {
 	enum code code;
 	int word;
-} NO_FD[] = {{OP_clone3, 1},	{OP_open_tree, 1},  {OP_mount_setattr, 0}, {OP_mount_setattr, 6}, {OP_move_mount, 1},
-	     {OP_mkdirat, 0},	{OP_mknodat, 0},    {OP_symlinkat, 1},	   {OP_file, 0},	  {OP_card, 0},
-	     {OP_card_back, 0}, {OP_card_route, 0}, {OP_card_six, 0}},
-  WIDE[] = {{OP_clone3, 0}, {OP_prctl, 1}};
+} NO_FD[] = {{OP_clone3, 1},	 {OP_clone3_in, 1}, {OP_open_tree, 1},	{OP_mount_setattr, 0}, {OP_mount_setattr, 6},
+	     {OP_move_mount, 1}, {OP_mkdirat, 0},   {OP_mknodat, 0},	{OP_symlinkat, 1},     {OP_file, 0},
+	     {OP_card, 0},	 {OP_card_back, 0}, {OP_card_route, 0}, {OP_card_six, 0}},
+  WIDE[] = {{OP_clone3, 0}, {OP_clone3_in, 0}, {OP_prctl, 1}};
 
 int in_guest;
 
@@ -336,7 +336,8 @@ static int decode_part(struct run *run, enum side side, struct cursor c, char **
 			return -E2BIG;
 		if ((err = next_op(run, &c, slots, side, op)))
 			return err;
-		if (op->code == OP_clone3 && cloned++)
+		int clones = op->code == OP_clone3 || op->code == OP_clone3_in;
+		if (clones && cloned++)
 			return fault(run, -EINVAL, "clone3");
 		if (side == HOST && !cloned &&
 		    (op->code == OP_id_map || op->code == OP_oom_score_adj || op->code == OP_barrier ||
@@ -344,7 +345,7 @@ static int decode_part(struct run *run, enum side side, struct cursor c, char **
 			return fault(run, -ECHILD, OPS[op->code].name);
 		if ((err = check_words(run, known, op)))
 			return err;
-		if (op->code == OP_clone3) /* what the child inherits */
+		if (clones) /* what the child inherits */
 			child = *known;
 		if (is_last(op) && (c.at < c.end || run->half == AHEAD))
 			return fault(run, -EINVAL, OPS[op->code].name);

@@ -25,7 +25,7 @@ from cove.oci.reference import familiar
 from cove.planner.paths import MASKED, READONLY
 from cove.spec.flags import Flag
 from cove.spec.machine import MachineSpec, Mount, connections_of
-from cove.spec.network import Connection
+from cove.spec.network import Connection, machine_of
 from cove.spec.ports import Publish
 from cove.store.records import Endpoint, MachineRecord
 
@@ -277,6 +277,8 @@ def _networks(record: MachineRecord) -> Record:
     held = {endpoint.name: _network(endpoint) for endpoint in record.endpoints}
     first = next(iter(held.values()), _network(None))
     wishes = connections_of(record.spec) or (Connection(record.spec.network),)
+    if machine_of(record.spec.network):
+        wishes = ()
     same = ("EndpointID", "Gateway", "IPAddress", "IPPrefixLen", "MacAddress", "IPv6Gateway",
             "GlobalIPv6Address", "GlobalIPv6PrefixLen")  # fmt: skip
     return Record(

@@ -321,7 +321,7 @@ def _below(op: Op, report: Report) -> Said:
 
 
 def _namespaces(op: Op, report: Report) -> Said:
-    assert isinstance(op, (ops.Clone3, ops.Unshare))
+    assert isinstance(op, (ops.Clone3, ops.Clone3In, ops.Unshare))
     what = "cannot make the machine's namespaces"
     if report.errno == errno.ENOSPC:
         return Said(
@@ -449,6 +449,7 @@ _EXPLAIN: dict[str, Callable[[Op, Report], Said]] = {
     "mkdirat": _below,
     "mknodat": _below,
     "clone3": _namespaces,
+    "clone3_in": _namespaces,
     "unshare": _namespaces,
     "binfmt": _binfmt,
     "cgroup_attach": _cgroup_attach,

@@ -122,6 +122,16 @@ class Clone3(Op):
     cgroup: str = NONE
 
 
+@row("clone3_in", "h", "uff")
+@dataclass(frozen=True, slots=True)
+class Clone3In(Op):
+    """setns(2), clone3(2): the same in a user namespace that is there, by fd"""
+
+    flags: CloneFlags
+    cgroup: str
+    userns: str
+
+
 @row("id_map", "h", "ss")
 @dataclass(frozen=True, slots=True)
 class IdMap(Op):

@@ -21,6 +21,7 @@ from cove.plan.ops import (
     Barrier,
     Chdir,
     Clone3,
+    Clone3In,
     IdMap,
     Ifup,
     Mkdirat,
@@ -33,6 +34,7 @@ from cove.plan.ops import (
     Send,
     Setdomainname,
     Sethostname,
+    Setns,
     Unshare,
 )
 from cove.planner.devices import DEV, asked_devices, console, own_dev
@@ -67,9 +69,14 @@ from cove.planner.place import Place
 from cove.planner.walls import Walls, walls_of
 from cove.planner.why import default, option
 from cove.spec.machine import MachineSpec, connections_of
+from cove.spec.network import OF_MACHINE, machine_of
 
 RANGE = 65536
 """Ids of one machine."""
+
+USERNS, NETNS = "userns", "netns"
+"""Registers of the namespaces of a machine whose network is joined; the engine fills them."""
+JOINED = f"--network {OF_MACHINE}NAME"
 
 _EMPTY = AtFlags.AT_EMPTY_PATH
 
@@ -142,7 +149,7 @@ def _ahead(
             *begin_machine(walls, cgroup_into=cgroup_into),
             *map_ids(walls, base),
             *default_oom_score(),
-            *say_mapped(),
+            *say_mapped(walls),
             *open_store(walls, root),
             *as_root_inside(walls, base),
             *own_dev(base),
@@ -154,8 +161,9 @@ def _ahead(
         machine=(
             *process.die_with_monitor(),
             *process.enter_cgroup(cgroup_files),
-            *wait_mapped(),
+            *wait_mapped(walls),
             *process.become_root(walls),
+            *join_network(walls),
             *late_namespaces(walls),
             *own_file_systems(walls, shm=shm, cgroup2=cgroup2),
             *sysctls(asked, walls),
@@ -198,14 +206,14 @@ def _plan_rootless(
             *rootless.begin(walls, place),
             *default_oom_score(),
             *oom_score(spec),
-            *say_mapped(),
+            *say_mapped(walls),
             *hold_namespaces(walls),
             *say_held(),
         ),
         machine=(
             *process.die_with_monitor(),
             *process.enter_cgroup(place.cgroup_files),
-            *wait_mapped(),
+            *wait_mapped(walls),
             *process.become_root(walls),
             *late_namespaces(walls),
             *own_file_systems(walls, shm=spec.limits.shm, cgroup2=cgroup2),
@@ -243,6 +251,9 @@ def leave_host_mounts() -> tuple[Op, ...]:
 
 @lru_cache(maxsize=16)
 def _begin(walls: Walls, cgroup: str) -> tuple[Op, ...]:
+    if walls.joined and walls.userns:
+        why = f"{JOINED}: own mounts, processes and host name; the ids are that machine's"
+        return (Clone3In(walls.namespaces, cgroup, USERNS, why=why),)
     why = default("own ids, mounts, processes and host name")
     if not walls.userns:
         why = f"{walls.host_why}: own mounts, processes and host name, but no ids of its own"
@@ -258,6 +269,8 @@ def map_ids(walls: Walls, base: int) -> tuple[Op, ...]:
         return ()
     if base < RANGE:
         raise UsageError(f"cannot plan a machine with ids from {base}: they are the host's")
+    if walls.joined:
+        return ()
     text = f"0 {base} {RANGE}"
     why = default(f"root inside is uid {base} outside, which owns nothing there")
     return (IdMap(text, text, why=why),)
@@ -277,8 +290,10 @@ def _devices_why(walls: Walls) -> str:
     return "--privileged" if walls.privileged else "--device"
 
 
-@lru_cache(maxsize=1)
-def say_mapped() -> tuple[Op, ...]:
+@lru_cache(maxsize=4)
+def say_mapped(walls: Walls) -> tuple[Op, ...]:
+    if walls.joined and walls.userns:
+        return ()
     return (Send(why=default("the child may take its mapped ids now")),)
 
 
@@ -293,7 +308,7 @@ def _hold(userns: bool, own_network: bool) -> tuple[Op, ...]:
 
 def hold_namespaces(walls: Walls) -> tuple[Op, ...]:
     """Before the child's last wait: one that has run and gone has no namespaces to open."""
-    return _hold(walls.userns, walls.own_network)
+    return _hold(walls.userns, walls.own_network and not walls.joined)
 
 
 @lru_cache(maxsize=1)
@@ -330,9 +345,19 @@ def hand_over(place: Place) -> tuple[Op, ...]:
 # ---- machine part ----
 
 
-@lru_cache(maxsize=1)
-def wait_mapped() -> tuple[Op, ...]:
+@lru_cache(maxsize=4)
+def wait_mapped(walls: Walls) -> tuple[Op, ...]:
+    if walls.joined and walls.userns:
+        return ()
     return (Recv(why=default("wait until the ids are mapped")),)
+
+
+def join_network(walls: Walls) -> tuple[Op, ...]:
+    """By who is root in the user namespace that owns it."""
+    if not walls.joined:
+        return ()
+    why = f"{JOINED}: that machine's links, addresses and ports are this one's, too"
+    return (Setns(NETNS, CloneFlags.CLONE_NEWNET, why=why),)
 
 
 @lru_cache(maxsize=1)
@@ -341,8 +366,8 @@ def wait_held() -> tuple[Op, ...]:
 
 
 @lru_cache(maxsize=8)
-def _late(flags: CloneFlags, userns: bool, own_network: bool) -> tuple[Op, ...]:
-    why = default("own IPC, cgroup root and network")
+def _late(flags: CloneFlags, userns: bool, own_network: bool, joined: bool) -> tuple[Op, ...]:
+    why = default("own IPC and cgroup root" if joined else "own IPC, cgroup root and network")
     if userns:
         why += "; made by the mapped root, so that it owns them"
     if not own_network:
@@ -354,13 +379,15 @@ def _late(flags: CloneFlags, userns: bool, own_network: bool) -> tuple[Op, ...]:
 
 
 def late_namespaces(walls: Walls) -> tuple[Op, ...]:
-    return _late(walls.late_namespaces, walls.userns, walls.own_network)
+    return _late(walls.late_namespaces, walls.userns, walls.own_network, walls.joined)
 
 
 def names(spec: MachineSpec, place: Place) -> tuple[Op, ...]:
     why = option("hostname", spec.hostname) if spec.hostname else default("the machine's short id")
     if not spec.hostname and spec.network == "host":
         why = "--network host: the host's name"
+    elif machine_of(spec.network):
+        why = f"--network {spec.network}: that machine's name"
     ops: list[Op] = [Sethostname(place.hostname, why=why)]
     if spec.domainname:
         ops.append(Setdomainname(spec.domainname, why=option("domainname", spec.domainname)))
@@ -373,7 +400,7 @@ def _loopback(own_network: bool) -> tuple[Op, ...]:
 
 
 def loopback(walls: Walls) -> tuple[Op, ...]:
-    return _loopback(walls.own_network)
+    return _loopback(walls.own_network and not walls.joined)
 
 
 @lru_cache(maxsize=1)

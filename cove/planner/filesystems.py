@@ -132,12 +132,13 @@ def _kernel_file_systems(walls: Walls, cgroup2: bool) -> tuple[Op, ...]:
 
 def sysctls(wanted: tuple[tuple[str, str], ...], walls: Walls) -> tuple[Op, ...]:
     """Settings of the machine's own namespaces; any other sysctl is the host's."""
+    own_network = walls.own_network and not walls.joined
     if not wanted:
-        return _default_sysctls(walls.own_network)
+        return _default_sysctls(own_network)
     asked = {name.replace("/", "."): value for name, value in wanted}
     ops = [
         op
-        for op in _default_sysctls(walls.own_network)
+        for op in _default_sysctls(own_network)
         if isinstance(op, Sysctl) and op.name.replace("/", ".") not in asked
     ]
     for name, value in asked.items():

@@ -91,6 +91,10 @@ def plan_exec(
 
 def _joined(walls: Walls) -> CloneFlags:
     flags = (walls.namespaces | walls.late_namespaces) & ~CloneFlags.CLONE_NEWPID
+    if walls.joined:  # what it was given and not made: they are its own all the same
+        flags |= CloneFlags.CLONE_NEWNET
+        if walls.userns:
+            flags |= CloneFlags.CLONE_NEWUSER
     return CloneFlags(flags)
 
 

@@ -10,6 +10,7 @@ from cove.errors import HostError, Unsupported
 from cove.plan.facts import Facts
 from cove.plan.flags import Capability, CloneFlags
 from cove.spec.machine import MachineSpec, Security
+from cove.spec.network import machine_of
 
 OLDEST_KERNEL = (6, 1)
 
@@ -24,6 +25,9 @@ class Walls:
     userns: bool
     """Root inside is nobody outside."""
     own_network: bool
+    """Not the host's."""
+    joined: bool
+    """Another machine's: its network namespace, and its user namespace with it."""
     capabilities: tuple[str, ...]
     mask: Capability
     capabilities_why: str
@@ -50,7 +54,7 @@ def walls_of(spec: MachineSpec, facts: Facts) -> Walls:
 
 @lru_cache(maxsize=256)
 def _walls(security: Security, network: str, last_cap: int, root: bool, guest: bool) -> Walls:
-    privileged = security.privileged
+    privileged, joined = security.privileged, bool(machine_of(network))
     names = capabilities.granted(
         security.cap_add, security.cap_drop, privileged=privileged, last_cap=last_cap
     )
@@ -63,6 +67,7 @@ def _walls(security: Security, network: str, last_cap: int, root: bool, guest: b
     return Walls(
         userns=userns,
         own_network=network != "host",
+        joined=joined,
         capabilities=names,
         mask=capabilities.mask_of(names),
         capabilities_why=capabilities.reason(
@@ -73,8 +78,8 @@ def _walls(security: Security, network: str, last_cap: int, root: bool, guest: b
         filtered=_filtered(security),
         privileged=privileged,
         host_why=_host_why(privileged=privileged, guest=guest),
-        namespaces=_EARLY | CloneFlags.CLONE_NEWUSER if userns else _EARLY,
-        late_namespaces=_LATE if network == "host" else _LATE | CloneFlags.CLONE_NEWNET,
+        namespaces=_EARLY | CloneFlags.CLONE_NEWUSER if userns and not joined else _EARLY,
+        late_namespaces=_LATE if joined or network == "host" else _LATE | CloneFlags.CLONE_NEWNET,
     )
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import cove.spec.joining as joining
 from cove.errors import CoveError, Problems, Unsupported, UsageError, one_line
 from cove.spec.grants import CAPABILITIES, LOG_DRIVERS, LOG_FILE_MIN, LOG_FILES_MOST, ULIMITS
 from cove.spec.machine import ExecSpec, Limits, MachineSpec, Mount, connections_of
-from cove.spec.network import ALONE, ASKED_FOR, CARDS, parse_network_name
+from cove.spec.network import ALONE, ASKED_FOR, CARDS, OF_MACHINE, parse_network_name
 from cove.spec.ports import exposes, publishes
 from cove.spec.suggest import did_you_mean
 from cove.spec.values import (
@@ -257,12 +258,8 @@ def _volume(mount: Mount, origin: str) -> Iterator[CoveError]:
 
 
 def _network(spec: MachineSpec) -> Iterator[CoveError]:
-    if spec.network.startswith("container:"):
-        yield Unsupported(
-            "cannot join the network of another machine: cove shares none between machines yet",
-            origin=f"--network {spec.network}",
-            hint="put both on one: cove network create",
-        )
+    if spec.network.startswith(OF_MACHINE):
+        yield from joining.problems(spec)
     elif spec.network not in ALONE:
         if spec.network != ASKED_FOR:
             yield from _parsed(spec.network, "--network", parse_network_name)
@@ -293,13 +290,17 @@ def _aliases(spec: MachineSpec) -> list[tuple[str, str]]:
     return [("network-alias", alias) for alias in spec.aliases[:1]]
 
 
+def _alone(network: str) -> bool:
+    return network in ALONE or network.startswith(OF_MACHINE)
+
+
 def _more_networks(spec: MachineSpec) -> Iterator[CoveError]:
     names = [spec.network, *(wish.network for wish in spec.connections)]
     for number, name in enumerate(names[1:], 1):
-        if name in ALONE or name.startswith("container:") or names[0] in ALONE:
+        if _alone(name) or _alone(names[0]):
             yield UsageError(
                 f"cannot use --network {names[0]} and --network {name}: "
-                f"with {name if name in ALONE else names[0]} there is no other",
+                f"with {name if _alone(name) else names[0]} there is no other",
                 origin=f"--network {name}",
             )
         elif name in names[:number]:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from cove.spec.network import ALONE, Connection
+from cove.spec.network import ALONE, Connection, machine_of
 from cove.spec.ports import Publish
 
 Isolation = Literal["container", "vm"]
@@ -161,7 +161,7 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def connections_of(spec: MachineSpec) -> tuple[Connection, ...]:
     """Every network that it asks for, in order."""
-    if spec.network in ALONE:
+    if spec.network in ALONE or machine_of(spec.network):
         return ()
     return (
         Connection(spec.network, spec.ip, spec.mac, spec.aliases, spec.ip6),

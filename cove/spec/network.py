@@ -24,6 +24,9 @@ CARDS = 3
 channel.
 """
 
+OF_MACHINE = "container:"
+"""``container:NAME``: the network of another machine."""
+
 RESERVED = (*ALONE, "default", "container")
 
 
@@ -56,6 +59,11 @@ class NetworkSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     internal: bool = False
     """No way out of it, not even to the host."""
     labels: dict[str, str] = {}
+
+
+def machine_of(network: str) -> str:
+    """Whose network it is, if it is another machine's; else empty."""
+    return network[len(OF_MACHINE) :] if network.startswith(OF_MACHINE) else ""
 
 
 def parse_network_name(text: str) -> str:

@@ -31,13 +31,13 @@ from cove.store.lock import (
 )
 from cove.store.networks import TABLES as NETWORKS
 from cove.store.networks import Networks
+from cove.store.ranges import RANGES, Ranges
 from cove.store.records import MachineRecord
 from cove.store.snapshots import TABLES as SNAPSHOTS
 from cove.store.snapshots import Snapshots
 from cove.store.volumes import TABLES as VOLUMES
 from cove.store.volumes import Volumes
 
-RANGES = 4096
 """Id ranges of 64 Ki, from host uid 1879048192 on."""
 
 RESERVE = 512 << 10
@@ -93,8 +93,7 @@ class Store(Images, Snapshots, Networks, Volumes):
         self._names: dict[str, int] = {}
         self._images, self._layers, self._tags, self._leftovers = {}, {}, {}, {}
         self._snapshots, self._strata, self._networks, self._volumes = {}, {}, {}, {}
-        self._ranges: dict[int, int] = {}
-        self._range_at = 0
+        self._ranges = Ranges()
         self._pins: dict[str, int] = {}
         _check_version(layout)
         raise_format(layout)
@@ -104,7 +103,7 @@ class Store(Images, Snapshots, Networks, Volumes):
         self._make_reserve()
         for record in self._machines.values():
             if record.id_range >= 0:
-                self._ranges[record.id_range] = record.key
+                self._ranges.hold(record.id_range, record.key)
 
     @classmethod
     def open(cls, root: str | os.PathLike[str], lock_fd: int | None = None) -> Store:
@@ -225,29 +224,29 @@ class Store(Images, Snapshots, Networks, Volumes):
     def take_range(self, key: int) -> int:
         """An id range nobody holds; the caller writes it into the machine's record before it is
         used.
-
-        The least recently tried one is next, so that ids are not given to a new machine at once.
         """
         with self._lock:
-            for step in range(RANGES):
-                index = (self._range_at + step) % RANGES
-                if index not in self._ranges:
-                    self._ranges[index] = key
-                    self._range_at = index + 1
-                    return index
-        raise HostError(
-            f"cannot start machine: all {RANGES} id ranges are in use", hint="stop some machines"
-        )
+            index = self._ranges.take(key)
+        if index < 0:
+            raise HostError(
+                f"cannot start machine: all {RANGES} id ranges are in use",
+                hint="stop some machines",
+            )
+        return index
+
+    def share_range(self, index: int, key: int, *, of: int) -> bool:
+        """The range of a machine that still has it, as well."""
+        with self._lock:
+            return self._ranges.share(index, key, of=of)
 
     def free_range(self, key: int) -> None:
         with self._lock:
-            for index in [i for i, holder in self._ranges.items() if holder == key]:
-                del self._ranges[index]
+            self._ranges.free(key)
 
     def ranges(self) -> dict[int, int]:
         """Id ranges that are held, with the keys of their machines."""
         with self._lock:
-            return dict(self._ranges)
+            return self._ranges.held()
 
     # ---- machines ----
 

@@ -14,8 +14,9 @@ from cove.errors import BadArchive, Conflict, HostError, NotFound
 from cove.spec.machine import MachineSpec
 from cove.store import gc
 from cove.store.blobs import Blobs
-from cove.store.db import KEY_BLOCK, MIGRATIONS, RANGES, Store
+from cove.store.db import KEY_BLOCK, MIGRATIONS, Store
 from cove.store.layout import FORMAT
+from cove.store.ranges import RANGES
 from cove.store.records import ImageRecord, LayerRecord, MachineRecord
 
 

@@ -20,6 +20,7 @@ from cove.image.catalog import image_config
 from cove.linux.processes import read_process
 from cove.plan.facts import Facts
 from cove.spec.machine import MachineSpec, connections_of
+from cove.spec.network import machine_of
 from cove.store.names import holds_name
 from cove.store.records import MachineRecord
 from cove.vm.accel import remembered
@@ -156,6 +157,8 @@ def walls(spec: MachineSpec, facts: Facts, id_range: int) -> tuple[str, ...]:
     lines.append("masked and read-only /proc and /sys" if security.masked else "/proc, /sys: open")
     if spec.network == "host":
         lines.append("network: the host's")
+    if machine_of(spec.network):
+        lines.append("network and user namespace: shared with another machine")
     for wish in connections_of(spec):
         lines.append(
             f"network: {wish.network}; it sends from its own addresses alone, and reaches "

@@ -8,13 +8,13 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 
-from cove.engine import files
 from cove.engine.descriptors import Descriptors
 from cove.engine.home import Home, close_quietly
 from cove.engine.machines import ending
 from cove.engine.machines.pause import check_not_paused
 from cove.engine.machines.start import Foreground
 from cove.engine.machines.stopping import running
+from cove.engine.networks import joining
 from cove.engine.ranges import range_base
 from cove.engine.slots import open_group
 from cove.engine.vms import virtual
@@ -122,7 +122,7 @@ def _plan(
         base=range_base(record.id_range),
         cgroup_files=group.tasks,
         cgroup_into=bool(group.directory),
-        hostname=files.hostname_of(record.spec, record.id),
+        hostname=joining.hostname(home, record),
         rows=size.rows if size else 0,
         columns=size.columns if size else 0,
     )

@@ -19,7 +19,7 @@ from cove.engine.live import Live
 from cove.engine.machines.names import choose_name
 from cove.engine.machines.start import Foreground, launch
 from cove.engine.machines.stopping import KILL_WAIT, catch_up, has_ended, running, settle
-from cove.engine.networks import places, ports
+from cove.engine.networks import joining, places, ports
 from cove.engine.networks.default import decided, told_of_none
 from cove.engine.slots import Slot
 from cove.engine.vms.pool import Entry
@@ -33,6 +33,7 @@ from cove.oci.manifest import Platform, matches, parse_platform
 from cove.planner import argv_of
 from cove.planner.defaults import PIDS
 from cove.spec.machine import Limits, MachineSpec
+from cove.spec.network import machine_of
 from cove.spec.ports import exposed
 from cove.spec.resume import check_resumable
 from cove.store.records import Cause, Endpoint, MachineRecord, Published
@@ -363,4 +364,6 @@ def _id_range(home: Home, spec: MachineSpec, key: int, slot: Slot | None) -> int
         if slot is not None:
             home.store.free_range(key)
         return -1
+    if machine_of(spec.network):
+        return joining.share_range(home, spec, key)
     return home.store.take_range(key) if slot is None else slot.id_range

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from cove.engine.home import Home
+from cove.engine.live import Live
 from cove.engine.ranges import RANGE_BASE, RANGE_SIZE
 from cove.planner.syscalls import name_of
 
@@ -26,6 +27,19 @@ def listen(home: Home) -> None:
         home.reactor.watch(home.audit.fileno(), lambda events: drain(home))
 
 
+def _one_of(lives: list[Live], pid: int) -> Live | None:
+    """Of machines that share their ids, the one that the process is in, if it is still there."""
+    if len(lives) < 2:
+        return lives[0] if lives else None
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
+            groups = {line.rpartition("/")[2].rstrip() for line in file}
+    except OSError:
+        return None
+    found = (live for live in lives if live.group is not None and live.group.name in groups)
+    return next(found, None)
+
+
 def drain(home: Home) -> None:
     """Note what the kernel has told since the last call."""
     if home.audit is None:
@@ -36,8 +50,11 @@ def drain(home: Home) -> None:
     if len(found) == FLOOD:
         home.reactor.forget(home.audit.fileno())
         home.reactor.after(REST, partial(listen, home))
-    by_range = {live.id_range: live for live in home.lives.values() if live.id_range >= 0}
+    by_range: dict[int, list[Live]] = {}
+    for one in home.lives.values():
+        by_range.setdefault(one.id_range, []).append(one)
     for refusal in found:
-        live = by_range.get((refusal.uid - RANGE_BASE) // RANGE_SIZE)
+        index = (refusal.uid - RANGE_BASE) // RANGE_SIZE
+        live = _one_of(by_range.get(index, []) if index >= 0 else [], refusal.pid)
         if live is not None and len(live.refused) < MOST:
             live.refused[name_of(refusal.arch, refusal.syscall)] = None

@@ -21,6 +21,7 @@ from cove.engine.home import Base, Home
 from cove.engine.images.foreign import interpreters
 from cove.engine.live import Live
 from cove.engine.machines import ending, monitors
+from cove.engine.networks import joining
 from cove.engine.networks.plugging import plug_in
 from cove.engine.networks.taps import open_taps
 from cove.engine.ranges import range_base
@@ -41,6 +42,7 @@ from cove.plan.ops import Plan
 from cove.planner import BindSource, Place, plan_machine
 from cove.planner.jail import JAIL_IMAGE
 from cove.spec.machine import Device
+from cove.spec.network import machine_of
 from cove.spec.values import parse_detach_keys
 from cove.store.lock import ROOM
 from cove.store.records import MachineRecord
@@ -201,11 +203,13 @@ def _prepare(
         ready.mine("listen", listen(home.run_fd, key))
     if not ready_made or not files.is_default(spec):
         # Written in place: what a slot's monitor has mounted already changes with it.
-        hostname = files.hostname_of(spec, record.id)
+        hostname = joining.hostname(home, record)
         for register, fd in files.write_generated(
-            ready["dir"], spec, hostname, files.address_of(record)
+            ready["dir"], spec, hostname, joining.where(home, record)
         ).items():
             ready.mine(register, fd)
+    if machine_of(spec.network):
+        joining.open_namespaces(home, record, ready)
     # Of a virtual machine this is the root of its jail, which shows what the host's image shows.
     views = home.base(JAIL_IMAGE).views if spec.isolation == "vm" else base.views
     if not ready_made or (views and spec.isolation != "vm") or record.strata:
@@ -243,7 +247,7 @@ def make_place(
         volatile=record.spec.remove,
         binds=binds,
         files=files.TARGETS,
-        hostname=files.hostname_of(record.spec, record.id),
+        hostname=joining.hostname(home, record),
         devices=devices,
         interpreters=interpreters(record.spec, base.config, home.facts),
     )

@@ -28,6 +28,7 @@ from cove.spec.network import (
     CARDS,
     Connection,
     NetworkSpec,
+    machine_of,
     parse_alias,
     parse_ipv4,
     parse_ipv6,
@@ -175,6 +176,12 @@ def _check_kind(record: MachineRecord, network: NetworkRecord) -> None:
     if record.spec.network == "host":
         raise Conflict(
             f"cannot connect {record.name} to {network.name}: it is on the host's own network"
+        )
+    if machine_of(record.spec.network):
+        raise Conflict(
+            f"cannot connect {record.name} to {network.name}: it shares the network of another "
+            "machine",
+            hint="connect that one",
         )
 
 

@@ -14,6 +14,7 @@ from cove.engine.machines import life, stopping
 from cove.engine.networks import ports
 from cove.errors import Conflict, CoveError, NotFound
 from cove.spec.machine import MachineSpec
+from cove.spec.network import machine_of
 from cove.spec.ports import Publish, publishes
 from cove.store.records import MachineRecord, Published
 
@@ -24,6 +25,11 @@ def change(home: Home, record: MachineRecord, params: PortChange) -> Ports:
         raise Conflict(
             f"cannot publish ports of {record.name}: it is on the host's own network, and its "
             "servers are the host's"
+        )
+    if machine_of(record.spec.network):
+        raise Conflict(
+            f"cannot publish ports of {record.name}: it shares the network of another machine",
+            hint="publish that one's",
         )
     life.wait_begun(home, record)
     live = stopping.running(home, record)
