@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import msgspec
 
@@ -17,6 +18,9 @@ from cove.oci.reference import Reference, parse_reference
 from cove.oci.registry import Registry, Unreachable, open_registry
 from cove.oci.web import Patience, Web
 from cove.store.db import Store
+
+CERTIFICATES = ("/etc/docker/certs.d", "/etc/containers/certs.d", "/etc/cove/certs.d")
+"""Below them a directory for each HOST[:PORT]; the state directory has such a one, too."""
 
 WITHOUT_REGISTRY = (
     "without a registry there is `host`, built in; make others: cove image bootstrap "
@@ -40,6 +44,8 @@ def open_for(
     if reference.familiar_name == RESERVED:
         raise UsageError(f'cannot {verb} "{text}": "{RESERVED}" is built in', origin=text)
     endpoint = endpoint_of(reference, insecure_registries(store))
+    places = (*CERTIFICATES, f"{store.layout.root}/certs.d")
+    endpoint = replace(endpoint, certificates=tuple(f"{place}/{endpoint.host}" for place in places))
 
     def notice(why: str, seconds: float) -> None:
         tell(Step(f"{why}, trying again in {seconds:.0f} s"))

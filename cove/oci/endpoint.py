@@ -33,6 +33,10 @@ class Endpoint:
     loose: bool = False
     """Plain HTTP is accepted, and certificates are not checked: loopback, or configured so."""
     loopback: bool = False
+    certificates: tuple[str, ...] = ()
+    """Directories with ``*.crt``, which vouch for it, and ``*.cert`` with ``*.key``, by which it
+    knows us. Where there are any its certificate is checked, whatever ``loose`` says.
+    """
 
 
 def endpoint_of(reference: Reference, insecure: Sequence[str] = ()) -> Endpoint:

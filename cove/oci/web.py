@@ -7,6 +7,7 @@ Over urllib3, which is loaded with the first request. Knows nothing of images.
 from __future__ import annotations
 
 import email.utils
+import os
 import random
 import socket
 import ssl
@@ -116,7 +117,7 @@ class Web:
         self.endpoint, self.patience, self._notice = endpoint, patience, notice
         self._stopped = threading.Event()
         self._lock = threading.Lock()
-        self._pools: dict[tuple[bool, bool], PoolManager] = {}
+        self._pools: dict[tuple[bool, bool, bool], PoolManager] = {}
         self._sockets: set[socket.socket] = set()
 
     def stop(self) -> None:
@@ -229,7 +230,7 @@ class Web:
             raise Trouble("stopped", self.endpoint.host, "interrupted")
         host = urlsplit(url).netloc
         loose = self.endpoint.loose and (host == self.endpoint.host or is_loopback(host))
-        pool = self._pool(guarded, loose)
+        pool = self._pool(guarded, loose, host == self.endpoint.host)
         common = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
         with _Told(url, self):
             return pool.request(
@@ -242,11 +243,13 @@ class Web:
                 preload_content=False,
             )
 
-    def _pool(self, guarded: bool, loose: bool) -> PoolManager:
+    def _pool(self, guarded: bool, loose: bool, own: bool) -> PoolManager:
+        """``own``: the registry itself, which its certificates are for."""
         with self._lock:
-            found = self._pools.get((guarded, loose))
+            found = self._pools.get((guarded, loose, own))
             if found is None:
-                found = self._pools[guarded, loose] = _make_pool(self, guarded, loose)
+                context = _context(self.endpoint, loose, own)
+                found = self._pools[guarded, loose, own] = _make_pool(self, guarded, context)
             return found
 
     def add(self, sock: socket.socket) -> None:
@@ -256,7 +259,36 @@ class Web:
             self.stop()
 
 
-def _make_pool(web: Web, guarded: bool, loose: bool) -> PoolManager:
+def _context(endpoint: Endpoint, loose: bool, own: bool) -> ssl.SSLContext:
+    """What is trusted: what the host trusts, and for the registry itself what is kept for it."""
+    context = ssl.create_default_context()
+    found = False
+    for place in endpoint.certificates if own else ():
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for name in sorted(os.listdir(place)):
+                found |= _take(context, place, name, endpoint.host)
+    if loose and not found:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _take(context: ssl.SSLContext, place: str, name: str, host: str) -> bool:
+    """Whether the file vouches for the registry."""
+    path = f"{place}/{name}"
+    try:
+        if name.endswith(".crt"):
+            context.load_verify_locations(cafile=path)
+        elif name.endswith(".cert"):
+            context.load_cert_chain(path, f"{path.removesuffix('.cert')}.key")
+    except ssl.SSLError as error:
+        raise Trouble("tls", host, f"{path}: it is no certificate, or not with its key") from error
+    except OSError as error:
+        raise Trouble("tls", host, f"{path}: {(error.strerror or '').lower()}") from error
+    return name.endswith(".crt")
+
+
+def _make_pool(web: Web, guarded: bool, context: ssl.SSLContext) -> PoolManager:
     import urllib3
     from urllib3.connection import HTTPConnection, HTTPSConnection
 
@@ -287,11 +319,8 @@ def _make_pool(web: Web, guarded: bool, loose: bool) -> PoolManager:
     class SecurePool(urllib3.HTTPSConnectionPool):
         ConnectionCls = SecureConnection
 
-    context = ssl.create_default_context()
-    if loose:
+    if context.verify_mode == ssl.CERT_NONE:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
     timeout = urllib3.Timeout(connect=web.patience.connect, read=web.patience.read)
     manager = urllib3.PoolManager(maxsize=8, timeout=timeout, ssl_context=context)
     manager.pool_classes_by_scheme = {"http": Pool, "https": SecurePool}
