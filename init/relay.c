@@ -146,14 +146,20 @@ static void port_drop(uint32_t id)
 	}
 }
 
+/* Who sent datagrams has a socket to where the machine was: somebody else may be there next. */
 static void target_set(const void *data, size_t len)
 {
-	relay.target = (union address){0};
+	const union address before = relay.target;
+
+	memset(&relay.target, 0, sizeof(relay.target));
 	relay.target.any.sa_family = len == 4 ? AF_INET : len == 16 ? AF_INET6 : AF_UNSPEC;
 	if (len == 4)
 		memcpy(&relay.target.v4.sin_addr, data, len);
 	else if (len == 16)
 		memcpy(&relay.target.v6.sin6_addr, data, len);
+	if (memcmp(&before, &relay.target, sizeof(before)))
+		for (struct port *port = relay.ports; port; port = port->next)
+			udp_drop(port);
 }
 
 /* The ports are free at once; the connections get what the machine has said. */

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 
-from cove.planner.addresses import METADATA6
+from cove.planner.addresses import METADATA4, METADATA6
 
 PRIORITY = -10
 """Before the host's own filters (0): their verdicts come on top."""
@@ -20,10 +20,13 @@ PRIORITY = -10
 QUESTIONS = "5000/second burst 1000 packets"
 """Of one machine to its name server."""
 
-NOWHERE = "127.0.0.0/8, 169.254.0.0/16"
+NOWHERE = ", ".join(("127.0.0.0/8", "169.254.0.0/16", *METADATA4))
+_BY_NAT64 = tuple(f"64:ff9b::{int(IPv4Address(a)) >> 16:x}:{int(IPv4Address(a)) & 0xFFFF:x}"
+                  for a in METADATA4)  # fmt: skip
 NOWHERE6 = ", ".join(
-    ("::1", "::ffff:0:0/96", "fe80::/10", "64:ff9b::7f00:0/104", "64:ff9b::a9fe:0/112", *METADATA6)
-)
+    ("::1", "::ffff:0:0/96", "fe80::/10", "64:ff9b::7f00:0/104", "64:ff9b::a9fe:0/112",
+     *_BY_NAT64, *METADATA6)
+)  # fmt: skip
 """Loopback and link-local addresses, those of clouds' metadata, and the same by NAT64."""
 
 

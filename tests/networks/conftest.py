@@ -27,7 +27,7 @@ CLONE_NEWNET = 0x40000000
 OUTSIDE, INSIDE = "198.51.100.2", "198.51.100.1"
 """Somebody on the network of the host, and the host there."""
 
-METADATA = "169.254.169.254"
+METADATA = ("169.254.169.254", "100.100.100.200", "168.63.129.16")
 
 
 def _call(name: str, *args: int) -> None:
@@ -93,10 +93,12 @@ def host() -> Iterator[Host]:
             run("ip", "link", "set", "eth0", "netns", str(holder))
         run("ip", "addr", "add", f"{INSIDE}/24", "dev", "uplink")
         run("ip", "link", "set", "uplink", "up")
-        run("ip", "route", "add", METADATA, "via", OUTSIDE)
+        for address in METADATA:
+            run("ip", "route", "add", address, "via", OUTSIDE)
         with inside(outside):
             run("ip", "addr", "add", f"{OUTSIDE}/24", "dev", "eth0")
-            run("ip", "addr", "add", f"{METADATA}/32", "dev", "lo")
+            for address in METADATA:
+                run("ip", "addr", "add", f"{address}/32", "dev", "lo")
             run("ip", "link", "set", "eth0", "up")
         # The kernel tells of a carrier a moment later, and routes are shown by that.
         wait_until(lambda: "linkdown" not in run("ip", "route"), "the carrier")

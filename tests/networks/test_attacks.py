@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -232,22 +232,25 @@ def test_machines_of_another_network_are_not_reached(cove: Cove, lan: str) -> No
         cove("run", "--rm", "--network", "lan", "bb", "true")
 
 
+def datagrams(address: str) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    sock.bind((address, 0))
+    return sock
+
+
 def test_the_metadata_service_of_a_cloud_is_not_reached(cove: Cove, lan: str, host: Host) -> None:
-    with machine(cove, "attacker", "lan", image="host"):
+    with machine(cove, "attacker", "lan", image="host"), ExitStack() as held:
         with inside(host.outside):
-            metadata = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            metadata.bind((METADATA, 0))
-            open_to_all = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            open_to_all.bind(("198.51.100.2", 0))
-        with metadata, open_to_all:
-            targets = (
-                f"{METADATA},{port(metadata)},udp",
-                f"{METADATA},{port(metadata)},raw",
-                f"198.51.100.2,{port(open_to_all)},udp",
-            )
-            probe(cove, lan, *targets)
-            wait_until(lambda: heard(open_to_all), "what is allowed, sent behind it")
-            assert not heard(metadata)
+            metadata = [held.enter_context(datagrams(address)) for address in METADATA]
+            open_to_all = held.enter_context(datagrams("198.51.100.2"))
+        targets = [
+            f"{sock.getsockname()[0]},{port(sock)},{kind}"
+            for sock in metadata
+            for kind in ("udp", "raw")
+        ]
+        probe(cove, lan, *targets, f"198.51.100.2,{port(open_to_all)},udp")
+        wait_until(lambda: heard(open_to_all), "what is allowed, sent behind it")
+        assert not any(heard(sock) for sock in metadata)
 
 
 def test_the_host_routes_for_nobody_else(cove: Cove, lan: str, host: Host) -> None:

@@ -24,6 +24,7 @@ from tests.networks.publishing import (
     relay_of,
     running,
     say,
+    server,
     to_end,
 )
 
@@ -157,6 +158,37 @@ def test_it_follows_the_machine_to_another_network(cove: Cove) -> None:
         cove("network", "disconnect", "lan", "one")
         with pytest.raises(OSError, match="reset"):
             say(LOOPBACK, 8120)
+
+
+def test_a_sender_of_datagrams_is_led_where_the_machine_is_now(cove: Cove) -> None:
+    """And not to whoever has the address that it had."""
+    flags = ("--network", "name=before,ip=10.177.0.9", "-p", "8121:7000/udp")
+    with (
+        network(cove, "before", "--subnet", "10.177.0.0/24"),
+        network(cove, "now"),
+        server(cove, "one", *flags),
+        socket.socket(type=socket.SOCK_DGRAM) as client,
+    ):
+        client.connect((LOOPBACK, 8121))
+        client.settimeout(0.5)
+        wait_until(lambda: hears(client, b"before"), "an answer")
+        cove("network", "connect", "now", "one")
+        cove("network", "disconnect", "before", "one")
+        with server(cove, "two", "--network", "name=before,ip=10.177.0.9"):
+            wait_until(lambda: hears(client, b"now"), "an answer by the other network")
+            counted = cove("exec", "two", "cat", "/proc/net/snmp").out
+            words = [line.split() for line in counted.splitlines() if line[:4] == "Udp:"]
+            got = dict(zip(*words, strict=True))
+            assert (got["InDatagrams"], got["NoPorts"]) == ("0", "0")
+
+
+def hears(client: socket.socket, data: bytes) -> bool:
+    """Whether a datagram comes back: it may be lost, or be the answer to an earlier one."""
+    try:
+        client.send(data)
+        return client.recv(100) == data
+    except OSError:
+        return False
 
 
 def test_where_ports_cannot_be(cove: Cove) -> None:
