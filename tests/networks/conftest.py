@@ -65,6 +65,8 @@ def new_namespace() -> Iterator[int]:
         _call("unshare", CLONE_NEWNET)
         made = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         run("ip", "link", "set", "lo", "up")
+        # A new one begins as the first one is at that moment, where somebody else's cove may be.
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("0", encoding="ascii")
         _call("setns", home, CLONE_NEWNET)
     finally:
         os.close(home)
