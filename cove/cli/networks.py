@@ -8,6 +8,7 @@ from datetime import tzinfo
 
 from cove.cli import filters, inspect, table, units
 from cove.cli.ask import ELSEWHERE, confirmed, must_go_elsewhere
+from cove.cli.capture import CAPTURE
 from cove.cli.command import Command, Typed
 from cove.cli.disk import PRUNE_KEYS, chosen
 from cove.cli.list import FORMAT, FULL
@@ -344,5 +345,5 @@ DISCONNECT = Command(
 )
 GROUPED = {
     "create": CREATE, "ls": LS, "list": LS, "inspect": INSPECT, "rm": RM, "remove": RM,
-    "prune": PRUNE, "connect": CONNECT, "disconnect": DISCONNECT,
+    "prune": PRUNE, "connect": CONNECT, "disconnect": DISCONNECT, "capture": CAPTURE,
 }  # fmt: skip

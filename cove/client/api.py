@@ -15,7 +15,7 @@ import msgspec
 from cove.client.transport import Caller, Transport
 from cove.client.verbs import VERBS
 from cove.engine import calls
-from cove.engine.calls import kernels, networks, ports, ship, snapshots, templates, volumes
+from cove.engine.calls import capture, kernels, networks, ports, ship, snapshots, templates, volumes
 from cove.engine.calls.check import Check, Checked
 from cove.engine.calls.prepare import Prepare
 
@@ -252,6 +252,14 @@ class Client:
 
     def network_disconnect(self, params: networks.NetworkDisconnect) -> networks.NetworkNamed:
         result: networks.NetworkNamed = self._call("network.disconnect", params)
+        return result
+
+    def network_capture(
+        self, params: capture.NetworkCapture, sink: int, cancelled: threading.Event | None = None
+    ) -> capture.Captured:
+        """Packets, in pcap's form, to the descriptor ``sink``."""
+        call = calls.Call(sink=sink, cancelled=cancelled)
+        result: capture.Captured = self.transport.raw(VERBS["network.capture"], params, call)
         return result
 
     # ---- snapshots ----

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cove.engine import calls
-from cove.engine.calls import kernels, networks, ports, ship, snapshots, templates, volumes
+from cove.engine.calls import capture, kernels, networks, ports, ship, snapshots, templates, volumes
 from cove.engine.calls.check import Check, Checked
 from cove.engine.calls.prepare import Prepare
 
@@ -85,6 +85,9 @@ VERBS: dict[str, Verb] = {
             "snapshot.remove", "snapshot_remove", snapshots.SnapshotRemove, snapshots.SnapshotNamed
         ),
         Verb("snapshot.diff", "snapshot_diff", snapshots.SnapshotDiff, snapshots.SnapshotChanges),
+        Verb(
+            "network.capture", "network_capture", capture.NetworkCapture, capture.Captured, raw=True
+        ),
         Verb("network.create", "network_create", networks.NetworkCreate, networks.NetworkNamed),
         Verb("network.list", "network_list", networks.NetworkList, networks.NetworksListed),
         Verb("network.inspect", "network_inspect", networks.NetworkInspect, networks.Network),

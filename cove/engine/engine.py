@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 from cove.engine import calls
+from cove.engine.calls import capture as of_capture
 from cove.engine.calls import kernels as of_kernels
 from cove.engine.calls import networks as of_networks
 from cove.engine.calls import ports as of_ports
@@ -36,7 +37,7 @@ from cove.engine.machines.attach import attach
 from cove.engine.machines.exec import exec_in
 from cove.engine.machines.restart import restart, take_up
 from cove.engine.machines.start import Foreground
-from cove.engine.networks import networks, publishing
+from cove.engine.networks import capturing, networks, publishing
 from cove.engine.opening import open_home
 from cove.engine.snapshots import differences, snapshots
 from cove.engine.system import check, disk, info
@@ -274,6 +275,11 @@ class Engine:
         self, params: of_networks.NetworkDisconnect, call: calls.Call
     ) -> of_networks.NetworkNamed:
         return networks.disconnect(self.home, self._find(params.machine), params)
+
+    def network_capture(
+        self, params: of_capture.NetworkCapture, call: calls.Call
+    ) -> of_capture.Captured:
+        return capturing.capture(self.home, params, call)
 
     def change_ports(self, params: of_ports.PortChange, call: calls.Call) -> of_ports.Ports:
         return publishing.change(self.home, self._find(params.machine), params)

@@ -20,7 +20,12 @@ WRONG = [
         125,
     ),
     (("run", "-v", "d@ta:/d", "bb"), '"d@ta" is neither a path nor a name', "./d@ta", 125),
-    (("run", "--network", "container:db", "bb"), "the network of another machine", "", 125),
+    (
+        ("run", "--network", "container:db", "bb"),
+        "cannot join the network of db: no such machine",
+        "",
+        125,
+    ),
     (("run", "-it", "bb", "sh"), "the input device is not a TTY", "", 1),
     (
         ("run", "--rm", "--pull", "never", "nosuch", "true"),

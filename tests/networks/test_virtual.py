@@ -16,6 +16,7 @@ from tests.networks.asking import seat
 from tests.networks.conftest import Host, address, machine, network, rules, run
 from tests.networks.frames import ethernet, forged, udp
 from tests.networks.test_attacks import SNIFF, heard, listening, port
+from tests.networks.test_capture import capturing, echoes, packets, replies, told
 from tests.networks.test_ipv6 import address6, place
 from tests.networks.test_ipv6_attacks import spoof as spoof6
 from tests.networks.test_networks import ping
@@ -67,6 +68,16 @@ def mac_of(cove: Cove, name: str, net: str = "web") -> str:
 
 def inside(cove: Cove, *words: str, name: str = "vm") -> str:
     return cove("exec", name, *words).out
+
+
+def test_its_packets_are_captured(cove: Cove, up: tuple[str, str], tmp_path: Path) -> None:
+    gateway, own = up
+    file = tmp_path / "vm"
+    with capturing(cove, "vm", file) as process:
+        assert ping(cove, "vm", gateway)
+        wait_until(lambda: replies(file, gateway, own), "an answer")
+    assert "missed 0" in told(process)
+    assert echoes(packets(file), own, gateway) == 1
 
 
 def test_it_is_on_its_network_as_a_container_is(cove: Cove, up: tuple[str, str]) -> None:

@@ -198,7 +198,7 @@ WRONG: list[tuple[MachineSpec, str, str, str]] = [
         "",
     ),
     (MachineSpec("i", network="a b"), 'network name "a b"', "--network a b", "write web"),
-    (MachineSpec("i", network="container:x"), "the network of another machine", "container:x", ""),
+    (MachineSpec("i", network="container:"), "none is named", "container:", ""),
     (MachineSpec("i", ip="10.0.0.2"), "cannot use --ip with --network none", "--ip 10.0.0.2", ""),
     (
         MachineSpec("i", aliases=("db",)),
