@@ -153,13 +153,14 @@ def test_a_reader_that_is_slow_holds_up_nothing(cove: Cove, clean: None) -> None
     """Not even the end."""
     with network(cove, "web") as gateway, machine(cove, "one", "web"):
         process = cove.spawn("network", "capture", "one", "-w", "-")
-        assert process.stdout is not None
-        data = process.stdout.read(HEADER.size)
+        assert process.stdout is not None and process.stderr is not None
+        assert len(process.stdout.read(HEADER.size)) == HEADER.size
         cove("exec", "one", "ping", "-c60", "-i0.01", "-s60000", gateway)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0 and "captured" in err.decode()
-        assert len(out) < 60 * 60000 and data[:4] == struct.pack("=I", 0xA1B23C4D)
+        assert process.wait(120) == 0  # while the pipe is full
+        assert b"captured" in process.stderr.read()
+        process.stdout.close()
+        process.stderr.close()
 
 
 def test_what_is_looked_at_goes_away(cove: Cove, clean: None, tmp_path: Path) -> None:
