@@ -3,6 +3,7 @@
 #include <linux/magic.h>
 #include <linux/mount.h>
 #include <linux/openat2.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -13,7 +14,8 @@
 #include "ops.h"
 
 /* <sys/mount.h> and <linux/mount.h> exclude each other in some C libraries. */
-#define DETACH 2 /* MNT_DETACH */
+#define DETACH	  2 /* MNT_DETACH */
+#define NO_FOLLOW 8 /* UMOUNT_NOFOLLOW */
 
 int open_in(int root, const char *path, uint64_t flags, uint64_t resolve)
 {
@@ -95,6 +97,24 @@ int op_move_mount(struct run *run, const struct op *op)
 	int err = attach(word_fd(run, op->argv[0]), target);
 	close(target);
 	return err ? fault(run, err, op->argv[2]) : 0;
+}
+
+/* A link on the way would lead to another mount, as one that hides something. */
+int op_umount(struct run *run, const struct op *op)
+{
+	const char *path = op->argv[0], *name = strrchr(path, '/');
+	char parent[4096];
+	int err = 0;
+
+	if (!name || (size_t)snprintf(parent, sizeof(parent), "%.*s/", (int)(name - path), path) >= sizeof(parent))
+		return fault(run, -EINVAL, path);
+	int fd = open_in(AT_FDCWD, parent, O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
+	if (fd < 0)
+		return fault(run, fd, path);
+	if (fchdir(fd) || syscall(SYS_umount2, name + 1, NO_FOLLOW))
+		err = -errno;
+	close(fd);
+	return err ? fault(run, err, path) : 0;
 }
 
 static const char *or_null(const char *word)

@@ -15,10 +15,13 @@ from cove.cli.run import MACHINES, RUNNING, SIGNAL, TIMEOUT, each
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
+from cove.engine.calls.mounts import MountChange
 from cove.errors import UsageError
 from cove.spec import flags, values
-from cove.spec.assemble import assemble_limits
+from cove.spec.assemble import absolute, assemble_limits
 from cove.spec.flags import Flag
+from cove.spec.mounts import parse_mount
+from cove.spec.values import clean_path
 
 LIMITS = (
     "memory", "memory-swap", "memory-reservation", "cpus", "cpu-shares", "cpu-period", "cpu-quota",
@@ -55,6 +58,14 @@ def rename(typed: Typed, terminal: Terminal, client: Client) -> int:
 # ---- update ----
 
 
+MOUNTS = (
+    Flag("mount-add", "mount_add", "Mount it: now in a container that runs, else from the next "
+         "start on", "", "type=…,source=…,target=…", parse_mount, repeat=True),
+    Flag("mount-rm", "mount_rm", "Take away what is mounted there", "", "TARGET", clean_path,
+         repeat=True),
+)  # fmt: skip
+
+
 def limit_changes(typed: Typed) -> dict[str, Any]:
     """The limits that were typed, under the names they have in ``calls.Update``."""
     limits = msgspec.structs.asdict(assemble_limits(typed.values))
@@ -72,11 +83,17 @@ def update(typed: Typed, terminal: Terminal, client: Client) -> int:
             "cannot update: no limit is named", hint="cove update --memory 512m MACHINE"
         )
     changes = limit_changes(typed)
+    added = tuple(absolute(mount, terminal.cwd) for mount in typed.values.get("mount_add", ()))
+    removed = tuple(typed.values.get("mount_rm", ()))
 
     def one(name: str) -> str:
         if changes:
             client.update(calls.Update(name, **changes))
-        else:  # --restart no, or a 0, which is Docker's word for: as it is
+        if added or removed:
+            told = client.change_mounts(MountChange(name, added, removed))
+            if not told.at_once:
+                terminal.error(f"cove: the mounts of {name} change at its next start\n")
+        elif not changes:  # --restart no, or a 0, which is Docker's word for: as it is
             client.inspect(calls.Inspect(name))
         return name
 
@@ -160,7 +177,7 @@ COMMANDS: dict[str, Command] = {
             "update",
             update,
             help="Other limits for machines, at once and from their next start on",
-            flags=tuple(flag for flag in flags.MACHINE if flag.name in LIMITS),
+            flags=(*(flag for flag in flags.MACHINE if flag.name in LIMITS), *MOUNTS),
             words=MACHINES,
             least=1,
             most=None,

@@ -15,7 +15,17 @@ import msgspec
 from cove.client.transport import Caller, Transport
 from cove.client.verbs import VERBS
 from cove.engine import calls
-from cove.engine.calls import capture, kernels, networks, ports, ship, snapshots, templates, volumes
+from cove.engine.calls import (
+    capture,
+    kernels,
+    mounts,
+    networks,
+    ports,
+    ship,
+    snapshots,
+    templates,
+    volumes,
+)
 from cove.engine.calls.check import Check, Checked
 from cove.engine.calls.prepare import Prepare
 
@@ -105,6 +115,10 @@ class Client:
 
     def update(self, params: calls.Update) -> calls.Named:
         result: calls.Named = self._call("machine.update", params)
+        return result
+
+    def change_mounts(self, params: mounts.MountChange) -> mounts.MountsChanged:
+        result: mounts.MountsChanged = self._call("machine.mounts", params)
         return result
 
     def prune(self, params: calls.Prune) -> calls.Pruned:

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from cove.engine import calls
-from cove.engine.calls import capture, kernels, networks, ports, ship, snapshots, templates, volumes
+from cove.engine.calls import (
+    capture,
+    kernels,
+    mounts,
+    networks,
+    ports,
+    ship,
+    snapshots,
+    templates,
+    volumes,
+)
 from cove.engine.calls.check import Check, Checked
 from cove.engine.calls.prepare import Prepare
 
@@ -60,6 +70,7 @@ VERBS: dict[str, Verb] = {
         Verb("machine.unpause", "unpause", calls.Unpause, calls.Named),
         Verb("machine.rename", "rename", calls.Rename, calls.Named),
         Verb("machine.update", "update", calls.Update, calls.Named),
+        Verb("machine.mounts", "change_mounts", mounts.MountChange, mounts.MountsChanged),
         Verb("machine.ports", "change_ports", ports.PortChange, ports.Ports),
         Verb("machine.prune", "prune", calls.Prune, calls.Pruned),
         Verb("machine.list", "list", calls.List, calls.Listed),

@@ -19,6 +19,7 @@ from cove.engine.calls import snapshots as of_snapshots
 from cove.engine.calls import templates as of_templates
 from cove.engine.calls import volumes as of_volumes
 from cove.engine.calls.check import Check, Checked
+from cove.engine.calls.mounts import MountChange, MountsChanged
 from cove.engine.calls.prepare import Prepare
 from cove.engine.home import Home
 from cove.engine.images import foreign, images, saving, shipping, trees
@@ -29,6 +30,7 @@ from cove.engine.machines import (
     pause,
     prune,
     recover,
+    remounting,
     rename,
     stopping,
     update,
@@ -189,6 +191,9 @@ class Engine:
         record = self._find(params.machine)
         update.update(self.home, record, params)
         return calls.Named(record.id, record.name)
+
+    def change_mounts(self, params: MountChange, call: calls.Call) -> MountsChanged:
+        return remounting.change(self.home, self._find(params.machine), params)
 
     def prune(self, params: calls.Prune, call: calls.Call) -> calls.Pruned:
         stopping.settle(self.home, tuple(self.home.lives))

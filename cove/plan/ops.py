@@ -221,6 +221,14 @@ class MoveMount(Op):
     resolve: Resolve = _ANY_PATH
 
 
+@row("umount", "m", "s")
+@dataclass(frozen=True, slots=True)
+class Umount(Op):
+    """umount2(2): what is mounted at a path without links, unless somebody uses it"""
+
+    target: str
+
+
 @row("fchdir", "b", "f")
 @dataclass(frozen=True, slots=True)
 class Fchdir(Op):

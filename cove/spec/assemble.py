@@ -58,7 +58,7 @@ def assemble_machine(
     fields["annotations"] = dict(values.get("annotations", ()))
     fields["sysctls"] = tuple(dict(values.get("sysctls", ())).items())
     fields |= _ports(values)
-    fields["mounts"] = tuple(_absolute(mount, caller) for mount in values.get("mounts", ()))
+    fields["mounts"] = tuple(absolute(mount, caller.cwd) for mount in values.get("mounts", ()))
     return MachineSpec(
         image=image,
         command=command,
@@ -124,10 +124,10 @@ def _labels_of_files(values: Values, caller: Caller) -> tuple[tuple[str, str], .
     return labels
 
 
-def _absolute(mount: Mount, caller: Caller) -> Mount:
+def absolute(mount: Mount, cwd: str) -> Mount:
     if mount.type != "bind" or mount.source.startswith("/"):
         return mount
-    return msgspec.structs.replace(mount, source=clean_path(f"{caller.cwd}/{mount.source}"))
+    return msgspec.structs.replace(mount, source=clean_path(f"{cwd}/{mount.source}"))
 
 
 def _ports(values: Values) -> dict[str, Any]:

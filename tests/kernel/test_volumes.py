@@ -37,7 +37,6 @@ def cove(cove: Cove, bb_tar: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     cove("rmi", "-f", IMAGE)
 
 
-@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_a_volume_outlives_its_machines(cove: Cove) -> None:
     assert cove("volume", "create", "--label", "of=ada", "kept").out == "kept\n"
     assert cove("volume", "create", "kept").out == "kept\n"
@@ -60,7 +59,6 @@ def test_a_volume_outlives_its_machines(cove: Cove) -> None:
     assert gone.out == "[]\n" and 'cannot find volume "kept": no such volume' in gone.err
 
 
-@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_read_only_is_so(cove: Cove) -> None:
     sh(cove, "echo kept > /x/a", "-v", "ro:/x")
     for flags in (("-v", "ro:/x:ro"), ("--mount", "type=volume,src=ro,dst=/x,readonly")):
@@ -140,7 +138,6 @@ def test_what_is_in_use_and_what_prune_takes(cove: Cove) -> None:
     assert cove("volume", "rm", "-f", "used").out == ""
 
 
-@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_a_part_of_a_volume(cove: Cove, tmp_path: Path) -> None:
     """A link in it, whoever made it, leads to places in it; what is swapped is not mounted."""
     script = "mkdir -p /x/in/side; echo in > /x/in/side/f; ln -s / /x/out; ln -s /in /x/round"
@@ -198,7 +195,6 @@ def test_what_is_refused_by_name(cove: Cove) -> None:
     assert volumes(cove) == []
 
 
-@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_a_directory_of_the_host_as_a_volume(cove: Cove, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("theirs\n")
     device = ("-o", "type=none", "-o", "o=bind", "-o", f"device={tmp_path}")

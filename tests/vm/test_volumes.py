@@ -98,10 +98,14 @@ def test_directories_are_shared_both_ways(cove: Cove, tree: Path) -> None:
         assert not os.path.exists(f"/proc/{served}")
         nothing = cove("cp", f"{name}:/data/file", "/nowhere", code=1)
         assert "/data is no part of the machine's own disk, and it does not run" in nothing.err
+        told = cove(
+            "update", "--mount-rm", "/closed", "--mount-add", "source=more,target=/more", name
+        )
+        assert told.err == "cove: the mounts of sharer change at its next start\n"
         cove("start", name)
-        assert sh(cove, name, "cat /etc/kept /data/made") == "kept\nstill\n"
+        assert sh(cove, name, "cat /etc/kept /data/made; ls /closed; ls /more") == "kept\nstill\n"
     assert cove("run", "--rm", "-v", "shared:/x", "bb", "cat", "/x/kept").out == "kept\n"
-    cove("volume", "rm", "shared")
+    cove("volume", "rm", "shared", "more")
 
 
 def _check_walls(cove: Cove) -> None:

@@ -34,8 +34,18 @@ def take(home: Home, spec: MachineSpec, base: Base, strata: tuple[int, ...]) -> 
         mounts += _of_other(home, mounts, text)
     if spec.isolation == "container":
         mounts += image_mounts(mounts, base.config.volumes)
+    spec = spec if mounts is spec.mounts else msgspec.structs.replace(spec, mounts=mounts)
+    taken = take_mounts(home, spec, base, strata)
+    return spec if taken is spec.mounts else msgspec.structs.replace(spec, mounts=taken)
+
+
+def take_mounts(
+    home: Home, spec: MachineSpec, base: Base, strata: tuple[int, ...]
+) -> tuple[Mount, ...]:
+    """Those of the spec; what they say of volumes is so when this returns."""
+    mounts = spec.mounts
     if not any(mount.type == "volume" for mount in mounts):
-        return spec if mounts is spec.mounts else msgspec.structs.replace(spec, mounts=mounts)
+        return mounts
     taken: list[Mount] = []
     try:
         for mount in mounts:
@@ -46,7 +56,7 @@ def take(home: Home, spec: MachineSpec, base: Base, strata: tuple[int, ...]) -> 
     except BaseException:
         give_up(home, tuple(taken))
         raise
-    return msgspec.structs.replace(spec, mounts=tuple(taken))
+    return tuple(taken)
 
 
 def _of_other(home: Home, mounts: tuple[Mount, ...], text: str) -> tuple[Mount, ...]:
