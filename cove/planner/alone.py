@@ -65,21 +65,22 @@ def plan_alone(
     """
     kinds = CloneFlags.CLONE_NEWNS | CloneFlags.CLONE_NEWPID | CloneFlags.CLONE_NEWUSER
     kinds |= CloneFlags.CLONE_NEWNET | CloneFlags.CLONE_NEWIPC | CloneFlags.CLONE_NEWUTS
+    walls = walls_of(spec, facts)
     return Plan(
         host=(
             *leave_host_mounts(),
             OpenTree(_USR, NONE, "/usr", OpenTreeFlags.OPEN_TREE_CLONE, why=why),
             MountSetattr(_USR, "", _EMPTY, MountAttr.MOUNT_ATTR_RDONLY, why=why),
             Clone3(kinds, "cgroup" if place.cgroup_into else NONE, why=why),
-            *map_ids(walls_of(spec, facts), place.base),
-            *say_mapped(),
+            *map_ids(walls, place.base),
+            *say_mapped(walls),
             *set_attributes(spec, place, userns=True),
             Send(why=why),
         ),
         machine=(
             *die_with_monitor(),
             *enter_cgroup(place.cgroup_files),
-            *wait_mapped(),
+            *wait_mapped(walls),
             Setids(0, 0, why=why),
             Recv(why=why),
             *_root(spec, place, why),
