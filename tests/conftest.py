@@ -43,6 +43,9 @@ __all__ = [
 settings.register_profile("any host", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("any host")
 
+# Daemons that this process itself starts, by the Python API, make no bridges in the host's network.
+os.environ["COVE_DEFAULT_NETWORK"] = "none"
+
 # A shell starts what it puts in the background with SIGINT and SIGQUIT ignored, nohup with SIGHUP
 # ignored, and every child inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
