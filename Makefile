@@ -33,7 +33,7 @@ test: $(VENV)/.tested ## install what the tests need, then linters and all tests
 	COVE_MUST_RUN=attack,cli,clients,examples,images,kernel,native,networks,python,registry,terminal,vm $(VENV)/bin/python tools/suite.py
 
 test-vms: $(VENV)/.tested ## every scenario of containers, for virtual machines too
-	COVE_TEST_VMS=all $(VENV)/bin/python -m pytest tests/kernel tests/attack -k vm
+	COVE_TEST_VMS=all $(VENV)/bin/python -m pytest tests/kernel tests/attack tests/networks -k vm
 
 test-host61: $(VENV)/.tested ## the core of the tests on Debian's Linux 6.1 with pure cgroup v2, in QEMU
 	@$(call need,$(HOST61_PACKAGES))

@@ -33,11 +33,13 @@ while True:
         print(secret, found[number], file=tell)
 """
 ASK = ("sh", "-c", "echo 19999 >/ask; cat /tell")
-BUSY = ("sh", "cat", "echo", "rm", "test")
+BUSY = ("sh", "cat", "echo", "rm", "test", "sleep", "hostname", "ping", "ip")
 
 
-def python_tar(target: Path) -> Path:
-    """An image of this host's own interpreter with its library, and busybox."""
+def python_tar(target: Path, *others: str) -> Path:
+    """An image of this host's own interpreter with its library, of its programs ``others``, and
+    busybox.
+    """
     program = os.path.realpath("/usr/bin/python3")
     with tempfile.TemporaryDirectory(dir="/tmp") as scratch:
         root = Path(scratch)
@@ -47,9 +49,13 @@ def python_tar(target: Path) -> Path:
         for applet in BUSY:
             (root / "bin" / applet).symlink_to("busybox")
         shutil.copy(program, root / "usr/bin/python3")
-        needed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True)
+        for path in others:
+            shutil.copy(path, root / path.lstrip("/"))
+        needed = subprocess.run(
+            ["ldd", program, *others], capture_output=True, text=True, check=True
+        )
         for word in needed.stdout.split():
-            if word.startswith("/"):
+            if word.startswith("/") and not word.endswith(":"):
                 (root / word.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(word, root / word.lstrip("/"))
         library = Path("/usr/lib", os.path.basename(program))

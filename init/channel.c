@@ -105,18 +105,15 @@ static int memory_make(int *memory, const char *data, size_t len)
 	return *memory < 0 ? -errno : write_all(*memory, data, len);
 }
 
-/* What plans of a guest may refer to: this program, and the machine that runs. */
+/* What plans of a guest may refer to: this program, and the machine that runs, or nobody. */
 static int registers_make(struct channel *c)
 {
 	int self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), err = self < 0 ? -errno : 0;
 
 	if (!err)
 		err = reg_set(&c->run.regs, "self", self);
-	if (!err && *machine_pid > 0) {
-		int target = (int)syscall(SYS_pidfd_open, *machine_pid, 0);
-		err = target < 0 ? -errno : reg_set(&c->run.regs, "target", target);
-	}
-	return err;
+	int target = *machine_pid > 0 ? (int)syscall(SYS_pidfd_open, *machine_pid, 0) : -1;
+	return err ? err : reg_set(&c->run.regs, "target", target);
 }
 
 /* One half, or the whole: its bytes are not needed once it has run. */

@@ -52,7 +52,9 @@ int op_setns(struct run *run, const struct op *op)
 	size_t name = start_words ? strlen(start_words) : 0;
 	if (word_u(op->argv[1]) & CLONE_NEWPID && name < start_words_len)
 		memset(start_words + name, 0, start_words_len - name);
-	int err = done(run, setns(word_fd(run, op->argv[0]), (int)word_u(op->argv[1])), op->argv[0]);
+	/* A guest's agent names nobody once its machine has ended: said as the kernel says it of who is gone. */
+	int to = word_fd(run, op->argv[0]);
+	int err = to < 0 ? -ESRCH : done(run, setns(to, (int)word_u(op->argv[1])), op->argv[0]);
 
 	/* New credentials make a process as dumpable as fs.suid_dumpable says; its new neighbours may be hostile. */
 	prctl(PR_SET_DUMPABLE, 0);

@@ -26,7 +26,7 @@ import pytest
 
 from tests.driver import ROOT, Cove, busybox_tar, new_cove, wait_until
 
-FOLDERS = ("attack", "kernel")
+FOLDERS = ("attack", "kernel", "networks")
 KINDS = tuple(os.environ.get("COVE_TEST_KINDS", "container,vm").split(","))
 """``COVE_TEST_KINDS=container``: for a host on which no virtual machine can be had."""
 
@@ -69,6 +69,7 @@ class Count:
 
     def __init__(self) -> None:
         self.kinds: dict[str, set[str]] = {}
+        self.apart: set[str] = set()
         self.others: set[str] = set()
 
     def add(self, item: pytest.Item) -> None:
@@ -79,17 +80,17 @@ class Count:
             self.others.add(name)
         elif kind is not None:
             self.kinds.setdefault(name, set()).add(kind)
-
-    def shared(self) -> int:
-        return sum(len(kinds) == 2 for kinds in self.kinds.values())
+            if item.get_closest_marker("container_only"):
+                self.apart.add(name)
 
     def __str__(self) -> str:
-        shared, whole = self.shared(), len(self.kinds)
+        whole, apart = len(self.kinds), len(self.apart)
+        here = sum(len(kinds) == 2 for kinds in self.kinds.values())
         return (
-            f"{shared} of {whole} scenarios run for containers and virtual machines, "
-            f"{100 * shared // whole} % ({whole - shared} for containers only, "
-            f"{len(self.others)} tests are no scenarios: docs/scenarios.md"
-            f"{'' if ALL else '; COVE_TEST_VMS=all runs all that are shared'})"
+            f"{whole - apart} of {whole} scenarios are shared by containers and virtual machines, "
+            f"{100 * (whole - apart) // whole} %, and {here} run for both here "
+            f"({apart} for containers only, {len(self.others)} tests are no scenarios: "
+            f"docs/scenarios.md{'' if ALL else '; COVE_TEST_VMS=all runs all that are shared'})"
         )
 
 

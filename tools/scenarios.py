@@ -10,20 +10,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "scenarios.md"
-FOLDERS = ("kernel", "attack")
+FOLDERS = ("kernel", "attack", "networks")
 MARKS = ("container_only", "no_scenario")
 
 HEAD = """# Scenarios: one model, two kinds of walls
 
 Written by `make docs` from the marks of the tests.
 
-A *scenario* is a test function of `tests/kernel` or `tests/attack` that drives machines by the
-command line. With `COVE_TEST_VMS=all` each runs twice, for containers and for virtual machines, to
-the same words (`make test-vms`); without it the files that `tests/shared.py` names (`DAILY`) do,
-and those of `tests/vm` that take an `isolation`. Every run of the tests ends with the count of what
-it ran, and `tests/unit/test_scenarios.py` fails if less than 85 % are shared. What is for virtual
-machines alone (`tests/vm`) and what tests parts of cove without its command line (an engine, a
-store, an op) counts on neither side.
+A *scenario* is a test function of `tests/kernel`, `tests/attack` or `tests/networks` that drives
+machines by the command line. With `COVE_TEST_VMS=all` each runs twice, for containers and for
+virtual machines, to the same words (`make test-vms`); without it the files that `tests/shared.py`
+names (`DAILY`) do, and those of `tests/vm` that take an `isolation`. Every run of the tests ends
+with the count of what it ran, and `tests/unit/test_scenarios.py` fails if less than 85 % are
+shared. What is for virtual machines alone (`tests/vm`, `tests/networks/test_virtual.py`) and what
+tests parts of cove without its command line (an engine, a store, an op) counts on neither side.
 """
 ONLY = """## What cannot apply to a virtual machine
 

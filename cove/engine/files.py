@@ -87,8 +87,7 @@ def ask_another(directory: str, before: MachineRecord, now: MachineRecord) -> No
     """A machine that runs has come to other networks: its resolv.conf names a server that it
     reaches, unless it was changed meanwhile. What is mounted is the file: it is written in place.
     """
-    old, new = address_of(before).resolver, address_of(now).resolver
-    if old == new or now.spec.isolation != "container":
+    if address_of(before).resolver == address_of(now).resolver:
         return
     try:
         fd = os.open(f"{directory}/resolv", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -96,19 +95,23 @@ def ask_another(directory: str, before: MachineRecord, now: MachineRecord) -> No
         return
     try:
         text = os.read(fd, 1 << 16).decode("utf-8", "surrogateescape")
-        line = f"nameserver {old}\n"
-        if old and new:
-            changed = text.replace(line, f"nameserver {new}\n")
-        elif text == _resolv(before.spec, address_of(before)):
-            changed = _resolv(now.spec, address_of(now))
-        else:
-            changed = text
+        changed = with_another(text, before, now)
         if changed != text:
             data = changed.encode("utf-8", "surrogateescape")
             os.pwrite(fd, data, 0)
             os.ftruncate(fd, len(data))
     finally:
         os.close(fd)
+
+
+def with_another(text: str, before: MachineRecord, now: MachineRecord) -> str:
+    """What a resolv.conf becomes then."""
+    old, new = address_of(before).resolver, address_of(now).resolver
+    if old and new:
+        return text.replace(f"nameserver {old}\n", f"nameserver {new}\n")
+    if text == _resolv(before.spec, address_of(before)):
+        return _resolv(now.spec, address_of(now))
+    return text
 
 
 def read_host(path: str) -> str:

@@ -59,6 +59,8 @@ WHY = {
 }
 
 FILES = "files"
+RESOLV = f"{STORE}/files/resolv"
+"""What is mounted over the image's /etc/resolv.conf."""
 POINTS = ("proc", "sys", "dev", "etc")
 """Made below the image's root, so that what is mounted over needs no change of it."""
 
@@ -160,6 +162,11 @@ def plan_resume(
         ),
         machine=(),
     )
+
+
+def plan_resolv(text: str) -> tuple[Op, ...]:
+    """The machine is on other networks than at its start."""
+    return _contents({"resolv": text}, NONE, f"{STORE}/files/")
 
 
 def plan_visit(inside: Plan, identity: Identity) -> Plan:

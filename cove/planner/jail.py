@@ -30,6 +30,9 @@ OVERHEAD = 192 << 20
 PROCESSES = 128
 """Threads of the emulator and processes of the jail."""
 
+SMALLEST_DISK = 16 << 20
+"""Bytes, where a machine's storage limit is less: there is room for a file system of its own."""
+
 _STEADY = MachineSpec(
     image=JAIL_IMAGE,
     command=("emulator",),
@@ -55,7 +58,7 @@ def jail_spec(spec: MachineSpec, *, memory: int, largest: int = 0) -> MachineSpe
             cpu_shares=spec.limits.cpu_shares,
             cpuset_cpus=spec.limits.cpuset_cpus,
             pids=PROCESSES,
-            ulimits=(_largest_file(max(spec.limits.storage or STORAGE, largest)),),
+            ulimits=(_largest_file(max(spec.limits.storage or STORAGE, largest, SMALLEST_DISK)),),
         ),
     )
 

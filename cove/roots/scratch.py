@@ -11,6 +11,7 @@ import subprocess
 import threading
 
 from cove.errors import HostError
+from cove.planner.jail import SMALLEST_DISK
 
 MKFS = ("mkfs.ext4", "-q", "-F", "-m", "0",
         "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0")  # fmt: skip
@@ -18,7 +19,6 @@ JOURNAL, SMALL_JOURNAL = (("-O", "^resize_inode", "-J", f"size={mib}") for mib i
 """The small one for disks of less than 64 MiB: a journal has half of its disk at most."""
 NO_JOURNAL = ("-O", "^has_journal,^resize_inode")
 """A disk that is thrown away at the machine's end is never read after a crash."""
-SMALLEST = 16 << 20
 
 
 def make_scratch(template: str, path: str, size: int, *, journal: bool) -> int:
@@ -29,7 +29,7 @@ def make_scratch(template: str, path: str, size: int, *, journal: bool) -> int:
         HostError: there is no ``mkfs.ext4``, or no room.
     """
     if not os.path.exists(template):
-        _make_template(template, max(size, SMALLEST), journal=journal)
+        _make_template(template, max(size, SMALLEST_DISK), journal=journal)
     source = os.open(template, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.forks import python_tar
 from tests.conftest import need, need_root
 from tests.driver import Cove, wait_until
 from tests.kernel.conftest import closed_cove
@@ -124,9 +125,11 @@ def _default(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def cove(request: pytest.FixtureRequest, host: Host, bb_tar: Path) -> Iterator[Cove]:
+def cove(
+    request: pytest.FixtureRequest, host: Host, bb_tar: Path, isolation: str
+) -> Iterator[Cove]:
     """Shared by a module. Its daemon is in the network of ``host``."""
-    with closed_cove(bb_tar, network=_default(request)) as driver:
+    with closed_cove(bb_tar, isolation, network=_default(request)) as driver:
         yield driver
         driver("rm", "-f", *driver("ps", "-aq").out.split(), code=None)
         driver("network", "prune", "-f")
@@ -134,10 +137,12 @@ def cove(request: pytest.FixtureRequest, host: Host, bb_tar: Path) -> Iterator[C
 
 
 @pytest.fixture
-def fresh_cove(request: pytest.FixtureRequest, host: Host, bb_tar: Path) -> Iterator[Cove]:
+def fresh_cove(
+    request: pytest.FixtureRequest, host: Host, bb_tar: Path, isolation: str
+) -> Iterator[Cove]:
     """A test's own, to be killed and crashed."""
     before = state()
-    with closed_cove(bb_tar, network=_default(request)) as driver:
+    with closed_cove(bb_tar, isolation, network=_default(request)) as driver:
         yield driver
         driver("rm", "-f", *driver("ps", "-aq").out.split(), code=None)
         driver("network", "prune", "-f")
@@ -194,6 +199,19 @@ def machine(cove: Cove, name: str, net: str, *flags: str, image: str = "bb") -> 
         yield address(cove, name, net or "bridge")
     finally:
         cove("rm", "-f", name)
+
+
+def with_python(cove: Cove) -> str:
+    """An image that has python3 and getent: the host's own, which is for containers alone, or one
+    made of it.
+    """
+    if cove.isolation == "container":
+        return "host"
+    if not cove("images", "-q", "python").out:
+        tar = python_tar(cove.root / "python.tar", "/usr/bin/getent")
+        cove("image", "import", "-q", str(tar), "python")
+        tar.unlink()
+    return "python"
 
 
 def address(cove: Cove, name: str, net: str) -> str:

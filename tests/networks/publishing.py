@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.driver import Cove, wait_until
+from tests.networks.conftest import with_python
 
 SERVER = """
 import hashlib, signal, socket, threading
@@ -43,7 +44,7 @@ while True:
     data, peer = datagrams.recvfrom(1 << 16)
     datagrams.sendto(data, peer)
 """
-"""Of the host's image, which has the host's python3: echo on 7000, tcp and udp; 7001 says who asks;
+"""Of an image that has the host's python3: echo on 7000, tcp and udp; 7001 says who asks;
 7002 gives the digest of all it gets before its end; 7003 gives as many MiB as it is told.
 """
 
@@ -51,7 +52,7 @@ while True:
 @contextlib.contextmanager
 def server(cove: Cove, name: str, *flags: str) -> Iterator[None]:
     """A machine that serves on all of those; it is up when it answers on 127.0.0.1."""
-    words = ("-d", "--name", name, *flags, "host", "/usr/bin/python3", "-c", SERVER)
+    words = ("-d", "--name", name, *flags, with_python(cove), "/usr/bin/python3", "-c", SERVER)
     cove("run", *words)
     try:
         yield

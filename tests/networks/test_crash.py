@@ -13,6 +13,11 @@ from tests.driver import Cove, wait_until
 from tests.kernel.test_changes_crash import NAME, walk
 from tests.kernel.test_walks import STRIDE
 from tests.networks.conftest import links, machine, network, rules
+from tests.shared import no_scenario
+
+pytestmark = no_scenario(
+    "it kills the daemon between its steps: networks/test_virtual_crash does it to virtual machines"
+)
 
 
 def places(cove: Cove) -> set[tuple[str, str]]:

@@ -47,12 +47,14 @@ def test_what_says_none_has_none(cove: Cove, clean: None) -> None:
 
 def test_the_python_api_has_the_same_default(cove: Cove, clean: None) -> None:
     program = (
-        "import cove\n"
+        "import cove, sys\n"
         "for more in ({}, {'network': 'none'}):\n"
-        "    print(cove.run('bb', ['ls', '/sys/class/net'], **more).text.split())\n"
+        "    ran = cove.run('bb', ['ls', '/sys/class/net'], isolation=sys.argv[1], **more)\n"
+        "    print(ran.text.split())\n"
     )
     env = cove.env | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)
+    words = [sys.executable, "-c", program, cove.isolation]
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
     assert done.stdout == "['eth0', 'lo']\n['lo']\n", done.stderr
     cove("network", "rm", "bridge")
 

@@ -12,7 +12,7 @@ import pytest
 
 from cove.planner.addresses import link_local
 from tests.driver import Cove, wait_until
-from tests.networks.conftest import Host, inside, machine, network, rules, run
+from tests.networks.conftest import Host, inside, machine, network, rules, run, with_python
 from tests.networks.frames import SNIFF6, ethernet, forged6, udp6
 from tests.networks.test_attacks import heard, port
 from tests.networks.test_ipv6 import INSIDE6, OUTSIDE6, address6, place, six
@@ -55,7 +55,7 @@ def check_spoofing(cove: Cove, net: str, victim: str, attacker: str) -> None:
 def test_no_forged_sender_leaves_a_machine(cove: Cove) -> None:
     with (
         network(cove, "lan", "--ipv6"),
-        machine(cove, "victim", "lan", image="host"),
+        machine(cove, "victim", "lan", image=with_python(cove)),
         machine(cove, "attacker", "lan"),
     ):
         check_spoofing(cove, "lan", "victim", "attacker")
@@ -122,7 +122,7 @@ def test_neither_the_host_nor_other_networks_nor_metadata_are_reached(
         network(cove, "lan", "--ipv6"),
         network(cove, "other", "--ipv6"),
         machine(cove, "there", "other"),
-        machine(cove, "attacker", "lan", image="host"),
+        machine(cove, "attacker", "lan", image=with_python(cove)),
     ):
         bridge = cove("network", "inspect", "-f", "{{.Bridge}}", "lan").out.strip()
         lan, other = gateway6(cove, "lan"), gateway6(cove, "other")

@@ -12,6 +12,7 @@ import pytest
 
 from tests.driver import Cove, wait_until
 from tests.networks.conftest import machine, network
+from tests.shared import container_only
 
 DEFAULT_NETWORK = "bridge"
 JOIN = ("--network", "container:web")
@@ -34,6 +35,7 @@ def joined(cove: Cove, *words: str, flags: tuple[str, ...] = ()) -> str:
     return cove("run", "--rm", *JOIN, *flags, "bb", *words).out
 
 
+@container_only("a guest has a network of its own")
 def test_two_machines_have_one_network(cove: Cove, swept: None) -> None:
     """Addresses, ports, names and the host name are one; processes, files and limits are not."""
     with network(cove, "lan"), machine(cove, "web", "lan", "--hostname", "front") as address:
@@ -65,6 +67,7 @@ def test_two_machines_have_one_network(cove: Cove, swept: None) -> None:
         cove("rm", "-f", "side")
 
 
+@container_only("a guest has a network of its own")
 def test_what_it_writes_is_its_own(cove: Cove, swept: None, tmp_path: Path) -> None:
     """Layers, binds, copies: ids on the disk are what they always are."""
     (tmp_path / "in").write_text("from the host\n")
@@ -85,6 +88,7 @@ def test_what_it_writes_is_its_own(cove: Cove, swept: None, tmp_path: Path) -> N
         cove("rm", "-f", "side")
 
 
+@container_only("a guest has a network of its own")
 def test_capabilities_count_over_the_network_that_is_shared(cove: Cove, swept: None) -> None:
     """As in the machine that has it; and no further."""
     with machine(cove, "web", "") as address:
@@ -98,6 +102,7 @@ def test_capabilities_count_over_the_network_that_is_shared(cove: Cove, swept: N
         assert shown == f"{address}\n"
 
 
+@container_only("a guest has a network of its own")
 def test_neither_sees_or_ends_the_other(cove: Cove, swept: None) -> None:
     """The same ids: what keeps them apart is that neither has a name for a process of the other."""
     with machine(cove, "web", ""):
@@ -111,6 +116,7 @@ def test_neither_sees_or_ends_the_other(cove: Cove, swept: None) -> None:
         cove("rm", "-f", "side")
 
 
+@container_only("a guest has a network of its own")
 def test_its_end_does_not_touch_the_other(cove: Cove, swept: None) -> None:
     with machine(cove, "web", "") as address:
         joined(cove, "true")
@@ -119,6 +125,7 @@ def test_its_end_does_not_touch_the_other(cove: Cove, swept: None) -> None:
         assert cove("run", "--rm", "bb", "ping", "-c1", "-W60", address).out
 
 
+@container_only("a guest has a network of its own")
 def test_the_other_one_starts_anew_or_goes(cove: Cove, swept: None) -> None:
     """Who holds it keeps the old network, which leads nowhere; its next start joins the new one.
     Ids are given to nobody else before both have ended.
@@ -144,6 +151,7 @@ def test_the_other_one_starts_anew_or_goes(cove: Cove, swept: None) -> None:
     cove("rm", "side")
 
 
+@container_only("a guest has a network of its own")
 def test_a_daemon_that_is_killed_knows_whose_ids_are_whose(fresh_cove: Cove) -> None:
     cove = fresh_cove
     with machine(cove, "web", ""):
@@ -158,6 +166,7 @@ def test_a_daemon_that_is_killed_knows_whose_ids_are_whose(fresh_cove: Cove) -> 
         assert "nothing was found" in cove("system", "check").out
 
 
+@container_only("a guest has a network of its own")
 def test_chains(cove: Cove, swept: None) -> None:
     with machine(cove, "web", "", "--hostname", "front") as address:
         cove("run", "-d", "--name", "side", *JOIN, "bb", "sleep", "1000")
@@ -194,6 +203,7 @@ def test_what_is_the_other_machines_is_not_chosen(
     assert said in done.err
 
 
+@container_only("a guest has a network of its own")
 def test_whose_network_cannot_be_joined(cove: Cove, swept: None) -> None:
     done = cove("run", "--rm", *JOIN, "bb", "true", code=125)
     assert done.err == (
@@ -222,6 +232,7 @@ def test_whose_network_cannot_be_joined(cove: Cove, swept: None) -> None:
         cove("rm", "-f", "web")
 
 
+@container_only("a guest has a network of its own")
 def test_a_program_that_has_left_its_namespaces_is_not_followed(cove: Cove, swept: None) -> None:
     """Its ids would be what it wrote itself."""
     unconfined = ("--security-opt", "seccomp=unconfined", "--cap-add", "SYS_ADMIN")

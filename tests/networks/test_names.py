@@ -24,6 +24,7 @@ from tests.networks.conftest import (
     network,
     rules,
     run,
+    with_python,
 )
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -64,10 +65,11 @@ def test_c_libraries_find_machines_at_once(cove: Cove) -> None:
     with network(cove, "web") as gateway, machine(cove, "db", "web") as db:
         words = ("run", "--rm", "--network", "web")
         assert db in cove(*words, "bb", "nslookup", "db").out
-        shown = cove(*words, "host", "sh", "-c", f"getent ahostsv4 db; getent ahostsv4 DB.web; "
+        image = with_python(cove)
+        shown = cove(*words, image, "sh", "-c", f"getent ahostsv4 db; getent ahostsv4 DB.web; "
                      f"getent hosts {db}; getent ahostsv4 host.cove.internal").out  # fmt: skip
         assert shown.count(db) >= 3 and "db.web" in shown and gateway in shown
-        cove(*words, "host", "getent", "ahostsv4", "nobody.cove.internal", code=2)
+        cove(*words, image, "getent", "ahostsv4", "nobody.cove.internal", code=2)
 
 
 def test_what_a_machine_is_called(cove: Cove) -> None:
@@ -139,7 +141,8 @@ def test_a_machine_that_comes_to_its_first_network(cove: Cove) -> None:
 
 
 def test_a_hundred_machines_find_each_other(cove: Cove) -> None:
-    names = [f"m{number}" for number in range(100)]
+    # Each guest has a kernel and memory of its own.
+    names = [f"m{number}" for number in range(100 if cove.isolation == "container" else 4)]
     with network(cove, "web"), ExitStack() as stack:
         for name in names:
             cove("run", "-d", "--name", name, "--network", "web", "bb", "sleep", "1000")
@@ -273,14 +276,14 @@ def test_an_internal_network_asks_nobody_outside(cove: Cove, host: Host) -> None
 
 
 def test_the_hosts_own_servers_also_on_its_loopback(
-    host: Host, bb_tar: Path, tmp_path: Path
+    host: Host, bb_tar: Path, tmp_path: Path, isolation: str
 ) -> None:
     """A daemon that sees a resolv.conf of the test's, as if it were the host's."""
     from tests.kernel.conftest import closed_cove
 
     own = tmp_path / "resolv.conf"
     own.write_text("nameserver 127.0.0.53\nsearch corp.example\noptions edns0\n")
-    with closed_cove(bb_tar) as cove:
+    with closed_cove(bb_tar, isolation) as cove:
         cove.stop_daemon()
         run("unshare", "-m", "sh", "-c",
             f"mount --bind {own} /etc/resolv.conf && COVE_ROOT={cove.root} "

@@ -131,7 +131,10 @@ def test_no_forged_sender_leaves_it(cove: Cove, up: tuple[str, str]) -> None:
         sniffer = cove.spawn("exec", "ear", "python3", "-uc", SNIFF, own, gateway)
         assert sniffer.stdout is not None
         assert sniffer.stdout.readline() == b"ready\n"
-        assert inside(cove, "probe", "frames", "eth0", *frames) == "ok\n"
+        assert inside(cove, "probe", "frames", "eth0", *frames[:-1]) == "ok\n"
+        # What an emulator sends may overtake what it sent on another CPU: an answer is waited for.
+        assert ping(cove, "vm", gateway)
+        assert inside(cove, "probe", "frames", "eth0", *frames[-1:]) == "ok\n"
         return set(sniffer.communicate(timeout=120)[0].decode().splitlines())
 
     assert spoof() == set()

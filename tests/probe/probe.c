@@ -3,11 +3,13 @@
  * Prints "ok" or the name of the errno and exits 0 when the verb could be tried, 1 when it could not.
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
 #include <netpacket/packet.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -244,6 +246,68 @@ static int v_frames(char **a)
 	return say(fd);
 }
 
+static int all(int fd, unsigned char *data, size_t len, ssize_t (*act)(int, unsigned char *, size_t))
+{
+	while (len) {
+		ssize_t n = act(fd, data, len);
+
+		if (n <= 0)
+			return 0;
+		data += n;
+		len -= (size_t)n;
+	}
+	return 1;
+}
+
+static ssize_t put(int fd, unsigned char *data, size_t len)
+{
+	return write(fd, data, len);
+}
+
+static ssize_t get(int fd, unsigned char *data, size_t len)
+{
+	return read(fd, data, len);
+}
+
+/* carry messages, each behind its length, between us and an address: PROTOCOL ADDRESS PORT */
+static int v_carry(char **a)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(a[2])) };
+	int stream = !strcmp(a[0], "tcp"), fd = socket(AF_INET, stream ? SOCK_STREAM : SOCK_DGRAM, 0);
+	struct pollfd both[2] = { { .fd = 0, .events = POLLIN }, { .fd = fd, .events = POLLIN } };
+	static unsigned char data[2 + 65535];
+	ssize_t n;
+
+	inet_pton(AF_INET, a[1], &to.sin_addr);
+	if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof(to)))
+		return 1;
+	while (poll(both, 2, -1) > 0) {
+		if (both[0].revents) {
+			size_t len = 0;
+			int more = all(0, data, 2, get);
+
+			if (more)
+				len = (size_t)data[0] << 8 | data[1];
+			if (more && all(0, data, len, get))
+				send(fd, data, len, MSG_NOSIGNAL);
+			else if (!stream || shutdown(fd, SHUT_WR))
+				return 0;
+			else
+				both[0].fd = -1;
+		}
+		if (both[1].revents) {
+			n = recv(fd, data + 2, sizeof(data) - 2, 0);
+			if (n <= 0 && stream)
+				return 0;
+			data[0] = (unsigned char)(n >> 8);
+			data[1] = (unsigned char)n;
+			if (n >= 0 && !all(1, data, (size_t)n + 2, put))
+				return 0;
+		}
+	}
+	return 1;
+}
+
 static const struct {
 	const char *name;
 	int (*run)(char **);
@@ -254,7 +318,7 @@ static const struct {
 	{ "mount", v_mount },	  { "hog", v_hog },	    { "bomb", v_bomb },
 	{ "hide", v_hide },	    { "cmdlines", v_cmdlines },
 	{ "dumpable", v_dumpable }, { "chroot-escape", v_chroot_escape },
-	{ "frames", v_frames },
+	{ "frames", v_frames },	  { "carry", v_carry },
 };
 
 int main(int argc, char **argv)

@@ -234,6 +234,7 @@ def _connect_live(
     try:
         if before.spec.isolation == "vm":
             taps.plug(home, before, endpoint)
+            taps.ask_another(home, before, home.record(key))
         else:
             _wire_live(home, live, before.name, endpoint)
     except BaseException:
@@ -247,7 +248,8 @@ def told(home: Home, before: MachineRecord, now: MachineRecord) -> None:
         home.names.tell(now)
     else:
         home.names.forget(now.key)
-    files.ask_another(home.store.layout.machine(now.key), before, now)
+    if now.spec.isolation == "container":
+        files.ask_another(home.store.layout.machine(now.key), before, now)
 
 
 def _wire_live(home: Home, live: Live, name: str, endpoint: Endpoint) -> None:
@@ -297,11 +299,13 @@ def disconnect(home: Home, record: MachineRecord, params: NetworkDisconnect) -> 
 def _disconnect_live(
     home: Home, key: int, live: Live, network: NetworkRecord, spec: MachineSpec
 ) -> None:
-    held = home.record(key).endpoints
-    gone = tuple(endpoint for endpoint in held if endpoint.network == network.id)
+    before = home.record(key)
+    gone = tuple(endpoint for endpoint in before.endpoints if endpoint.network == network.id)
     _let_go(home, key, gone, spec)
     if any(endpoint.default for endpoint in gone):
         _new_default(home, key, live)
+    if spec.isolation == "vm":
+        taps.ask_another(home, before, home.record(key))
 
 
 def _new_default(home: Home, key: int, live: Live) -> None:

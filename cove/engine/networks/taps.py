@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from cove.engine import files
 from cove.engine.home import Home
 from cove.engine.networks import places
 from cove.engine.networks.default import told_of_none
@@ -18,6 +19,7 @@ from cove.engine.vms import inside
 from cove.engine.vms.virtual import link_of
 from cove.errors import CoveError, HostError
 from cove.planner.cards import TARGET, give, take_back, way_out
+from cove.planner.guest import RESOLV, plan_resolv
 from cove.spec.network import CARDS
 from cove.store.records import Endpoint, MachineRecord
 from cove.vm import qmp
@@ -86,6 +88,18 @@ def unplug(home: Home, key: int, indexes: Iterable[int]) -> None:
 def route_through(home: Home, key: int, endpoint: Endpoint) -> None:
     with suppress(CoveError):  # it may have a route of its own making
         inside.run_ops(home, key, way_out(link_of(endpoint)), patience=PATIENCE)
+
+
+def ask_another(home: Home, before: MachineRecord, now: MachineRecord) -> None:
+    """``files.ask_another`` of a guest's resolv.conf, which is in the guest."""
+    if files.address_of(before).resolver == files.address_of(now).resolver:
+        return
+    with suppress(CoveError):
+        (said,) = inside.read_files(home, now.key, (RESOLV,), patience=PATIENCE)
+        text = said.decode("utf-8", "surrogateescape")
+        changed = files.with_another(text, before, now)
+        if changed != text and len(said) < inside.FRAME_MAX and "\0" not in changed:
+            inside.run_ops(home, now.key, plan_resolv(changed), patience=PATIENCE)
 
 
 def index_of(home: Home, record: MachineRecord, link: str) -> int:

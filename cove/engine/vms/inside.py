@@ -34,13 +34,14 @@ HOLD, GO, HELD = 99, 100, 113
 FRAME_MAX = 7680
 BATCH = 15
 """Files that one question asks for: their answers fit where nobody waits for us."""
-PATIENCE = 2.0
-"""Seconds until a guest that does not answer counts as hung."""
+PATIENCE = 10.0
+"""Seconds until a guest that does not answer counts as hung: emulated beside others that are busy,
+one takes its time."""
 STILL_PATIENCE = 20.0
 """Until its processes stand still; the guest itself gives one a second, of its own time."""
 SYNC_PATIENCE = 60.0
 """Until it has written what a machine left in its memory."""
-ALL_PATIENCE = 20.0
+ALL_PATIENCE = 60.0
 """Until all its processes are read."""
 PROCESSES_MAX = 4096
 NUMBER_MAX = 1 << 62

@@ -56,7 +56,7 @@ MEMORY = 512 * MEBIBYTE
 KERNEL_SHARE = 128 * MEBIBYTE
 """Of a guest's memory that its kernel takes before a machine's limit counts."""
 
-PATIENCE, FOREVER = struct.pack("ll", 2, 0), struct.pack("ll", 0, 0)
+PATIENCE, FOREVER = struct.pack("ll", 10, 0), struct.pack("ll", 0, 0)
 """Seconds in which the hub, which is the guest's neighbour in the jail, must take a caller."""
 
 DISK_PATIENCE = 20.0
