@@ -154,6 +154,7 @@ def _host_config(spec: MachineSpec) -> Record:
         VolumesFrom=list(spec.volumes_from) or NoList(),
         LogConfig=_log_config(spec),
         NetworkMode=spec.network,
+        NetworkPolicy=list(spec.policy.words()) if spec.policy else NoList(),
         PortBindings=_bindings((p.port, p.protocol, p.ip, _host_port(p)) for p in spec.ports),
         PublishAllPorts=spec.publish_all,
         RestartPolicy=Record(Name="no", MaximumRetryCount=0),

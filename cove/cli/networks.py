@@ -12,6 +12,7 @@ from cove.cli.capture import CAPTURE
 from cove.cli.command import Command, Typed
 from cove.cli.disk import PRUNE_KEYS, chosen
 from cove.cli.list import FORMAT, FULL
+from cove.cli.refused import REFUSED
 from cove.cli.run import each
 from cove.cli.template import Record
 from cove.cli.terminal import Terminal
@@ -346,4 +347,5 @@ DISCONNECT = Command(
 GROUPED = {
     "create": CREATE, "ls": LS, "list": LS, "inspect": INSPECT, "rm": RM, "remove": RM,
     "prune": PRUNE, "connect": CONNECT, "disconnect": DISCONNECT, "capture": CAPTURE,
+    "refused": REFUSED,
 }  # fmt: skip

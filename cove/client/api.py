@@ -276,6 +276,10 @@ class Client:
         result: capture.Captured = self.transport.raw(VERBS["network.capture"], params, call)
         return result
 
+    def network_refused(self, params: networks.NetworkRefused) -> networks.Refusals:
+        result: networks.Refusals = self._call("network.refused", params)
+        return result
+
     # ---- snapshots ----
 
     def snapshot_create(

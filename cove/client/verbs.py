@@ -111,6 +111,7 @@ VERBS: dict[str, Verb] = {
             networks.NetworkDisconnect,
             networks.NetworkNamed,
         ),
+        Verb("network.refused", "network_refused", networks.NetworkRefused, networks.Refusals),
         Verb("volume.create", "volume_create", volumes.VolumeCreate, volumes.VolumeNamed),
         Verb("volume.list", "volume_list", volumes.VolumeList, volumes.VolumesListed),
         Verb("volume.inspect", "volume_inspect", volumes.VolumeInspect, volumes.Volume),

@@ -39,7 +39,7 @@ from cove.engine.machines.attach import attach
 from cove.engine.machines.exec import exec_in
 from cove.engine.machines.restart import restart, take_up
 from cove.engine.machines.start import Foreground
-from cove.engine.networks import capturing, networks, publishing
+from cove.engine.networks import capturing, networks, policies, publishing
 from cove.engine.opening import open_home
 from cove.engine.snapshots import differences, snapshots
 from cove.engine.system import check, disk, info
@@ -285,6 +285,11 @@ class Engine:
         self, params: of_capture.NetworkCapture, call: calls.Call
     ) -> of_capture.Captured:
         return capturing.capture(self.home, params, call)
+
+    def network_refused(
+        self, params: of_networks.NetworkRefused, call: calls.Call
+    ) -> of_networks.Refusals:
+        return policies.refused(self.home, self._find(params.machine))
 
     def change_ports(self, params: of_ports.PortChange, call: calls.Call) -> of_ports.Ports:
         return publishing.change(self.home, self._find(params.machine), params)

@@ -97,6 +97,7 @@ def open_home(
 def _open_networks(stack: contextlib.ExitStack, home: Home) -> None:
     home.places = Places(home.store)
     stack.callback(home.places.wires.close)
+    stack.callback(home.places.outgoing.close)
     home.names = Names(home.store.layout, home.run_fd, home.reactor, home.places.wires)
     stack.callback(home.names.shut)
 

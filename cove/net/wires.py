@@ -153,7 +153,8 @@ class Wires:
     def allow(self, endpoints: Sequence[Endpoint]) -> bool:
         """Let these senders through. False: the rules are not there, and are to be made anew."""
         program = "".join(
-            firewall.elements(self.tag, _port(endpoint), add=True) for endpoint in endpoints
+            firewall.elements(self.tag, port, add=True) + firewall.ways(self.tag, port, add=True)
+            for port in map(_port, endpoints)
         )
         return not self._nftables.run(program)
 
@@ -231,7 +232,10 @@ class Wires:
         # library there are none, and a machine that could not be wired is put away all the same.
         with suppress(HostError):
             for endpoint in endpoints:
-                self._nftables.run(firewall.elements(self.tag, _port(endpoint), add=False))
+                port = _port(endpoint)
+            self._nftables.run(firewall.elements(self.tag, port, add=False))
+            if led := firewall.ways(self.tag, port, add=False):
+                self._nftables.run(led)
 
     def admit(self, published: Iterable[Published]) -> bool:
         """Machines may speak to these ports of the host, as everybody may. False: as ``allow``."""
@@ -293,10 +297,16 @@ def _open_tap(link: str, name: str) -> int:
         ) from error
 
 
-def _port(endpoint: Endpoint) -> firewall.Port:
+def senders_of(endpoint: Endpoint) -> tuple[str, ...]:
+    """Addresses that a machine may send from: its own, and with IPv6 the one of its link alone."""
     own, own6 = (a.partition("/")[0] for a in (endpoint.address, endpoint.address6))
-    six = (own6, str(link_local(endpoint.mac).ip)) if own6 else ()
-    return firewall.Port(endpoint.link, own, endpoint.mac, six)
+    return (own, own6, str(link_local(endpoint.mac).ip)) if own6 else (own,)
+
+
+def _port(endpoint: Endpoint) -> firewall.Port:
+    own, *six = senders_of(endpoint)
+    way = bridge_mac(endpoint.network) if endpoint.ruled else ""
+    return firewall.Port(endpoint.link, own, endpoint.mac, tuple(six), way)
 
 
 def _door(port: Published) -> firewall.Door:

@@ -51,6 +51,9 @@ class Port:
     mac: str
     addresses6: tuple[str, ...] = ()
     """Its own, and the one of its link alone; none: no IPv6 leaves it."""
+    way: str = ""
+    """The MAC address of its bridge, where the machine has a network policy: all that it sends and
+    gets goes through the host (``outgoing``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,17 @@ def elements(table: str, port: Port, *, add: bool) -> str:
         f"{verb} element bridge {table} {name} {{ {', '.join(members)} }}\n"
         for name, members in _members(port).items()
         if members
+    )
+
+
+def ways(table: str, port: Port, *, add: bool) -> str:
+    """The same of how a machine with a policy is led through the host."""
+    if not port.way:
+        return ""
+    verb = "add" if add else "delete"
+    return (
+        f'{verb} element bridge {table} out {{ "{port.link}" : {port.way} }}\n'
+        f"{verb} element bridge {table} back {{ {port.mac} : {port.way} }}\n"
     )
 
 
@@ -170,6 +184,7 @@ def _bridge_table(
         _set(name, kind, (each for members in held for each in members[name]))
         for name, kind in PORT_SETS.items()
     )
+    led = _ways(tuple(port for port in ports if port.way))
     asked = _set("resolvers", "ipv4_addr", (b.resolver for b in bridges if b.resolver))
     return f"""table bridge {table} {{
 {owned}{asked} set busy {{
@@ -211,7 +226,33 @@ def _bridge_table(
   iifname . {OPTION_MAC} @links6 accept
   drop
  }}
-}}
+{led}}}
+"""
+
+
+def _ways(ports: tuple[Port, ...]) -> str:
+    """Bridges do not know conversations; the host does (a bridge's own conntrack is not in every
+    kernel). So it gets these packets as if they were for it, and routes them.
+    """
+    if not ports:
+        return ""
+    out = ", ".join(f'"{port.link}" : {port.way}' for port in ports)
+    back = ", ".join(f"{mac} : {way}" for mac, way in {p.mac: p.way for p in ports}.items())
+    return f""" map out {{
+  type ifname : ether_addr
+  elements = {{ {out} }}
+ }}
+ map back {{
+  type ether_addr : ether_addr
+  elements = {{ {back} }}
+ }}
+ chain lead {{
+  type filter hook prerouting priority -290; policy accept;
+  icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+  ether type != {{ ip, ip6 }} accept
+  ether daddr set iifname map @out meta pkttype set host accept
+  ether daddr set ether daddr map @back meta pkttype set host
+ }}
 """
 
 

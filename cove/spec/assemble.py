@@ -14,6 +14,7 @@ from cove.spec import environment
 from cove.spec.grants import SECCOMP_FILE
 from cove.spec.machine import ExecSpec, Limits, MachineSpec, Mount, Security
 from cove.spec.network import ASKED_FOR, Connection
+from cove.spec.policy import together
 from cove.spec.values import clean_path
 
 Values = Mapping[str, Any]
@@ -58,6 +59,8 @@ def assemble_machine(
     fields["annotations"] = dict(values.get("annotations", ()))
     fields["sysctls"] = tuple(dict(values.get("sysctls", ())).items())
     fields |= _ports(values)
+    if values.get(".policy"):
+        fields["policy"] = together(values[".policy"])
     fields["mounts"] = tuple(absolute(mount, caller.cwd) for mount in values.get("mounts", ()))
     return MachineSpec(
         image=image,

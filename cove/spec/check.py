@@ -13,6 +13,7 @@ from cove.errors import CoveError, Problems, Unsupported, UsageError, one_line
 from cove.spec.grants import CAPABILITIES, LOG_DRIVERS, LOG_FILE_MIN, LOG_FILES_MOST, ULIMITS
 from cove.spec.machine import ExecSpec, Limits, MachineSpec, Mount, connections_of
 from cove.spec.network import ALONE, ASKED_FOR, CARDS, OF_MACHINE, parse_network_name
+from cove.spec.policy import check_policy
 from cove.spec.ports import exposes, publishes
 from cove.spec.suggest import did_you_mean
 from cove.spec.values import (
@@ -272,6 +273,7 @@ def _network(spec: MachineSpec) -> Iterator[CoveError]:
                     origin=f"--{flag} {value}",
                 )
     yield from _more_networks(spec)
+    yield from _policy(spec)
     if spec.isolation == "vm" and len(connections_of(spec)) > CARDS:
         yield Unsupported(
             f"cannot connect a virtual machine to more than {CARDS} networks",
@@ -284,6 +286,20 @@ def _network(spec: MachineSpec) -> Iterator[CoveError]:
                     f"cannot set {name}: with --network host it belongs to the whole host",
                     origin=f"--sysctl {name}={value}",
                 )
+
+
+def _policy(spec: MachineSpec) -> Iterator[CoveError]:
+    if spec.policy is None:
+        return
+    if spec.network == "host" or spec.network.startswith("container:"):
+        yield Unsupported(
+            f"cannot use a network policy with --network {spec.network}: that is another's network",
+            origin=f"--network-policy {spec.policy.words()[0]}",
+        )
+    try:
+        check_policy(spec.policy)
+    except CoveError as error:
+        yield error
 
 
 def _aliases(spec: MachineSpec) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cove.spec import environment, grants, mounts, network, ports, values, volume
+from cove.spec import environment, grants, mounts, network, policy, ports, values, volume
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -215,6 +215,9 @@ MACHINE = (
          group="Network"),
     Flag("mac-address", "mac", "Its MAC address on the first network", "", "ADDRESS",
          network.parse_mac, group="Network"),
+    Flag("network-policy", ".policy", "Where it may begin conversations: deny-all, allow=dns, "
+         "allow=ADDRESS[/BITS][:PORT][/PROTOCOL]; what is not allowed is refused", "", "POLICY",
+         policy.parse_policy, repeat=True, group="Network"),
     Flag("publish", ".publish", "Let a port of the host lead to one of its own; without an address "
          "on 127.0.0.1", "p", "[IP:][HOST:]PORT[/udp]", ports.publishes, repeat=True,
          group="Network"),

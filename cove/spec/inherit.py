@@ -18,6 +18,7 @@ FROM_FILES = {
     ".env_file": "env",
     ".label_file": "labels",
     ".publish": "ports",
+    ".policy": "policy",
     ".expose": "expose",
     ".cpu_quota": "limits.cpus",
 }

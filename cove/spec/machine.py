@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from cove.spec.network import ALONE, Connection, machine_of
+from cove.spec.policy import Policy
 from cove.spec.ports import Publish
 
 Isolation = Literal["container", "vm"]
@@ -127,6 +128,8 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     aliases: tuple[str, ...] = ()
     """What else it is called there."""
     ip6: str = ""
+    policy: Policy | None = None
+    """Where it may begin conversations; None: wherever its networks lead."""
     connections: tuple[Connection, ...] = ()
     """More networks."""
     ports: tuple[Publish, ...] = ()

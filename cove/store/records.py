@@ -45,6 +45,8 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     address6: str = ""
     """Its IPv6 address, where the network has them: fd00::2/64."""
     gateway6: str = ""
+    ruled: bool = False
+    """The machine has a network policy: its packets are led through the host."""
     aliases: tuple[str, ...] = ()
     """What the machine is called on this network, besides its own name."""
 
@@ -59,6 +61,17 @@ class Published(msgspec.Struct, frozen=True, omit_defaults=True):
     port: int
     """The machine's."""
     protocol: str = "tcp"
+
+
+class Refused(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a machine's network policy did not let it go."""
+
+    address: str
+    protocol: str
+    port: int
+    """0: of what has none."""
+    packets: int
+    last: float
 
 
 class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -114,6 +127,9 @@ class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """While a restore of a machine that ran is under way: id of the snapshot."""
     endpoints: tuple[Endpoint, ...] = ()
     """Written before the links are made, taken away after they are gone."""
+    refused: tuple[Refused, ...] = ()
+    """After an end: what its network policy refused, the last first, and how many packets."""
+    refusals: int = 0
     exposed: tuple[str, ...] = ()
     """Ports that its image or its spec names: ``80/tcp``."""
     published: tuple[Published, ...] = ()

@@ -94,6 +94,8 @@ def host() -> Iterator[Host]:
         run(*link)
         with _held(outside) as holder:
             run("ip", "link", "set", "eth0", "netns", str(holder))
+        # A new namespace forwards if the one of the machine does, where others' networks may be.
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
         run("ip", "addr", "add", f"{INSIDE}/24", "dev", "uplink")
         run("ip", "link", "set", "uplink", "up")
         for address in METADATA:

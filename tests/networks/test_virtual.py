@@ -15,7 +15,7 @@ from tests.kernel.conftest import closed_cove
 from tests.networks.asking import seat
 from tests.networks.conftest import Host, address, machine, network, rules, run
 from tests.networks.frames import ethernet, forged, udp
-from tests.networks.test_attacks import SNIFF, heard, listening, port
+from tests.networks.test_attacks import SNIFF, heard, listening, port, received
 from tests.networks.test_capture import capturing, echoes, packets, replies, told
 from tests.networks.test_ipv6 import address6, place
 from tests.networks.test_ipv6_attacks import spoof as spoof6
@@ -196,6 +196,23 @@ def test_ipv6_while_it_runs_and_from_its_start(cove: Cove, up: tuple[str, str]) 
             cove("rm", "-f", "other")
         cove("network", "disconnect", "six", "vm")
         assert "eth1" not in inside(cove, "ip", "addr") and not ping(cove, "vm", ear)
+
+
+def test_its_network_policy_is_kept_outside_of_it(cove: Cove, up: tuple[str, str]) -> None:
+    gateway, own = up
+    flags = ("--vm", "--network-policy", f"allow={own}/icmp")
+    with machine(cove, "held", "web", *flags) as held:
+        assert ping(cove, "held", own) and not ping(cove, "held", gateway)
+        assert ping(cove, "box", held) and not ping(cove, "held", address(cove, "box", "web"))
+        target, ear = mac_of(cove, "ear"), address(cove, "ear", "web")
+        frame = ethernet(target, mac_of(cove, "held"), 0x800, udp(held, ear, 4000, b"AROUND"))
+        before = received(cove, "ear")
+        assert inside(cove, "probe", "frames", "eth0", frame, name="held") == "ok\n"
+        assert ping(cove, "held", own)  # behind it
+        assert received(cove, "ear") == before
+        form = "{{.Address}} {{.Port}} {{.Protocol}}"
+        shown = cove("network", "refused", "--format", form, "held").out.splitlines()
+        assert f"{ear} 4000 udp" in shown and f"{gateway}  icmp" in shown
 
 
 def test_a_fork_has_addresses_of_its_own(cove: Cove, up: tuple[str, str]) -> None:

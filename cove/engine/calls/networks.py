@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from cove.spec.network import NetworkSpec
-from cove.store.records import Endpoint, NetworkRecord
+from cove.store.records import Endpoint, NetworkRecord, Refused
 
 
 class NetworkCreate(msgspec.Struct, frozen=True):
@@ -77,3 +77,16 @@ class NetworkDisconnect(msgspec.Struct, frozen=True):
     network: str
     machine: str
     force: bool = False
+
+
+class NetworkRefused(msgspec.Struct, frozen=True):
+    machine: str
+
+
+class Refusals(msgspec.Struct, frozen=True):
+    """What a machine's network policy refused in its last run, the last first."""
+
+    policy: tuple[str, ...]
+    refused: tuple[Refused, ...]
+    packets: int
+    """All of them, also to places that are not remembered."""

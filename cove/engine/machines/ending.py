@@ -18,7 +18,7 @@ from cove.engine import files, uppers
 from cove.engine.home import Home, effective
 from cove.engine.live import Live
 from cove.engine.machines import causes, refusals
-from cove.engine.networks import places, ports
+from cove.engine.networks import places, policies, ports
 from cove.engine.ranges import range_base
 from cove.engine.vms import guests
 from cove.engine.volumes import making
@@ -312,11 +312,13 @@ def put_away(home: Home, live: Live) -> None:
         with home.lock:
             record = home.update(key, id_range=-1, group="", pid=0, endpoints=(), published=())
             home.store.free_range(key)
+            policies.change(home, record)
             home.places.give_back(key)  # who does not find it among the living finds its place free
             home.lives.pop(key, None)
             kept = record.restarting or not record.spec.remove
     if not kept:
         forget(home, record, volumes=live.forget_volumes or record.spec.remove)
+        policies.change(home, record)
         home.places.give_back(key)
         home.lives.pop(key, None)
     ports.forbid(home, published)

@@ -284,6 +284,8 @@ def _begin(
             deadline=time.time() + record.spec.timeout if record.spec.timeout else 0.0,
             id_range=live.id_range,
             endpoints=places_taken,
+            refused=(),
+            refusals=0,
         )
         opened = _ports(home, record, places_taken, live)
         record = msgspec.structs.replace(record, published=opened)

@@ -14,19 +14,31 @@ from cove.store.records import NetworkRecord
 
 
 def begin(home: Home, network: NetworkRecord, make_rules: Callable[[Home], None]) -> None:
-    """A network that leads out needs a host that forwards. Rules come first: nobody else's packets
-    are forwarded, not for a moment.
+    """A network that leads out needs a host that forwards."""
+    network = msgspec.structs.replace(network, made=True)
+    home.store.put_network(network)
+    if not network.internal:
+        need(home, network, make_rules)
+
+
+def need(home: Home, network: NetworkRecord, make_rules: Callable[[Home], None]) -> None:
+    """So do machines with a policy, on any network: they are led through the host. Rules come
+    first: nobody else's packets are forwarded, not for a moment.
     """
-    four = not network.internal and not switches.forwards()
-    six = bool(network.subnet6) and not network.internal and not switches.forwards6()
-    listening = switches.hearers(home.places.wires.tag) if six else ()
+    four = not switches.forwards()
+    six = bool(network.subnet6) and not switches.forwards6()
+    if not (four or six):
+        return
+    listening = switches.hearers(home.places.wires.tag) if six else network.listening
     home.store.put_network(
         msgspec.structs.replace(
-            network, made=True, forwarding=four, forwarding6=six, listening=listening
+            network,
+            forwarding=four or network.forwarding,
+            forwarding6=six or network.forwarding6,
+            listening=listening,
         )
     )
-    if four or six:
-        make_rules(home)
+    make_rules(home)
     if four:
         switches.set_forwarding(True)
     if six:
@@ -35,13 +47,19 @@ def begin(home: Home, network: NetworkRecord, make_rules: Callable[[Home], None]
 
 def end(home: Home, network: NetworkRecord) -> None:
     """Of a network that goes: another one that needs it takes it over, or it is as it was."""
-    others = [n for n in home.store.networks() if n.made and n.key != network.key]
-    heir = next((n for n in others if not n.internal), None)
+    records = home.store.machines()
+    led = {e.network for record in records for e in record.endpoints if e.ruled}
+    others = [
+        n
+        for n in home.store.networks()
+        if n.made and n.key != network.key and (not n.internal or n.id in led)
+    ]
+    heir = next(iter(others), None)
     if network.forwarding and heir is not None:
         home.store.put_network(msgspec.structs.replace(heir, forwarding=True))
     elif network.forwarding:
         switches.set_forwarding(False)
-    heir = next((n for n in others if not n.internal and n.subnet6), None)
+    heir = next((n for n in others if n.subnet6), None)
     if network.forwarding6 and heir is not None:
         heir = home.store.network(heir.id) or heir
         home.store.put_network(

@@ -20,7 +20,7 @@ from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.machines import life, stopping
 from cove.engine.machines.prune import has_label
-from cove.engine.networks import finding, forwarding, places, ports, taps
+from cove.engine.networks import finding, forwarding, places, policies, ports, taps
 from cove.errors import Conflict, NotFound, UsageError
 from cove.spec.machine import MachineSpec, connections_of
 from cove.spec.network import (
@@ -226,7 +226,8 @@ def _connect_live(
         index = next(number for number in range(_most(before)) if number not in used)
         default = not any(endpoint.default for endpoint in before.endpoints)
         try:
-            endpoint = home.places.take(network, wish, key, index, default=default)
+            ruled = before.spec.policy is not None
+            endpoint = home.places.take(network, wish, key, index, default=default, ruled=ruled)
         except BaseException:
             home.update(key, spec=before.spec)
             raise
@@ -236,7 +237,7 @@ def _connect_live(
             taps.plug(home, before, endpoint)
             taps.ask_another(home, before, home.record(key))
         else:
-            _wire_live(home, live, before.name, endpoint)
+            _wire_live(home, live, before, endpoint)
     except BaseException:
         _let_go(home, key, (endpoint,), before.spec)
         raise
@@ -252,12 +253,12 @@ def told(home: Home, before: MachineRecord, now: MachineRecord) -> None:
         files.ask_another(home.store.layout.machine(now.key), before, now)
 
 
-def _wire_live(home: Home, live: Live, name: str, endpoint: Endpoint) -> None:
+def _wire_live(home: Home, live: Live, record: MachineRecord, endpoint: Endpoint) -> None:
     namespace = places.open_network(home, live)
     if namespace < 0:
-        raise Conflict(f"cannot connect {name}: it has just ended")
+        raise Conflict(f"cannot connect {record.name}: it has just ended")
     try:
-        places.wire(home, name, (endpoint,), namespace)
+        places.wire(home, record, (endpoint,), namespace)
     finally:
         os.close(namespace)
 
@@ -271,7 +272,9 @@ def _let_go(home: Home, key: int, gone: tuple[Endpoint, ...], spec: MachineSpec)
         if home.store.has_machine(key):
             before = home.record(key)
             left = tuple(e for e in before.endpoints if e not in gone)
-            told(home, before, home.update(key, endpoints=left, spec=spec))
+            now = home.update(key, endpoints=left, spec=spec)
+            told(home, before, now)
+            policies.change(home, now)
         home.places.give_back(key, gone)
 
 

@@ -13,10 +13,11 @@ import msgspec
 
 from cove.engine.home import Home
 from cove.engine.live import Live
-from cove.engine.networks import forwarding
+from cove.engine.networks import forwarding, policies
 from cove.engine.networks.finding import meant
 from cove.errors import Conflict, HostError, UsageError
 from cove.linux.pidfd import wait_exit
+from cove.net.outgoing import Outgoing
 from cove.net.wires import Wires
 from cove.planner.addresses import bridge_mac, choose_address, choose_resolver, mac_of
 from cove.spec.machine import MachineSpec, connections_of
@@ -38,6 +39,7 @@ class Places:
 
     def __init__(self, store: Store) -> None:
         self.wires = Wires(store.layout.root)
+        self.outgoing = Outgoing(self.wires.tag)
         self.rules = threading.RLock()
         """Held while rules are made of records, so that nobody's are missed."""
         self._lock = threading.Lock()
@@ -59,8 +61,9 @@ class Places:
             self._macs[endpoint.network, endpoint.mac] = key
 
     def take(
-        self, network: NetworkRecord, wish: Connection, key: int, index: int, *, default: bool
-    ) -> Endpoint:
+        self, network: NetworkRecord, wish: Connection, key: int, index: int, *, default: bool,
+        ruled: bool,
+    ) -> Endpoint:  # fmt: skip
         subnet = IPv4Network(network.subnet)
         six = IPv6Network(network.subnet6) if network.subnet6 else None
         if wish.ip6 and six is None:
@@ -97,6 +100,7 @@ class Places:
             aliases=wish.aliases,
             address6=f"{address6}/{six.prefixlen}" if six else "",
             gateway6=network.gateway6,
+            ruled=ruled,
         )
 
     def _taken_of(self, network: NetworkRecord) -> Callable[[str], bool]:
@@ -176,7 +180,10 @@ def take(home: Home, spec: MachineSpec, key: int) -> tuple[Endpoint, ...]:
                         exit_code=125,
                     )
                 default = not any(endpoint.default for endpoint in made)
-                made.append(home.places.take(network, wish, key, index, default=default))
+                ruled = spec.policy is not None
+                made.append(
+                    home.places.take(network, wish, key, index, default=default, ruled=ruled)
+                )
         except BaseException:
             home.places.give_back(key, made)
             raise
@@ -189,19 +196,23 @@ def neighbours(home: Home, spec: MachineSpec) -> set[int]:
     return {key for name in names for key in home.places.used(meant(home, name, make=True).id)}
 
 
-def wire(home: Home, name: str, endpoints: Sequence[Endpoint], namespace: int) -> None:
+def wire(home: Home, record: MachineRecord, endpoints: Sequence[Endpoint], namespace: int) -> None:
     """Bridges, rules, then links: whatever is missing of them."""
-    home.places.wires.plug(prepare(home, name, endpoints), endpoints, namespace, name)
+    networks = prepare(home, record, endpoints)
+    home.places.wires.plug(networks, endpoints, namespace, record.name)
 
 
-def prepare(home: Home, name: str, endpoints: Sequence[Endpoint]) -> list[NetworkRecord]:
+def prepare(
+    home: Home, record: MachineRecord, endpoints: Sequence[Endpoint]
+) -> list[NetworkRecord]:
     """All that a link needs: its bridge, and rules that name it. The networks of the places."""
-    networks = [_network_of(home, endpoint, name) for endpoint in endpoints]
+    networks = [_network_of(home, endpoint, record.name) for endpoint in endpoints]
     places = home.places
     anew = False
     with places.rules:
         for network in networks:
             anew = raise_bridge(home, network) or anew
+        policies.begin(home, record, networks, make_rules)
         if anew or not places.wires.allow(endpoints):
             make_rules(home)
     return networks
@@ -236,6 +247,7 @@ def make_rules(home: Home, *, without: NetworkRecord | None = None) -> None:
         published = [port for record in records for port in record.published]
         networks = [n for n in home.store.networks() if n.made and n.key != gone]
         home.places.wires.rules(networks, endpoints, published)
+        policies.make(home)
 
 
 # ---- an end ----
@@ -246,6 +258,7 @@ def unplug(home: Home, record: MachineRecord) -> None:
     if record.endpoints:
         home.names.forget(record.key)
         remove_wires(home, record.endpoints)
+        policies.end(home, record)
 
 
 def remove_wires(home: Home, endpoints: Sequence[Endpoint]) -> None:

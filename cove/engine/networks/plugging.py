@@ -31,7 +31,7 @@ def plug_in(home: Home, live: Live, record: MachineRecord) -> None:
     try:
         with told_of_none():
             home.names.tell(record)
-            places.wire(home, record.name, record.endpoints, namespace)
+            places.wire(home, record, record.endpoints, namespace)
     except CoveError as error:
         live.unplugged = error
     finally:

@@ -76,7 +76,7 @@ def _plug_again(home: Home, record: MachineRecord, live: Live, missing: list[End
     if namespace < 0:
         return
     try:
-        places.wire(home, record.name, missing, namespace)
+        places.wire(home, record, missing, namespace)
     except CoveError as error:
         sys.stderr.write(error.render())
     finally:

@@ -31,7 +31,7 @@ PATIENCE = 30.0
 @contextmanager
 def open_taps(home: Home, record: MachineRecord) -> Iterator[dict[int, int]]:
     """By the number of the card; ours as long as the context, the emulator's from then on."""
-    with _taps(home, record.name, record.endpoints, up=True) as found:
+    with _taps(home, record, record.endpoints, up=True) as found:
         if found:
             home.names.tell(record)
         yield found
@@ -39,14 +39,14 @@ def open_taps(home: Home, record: MachineRecord) -> Iterator[dict[int, int]]:
 
 @contextmanager
 def _taps(
-    home: Home, name: str, endpoints: Sequence[Endpoint], *, up: bool
+    home: Home, record: MachineRecord, endpoints: Sequence[Endpoint], *, up: bool
 ) -> Iterator[dict[int, int]]:
     found: dict[int, int] = {}
     try:
         with told_of_none():
-            networks = places.prepare(home, name, endpoints) if endpoints else ()
+            networks = places.prepare(home, record, endpoints) if endpoints else ()
             for network, endpoint in zip(networks, endpoints, strict=True):
-                found[endpoint.index] = home.places.wires.tap(network, endpoint, name, up=up)
+                found[endpoint.index] = home.places.wires.tap(network, endpoint, record.name, up=up)
         yield found
     finally:
         for fd in found.values():
@@ -59,7 +59,7 @@ def _taps(
 def plug(home: Home, record: MachineRecord, endpoint: Endpoint) -> None:
     """A network more. Its link is up when all of it is there, as a container's."""
     with (
-        _taps(home, record.name, (endpoint,), up=False) as found,
+        _taps(home, record, (endpoint,), up=False) as found,
         _told(record, endpoint.name),
     ):
         with _control(home, record.key) as control:
