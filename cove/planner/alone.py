@@ -63,7 +63,6 @@ def plan_alone(
     """Of ``spec`` only the mounts, whose sources are registers. It has the launcher's standard
     streams, and ends with it.
     """
-    walls = walls_of(spec, facts)
     kinds = CloneFlags.CLONE_NEWNS | CloneFlags.CLONE_NEWPID | CloneFlags.CLONE_NEWUSER
     kinds |= CloneFlags.CLONE_NEWNET | CloneFlags.CLONE_NEWIPC | CloneFlags.CLONE_NEWUTS
     walls = walls_of(spec, facts)
