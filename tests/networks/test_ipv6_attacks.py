@@ -111,7 +111,7 @@ def test_neither_the_host_nor_other_networks_nor_metadata_are_reached(
 ) -> None:
     run("ip", "route", "add", METADATA6, "via", OUTSIDE6)
     with inside(host.outside):
-        run("ip", "addr", "add", f"{METADATA6}/128", "dev", "lo")
+        run("ip", "addr", "add", f"{METADATA6}/128", "dev", "lo", "nodad")  # else a moment later
         metadata = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         metadata.bind((METADATA6, 0))
         open_to_all = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
