@@ -88,13 +88,16 @@ int op_mount_setattr(struct run *run, const struct op *op)
 		    op->argv[1]);
 }
 
+/* Where links of an image are followed, one may lead to /proc: that would be what the image has from then on. */
 int op_move_mount(struct run *run, const struct op *op)
 {
 	int target = open_in(word_fd(run, op->argv[1]), op->argv[2], O_PATH, word_u(op->argv[3]));
 
 	if (target < 0)
 		return fault(run, target, op->argv[2]);
-	int err = attach(word_fd(run, op->argv[0]), target);
+	int links = (word_u(op->argv[3]) & (RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)) == RESOLVE_IN_ROOT;
+	int shut = links && !check_fs(target, PROC_SUPER_MAGIC);
+	int err = shut ? -EXDEV : attach(word_fd(run, op->argv[0]), target);
 	close(target);
 	return err ? fault(run, err, op->argv[2]) : 0;
 }

@@ -167,7 +167,8 @@ def _attach_files(targets: tuple[str, ...], taken: frozenset[str]) -> tuple[Op, 
         if target in taken:
             continue
         ops += _point(target, _generated(target), is_dir=False)
-        ops.append(MoveMount(f"file{i}", ROOT, target, IN_ROOT, why=_generated(target)))
+        how = NO_SYMLINKS if target.startswith("/proc/") else IN_ROOT
+        ops.append(MoveMount(f"file{i}", ROOT, target, how, why=_generated(target)))
     return tuple(ops)
 
 

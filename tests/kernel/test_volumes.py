@@ -223,6 +223,20 @@ def test_a_link_in_the_images_path_leads_inside(cove: Cove, tmp_path: Path) -> N
 
 
 @container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
+def test_no_link_of_an_image_leads_a_mount_to_proc(cove: Cove) -> None:
+    """The image would say what /proc is, to the machine and to whoever looks into it."""
+    cove("run", "--name", "trap", "bb", "ln", "-s", "/proc", "/trap")
+    cove("commit", "-c", "VOLUME /trap", "trap", "trap")
+    cove("rm", "trap")
+    for flags in ((), ("-v", "t:/trap/1"), ("--tmpfs", "/trap/sys"), ("-v", "/usr:/trap")):
+        done = cove("run", "--rm", *flags, "trap", "true", code=125)
+        assert "cannot mount on /trap" in done.err
+        assert "are not trusted" in done.err
+    cove("volume", "rm", "-f", "t")
+    cove("rmi", "trap")
+
+
+@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_events_tell_of_volumes(cove: Cove) -> None:
     sh(cove, "true", "-v", "told:/x")
     cove("volume", "rm", "told")
