@@ -309,6 +309,10 @@ int front_main(int argc, char **argv)
 	sigprocmask(SIG_BLOCK, NULL, &front.before);
 	err = open_signals(&front);
 	err = err ? err : send_request(front.sock, argv, buffer);
+	if (err == -ECONNRESET || err == -EPIPE) { /* it died, and what it was not given whole it did not begin */
+		sigprocmask(SIG_SETMASK, &front.before, NULL);
+		return go_python(argv, "absent");
+	}
 	if (err) {
 		dprintf(2, "cove: cannot hand the command to the daemon: %s\n", strerror(-err));
 		return 125;

@@ -273,6 +273,21 @@ def test_a_source_that_vanished_between_create_and_start(cove: Cove, tmp_path: P
     cove("rm", "late")
 
 
+def test_a_source_swapped_for_a_link_into_a_process_is_not_followed(
+    cove: Cove, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    cove("create", "--name", "swapped", "-v", f"{source}:/d", "bb", "ls", "/d")
+    source.rmdir()
+    source.symlink_to("/proc/1/root")
+    done = cove("start", "-a", "swapped", code=None)
+    assert done.returncode in (1, 125)
+    assert done.err.startswith(f"cove: cannot mount {source} on /d: ")
+    assert done.out == ""
+    cove("rm", "swapped")
+
+
 @pytest.fixture
 def linked(cove: Cove, bb_tar: Path, tmp_path: Path) -> Iterator[str]:
     """An image whose /data leads to the host's /etc, if anybody followed it there."""

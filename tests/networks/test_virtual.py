@@ -202,8 +202,10 @@ def test_its_network_policy_is_kept_outside_of_it(cove: Cove, up: tuple[str, str
     gateway, own = up
     flags = ("--vm", "--network-policy", f"allow={own}/icmp")
     with machine(cove, "held", "web", *flags) as held:
-        assert ping(cove, "held", own) and not ping(cove, "held", gateway)
-        assert ping(cove, "box", held) and not ping(cove, "held", address(cove, "box", "web"))
+        wait_until(lambda: ping(cove, "held", own), "the way that is allowed")
+        assert not ping(cove, "held", gateway)
+        wait_until(lambda: ping(cove, "box", held), "answers go out")
+        assert not ping(cove, "held", address(cove, "box", "web"))
         target, ear = mac_of(cove, "ear"), address(cove, "ear", "web")
         frame = ethernet(target, mac_of(cove, "held"), 0x800, udp(held, ear, 4000, b"AROUND"))
         before = received(cove, "ear")
