@@ -199,7 +199,7 @@ def test_ipv6_while_it_runs_and_from_its_start(cove: Cove, up: tuple[str, str]) 
 
 
 def test_its_network_policy_is_kept_outside_of_it(cove: Cove, up: tuple[str, str]) -> None:
-    gateway, own = up
+    gateway, own = up[0], address(cove, "vm", "web")
     flags = ("--vm", "--network-policy", f"allow={own}/icmp")
     with machine(cove, "held", "web", *flags) as held:
         wait_until(lambda: ping(cove, "held", own), "the way that is allowed")
