@@ -13,7 +13,7 @@ TEST_PACKAGES := $(RUN_PACKAGES) musl-tools busybox-static tmux bubblewrap crun 
 
 HOST61_PACKAGES := $(TEST_PACKAGES)
 
-.PHONY: help run test test-vms test-host61 check golden bench docs clean
+.PHONY: help run test test-vms test-walks test-host61 check golden bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -34,6 +34,9 @@ test: $(VENV)/.tested ## install what the tests need, then linters and all tests
 
 test-vms: $(VENV)/.tested ## every scenario of containers, for virtual machines too
 	COVE_TEST_VMS=all $(VENV)/bin/python -m pytest tests/kernel tests/attack tests/networks -k vm
+
+test-walks: $(VENV)/.tested ## the daemon killed at every step of every verb, not at every eighth
+	COVE_WALK=all $(VENV)/bin/python -m pytest tests -k any_step
 
 test-host61: $(VENV)/.tested ## the core of the tests on Debian's Linux 6.1 with pure cgroup v2, in QEMU
 	@$(call need,$(HOST61_PACKAGES))

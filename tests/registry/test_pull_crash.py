@@ -17,7 +17,7 @@ from tests.registry.test_verbs import fresh
 
 __all__ = ["fresh"]
 
-STRIDE = 1 if os.environ.get("COVE_WALK") == "all" else 9
+STRIDE = 1 if os.environ.get("COVE_WALK") == "all" else 12
 """Every step takes two starts of a daemon; ``COVE_WALK=all`` walks them all."""
 
 
