@@ -166,8 +166,9 @@ def plan_tree(facts: Facts, base: int, words: tuple[str, ...], *, writes: bool) 
             *_begin(kinds | CloneFlags.CLONE_NEWNET | CloneFlags.CLONE_NEWIPC),
             *map_ids(walls, base),
             *say_mapped(walls),
-            MountSetattr(ROOT, "", _EMPTY, shut | MountAttr.MOUNT_ATTR_IDMAP, userns="userns",
-                         why=why),
+            # Private: pivot_root takes no root that shares mounts with the host's.
+            MountSetattr(ROOT, "", _EMPTY, shut | MountAttr.MOUNT_ATTR_IDMAP,
+                         propagation=MountFlags.MS_PRIVATE, userns="userns", why=why),
             Send(why=why),
         ),
         machine=(

@@ -52,7 +52,7 @@ from cove.planner.mounts import (
     attach_files,
     clone_files,
     close_files,
-    idmap_files,
+    own_files,
     set_attributes,
 )
 from cove.planner.overlay import (
@@ -154,7 +154,7 @@ def _ahead(
             *as_root_inside(walls, base),
             *own_dev(base),
             *as_root_outside(walls),
-            *(idmap_files(tuple(target for target, _ in generated)) if walls.userns else ()),
+            *own_files(tuple(target for target, _ in generated), userns=walls.userns),
             *hold_namespaces(walls),
             *hand_over_dev(),
         ),

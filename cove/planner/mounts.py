@@ -13,6 +13,7 @@ from functools import lru_cache
 from cove.errors import Unsupported, UsageError
 from cove.plan.flags import AtFlags, MountAttr, MountFlags, OpenTreeFlags, Resolve
 from cove.plan.ops import (
+    NONE,
     Fsmount,
     Mkdirat,
     Mknodat,
@@ -109,15 +110,19 @@ def set_attributes(spec: MachineSpec, place: Place, *, userns: bool) -> tuple[Op
 
 
 @lru_cache(maxsize=64)
-def idmap_files(targets: tuple[str, ...]) -> tuple[Op, ...]:
-    """Host: root inside owns the generated files."""
+def own_files(targets: tuple[str, ...], *, userns: bool) -> tuple[Op, ...]:
+    """Host: what is mounted over the generated files inside stays there, also where the host's
+    mounts are shared, as systemd makes them; and root inside owns them.
+    """
+    attributes = MountAttr.MOUNT_ATTR_IDMAP if userns else MountAttr(0)
     return tuple(
         MountSetattr(
             f"file{i}",
             "",
             _EMPTY,
-            MountAttr.MOUNT_ATTR_IDMAP,
-            userns="userns",
+            attributes,
+            propagation=MountFlags.MS_PRIVATE,
+            userns="userns" if userns else NONE,
             why=_generated(target),
         )
         for i, target in enumerate(targets)
