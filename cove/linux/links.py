@@ -41,7 +41,7 @@ NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
 IFF_UP = 1
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MASTER, IFLA_LINKINFO, IFLA_NET_NS_FD = 1, 3, 10, 18, 28
-IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
+IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER, IFLA_BR_MCAST_SNOOPING = 1, 2, 1, 23
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
 IFA_F_NODAD = 2
 RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
@@ -93,7 +93,11 @@ def links(netlink: Netlink) -> list[Link]:
 
 
 def add_bridge(netlink: Netlink, name: str, mac: str) -> None:
-    info = nested(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, b"bridge"))
+    """One that does not listen to who asks for groups: whoever does would become a router's port,
+    which gets everybody's.
+    """
+    deaf = attribute(IFLA_BR_MCAST_SNOOPING, b"\0")
+    info = nested(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, b"bridge"), nested(IFLA_INFO_DATA, deaf))
     netlink.ask(Request(NEWLINK, CREATE | EXCLUSIVE, _head() + _name(name) + _mac(mac) + info))
 
 

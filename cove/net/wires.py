@@ -28,7 +28,7 @@ from cove.net.switches import (
     set_all,
     write,
 )
-from cove.planner import firewall
+from cove.planner import firewall, flows
 from cove.planner.addresses import bridge_mac, link_local
 from cove.store.records import Endpoint, NetworkRecord, Published
 
@@ -132,7 +132,7 @@ class Wires:
         """All rules anew, for these networks and places on them; none where there is neither."""
         networks = tuple(networks)
         if not networks:
-            self._run(firewall.delete(self.tag))
+            self._run(firewall.delete(self.tag) + flows.delete(flows.table_of(self.tag)))
             return
         bridges = (
             firewall.Bridge(
@@ -146,13 +146,13 @@ class Wires:
             router=any(n.forwarding for n in networks),
             router6=any(n.forwarding6 for n in networks),
         )  # fmt: skip
-        self._run(program)
+        self._run(program + flows.whole(flows.table_of(self.tag), self.tag))
 
     # ---- places of machines ----
 
     def allow(self, endpoints: Sequence[Endpoint]) -> bool:
         """Let these senders through. False: the rules are not there, and are to be made anew."""
-        program = "".join(
+        program = flows.sets(flows.table_of(self.tag)) + "".join(
             firewall.elements(self.tag, port, add=True) + firewall.ways(self.tag, port, add=True)
             for port in map(_port, endpoints)
         )

@@ -171,13 +171,43 @@ PORT_SETS = {
 }
 
 
+SIX = f""" chain six {{
+  iifname . ip6 saddr != @addresses6 drop
+  icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} goto neighbours
+  icmpv6 type {{ nd-router-solicit, nd-router-advert, nd-redirect }} drop
+  icmpv6 type {{ mld-listener-query, router-renumbering }} drop
+  udp sport 547 drop
+  udp dport 546 drop
+  frag frag-off 0 goto first
+  meta l4proto 0-255 accept
+  drop
+ }}
+ chain first {{
+  @th,0,64 0-0xffffffffffffffff accept
+  drop
+ }}
+ chain neighbours {{
+  ip6 nexthdr != ipv6-icmp drop
+  icmpv6 type nd-neighbor-advert iifname . {TARGET} != @targets6 drop
+  ip6 length 24 accept
+  ip6 length != 32 drop
+  icmpv6 type nd-neighbor-solicit {OPTION} != 0x0101 drop
+  icmpv6 type nd-neighbor-advert {OPTION} != 0x0201 drop
+  iifname . {OPTION_MAC} @links6 accept
+  drop
+ }}
+"""
+"""Of the bridge's table: what is done with IPv6."""
+
+
 def _bridge_table(
     table: str, prefix: str, bridges: tuple[Bridge, ...], ports: tuple[Port, ...]
 ) -> str:
     """Frames as they leave a machine: from its own MAC and address, or not at all; to the name
     server no more than it could answer, so that nobody's questions are lost for another's. Of IPv6
     it tells of itself alone, and is nobody's router and gives nobody addresses. A neighbour's
-    question or answer has one form, so that there is nothing behind what was looked at.
+    question or answer has one form, so that there is nothing behind what was looked at. The first
+    fragment of a packet has all that was asked for, or others would put together what nobody saw.
     """
     held = [_members(port) for port in ports]
     owned = "".join(
@@ -206,27 +236,7 @@ def _bridge_table(
   ether type ip accept
   drop
  }}
- chain six {{
-  iifname . ip6 saddr != @addresses6 drop
-  icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} goto neighbours
-  icmpv6 type {{ nd-router-solicit, nd-router-advert, nd-redirect }} drop
-  icmpv6 type {{ mld-listener-query, router-renumbering }} drop
-  udp sport 547 drop
-  udp dport 546 drop
-  meta l4proto 0-255 accept
-  drop
- }}
- chain neighbours {{
-  ip6 nexthdr != ipv6-icmp drop
-  icmpv6 type nd-neighbor-advert iifname . {TARGET} != @targets6 drop
-  ip6 length 24 accept
-  ip6 length != 32 drop
-  icmpv6 type nd-neighbor-solicit {OPTION} != 0x0101 drop
-  icmpv6 type nd-neighbor-advert {OPTION} != 0x0201 drop
-  iifname . {OPTION_MAC} @links6 accept
-  drop
- }}
-{led}}}
+{SIX}{led}}}
 """
 
 

@@ -95,6 +95,12 @@ def icmp6(kind: int, sender: str, target: str) -> bytes:
     return packet6(sender, target, 58, struct.pack("!BBHI", kind, 0, 0, 0) + bytes(40))
 
 
+def fragment6(sender: str, target: str, kind: int, body: bytes) -> bytes:
+    """The first of several."""
+    head = struct.pack("!IHBB", 6 << 28, 8 + len(body), 44, 64) + _six(sender) + _six(target)
+    return head + struct.pack("!BBHI", kind, 0, 1, 7) + body
+
+
 def forged6(
     mac: str, own: str, local: str, gateway: str, victim_mac: str, victim: str
 ) -> list[str]:
@@ -115,6 +121,9 @@ def forged6(
         hidden,
         neighbour(135, own, victim, victim, OTHER_MAC),
         neighbour(135, "::", "ff02::1:ff00:1", gateway, mac),
+        fragment6(own, victim, 58, b""),
+        fragment6(own, victim, 60, struct.pack("!BBBB", 58, 0, 1, 4) + bytes(4)),
+        fragment6(own, victim, 6, bytes(4)),
         icmp6(133, local, "ff02::2"),
         icmp6(134, local, everybody),
         icmp6(134, own, victim),
@@ -145,6 +154,8 @@ while True:
         break
     elif data[20] == 60:
         print("SPOOF hidden", flush=True)
+    elif data[20] == 44:
+        print("SPOOF fragment", flush=True)
     elif data[20] == 58 and data[54] in NAMES:
         print("SPOOF", NAMES[data[54]], flush=True)
     elif data[20] == 58 and data[54] == 135 and data[22:38] == bytes(16):

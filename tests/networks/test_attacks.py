@@ -215,7 +215,7 @@ def test_the_host_itself_is_not_reached(cove: Cove, lan: str) -> None:
                     f"198.51.100.1,{port(up)},udp",
                 )  # fmt: skip
             assert not any(map(heard, (lo, every, here, far, up)))
-            tag = rules().split("table inet ")[1].split()[0]
+            tag = rules().split("table bridge ")[1].split()[0]
             run("nft", "delete", "table", "inet", tag)
             probe(
                     cove, lan,
@@ -247,7 +247,7 @@ def test_machines_of_another_network_are_not_reached(cove: Cove, lan: str) -> No
         before = received(cove, "there")
         probe(cove, lan, f"{there},4000,udp", f"{there},4000,raw")
         assert received(cove, "there") == before
-        tag = rules().split("table inet ")[1].split()[0]
+        tag = rules().split("table bridge ")[1].split()[0]
         run("nft", "delete", "table", "inet", tag)
         probe(cove, lan, f"{there},4000,udp", f"{there},4000,raw")
         wait_until(lambda: received(cove, "there") == before + 2, "what nothing guards")

@@ -25,7 +25,7 @@ METADATA6 = "fd00:ec2::254"
 ALL = {
     "SPOOF address", "SPOOF gateway", "SPOOF local", "SPOOF nobody", "SPOOF neighbour",
     "SPOOF question", "SPOOF taken", "SPOOF solicit", "SPOOF router", "SPOOF redirect",
-    "SPOOF query", "SPOOF dhcp", "SPOOF mac", "SPOOF hidden",
+    "SPOOF query", "SPOOF dhcp", "SPOOF mac", "SPOOF hidden", "SPOOF fragment",
 }  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def test_neither_the_host_nor_other_networks_nor_metadata_are_reached(
             wait_until(lambda: heard(open_to_all), "what is allowed, sent behind it")
             assert not any(map(heard, (lo, every, here, far, up, near, metadata)))
             assert received(cove, "there") == before
-            tag = rules().split("table inet ")[1].split()[0]
+            tag = rules().split("table bridge ")[1].split()[0]
             run("nft", "delete", "table", "inet", tag)
             probe(cove, lan, *targets)
             for sock in (every, here, far, up, near):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from dnslib import RCODE
 
+from cove.net.names.seats import OF_ONE
 from tests.driver import Cove, wait_until
 from tests.networks.asking import Seat, exchange, framed, question, seat, unframed, upstream
 from tests.networks.conftest import (
@@ -155,6 +156,13 @@ def test_a_hundred_machines_find_each_other(cove: Cove) -> None:
                     found.setdefault(other, set()).add(str(reply.rr[0].rdata))
         assert all(len(addresses) == 1 for addresses in found.values())
         assert len(set().union(*found.values())) == len(names)
+        with ExitStack() as held:  # all connections that there are
+            for name in names[:32]:
+                at = held.enter_context(seat(cove, name))
+                for _ in range(OF_ONE):
+                    held.enter_context(at.socket(socket.SOCK_STREAM))
+            with seat(cove, names[-1]) as at:
+                assert [str(rr.rdata) for rr in at.ask_stream("m0").rr] == [*found["m0"]]
 
 
 def test_flags(cove: Cove) -> None:

@@ -163,7 +163,7 @@ def test_the_loopback_of_the_host_is_not_reached_from_it(cove: Cove, up: tuple[s
         assert inside(cove, "probe", "frames", "eth0", frame) == "ok\n"
         assert ping(cove, "vm", gateway)  # behind it
         assert not heard(lo)
-        tag = rules().split("table inet ")[1].split()[0]
+        tag = rules().split("table bridge ")[1].split()[0]
         run("nft", "delete", "table", "inet", tag)
         assert inside(cove, "probe", "frames", "eth0", frame) == "ok\n"
         wait_until(lambda: heard(lo), "what nothing guards")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cove.net.names import message
 from cove.net.names.message import Code, NoQuery
+from cove.net.names.seats import OF_ALL, OF_ONE, given_up
 from cove.net.names.table import Machine, Network, Table
 from cove.net.names.upstream import nameservers
 
@@ -235,3 +236,34 @@ def test_which_replies_are_answers() -> None:
     assert not message.answers(query("db.exampld"), 7, reply)
     assert not message.answers(asked, 7, asked.raw)
     assert not message.answers(asked, 7, reply[:11]) and not message.answers(asked, 7, b"")
+
+
+# ---- who may hold a connection ----
+
+
+def test_a_machine_has_its_share_of_connections() -> None:
+    own, other = ("web", "10.0.0.2"), ("web", "10.0.0.3")
+    assert given_up((), own) == given_up((own,) * (OF_ONE - 1), own) == -1
+    assert given_up((other,) * OF_ONE, own) == -1
+    assert given_up((own,) * OF_ONE, own) is None
+
+
+def test_who_comes_with_none_takes_the_place_of_the_greediest() -> None:
+    greedy = [("web", f"10.0.0.{2 + number // 8}") for number in range(OF_ALL)]
+    assert given_up(greedy, ("db", "10.1.0.2")) == 0
+    assert given_up(greedy, ("web", "10.0.0.99")) == 0
+    # One who has as many as others takes nothing from them.
+    assert given_up([*greedy[1:], ("web", "10.0.0.99")], ("web", "10.0.0.99")) == 7
+    level = [("web", f"10.0.0.{number % 64}") for number in range(OF_ALL)]
+    assert given_up(level, ("web", "10.0.0.1")) is None
+    assert given_up(level, ("web", "10.0.0.99")) == 0
+
+
+def test_networks_have_the_same_share_of_connections() -> None:
+    crowd = [("web", f"10.0.0.{number}") for number in range(OF_ALL - 4)]
+    held = [("db", "10.1.0.2")] * 4 + crowd
+    assert given_up(held, ("db", "10.1.0.2")) == 4
+    assert given_up(held, ("db", "10.1.0.3")) == 4
+    assert given_up(held, ("web", "10.0.0.999")) == 4
+    half = [("db", "10.1.0.2")] * 128 + crowd[:128]
+    assert given_up(half, ("db", "10.1.0.3")) == 0  # of its own network

@@ -9,7 +9,7 @@ import select
 import socket
 import sys
 import traceback
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -18,6 +18,7 @@ from ipaddress import IPv4Network
 from cove.net.names import control, message
 from cove.net.names.loop import Loop, Timer
 from cove.net.names.message import Code, NoQuery, Query
+from cove.net.names.seats import given_up
 from cove.net.names.table import Machine, Network, Table
 from cove.net.names.upstream import Asker, HostServers, Upstream
 
@@ -25,7 +26,6 @@ WAITING, WAITING_OF_ALL = 1024, 16384
 """Questions of one machine that wait; what comes on top is lost, as on a busy line."""
 TURN = 64
 """Questions answered before sockets are looked at again."""
-CONNECTIONS_OF_ONE, CONNECTIONS = 8, 256
 IDLE = 10.0
 """Seconds that a connection may say nothing."""
 UNSENT = 1 << 18
@@ -46,7 +46,8 @@ class Server:
         self._upstream = Upstream(self.loop)
         self._doors: dict[str, tuple[socket.socket, socket.socket]] = {}
         self._waiting: OrderedDict[Asker, deque[tuple[bytes, Reply, bool]]] = OrderedDict()
-        self._connections: Counter[Asker] = Counter()
+        self._connections: OrderedDict[_Connection, Asker] = OrderedDict()
+        """First who said nothing for longest."""
         self._daemon: socket.socket | None = daemon
         self._listener = listener
         self._leaving = False
@@ -236,21 +237,23 @@ class Server:
             while True:
                 sock, (address, _) = listener.accept()
                 asker = (network, address)
-                full = sum(self._connections.values()) >= CONNECTIONS
-                if full or self._connections[asker] >= CONNECTIONS_OF_ONE:
+                place = given_up(tuple(self._connections.values()), asker)
+                if place is None:
                     sock.close()
                     continue
+                if place >= 0:
+                    tuple(self._connections)[place].close()
                 sock.setblocking(False)
-                self._connections[asker] += 1
-                _Connection(self, asker, sock)
+                self._connections[_Connection(self, asker, sock)] = asker
 
     def took(self, asker: Asker, data: bytes, reply: Reply) -> None:
         self._queue(asker, data, reply, stream=True)
 
-    def closed(self, asker: Asker) -> None:
-        self._connections[asker] -= 1
-        if not self._connections[asker]:
-            del self._connections[asker]
+    def said(self, connection: _Connection) -> None:
+        self._connections.move_to_end(connection)
+
+    def closed(self, connection: _Connection) -> None:
+        self._connections.pop(connection, None)
 
 
 def _send_to(sock: socket.socket, where: tuple[str, int], data: bytes) -> None:
@@ -294,6 +297,7 @@ class _Connection:
             self._flush()
             return
         self._wait()
+        self._server.said(self)
         self._in += data
         while len(self._in) >= 2:
             length = int.from_bytes(self._in[:2], "big")
@@ -338,7 +342,7 @@ class _Connection:
                 self._timer.cancel()
             self._server.loop.forget(self._socket.fileno())
             self._socket.close()
-            self._server.closed(self._asker)
+            self._server.closed(self)
 
 
 def raise_limit() -> None:
