@@ -1,5 +1,6 @@
 /* Ops of namespaces, and of what passes between launcher, child and daemon. */
 #include <fcntl.h>
+#include <linux/sched.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -8,6 +9,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "ops.h"
@@ -61,16 +63,44 @@ int op_setns(struct run *run, const struct op *op)
 	return err;
 }
 
-int op_id_map(struct run *run, const struct op *op)
+/* Both maps of a process, and its user namespace as a register. */
+static int map_ids(struct run *run, pid_t pid, char *const *maps, const char *name)
 {
-	int err = write_proc(run->child, "uid_map", op->argv[0]);
+	int err = write_proc(pid, "uid_map", maps[0]);
 
 	if (err)
-		return fault(run, err, op->argv[0]);
-	if ((err = write_proc(run->child, "gid_map", op->argv[1])))
-		return fault(run, err, op->argv[1]);
-	int fd = open_proc(run->child, "ns/user", O_RDONLY);
-	return fd < 0 ? fd : reg_set(&run->regs, "userns", fd);
+		return fault(run, err, maps[0]);
+	if ((err = write_proc(pid, "gid_map", maps[1])))
+		return fault(run, err, maps[1]);
+	int fd = open_proc(pid, "ns/user", O_RDONLY);
+	return fd < 0 ? fd : reg_set(&run->regs, name, fd);
+}
+
+int op_id_map(struct run *run, const struct op *op)
+{
+	return map_ids(run, run->child, op->argv, "userns");
+}
+
+int op_clone_userns(struct run *run, const struct op *op)
+{
+	struct clone_args args = {.flags = CLONE_NEWUSER | CLONE_CLEAR_SIGHAND, .exit_signal = SIGCHLD};
+	siginfo_t info;
+	int hold[2];
+	char none;
+
+	if (pipe2(hold, O_CLOEXEC))
+		return -errno;
+	pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+	if (!pid) { /* until the launcher has the namespace, or is gone */
+		close(hold[1]);
+		_exit(read(hold[0], &none, 1) != 0);
+	}
+	int err = pid < 0 ? -errno : map_ids(run, pid, op->argv + 1, op->argv[0]);
+	close(hold[0]);
+	close(hold[1]);
+	while (pid > 0 && waitid(P_PID, (id_t)pid, &info, WEXITED) && errno == EINTR)
+		;
+	return err;
 }
 
 int op_oom_score_adj(struct run *run, const struct op *op)

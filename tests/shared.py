@@ -30,7 +30,7 @@ FOLDERS = ("attack", "kernel", "networks")
 KINDS = tuple(os.environ.get("COVE_TEST_KINDS", "container,vm").split(","))
 """``COVE_TEST_KINDS=container``: for a host on which no virtual machine can be had."""
 
-DAILY = ("test_causes", "test_run")
+DAILY = ("test_causes", "test_idmap", "test_run")
 """Files whose scenarios run for virtual machines in every run; ``COVE_TEST_VMS=all``: all of them.
 Each guest takes a second of a CPU where there is no KVM.
 """

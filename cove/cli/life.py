@@ -11,14 +11,14 @@ import msgspec
 from cove.cli import filters, units
 from cove.cli.ask import ELSEWHERE, confirmed, must_go_elsewhere
 from cove.cli.command import Command, Typed
-from cove.cli.run import MACHINES, RUNNING, SIGNAL, TIMEOUT, each
+from cove.cli.run import MACHINES, RUNNING, SIGNAL, TIMEOUT, caller, each
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
 from cove.engine.calls.mounts import MountChange
 from cove.errors import UsageError
 from cove.spec import flags, values
-from cove.spec.assemble import absolute, assemble_limits
+from cove.spec.assemble import assemble_limits, of_whom
 from cove.spec.flags import Flag
 from cove.spec.mounts import parse_mount
 from cove.spec.values import clean_path
@@ -83,7 +83,7 @@ def update(typed: Typed, terminal: Terminal, client: Client) -> int:
             "cannot update: no limit is named", hint="cove update --memory 512m MACHINE"
         )
     changes = limit_changes(typed)
-    added = tuple(absolute(mount, terminal.cwd) for mount in typed.values.get("mount_add", ()))
+    added = tuple(of_whom(mount, caller(terminal)) for mount in typed.values.get("mount_add", ()))
     removed = tuple(typed.values.get("mount_rm", ()))
 
     def one(name: str) -> str:

@@ -53,4 +53,5 @@ def own_terminal() -> Terminal:
         cwd=cwd,
         env=dict(os.environ),
         umask=umask,
+        ids=(os.geteuid(), os.getegid()),
     )

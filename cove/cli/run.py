@@ -38,7 +38,7 @@ def caller(terminal: Terminal) -> Caller:
             reason = (error.strerror or str(error)).lower()
             raise UsageError(f"cannot read {name}: {reason}", origin=name) from error
 
-    return Caller(terminal.cwd, terminal.env, read)
+    return Caller(terminal.cwd, terminal.env, read, *terminal.ids)
 
 
 @lru_cache(maxsize=256)

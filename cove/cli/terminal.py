@@ -39,6 +39,8 @@ class Terminal:
     cwd: str = "/"
     env: dict[str, str] = field(default_factory=dict)
     umask: int = 0o022
+    ids: tuple[int, int] = (0, 0)
+    """Uid and gid of who typed the command."""
     session: Session | None = None
     """What the engine may hand to a monitor; None outside the daemon."""
     cancelled: threading.Event = field(default_factory=threading.Event)

@@ -214,4 +214,4 @@ def _caller() -> Caller:
             reason = (error.strerror or str(error)).lower()
             raise UsageError(f"cannot read {name}: {reason}", origin=name) from error
 
-    return Caller(os.getcwd(), os.environ, read)
+    return Caller(os.getcwd(), os.environ, read, os.geteuid(), os.getegid())

@@ -36,6 +36,9 @@ NOT_HERE, OTHER_PROTOCOL = -2, -3
 SO_PEERPIDFD = 77
 """Linux 6.5; Python 3.11 has no name for it."""
 
+CREDENTIALS = (socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+"""The pid, uid and gid of who connected."""
+
 FIRST_THREADS, IDLE_THREADS, MOST_THREADS = 4, 2, 512
 NULL_DEVICE = os.makedev(1, 3)
 ROLES = ("standard input", "standard output", "standard error")
@@ -83,7 +86,7 @@ def peer_is_of(conn: socket.socket, world: World) -> bool:
     """Whether the process that connected lives in ``world``. Its pidfd holds the pid still
     meanwhile.
     """
-    pid, uid, _ = struct.unpack("iII", conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    pid, uid, _ = struct.unpack("iII", conn.getsockopt(*CREDENTIALS))
     if uid != world.uid:
         return False
     try:
@@ -313,6 +316,7 @@ class Door:
             cwd=request.cwd,
             env=dict(word.partition("=")[::2] for word in request.env),
             umask=request.umask,
+            ids=struct.unpack("iII", conn.getsockopt(*CREDENTIALS))[1:],
             session=Session(conn.fileno(), stdio, terminals, request.rows, request.columns),
             cancelled=CallerGone(conn, self._reactor),
         )

@@ -141,6 +141,18 @@ class IdMap(Op):
     gid_map: str
 
 
+@row("clone_userns", "h", "Fss")
+@dataclass(frozen=True, slots=True)
+class CloneUserns(Op):
+    """clone3(2), write(2) its uid_map and gid_map: a user namespace without inhabitants, for ids of
+    mounts
+    """
+
+    userns: str
+    uid_map: str
+    gid_map: str
+
+
 @row("oom_score_adj", "h", "s")
 @dataclass(frozen=True, slots=True)
 class OomScoreAdj(Op):

@@ -14,6 +14,7 @@ from cove.errors import Unsupported, UsageError
 from cove.plan.flags import AtFlags, MountAttr, MountFlags, OpenTreeFlags, Resolve
 from cove.plan.ops import (
     NONE,
+    CloneUserns,
     Fsmount,
     Mkdirat,
     Mknodat,
@@ -91,6 +92,7 @@ def clone_files(files: tuple[tuple[str, str], ...]) -> tuple[Op, ...]:
 def set_attributes(spec: MachineSpec, place: Place, *, userns: bool) -> tuple[Op, ...]:
     """Host: propagation, read-only, and ids (inside equal to on disk), before anybody sees them."""
     ops: list[Op] = []
+    callers: list[str] = []
     for _, mount, source in sources(spec, place):
         tree = _EMPTY_TREE if mount.recursive else _EMPTY
         attributes = MountAttr.MOUNT_ATTR_RDONLY if mount.read_only else MountAttr(0)
@@ -104,8 +106,15 @@ def set_attributes(spec: MachineSpec, place: Place, *, userns: bool) -> tuple[Op
                 why=mount.origin,
             )
         )
-        if userns and source.idmap != "none":
-            ops.append(_idmap(mount, source))
+        if source.idmap == "none":
+            continue
+        if mount.idmap != "none":
+            if mount.idmap not in callers:
+                callers.append(mount.idmap)
+                ops.append(_one_caller(mount, f"caller{len(callers) - 1}", place.base))
+            ops.append(_idmap(mount, source, f"caller{callers.index(mount.idmap)}"))
+        elif userns:
+            ops.append(_idmap(mount, source, "userns"))
     return tuple(ops)
 
 
@@ -129,17 +138,20 @@ def own_files(targets: tuple[str, ...], *, userns: bool) -> tuple[Op, ...]:
     )
 
 
-def _idmap(mount: Mount, source: BindSource) -> Op:
-    userns = "userns"
-    why = f"{mount.origin}: ids inside equal ids on disk"
-    if mount.idmap == "caller":
-        if not source.userns:
-            raise Unsupported("cannot mount with idmap=caller here", origin=mount.origin)
-        userns, why = source.userns, f"{mount.origin}: root inside is the caller on disk"
+def _one_caller(mount: Mount, register: str, base: int) -> Op:
+    """Two ids of the host, which are those of the machine's root; there are no others."""
+    uid, _, gid = mount.idmap.partition(":")
+    maps = (f"{number} {base} 1" for number in (uid, gid))
+    return CloneUserns(register, *maps, why=f"{mount.origin}: root inside is the caller on disk")
+
+
+def _idmap(mount: Mount, source: BindSource, userns: str) -> Op:
+    inside = "ids inside equal ids on disk" if userns == "userns" else "everybody else is nobody"
     tree = _EMPTY_TREE if source.idmap == "recursive" and mount.recursive else _EMPTY
     return MountSetattr(
-        source.register, "", tree, MountAttr.MOUNT_ATTR_IDMAP, userns=userns, why=why
-    )
+        source.register, "", tree, MountAttr.MOUNT_ATTR_IDMAP, userns=userns,
+        why=f"{mount.origin}: {inside}",
+    )  # fmt: skip
 
 
 def attach(spec: MachineSpec, place: Place) -> tuple[Op, ...]:

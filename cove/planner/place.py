@@ -14,9 +14,9 @@ class BindSource:
     """Of the detached mount the engine made of what it opened and checked."""
     is_dir: bool = True
     idmap: Literal["recursive", "top", "none"] = "recursive"
-    """What of it may be idmapped: with its submounts, alone, or not (its file system cannot)."""
-    userns: str = ""
-    """Register of the user namespace for ``idmap=caller``."""
+    """What of it may be idmapped: with its submounts, alone, or not (its file system cannot, or
+    in a guest: who serves it has done that).
+    """
     layers: tuple[int, ...] = ()
     """Of an image that is mounted, lowest first: then the plan itself fills the register."""
 

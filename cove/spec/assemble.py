@@ -31,6 +31,18 @@ class Caller:
     environ: Mapping[str, str]
     read: Callable[[str], str]
     """Text of a file of the caller's; raises CoveError."""
+    uid: int = 0
+    gid: int = 0
+
+    @property
+    def ids(self) -> str:
+        """Whose files the caller's are. By ``sudo`` it is who called that: root may name any id,
+        so its word is taken for it.
+        """
+        sudo = self.environ.get("SUDO_UID", ""), self.environ.get("SUDO_GID", "")
+        if self.uid == 0 and all(word.isascii() and word.isdigit() for word in sudo):
+            return ":".join(sudo)
+        return f"{self.uid}:{self.gid}"
 
 
 def needs_caller(values: Values) -> bool:
@@ -40,7 +52,7 @@ def needs_caller(values: Values) -> bool:
         or values.get(".label_file")
         or environment.needs_caller(values.get(".env", ()))
         or str(values.get("security.seccomp", "")).startswith(SECCOMP_FILE)
-        or any(m.type == "bind" and not m.source.startswith("/") for m in values.get("mounts", ()))
+        or any(of_caller(mount) for mount in values.get("mounts", ()))
     )
 
 
@@ -61,7 +73,7 @@ def assemble_machine(
     fields |= _ports(values)
     if values.get(".policy"):
         fields["policy"] = together(values[".policy"])
-    fields["mounts"] = tuple(absolute(mount, caller.cwd) for mount in values.get("mounts", ()))
+    fields["mounts"] = tuple(of_whom(mount, caller) for mount in values.get("mounts", ()))
     return MachineSpec(
         image=image,
         command=command,
@@ -127,10 +139,20 @@ def _labels_of_files(values: Values, caller: Caller) -> tuple[tuple[str, str], .
     return labels
 
 
-def absolute(mount: Mount, cwd: str) -> Mount:
-    if mount.type != "bind" or mount.source.startswith("/"):
+def of_caller(mount: Mount) -> bool:
+    """Another caller's would be another mount."""
+    return mount.type == "bind" and (not mount.source.startswith("/") or mount.idmap == "caller")
+
+
+def of_whom(mount: Mount, caller: Caller) -> Mount:
+    """The same for everybody: paths from the root, and ids by number."""
+    if not of_caller(mount):
         return mount
-    return msgspec.structs.replace(mount, source=clean_path(f"{cwd}/{mount.source}"))
+    source = mount.source
+    if not source.startswith("/"):
+        source = clean_path(f"{caller.cwd}/{source}")
+    idmap = caller.ids if mount.idmap == "caller" else mount.idmap
+    return msgspec.structs.replace(mount, source=source, idmap=idmap)
 
 
 def _ports(values: Values) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import cove.spec.joining as joining
 from cove.errors import CoveError, Problems, Unsupported, UsageError, one_line
 from cove.spec.grants import CAPABILITIES, LOG_DRIVERS, LOG_FILE_MIN, LOG_FILES_MOST, ULIMITS
 from cove.spec.machine import ExecSpec, Limits, MachineSpec, Mount, connections_of
+from cove.spec.mounts import is_idmap
 from cove.spec.network import ALONE, ASKED_FOR, CARDS, OF_MACHINE, parse_network_name
 from cove.spec.policy import check_policy
 from cove.spec.ports import exposes, publishes
@@ -239,6 +240,12 @@ def _mounts(spec: MachineSpec) -> Iterator[CoveError]:
         if mount.type == "image":
             yield Unsupported(f"cannot mount an image on {mount.target}: cove has no such mounts",
                               origin=origin)  # fmt: skip
+        if mount.idmap != "none" and not (mount.type == "bind" and is_idmap(mount.idmap)):
+            yield UsageError(
+                f"cannot mount on {mount.target} with idmap={mount.idmap}: it is UID:GID of the "
+                "host, of a bind",
+                origin=origin,
+            )
         if mount.type == "bind" and not mount.source.startswith("/"):
             yield UsageError(
                 f'cannot mount "{mount.source}": the source is not an absolute path', origin=origin

@@ -39,7 +39,10 @@ class Mount(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of a volume that is made for it."""
     anonymous: bool = False
     """The volume was made for this machine alone; its name nobody chose."""
-    idmap: Literal["none", "caller"] = "none"
+    idmap: str = "none"
+    """``caller``, until it is known who that is; then ``UID:GID`` of the host, which are root's
+    inside, and every other id is nobody's.
+    """
     origin: str = ""
     """What was typed, for messages: ``--mount type=bind,source=/a,target=/b``."""
 

@@ -69,8 +69,8 @@ def _volume_option(option: str, text: str, settings: dict[str, Any]) -> None:
         settings["read_only"] = True
     elif option in PROPAGATIONS:
         settings["propagation"] = option
-    elif option in ("idmap=caller", "idmap=none"):
-        settings["idmap"] = option.removeprefix("idmap=")
+    elif option.startswith("idmap="):
+        _set_idmap("idmap", option.removeprefix("idmap="), text, settings)
     elif option == "nocopy":
         settings["copy"] = False
     elif option not in NO_EFFECT:
@@ -84,7 +84,8 @@ def _check_kind(kind: str, settings: dict[str, Any], text: str) -> None:
     wrong = ("propagation", "idmap") if kind == "volume" else ("copy",)
     for name in wrong:
         if name in settings:
-            word = "nocopy" if name == "copy" else settings[name]
+            said = settings[name]
+            word = {"copy": "nocopy", "idmap": f"idmap={said}"}.get(name, said)
             raise bad("volume", text, f"{word} does not go with a {kind}")
 
 
@@ -294,9 +295,15 @@ def _set_options(key: str, value: str, text: str, settings: dict[str, Any]) -> N
 
 
 def _set_idmap(key: str, value: str, text: str, settings: dict[str, Any]) -> None:
-    if value not in ("none", "caller"):
-        raise bad("mount", text, "idmap is none or caller")
+    if value not in ("none", "caller") and not is_idmap(value):
+        raise bad("mount", text, "idmap is none, caller or UID:GID of the host")
     settings["idmap"] = value
+
+
+def is_idmap(text: str) -> bool:
+    """``UID:GID``: who of the host is root inside."""
+    found = re.fullmatch(r"(\d{1,10}):(\d{1,10})", text)
+    return found is not None and max(map(int, found.groups())) < (1 << 32) - 1
 
 
 def _set_subpath(key: str, value: str, text: str, settings: dict[str, Any]) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.native.plans import (
+    AT_RECURSIVE,
     BASE,
     BUSYBOX,
     ID_MAP,
+    IDMAP,
     NEWNET,
     NEWNS,
     NEWPID,
@@ -21,7 +23,9 @@ from tests.native.plans import (
     NEWUTS,
     PDEATHSIG,
     SIGKILL,
+    TREE_CLONE,
     Launcher,
+    Op,
     sh,
 )
 
@@ -202,3 +206,29 @@ def test_processes_of_a_pid_namespace_end_with_the_machine(launcher: Launcher) -
 def test_the_launcher_returns_the_payloads_status(launcher: Launcher) -> None:
     assert launcher.run([CHILD], [sh("exit 7")]).code == 7
     assert launcher.run([CHILD], [sh("kill -9 $$")]).code == 128 + 9
+
+
+def test_a_user_namespace_that_nobody_lives_in(launcher: Launcher, tmp_path: Path) -> None:
+    """With the maps that were asked for: other ids than two are nobody's."""
+    (tmp_path / "file").touch()
+    os.chown(tmp_path / "file", 1000, 1001)
+    (tmp_path / "other").touch()
+    os.chmod(tmp_path, 0o755)
+    host: list[Op] = [
+        ("open_tree", "source", "-", tmp_path, 0),
+        ("open_tree", "tree", "source", "", TREE_CLONE),
+        ("clone_userns", "ids", "1000 0 1", "1001 5 1"),
+        ("mount_setattr", "tree", "", 0x1000, IDMAP, 0, 0, "ids"),
+        ("unshare", NEWNS),
+        ("mount_setattr", "-", "/", AT_RECURSIVE, 0, 0, 1 << 18, "-"),
+        ("move_mount", "tree", "-", "/mnt", 0),
+        ("clone3", 0, "-"),
+    ]
+    done = launcher.run(host, [sh("stat -c '%u %g' /mnt/file /mnt/other")])
+    assert done.out == "0 5\n65534 65534\n", done
+
+
+def test_maps_of_such_a_namespace_are_checked_by_the_kernel(launcher: Launcher) -> None:
+    for words in (("no map", "0 0 1"), ("0 0 1", "no map")):
+        done = launcher.run([("clone_userns", "ids", *words)], [])
+        assert done.report == ("host", 0, "clone_userns", errno.EINVAL, "no map")

@@ -8,7 +8,7 @@ import pytest
 
 from cove.cli.parse import read_values, scan, spellings
 from cove.errors import CoveError, UsageError
-from cove.spec.assemble import Caller, assemble_exec, assemble_machine, needs_caller
+from cove.spec.assemble import Caller, assemble_exec, assemble_machine, needs_caller, of_whom
 from cove.spec.check import check_exec, check_machine
 from cove.spec.flags import EXEC, RUN
 from cove.spec.machine import Device, ExecSpec, Limits, MachineSpec, Mount, Security, Ulimit
@@ -143,12 +143,32 @@ def test_seccomp_profiles(text: str, message: str) -> None:
         (("-e", "A=1", "-v", "/a:/b", "i"), False),
         (("-e", "HOME", "i"), True),
         (("-v", "./a:/b", "i"), True),
+        (("-v", "/a:/b:idmap=caller", "i"), True),
         (("--env-file", "f", "i"), True),
         (("--security-opt", "seccomp=f", "i"), True),
     ],
 )
 def test_what_depends_on_the_caller(args: tuple[str, ...], *, depends: bool) -> None:
     assert needs_caller(typed(*args)[0]) == depends
+
+
+@pytest.mark.parametrize(
+    ("ids", "env", "said"),
+    [
+        ((0, 0), {}, "0:0"),
+        ((0, 0), {"SUDO_UID": "1000", "SUDO_GID": "100"}, "1000:100"),
+        ((0, 0), {"SUDO_UID": "1000"}, "0:0"),
+        ((0, 7), {"SUDO_UID": "-1", "SUDO_GID": "x"}, "0:7"),
+        ((1001, 1002), {"SUDO_UID": "0", "SUDO_GID": "0"}, "1001:1002"),
+    ],
+)
+def test_whose_files_the_callers_are(ids: tuple[int, int], env: dict[str, str], said: str) -> None:
+    """Only root's word is taken for who called it."""
+    caller = Caller("/home", env, lambda name: "", *ids)
+    mount = Mount("bind", "/b", "./a", idmap="caller")
+    assert of_whom(mount, caller) == Mount("bind", "/b", "/home/a", idmap=said)
+    volume = Mount("volume", "/b", "a")
+    assert of_whom(volume, caller) is volume
 
 
 def test_exec() -> None:

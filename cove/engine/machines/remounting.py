@@ -16,6 +16,7 @@ from cove.engine.descriptors import Descriptors
 from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.machines import stopping
+from cove.engine.ranges import range_base
 from cove.engine.volumes import taking
 from cove.engine.volumes.binds import check_binds, open_binds
 from cove.errors import Conflict, NotFound, Unsupported, UsageError
@@ -136,7 +137,8 @@ def _attach(home: Home, record: MachineRecord, live: Live, mount: Mount, what: s
     with Descriptors() as fds:
         binds = open_binds(home, fds, spec)
         fds.mine("userns", os.open(f"/proc/{live.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC))
-        place = Place(record.key, home.root, binds=binds)
+        base = range_base(home.record(record.key).id_range)
+        place = Place(record.key, home.root, base, binds=binds)
         _run(home, live, plan_attach(spec, home.facts, place), fds, what)
 
 

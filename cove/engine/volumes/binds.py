@@ -7,6 +7,8 @@ import os
 from cove.engine.descriptors import Descriptors
 from cove.engine.home import Home
 from cove.engine.volumes.opening import open_mount
+from cove.errors import HostError
+from cove.linux.disk import file_system
 from cove.linux.mounts import Source, clone_mount, idmap_of, open_source
 from cove.planner import BindSource
 from cove.spec.machine import MachineSpec, Mount
@@ -35,6 +37,8 @@ def open_binds(home: Home, fds: Descriptors, spec: MachineSpec) -> tuple[BindSou
         source = _open_source(home, mount)
         try:
             idmap = idmap_of(f"/proc/self/fd/{source.fd}", home.facts.kernel)
+            if mount.idmap != "none":
+                _check_idmap(mount, idmap, f"/proc/self/fd/{source.fd}")
             what = f"cannot mount {mount.source} on {mount.target}"
             if home.facts.root:
                 clone = clone_mount(
@@ -45,6 +49,23 @@ def open_binds(home: Home, fds: Descriptors, spec: MachineSpec) -> tuple[BindSou
             os.close(source.fd)
         found.append(BindSource(name, source.is_dir, idmap))
     return tuple(found)
+
+
+def _check_idmap(mount: Mount, able: str, path: str) -> None:
+    """Where others' ids are to be nobody's, none may be seen as they are."""
+    what = f"cannot mount {mount.source} on {mount.target} with idmap={mount.idmap}"
+    if able == "none":
+        raise HostError(
+            f"{what}: its file system, {file_system(path)}, takes no idmapped mount",
+            origin=mount.origin,
+            hint="ext4, xfs and btrfs do; tmpfs does from Linux 6.3 on",
+        )
+    if able == "top" and mount.recursive:
+        raise HostError(
+            f"{what}: a file system that is mounted below it takes no idmapped mount",
+            origin=mount.origin,
+            hint="mount it alone: --mount type=bind,…,bind-recursive=disabled",
+        )
 
 
 def _open_source(home: Home, mount: Mount) -> Source:
