@@ -161,7 +161,7 @@ def _pattern(line: str, name: str, number: int) -> Pattern:
     text = posixpath.normpath(text)
     text = text.lstrip("/") or "/"
     try:
-        return Pattern(text, keep, _regex(text), number)
+        return Pattern(text, keep, path_regex(text), number)
     except ValueError as error:
         raise _bad(name, number, line, str(error)) from None
 
@@ -171,7 +171,7 @@ def _bad(name: str, line: int, text: str, why: str, hint: str = "") -> UsageErro
     return UsageError(f"cannot read {name}: {why}", origin=origin, hint=hint, exit_code=1)
 
 
-def _regex(pattern: str) -> str:
+def path_regex(pattern: str) -> str:
     """One pattern as a regular expression that cannot take long.
 
     Between two wildcards a part is taken at its first place and kept (``(?>...)``): a later one

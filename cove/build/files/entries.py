@@ -1,0 +1,134 @@
+"""A tree of files as data: a build context, or a part of a stage's root. Pure.
+
+Its links are data, too: one is followed within the tree, whoever made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from cove.errors import BadArchive, printable
+
+FILE, FOLDER, LINK, FIFO = "file", "folder", "link", "fifo"
+LINKS_MAX = 40
+"""As the kernel has it."""
+PATH_MAX = 4095
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """``content`` is where the bytes of a file begin in what the tree came with."""
+
+    path: str
+    """From the tree's root, without a slash in front; empty: the root."""
+    kind: str
+    mode: int = 0o644
+    uid: int = 0
+    gid: int = 0
+    mtime_ns: int = 0
+    size: int = 0
+    content: int = -1
+    digest: str = ""
+    """SHA-256 of a file's content."""
+    link: str = ""
+    """Where a link leads."""
+    shared: bool = False
+    """A hard link: others have the same ``content``."""
+    xattrs: tuple[tuple[str, str], ...] = ()
+
+
+class Sent(msgspec.Struct, frozen=True, array_like=True):
+    """An entry on its way from who reads a context; the bytes of a file follow it."""
+
+    path: bytes
+    kind: str
+    mode: int
+    mtime_ns: int
+    size: int = 0
+    link: bytes = b""
+
+
+def text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def clean(path: str, what: str) -> str:
+    """A name as an archive has it, judged: it leads nowhere but into the tree."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts or "\0" in path or len(path) > PATH_MAX:
+        raise BadArchive(f"cannot read {what}: a file is called {printable(path)[:200]}")
+    return "/".join(parts)
+
+
+class Files:
+    """The entries by their paths; folders that nobody named are there all the same."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.by_path: dict[str, Entry] = {"": Entry("", FOLDER, 0o755)}
+        self._below: dict[str, dict[str, None]] = {}
+        for entry in entries:
+            self._add(entry)
+
+    def _add(self, entry: Entry) -> None:
+        path = entry.path
+        new = path not in self.by_path
+        self.by_path[path] = entry
+        while new and path:
+            folder, _, name = path.rpartition("/")
+            self._below.setdefault(folder, {})[name] = None
+            path = folder
+            new = path not in self.by_path
+            if new:
+                self.by_path[path] = Entry(path, FOLDER, 0o755)
+
+    def __contains__(self, path: str) -> bool:
+        return path in self.by_path
+
+    def __getitem__(self, path: str) -> Entry:
+        return self.by_path[path]
+
+    def names(self, folder: str) -> list[str]:
+        """In order; of what is no folder there are none, whatever an archive says."""
+        found = self.by_path.get(folder)
+        if found is None or found.kind != FOLDER:
+            return []
+        return sorted(self._below.get(folder, ()))
+
+    def below(self, folder: str) -> Iterator[Entry]:
+        """All that is in a folder, each folder before what is in it."""
+        left = [joined(folder, name) for name in reversed(self.names(folder))]
+        while left:
+            path = left.pop()
+            yield self.by_path[path]
+            left += [joined(path, name) for name in reversed(self.names(path))]
+
+    def resolve(self, path: str) -> str | None:
+        """Where a path ends, with all links of it followed within the tree; None: nowhere."""
+        left = [part for part in reversed(path.split("/")) if part not in ("", ".")]
+        at: list[str] = []
+        links = 0
+        while left:
+            part = left.pop()
+            if part == "..":
+                del at[-1:]
+                continue
+            found = self.by_path.get("/".join((*at, part)))
+            if found is None:
+                return None
+            if found.kind == LINK:
+                links += 1
+                if links > LINKS_MAX or len(left) > PATH_MAX:
+                    return None
+                if found.link.startswith("/"):
+                    at = []
+                left += [p for p in reversed(found.link.split("/")) if p not in ("", ".")]
+                continue
+            if left and found.kind != FOLDER:
+                return None
+            at.append(part)
+        return "/".join(at)
+
+
+def joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
