@@ -94,7 +94,7 @@ def summary(seen: calls.DiskUsage) -> list[Record]:
         kind("Containers", len(machines), sum(runs), written, idle, share=True),
         *(more if kept.count or kept.size else ()),  # Docker knows none
         _volumes_kind(seen),
-        kind("Build Cache", 0, 0, 0, 0, share=False),
+        kind("Build Cache", seen.steps, 0, seen.cache, seen.cache, share=False),
     ]
 
 

@@ -24,10 +24,10 @@ GLOBAL = (
     Flag("version", "version", "Print the version", "v"),
 )
 
-_IMAGES = ("build", "search")
+_IMAGES = ("search",)
 _MACHINES: tuple[str, ...] = ()
 _LATER = (
-    *_IMAGES, *_MACHINES, "network", "compose", "context", "builder",
+    *_IMAGES, *_MACHINES, "network", "compose", "context",
     "buildx", "swarm", "plugin",
 )  # fmt: skip
 WHEN = "it comes with a later one"
@@ -37,7 +37,7 @@ LATER_OF_MACHINES = {name: LATER[name] for name in _MACHINES}
 LATER_OF_IMAGES = dict.fromkeys(_IMAGES, WHEN)
 
 INSTEAD = {
-    "build": "load what another tool built: cove load -i FILE",
+    "buildx": "cove build",
 }
 """What does the work of a command that is not here yet."""
 
@@ -66,6 +66,22 @@ def _of_volumes() -> click.Command:
     return Group(
         "volume", volumes.GROUPED, help="What machines keep, and share", group=volumes.GROUP
     )
+
+
+def _of_images() -> click.Command:
+    from cove.cli import build, disk, images
+
+    commands = {**images.GROUPED, **disk.GROUPED, "build": build.BUILD}
+    return Group(
+        "image", commands, help="Images and how to get them", group="Images", later=LATER_OF_IMAGES
+    )
+
+
+def _of_builds() -> dict[str, click.Command]:
+    from cove.cli import build
+
+    builder = Group("builder", build.BUILDER, help="What builds keep", group="Images")
+    return {"build": build.BUILD, "builder": builder}
 
 
 def _of_virtual_machines() -> dict[str, click.Command]:
@@ -106,11 +122,9 @@ def _tree() -> Group:
         **machines,
         "inspect": inspect.ANY,
         **plan.COMMANDS,
-        "image": Group(
-            "image", {**images.GROUPED, **disk.GROUPED}, help="Images and how to get them",
-            group="Images", later=LATER_OF_IMAGES,
-        ),
+        "image": _of_images(),
         **images.TOP,
+        **_of_builds(),
         **login.COMMANDS,
         "network": _of_networks(),
         "volume": _of_volumes(),

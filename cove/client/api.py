@@ -16,6 +16,7 @@ from cove.client.transport import Caller, Transport
 from cove.client.verbs import VERBS
 from cove.engine import calls
 from cove.engine.calls import (
+    build,
     capture,
     kernels,
     mounts,
@@ -363,13 +364,6 @@ class Client:
     ) -> Iterator[calls.Progress]:
         return self.transport.stream(VERBS["image.push"], params, calls.Call(cancelled=cancelled))
 
-    def image_copy(self, params: ship.ImageCopy, call: calls.Call) -> Iterator[calls.Progress]:
-        return self.transport.stream(VERBS["image.copy"], params, call)
-
-    def image_copy_out(self, params: ship.ImageCopy, call: calls.Call) -> ship.ImageCopied:
-        result: ship.ImageCopied = self.transport.raw(VERBS["image.copy_out"], params, call)
-        return result
-
     def registry_login(
         self, params: ship.RegistryLogin, cancelled: threading.Event | None = None
     ) -> None:
@@ -380,6 +374,14 @@ class Client:
     ) -> ship.ImagesSaved:
         call = calls.Call(sink=sink, cancelled=cancelled)
         result: ship.ImagesSaved = self.transport.raw(VERBS["image.save"], params, call)
+        return result
+
+    def image_build(self, call: calls.Call) -> Iterator[build.BuildStep]:
+        """``call.body``: see ``cove.client.packing``."""
+        return self.transport.stream(VERBS["image.build"], build.BuildAsked(), call)
+
+    def build_prune(self, params: build.BuildPrune) -> build.BuildPruned:
+        result: build.BuildPruned = self._call("build.prune", params)
         return result
 
     def image_bootstrap(

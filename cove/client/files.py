@@ -79,8 +79,8 @@ def copy_from(
     target = choose_target(_local_place(destination, shown), source_is_dir=is_dir, shown=shown)
     name = target.name or info.name
     params = calls.CopyOut(machine, source, name, follow)
-    unpacker = _unpacker(target.directory, owners=owners, shown=shown)
-    with unpacker as (_, sink), _counted(sink, count) as counted:
+    inside = unpacker(target.directory, owners=owners, shown=shown)
+    with inside as (_, sink), _counted(sink, count) as counted:
         try:
             client.copy_out(params, counted, cancelled)
         except BrokenPipeError:
@@ -218,7 +218,7 @@ def _child(words: list[bytes | str], what: str, *, stdin: int, stdout: int) -> I
 
 
 @contextlib.contextmanager
-def _unpacker(directory: bytes, *, owners: bool, shown: str) -> Iterator[tuple[Archiver, int]]:
+def unpacker(directory: bytes, *, owners: bool, shown: str) -> Iterator[tuple[Archiver, int]]:
     """It, and the pipe it reads. When the block ends well all is in it, and is waited for."""
     words: list[bytes | str] = ["beneath", directory, "archive" if owners else "caller"]
     reader, writer = os.pipe2(os.O_CLOEXEC)

@@ -12,6 +12,7 @@ from typing import Any
 
 from cove.engine import calls
 from cove.engine.calls import (
+    build,
     capture,
     kernels,
     mounts,
@@ -142,15 +143,10 @@ VERBS: dict[str, Verb] = {
             body=True,
         ),
         Verb("image.push", "image_push", ship.ImagePush, calls.Progress, stream=True),
-        Verb("image.copy", "image_copy", ship.ImageCopy, calls.Progress, stream=True, body=True),
         Verb(
-            "image.copy_out",
-            "image_copy_out",
-            ship.ImageCopy,
-            ship.ImageCopied,
-            body=True,
-            raw=True,
+            "image.build", "image_build", build.BuildAsked, build.BuildStep, stream=True, body=True
         ),
+        Verb("build.prune", "build_prune", build.BuildPrune, build.BuildPruned),
         Verb("registry.login", "registry_login", ship.RegistryLogin, calls.Nothing),
         Verb("image.save", "image_save", ship.ImageSave, ship.ImagesSaved, raw=True),
         Verb("image.pull", "image_pull", calls.ImagePull, calls.Progress, stream=True),

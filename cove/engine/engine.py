@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 from cove.engine import calls
+from cove.engine.calls import build as of_builds
 from cove.engine.calls import capture as of_capture
 from cove.engine.calls import kernels as of_kernels
 from cove.engine.calls import networks as of_networks
@@ -22,8 +23,7 @@ from cove.engine.calls.check import Check, Checked
 from cove.engine.calls.mounts import MountChange, MountsChanged
 from cove.engine.calls.prepare import Prepare
 from cove.engine.home import Home
-from cove.engine.images import copying as image_copying
-from cove.engine.images import foreign, images, saving, shipping, trees
+from cove.engine.images import building, foreign, images, saving, shipping, trees
 from cove.engine.looking import listing, logs, plan, stats, top, watching
 from cove.engine.machines import (
     ending,
@@ -403,12 +403,6 @@ class Engine:
     def image_pull(self, params: calls.ImagePull, call: calls.Call) -> Iterator[calls.Progress]:
         return images.image_pull(self.home, params, call)
 
-    def image_copy(self, params: ship.ImageCopy, call: calls.Call) -> Iterator[calls.Progress]:
-        return image_copying.image_copy(self.home, params, call)
-
-    def image_copy_out(self, params: ship.ImageCopy, call: calls.Call) -> ship.ImageCopied:
-        return image_copying.image_copy_out(self.home, params, call)
-
     def image_push(self, params: ship.ImagePush, call: calls.Call) -> Iterator[calls.Progress]:
         return shipping.image_push(self.home, params, call)
 
@@ -417,6 +411,14 @@ class Engine:
 
     def image_save(self, params: ship.ImageSave, call: calls.Call) -> ship.ImagesSaved:
         return saving.image_save(self.home, params, call)
+
+    def image_build(
+        self, params: of_builds.BuildAsked, call: calls.Call
+    ) -> Iterator[of_builds.BuildStep]:
+        return building.image_build(self.home, call)
+
+    def build_prune(self, params: of_builds.BuildPrune, call: calls.Call) -> of_builds.BuildPruned:
+        return disk.build_prune(self.home, params)
 
     def image_bootstrap(
         self, params: calls.ImageBootstrap, call: calls.Call

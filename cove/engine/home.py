@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -42,6 +42,10 @@ if TYPE_CHECKING:  # they stand on this
     from cove.engine.networks.places import Places
     from cove.engine.vms.pool import Pool
     from cove.engine.vms.templates import Templates
+
+
+SCRATCH = ImageRecord("", {}, (), 0, 0.0)
+"""No image: what FROM scratch begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,10 @@ class Home:
     names: Names = field(init=False)
     """The name server."""
     bases: dict[str, Base] = field(default_factory=dict)
+    steps: dict[str, MachineRecord | None] = field(default_factory=dict)
+    """Steps of builds that run, by id, and the last word on the machine of each once it is gone:
+    its writable layer is the build's.
+    """
     strata_sizes: dict[int, int] = field(default_factory=dict)
     """Bytes of layers that machines and snapshots stand on, as far as somebody has asked."""
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -118,12 +126,18 @@ class Home:
         )
 
     def base_of_machine(self, record: MachineRecord) -> Base:
-        image = self.store.image(record.image)
+        image = self.store.image(record.image) if record.image else SCRATCH
         if image is None:
             raise NotFound(
                 f"cannot start {record.name}: its image {record.spec.image} is gone", exit_code=125
             )
-        return self.base_of(image)
+        base = self.base_of(image)
+        return self.base_above(base, record.layers) if record.layers else base
+
+    def base_above(self, base: Base, layers: tuple[str, ...]) -> Base:
+        """What a step of a build stands on: an image, and ``layers`` (diff IDs) above it."""
+        whole = msgspec.structs.replace(base.record, layers=layers)
+        return replace(base, layers=(*base.layers, *layer_keys(self.store, whole)))
 
     def record(self, key: int) -> MachineRecord:
         return self.store.machine(key)

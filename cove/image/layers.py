@@ -60,6 +60,8 @@ class Blob:
     diff_id: str = ""
     digest: str = ""
     limits: Limits = NO_LIMITS
+    plain: bytes | None = None
+    """The bytes themselves, without compression, of which ``diff_id`` has been found out."""
     open: Callable[[], AbstractContextManager[Span]] | None = None
     """Where the bytes come from only when they are wanted; of ``span`` the size counts then."""
 
@@ -171,6 +173,8 @@ def _unpack_layer(
 ) -> LayerRecord:
     name, total = short(blob.diff_id or blob.digest), max(blob.span.size, 0)
     with staging(store) as directory:
+        if blob.plain is not None:
+            return _unpack_plain(store, blob, blob.plain, directory)
         with blob.open() if blob.open is not None else contextlib.nullcontext(blob.span) as span:
             poured, unpacked = pipeline.unpack(
                 span,
@@ -198,6 +202,20 @@ def _unpack_layer(
         )
     tell(Step("unpacked", short(record.diff_id), poured.read, total))
     return record
+
+
+def _unpack_plain(store: Store, blob: Blob, data: bytes, directory: str) -> LayerRecord:
+    limits = _limits(store, blob.limits)
+    unpacked = pipeline.unpack_plain(data, directory, what=blob.what, limits=limits)
+    return install_layer(
+        store,
+        f"{directory}/fs",
+        blob.diff_id,
+        unpacked.bytes,
+        implied=_implied(directory, blob),
+        recipe=f"{directory}/recipe",
+        tar=0 if unpacked.lost else len(data),
+    )
 
 
 def _implied(directory: str, blob: Blob) -> tuple[str, ...]:

@@ -114,6 +114,31 @@ def unpack(
     return poured, _unpacked(text)
 
 
+def unpack_plain(data: bytes, directory: str, *, what: str, limits: Limits) -> Unpacked:
+    """Unpack an archive that is here already, without compression, and hashed by who has it: one
+    process fewer, which is most of a small layer's time.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    with contextlib.ExitStack() as stack:
+        ends = stack.enter_context(contextlib.ExitStack())
+        ends.callback(os.close, writer)
+        widen(writer)
+        argv = [init_program(), "unpack", directory, str(limits.bytes), str(limits.entries)]
+        try:
+            unpacker = stack.enter_context(child(argv, stdin=reader))
+        finally:
+            os.close(reader)
+        rest = memoryview(data)
+        with contextlib.suppress(BrokenPipeError):  # it says why
+            while rest:
+                rest = rest[os.write(writer, rest) :]
+        ends.close()
+        text, complaint = unpacker.communicate()
+    if unpacker.returncode != 0:
+        raise _unpack_error(unpacker.returncode, complaint, what, limits)
+    return _unpacked(text)
+
+
 def widen(pipe: int) -> None:
     """Fewer turns between writer and reader."""
     with contextlib.suppress(PermissionError):  # beyond the user's share of pipe memory

@@ -306,9 +306,7 @@ def senders_of(endpoint: Endpoint) -> tuple[str, ...]:
 def _port(endpoint: Endpoint) -> firewall.Port:
     own, *six = senders_of(endpoint)
     way = bridge_mac(endpoint.network) if endpoint.ruled else ""
-    held = (endpoint.address, endpoint.address6) if endpoint.forwards else ()
-    homes = tuple(str(ip_interface(word).network) for word in held if word)
-    return firewall.Port(endpoint.link, own, endpoint.mac, tuple(six), way, homes)
+    return firewall.Port(endpoint.link, own, endpoint.mac, tuple(six), way)
 
 
 def _door(port: Published) -> firewall.Door:

@@ -68,7 +68,10 @@ def open_store(walls: Walls, root: str) -> tuple[Op, ...]:
 
 def lower_layers(place: Place) -> str:
     """What its snapshots wrote, and the image below."""
-    return ":".join([*strata(place, "fs"), stacked(place.layers)])
+    layers = stacked(place.layers)
+    if not place.points:
+        layers = layers.removesuffix(f":{POINTS}")
+    return ":".join([*strata(place, "fs"), layers])
 
 
 def stacked(layers: tuple[int, ...]) -> str:

@@ -42,6 +42,8 @@ class Place:
     """tasks (v1) or cgroup.procs (v2) files the machine writes itself into."""
     cgroup_into: bool = False
     """Register ``cgroup`` holds the machine's cgroup v2 group."""
+    points: bool = True
+    """With places for what is mounted: not for who takes the tree for what it is."""
     volatile: bool = False
     """The writable layer need not survive a crash of the host: it is removed at its end."""
     binds: tuple[BindSource, ...] = ()

@@ -19,6 +19,8 @@ import msgspec
 
 from cove.errors import Conflict, CoveError, HostError, NoSuchImage, NotFound
 from cove.store import names
+from cove.store.builds import TABLES as BUILDS
+from cove.store.builds import Builds
 from cove.store.images import Images
 from cove.store.layout import FORMAT, Layout
 from cove.store.lock import (
@@ -32,7 +34,7 @@ from cove.store.lock import (
 from cove.store.networks import TABLES as NETWORKS
 from cove.store.networks import Networks
 from cove.store.ranges import RANGES, Ranges
-from cove.store.records import MachineRecord
+from cove.store.records import CacheRecord, MachineRecord
 from cove.store.snapshots import TABLES as SNAPSHOTS
 from cove.store.snapshots import Snapshots
 from cove.store.volumes import TABLES as VOLUMES
@@ -67,7 +69,7 @@ LEFTOVERS = """
 CREATE TABLE IF NOT EXISTS leftover (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
 
-MIGRATIONS = (FIRST, LEFTOVERS, SNAPSHOTS, NETWORKS, VOLUMES)
+MIGRATIONS = (FIRST, LEFTOVERS, SNAPSHOTS, NETWORKS, VOLUMES, BUILDS)
 """The first makes an empty database one of format 1, the next makes that one of format 2, and so
 on: what is missing is done in one transaction. There are as many as ``FORMAT`` says.
 """
@@ -78,7 +80,7 @@ _machine = msgspec.json.Decoder(MachineRecord).decode
 PUT_MACHINE = "INSERT OR REPLACE INTO machine VALUES (?, ?, ?, ?, ?)"
 
 
-class Store(Images, Snapshots, Networks, Volumes):
+class Store(Images, Snapshots, Networks, Volumes, Builds):
     """One state directory, open and locked. ``Store.open(root)`` is a context manager."""
 
     def __init__(self, layout: Layout, lock_fd: int) -> None:
@@ -93,6 +95,7 @@ class Store(Images, Snapshots, Networks, Volumes):
         self._names: dict[str, int] = {}
         self._images, self._layers, self._tags, self._leftovers = {}, {}, {}, {}
         self._snapshots, self._strata, self._networks, self._volumes = {}, {}, {}, {}
+        self._cached: dict[str, CacheRecord] = {}
         self._ranges = Ranges()
         self._pins: dict[str, int] = {}
         _check_version(layout)
@@ -255,7 +258,7 @@ class Store(Images, Snapshots, Networks, Volumes):
         on nobody removes that.
         """
         with self._lock:
-            if of_image and record.image not in self._images:
+            if of_image and record.image and record.image not in self._images:
                 raise NoSuchImage(
                     f"cannot create machine: its image {record.spec.image} was removed just now",
                     exit_code=125,
@@ -351,6 +354,7 @@ class Store(Images, Snapshots, Networks, Volumes):
         self._load_snapshots(rows)
         self._load_networks(rows)
         self._load_volumes(rows)
+        self._load_builds(rows)
         self._next_key = self._last_key = 0
 
 

@@ -43,6 +43,7 @@ class Images:
     needed: Callable[[Callable[[], None]], None]
     transaction: Callable[[], contextlib.AbstractContextManager[None]]
     snapshot_of_image: Callable[[str], SnapshotRecord | None]
+    cached_layers: Callable[[], set[str]]
 
     def _load_images(self, rows: Callable[[str], Iterable[Any]]) -> None:
         self._images = {key: _image(blob) for key, blob in rows("SELECT id, record FROM image")}
@@ -123,6 +124,8 @@ class Images:
         with self._lock:
             needed = {layer for image in self._images.values() for layer in image.layers}
             needed |= {layer for known in self._leftovers.values() for layer in known.layers}
+            needed |= {layer for machine in self._machines.values() for layer in machine.layers}
+            needed |= self.cached_layers()
             return frozenset(needed) | self.pins()
 
     # ---- images and their names ----

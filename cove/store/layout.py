@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FORMAT = 5
+FORMAT = 6
 """Of the whole state directory; raised when an older cove could not read it any more."""
 
 

@@ -49,8 +49,6 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """The machine has a network policy: its packets are led through the host."""
     aliases: tuple[str, ...] = ()
     """What the machine is called on this network, besides its own name."""
-    forwards: bool = False
-    """It may send there what others sent."""
 
 
 class Published(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -136,6 +134,12 @@ class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Ports that its image or its spec names: ``80/tcp``."""
     published: tuple[Published, ...] = ()
     """Written before anybody else has the sockets, taken away after nobody has."""
+    build: str = ""
+    """Of a step of a build, whose id this is: it ends with the daemon, and its image is not known
+    to anybody yet.
+    """
+    layers: tuple[str, ...] = ()
+    """Of such a step: diff IDs of what it stands on above its image."""
 
     @property
     def upper(self) -> int:
@@ -167,6 +171,19 @@ class LayerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """gzip, zstd: digest and size of the archive once it was compressed, for who asks a registry
     whether it has it.
     """
+
+
+class CacheRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a step of a build made, by what it was made of."""
+
+    key: str
+    """64 hexadecimal digits."""
+    diff_id: str
+    """Of the layer."""
+    created: float
+    used: float
+    title: str = ""
+    """The instruction, for people."""
 
 
 class StratumRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -125,3 +125,7 @@ class DiskUsage(msgspec.Struct, frozen=True):
     """Of blobs that came in part."""
     snapshots: SnapshotUsage = SnapshotUsage()
     volumes: tuple[VolumeUsage, ...] = ()
+    steps: int = 0
+    """Of builds, of which the cache knows what they made."""
+    cache: int = 0
+    """Of layers that only the cache has."""

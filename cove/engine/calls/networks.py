@@ -71,7 +71,6 @@ class NetworkConnect(msgspec.Struct, frozen=True):
     mac: str = ""
     aliases: tuple[str, ...] = ()
     ip6: str = ""
-    forwards: bool = False
 
 
 class NetworkDisconnect(msgspec.Struct, frozen=True):

@@ -339,7 +339,10 @@ def forget(home: Home, record: MachineRecord, *, volumes: bool = False) -> None:
     """Remove what is on disk, then the record; its anonymous volumes if it was asked for."""
     home.visits.end(record.key, removed=True)
     layout = home.store.layout
-    home.remover.remove(layout.upper(record.upper))
+    if record.build in home.steps:
+        home.steps[record.build] = record
+    else:
+        home.remover.remove(layout.upper(record.upper))
     home.remover.remove(layout.machine(record.key))
     for path in layout.sockets(record.key):
         unlink(path)

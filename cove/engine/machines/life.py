@@ -56,6 +56,10 @@ class Ground:
     """What it goes on from at once."""
     warm: bool = False
     """That is memory, too: no other guest serves it."""
+    layers: tuple[str, ...] = ()
+    """Diff IDs of what a step of a build stands on above its image; ``base`` has them too."""
+    build: str = ""
+    """Id of that step."""
 
 
 def ground_of(home: Home, spec: MachineSpec) -> Ground:
@@ -112,6 +116,8 @@ def new_record(
         strata=ground.strata,
         snapshot=ground.snapshot,
         resume=ground.resume,
+        build=ground.build,
+        layers=ground.layers,
     )
 
 

@@ -43,6 +43,8 @@ def recover(home: Home) -> None:
     networks.recover(home)
     making.recover(home)
     for live in waiting:
+        if live.key in home.lives and home.record(live.key).build:
+            ending.kill(home, live, "kill")  # nobody is left who builds
         if live.ctl is not None and live.key in home.lives:
             monitors.watch(home, live)
 

@@ -227,7 +227,7 @@ def _machines(home: Home) -> Steps:
     records = store.machines()
     for number, record in enumerate(records):
         yield Checked("machines", number, len(records)), None
-        if record.image != HOST and store.image(record.image) is None:
+        if record.image not in (HOST, "") and store.image(record.image) is None:
             yield _found("machines", "machine", record.name, "its image is not there",
                          means="it cannot be started again")  # fmt: skip
         if _lost_upper(home, record):

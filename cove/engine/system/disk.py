@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +26,7 @@ from cove.engine.calls import (
     SystemPrune,
     SystemPruned,
 )
+from cove.engine.calls.build import BuildPrune, BuildPruned
 from cove.engine.calls.disk import SnapshotUsage
 from cove.engine.calls.networks import NetworkPrune
 from cove.engine.calls.volumes import VolumePrune, VolumesPruned
@@ -114,6 +116,8 @@ def disk_usage(home: Home) -> DiskUsage:
             )
         )
     partial = partial_usage(home.store)
+    cached = home.store.cached_layers() - users.keys()
+    cache = sum(sizes.get(layer, 0) for layer in cached)
     machines = [
         MachineUsage(as_seen(record), written(home, record))
         for record in reversed(home.store.machines())
@@ -122,11 +126,13 @@ def disk_usage(home: Home) -> DiskUsage:
     return DiskUsage(
         tuple(images),
         tuple(machines),
-        layers=sum(sizes.values()) + partial,
+        layers=sum(sizes.values()) + partial - cache,
         needed=sum(sizes.get(layer, 0) for layer in needed),
         unfinished=partial,
         snapshots=_snapshot_usage(home),
         volumes=volumes.usage(home),
+        steps=len(home.store.all_cached()),
+        cache=cache,
     )
 
 
@@ -161,7 +167,24 @@ def system_prune(home: Home, params: SystemPrune) -> SystemPruned:
         kept = volumes.prune(home, VolumePrune(labels=params.labels, without=params.without))
     found = _prune_images(home, ImagePrune(params.all, **chosen))  # type: ignore[arg-type]
     reclaimed = machines.reclaimed + kept.reclaimed + found.reclaimed
+    if not any(chosen.values()):
+        reclaimed += build_prune(home, BuildPrune()).reclaimed
     return SystemPruned(machines.ids, found.removed, reclaimed, gone.names, kept.names)
+
+
+def build_prune(home: Home, params: BuildPrune) -> BuildPruned:
+    """What steps of builds made is forgotten, caches and layers that no image has go with it."""
+    from cove.engine.builds.mounting import LABEL
+    from cove.image.layers import drop_unused
+
+    store, sizes, now = home.store, layer_sizes(home.store), time.time()
+    doomed = [one for one in store.all_cached() if now - one.used >= params.older]
+    store.remove_cached([one.key for one in doomed])
+    gone = drop_unused(store, [one.diff_id for one in doomed])
+    reclaimed = sum(sizes.get(diff_id, 0) for diff_id in gone)
+    if not params.older:
+        reclaimed += volumes.prune(home, VolumePrune(labels=(LABEL,), all=True)).reclaimed
+    return BuildPruned(tuple(one.key for one in doomed), reclaimed)
 
 
 def _prune_images(home: Home, params: ImagePrune) -> ImagesPruned:

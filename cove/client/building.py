@@ -1,0 +1,246 @@
+"""What ``build`` has to find out before it asks the daemon: the Dockerfile, what is left out of the
+context, what the base images are, and which files are wanted at all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from cove.build.dockerfile.file import Dockerfile, read_dockerfile
+from cove.build.files.wanted import Wanted as Files
+from cove.build.graph.data import IMAGE, Build, Origin
+from cove.build.graph.plan import Wanted, plan_build
+from cove.build.ignore import NAME, Ignore, ignore_names, read_ignore
+from cove.client.packing import Packer
+from cove.errors import HostError, NotFound, UsageError, printable
+from cove.oci.config import ImageConfig
+from cove.oci.manifest import Platform
+
+DOCKERFILES = ("Dockerfile", "dockerfile")
+TEXT_MAX = 16 << 20
+HEAD = 512
+
+
+@dataclass(slots=True)
+class Context:
+    """Where the files come from, and what was found there."""
+
+    name: str
+    """Of the Dockerfile, for messages."""
+    dockerfile: bytes
+    directory: str = ""
+    archive: int = -1
+    """A file with an archive of the context."""
+    ignore: bytes = b""
+    ignore_name: str = ""
+    sockets: list[str] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        return "files" if self.directory else "tar" if self.archive >= 0 else "none"
+
+    @property
+    def rules(self) -> Ignore | None:
+        return read_ignore(self.ignore, self.ignore_name) if self.ignore else None
+
+    def read(self) -> Dockerfile:
+        return read_dockerfile(self.dockerfile, self.name)
+
+    def writer(self, build: Build, cancelled: threading.Event) -> Callable[[int], object] | None:
+        """Writes the context, as far as the build needs it."""
+        if self.archive >= 0:
+            return self._copy
+        patterns = build.context_paths
+        if not self.directory:
+            return None
+
+        def write(out: int) -> None:
+            root = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                wanted = Files(patterns, self.rules)
+                packer = Packer(root, self.directory, wanted, out, cancelled)
+                packer.pack()
+                self.sockets = packer.sockets
+            finally:
+                os.close(root)
+
+        return write
+
+    def _copy(self, out: int) -> None:
+        at, left = 0, os.fstat(self.archive).st_size
+        while left:
+            moved = os.sendfile(out, self.archive, at, min(left, 1 << 20))
+            if not moved:
+                return
+            at, left = at + moved, left - moved
+
+
+# ---- where the Dockerfile is ----
+
+
+def from_directory(directory: str, file: str, shown: str, stdin: int) -> Context:
+    """``file`` is absolute, empty where none was named, or ``-``."""
+    if not os.path.isdir(directory):
+        raise NotFound(f"cannot build {shown}: no such directory", origin=shown)
+    if file == "-":
+        name, text, beside = "Dockerfile", _read_fd(stdin, "standard input"), ""
+    else:
+        name, text, beside = _dockerfile(directory, file, shown)
+    found = Context(name, text, directory)
+    places = ignore_names(beside)[:1] if beside else ()
+    for path in (*places, os.path.join(directory, NAME)):
+        data = _read_if_there(path)
+        if data is not None:
+            found.ignore, found.ignore_name = data, os.path.basename(path)
+            break
+    return found
+
+
+def _dockerfile(directory: str, file: str, shown: str) -> tuple[str, bytes, str]:
+    """Name for messages, text and path."""
+    paths = [file] if file else [os.path.join(directory, name) for name in DOCKERFILES]
+    for path in paths:
+        data = _read_if_there(path)
+        if data is not None:
+            inside = os.path.relpath(path, directory)
+            name = os.path.basename(path) if inside.startswith("..") else inside
+            return name, data, path
+    raise NotFound(
+        f"cannot build {shown}: there is no {os.path.basename(paths[0])}",
+        hint="name it: -f FILE",
+    )
+
+
+def _read_if_there(path: str) -> bytes | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _cannot(path, error) from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise UsageError(f"cannot read {path}: it is no file", exit_code=1)
+        return _read_fd(fd, path)
+    finally:
+        os.close(fd)
+
+
+def _read_fd(fd: int, what: str) -> bytes:
+    data = bytearray()
+    try:
+        while piece := os.read(fd, 1 << 16):
+            data += piece
+            if len(data) > TEXT_MAX:
+                raise UsageError(
+                    f"cannot read {what}: it has more than {TEXT_MAX >> 20} MiB", exit_code=1
+                )
+    except OSError as error:
+        raise _cannot(what, error) from error
+    return bytes(data)
+
+
+def _cannot(path: str, error: OSError) -> HostError:
+    reason = (error.strerror or "").lower()
+    return HostError(f"cannot read {printable(path)}: {reason}", exit_code=1)
+
+
+@contextmanager
+def from_stdin(stdin: int, file: str) -> Iterator[Context]:
+    """A Dockerfile alone, or an archive with one."""
+    first = bytearray()
+    while len(first) < HEAD and (piece := os.read(stdin, HEAD - len(first))):
+        first += piece
+    if not _is_archive(bytes(first)):
+        rest = _read_fd(stdin, "standard input")
+        yield Context("Dockerfile", bytes(first) + rest)
+        return
+    import tempfile
+
+    with tempfile.TemporaryFile() as spool:
+        spool.write(first)
+        with os.fdopen(os.dup(stdin), "rb") as source:
+            shutil.copyfileobj(source, spool, 1 << 20)
+        spool.flush()
+        yield _in_archive(spool.fileno(), file or "Dockerfile")
+
+
+def _is_archive(first: bytes) -> bool:
+    from cove.image.compress import MAGIC_LENGTH, detect
+
+    if detect(first[:MAGIC_LENGTH]) != "none":
+        return True
+    try:
+        return len(first) == HEAD and bool(tarfile.TarInfo.frombuf(first, "utf-8", "strict"))
+    except tarfile.HeaderError:
+        return False
+
+
+def _in_archive(fd: int, file: str) -> Context:
+    found = Context(file, b"", archive=fd)
+    with open(fd, "rb", closefd=False) as stream:
+        stream.seek(0)
+        try:
+            with tarfile.open(fileobj=stream, mode="r:*") as tar:
+                texts = _texts(tar, (file, f"{file}{NAME}", NAME))
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise UsageError(
+                f"cannot read the archive on standard input: {str(error)[:200]}", exit_code=1
+            ) from None
+    if file not in texts:
+        raise NotFound(f"cannot build -: there is no {file} in the archive", hint="name it: -f")
+    found.dockerfile = texts[file]
+    for name in (f"{file}{NAME}", NAME):
+        if name in texts:
+            found.ignore, found.ignore_name = texts[name], name
+            break
+    return found
+
+
+def _texts(tar: tarfile.TarFile, names: tuple[str, ...]) -> dict[str, bytes]:
+    found = {}
+    while (member := tar.next()) is not None:
+        name = os.path.normpath(member.name)
+        if name in names and member.isfile() and member.size <= TEXT_MAX:
+            file = tar.extractfile(member)
+            found[name] = file.read() if file is not None else b""
+        tar.members = []  # type: ignore[attr-defined]  # it would keep all of them
+    return found
+
+
+# ---- which images ----
+
+
+@dataclass(slots=True)
+class Planned:
+    build: Build
+    images: dict[str, str]
+    """``NAME PLATFORM`` to id."""
+
+
+def plan(
+    file: Dockerfile, wanted: Wanted, find: Callable[[str, Platform], tuple[str, ImageConfig]]
+) -> Planned:
+    """``find`` gets an image: its id and its config."""
+    images: dict[str, str] = {}
+    configs: dict[str, ImageConfig] = {}
+
+    def lookup(origin: Origin, platform: Platform) -> ImageConfig | None:
+        key = f"{origin.name} {platform}"
+        if key not in images:
+            images[key], configs[key] = find(origin.name, platform)
+        return configs[key]
+
+    build = plan_build(file, wanted, lookup)
+    for stage in build.stages:
+        for origin in stage.origins:
+            if origin.kind == IMAGE:
+                lookup(origin, stage.platform)
+    return Planned(build, images)

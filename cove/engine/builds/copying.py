@@ -1,0 +1,202 @@
+"""COPY, ADD and WORKDIR: files into a tree, by cove's archiver inside the tree's own walls."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import posixpath
+import re
+import stat
+import tarfile
+from dataclasses import dataclass
+
+from cove.build.files.entries import FOLDER, Entry
+from cove.build.files.select import Owner, Place, Placed, restyled
+from cove.build.graph.data import CopyStep, WorkdirStep
+from cove.build.source import Place as Line
+from cove.build.source import misfit
+from cove.engine.builds import trees
+from cove.engine.builds.gathering import Gathered, Part, Sources, placed
+from cove.engine.builds.packs import Gone, write_tar
+from cove.engine.builds.trees import Tree
+from cove.engine.home import Home
+from cove.engine.ranges import RANGE_SIZE
+from cove.errors import BadArchive, HostError, NotFound, Unsupported
+from cove.store.records import LayerRecord
+
+NAMES_MAX = 1 << 20
+"""Bytes of /etc/passwd and /etc/group that are read."""
+_STAT = re.compile(rb"([0-7]{1,7}) [0-9]{1,18} [^\0]*? ([0-7]{1,7})\0[^\0]*\0([^\0]*)\0", re.DOTALL)
+"""Mode, mode of what links lead to; where they lead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """A tree that a step writes into, and the layer that takes it."""
+
+    home: Home
+    tree: Tree
+    upper: int
+    what: str
+
+    def look(self, path: str) -> tuple[int, str]:
+        """The mode of what ``path`` leads to, 0 for nothing, and where that is."""
+        words = ("stat", f"/{path}")
+        with trees.visit(self.home, self.tree, self.upper, words, what=self.what) as archiver:
+            said = archiver.read_result()
+            try:
+                archiver.finish()
+            except NotFound:
+                return 0, path
+        found = _STAT.match(said)
+        if found is None:
+            raise HostError(f"cannot {self.what}: what is said of /{path} makes no sense")
+        mode = int(found[1], 8)
+        if not stat.S_ISLNK(mode):
+            return mode, path
+        return int(found[2], 8), os.fsdecode(found[3]).strip("/")
+
+    def text(self, path: str) -> str:
+        """A small file of the tree; empty where there is none."""
+        words = ("out", f"/{path}", "file", "1")
+        with trees.visit(self.home, self.tree, self.upper, words, what=self.what) as archiver:
+            data = bytearray()
+            while len(data) < NAMES_MAX and (piece := os.read(archiver.stdout, 1 << 16)):
+                data += piece
+            if len(data) >= NAMES_MAX:
+                raise HostError(f"cannot {self.what}: /{path} is too long")
+            try:
+                archiver.finish()
+            except NotFound:
+                return ""
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            member = tar.next()
+            file = tar.extractfile(member) if member is not None and member.isfile() else None
+            return file.read().decode("utf-8", "surrogateescape") if file else ""
+
+    def place(self, target: str) -> Place:
+        """Where the files go: links of the tree are followed, as BuildKit does."""
+        path = posixpath.normpath(target).strip("/")
+        if not path or path == ".":
+            return Place("", folder=True, exists=True)
+        mode, real = self.look(path)
+        folder = stat.S_ISDIR(mode)
+        return Place(real if folder else path, folder or target.endswith("/"), folder)
+
+    def put(self, found: Gathered, now_ns: int, gone: Gone) -> None:
+        """The files, in order."""
+        for fd, mine in found.parts:
+            if not mine:
+                continue
+            words = ("in", "/", "archive")
+            run = trees.visit(self.home, self.tree, self.upper, words, what=self.what, reads=True)
+            with run as archiver:
+                with contextlib.suppress(BrokenPipeError):  # it says why
+                    write_tar(archiver.stdin, fd, mine, now_ns, gone)
+                archiver.close_stdin()
+                archiver.read_result()
+                archiver.finish()
+
+
+# ---- whose ----
+
+
+def owner_of(writing: Writing, text: str, line: Line) -> Owner:
+    """``USER[:GROUP]``, by the names that the tree knows."""
+    user, _, group = text.partition(":")
+    uid, primary = _user(writing, user, line)
+    gid = primary
+    if group:
+        gid = int(group) if _is_number(group) else _group(writing, group, line)
+    if max(uid, gid) >= RANGE_SIZE:
+        raise misfit(line, f"{max(uid, gid)} is no id of a machine", hint="they end at 65535")
+    return Owner(uid, gid)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 11 and int(text) < (1 << 32) - 1
+
+
+def _user(writing: Writing, user: str, line: Line) -> tuple[int, int]:
+    """Its id and its group's; a number alone is both."""
+    if _is_number(user):
+        return int(user), int(user)
+    for fields in _lines(writing.text("etc/passwd")):
+        if len(fields) > 3 and fields[0] == user and all(map(_is_number, fields[2:4])):
+            return int(fields[2]), int(fields[3])
+    raise misfit(line, f'no user is called "{user}" in /etc/passwd there', hint="write its number")
+
+
+def _group(writing: Writing, group: str, line: Line) -> int:
+    for fields in _lines(writing.text("etc/group")):
+        if len(fields) > 2 and fields[0] == group and _is_number(fields[2]):
+            return int(fields[2])
+    raise misfit(line, f'no group is called "{group}" in /etc/group there', hint="write its number")
+
+
+def _lines(text: str) -> list[list[str]]:
+    return [line.split(":") for line in text.splitlines()]
+
+
+# ---- the steps ----
+
+
+def copy(
+    sources: Sources,
+    step: CopyStep,
+    parts: list[Part],
+    tree: Tree,
+    pins: contextlib.ExitStack,
+) -> LayerRecord:
+    """``--link``: the files alone, whatever they are put onto."""
+    home, below = sources.home, Tree() if step.link else tree
+    with trees.writable(home) as upper:
+        writing = Writing(home, below, upper, f"copy to {step.target}")
+        place = writing.place(step.target)
+        found = placed(parts, step, place)
+        _check_target(step, place, found)
+        owner = owner_of(writing, step.chown, step.place) if step.chown else None
+        found.parts = [(fd, restyled(mine, owner, step.chmod)) for fd, mine in found.parts]
+        try:
+            writing.put(found, sources.clock_ns, sources.gone)
+        except (BadArchive, Unsupported) as error:
+            raise misfit(step.place, error.message.partition(": ")[2]) from error
+        return trees.layer_of(home, below, upper, writing.what, pins)
+
+
+def _check_target(step: CopyStep, place: Place, found: Gathered) -> None:
+    if not place.folder and len(step.sources) > 1:
+        raise misfit(
+            step.place,
+            f"{step.target} is no folder, and there are more sources than one",
+            hint=f"write {step.target}/",
+        )
+    files = [one for one in found.placed if one.target == place.path and not one.made]
+    if not place.folder and len(files) > 1:
+        raise misfit(
+            step.place,
+            f"{step.target} is no folder, and more files than one would be called so",
+            hint=f"write {step.target}/",
+        )
+
+
+def workdir(
+    home: Home, step: WorkdirStep, tree: Tree, now_ns: int, pins: contextlib.ExitStack
+) -> LayerRecord:
+    """Makes the folder where it is missing."""
+    with trees.writable(home) as upper:
+        writing = Writing(home, tree, upper, f"make {step.path}")
+        path = step.path.strip("/")
+        mode, _ = writing.look(path)
+        if mode and not stat.S_ISDIR(mode):
+            raise misfit(step.place, f"{step.path} is no folder")
+        if not mode:
+            owner = owner_of(writing, step.user, step.place) if step.user else Owner(0, 0)
+            entry = Entry("", FOLDER, 0o755, owner.uid, owner.gid)
+            writing.put(Gathered([(-1, [Placed(entry, path, made=True)])]), now_ns, _nothing)
+        return trees.layer_of(home, tree, upper, writing.what, pins)
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,242 @@
+"""``RUN --mount``: what a step is given beside its root, and here-documents that are scripts.
+
+Files of a context or a stage are copied for the time of the step: what is written there goes with
+it. A cache is a volume that only builds know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from cove.build.files.select import Place, Placed, digest_of, select
+from cove.build.graph.data import CONTEXT, SCRATCH, RunStep, StepMount
+from cove.build.source import misfit
+from cove.engine.builds.gathering import Sources, tree_pack
+from cove.engine.builds.packs import Pack, nameless, write_tar
+from cove.engine.builds.trees import Tree
+from cove.engine.home import Home
+from cove.engine.volumes import making
+from cove.image import pipeline
+from cove.image.pipeline import NO_LIMITS
+from cove.oci.archive import Span
+from cove.spec.machine import Mount
+from cove.spec.volume import VolumeSpec
+
+CACHE = "build-cache-"
+LABEL = "cove.build.cache"
+
+_guard = threading.Condition()
+_held: dict[tuple[str, str], int] = {}
+"""By state directory and volume: how many have it, -1 for one alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    mounts: tuple[Mount, ...] = ()
+    env: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Making:
+    sources: Sources
+    secrets: dict[str, bytes]
+    step: RunStep
+    directory: str
+    stack: contextlib.ExitStack
+    env: list[str] = field(default_factory=list)
+    number: int = 0
+
+    @property
+    def home(self) -> Home:
+        return self.sources.home
+
+    def fresh(self) -> str:
+        """A place for one mount's files."""
+        self.number += 1
+        return f"{self.directory}/{self.number}"
+
+
+@contextlib.contextmanager
+def mounted(sources: Sources, step: RunStep, secrets: dict[str, bytes]) -> Iterator[Mounted]:
+    if not step.mounts and not step.files:
+        yield Mounted()
+        return
+    home = sources.home
+    with contextlib.ExitStack() as stack:
+        directory = tempfile.mkdtemp(prefix="step-", dir=home.store.layout.tmp)
+        stack.callback(home.remover.remove, directory)
+        making_one = _Making(sources, secrets, step, directory, stack)
+        mounts = [one for mount in step.mounts if (one := _mount(making_one, mount)) is not None]
+        for script in step.files:
+            data = script.content.encode("utf-8", "surrogateescape")
+            mounts.append(_file(making_one, data, script.path, script.mode, 0, 0, "the script"))
+        yield Mounted(tuple(mounts), tuple(making_one.env))
+
+
+def digest(sources: Sources, step: RunStep) -> list[str]:
+    """What the cache has to know of the files that a step is shown."""
+    found = []
+    for mount in step.mounts:
+        if mount.mount.type != "bind" or mount.origin is None:
+            continue
+        tree = sources.trees.get(str(mount.origin))
+        if mount.origin.kind == CONTEXT:
+            found.append(digest_of(_placed(sources.context, mount)))
+        elif tree is not None:
+            found.append(tree.key)
+    return found
+
+
+def _placed(pack: Pack, mount: StepMount) -> list[Placed]:
+    return select(pack.files, mount.mount.source.strip("/"), _PLACE, None)
+
+
+_PLACE = Place("top", folder=False, exists=False)
+
+
+def _mount(one: _Making, mount: StepMount) -> Mount | None:
+    match mount.mount.type:
+        case "tmpfs":
+            return Mount("tmpfs", mount.target, size=mount.mount.size, origin=_said(mount))
+        case "secret":
+            return _secret(one, mount)
+        case "ssh":
+            raise misfit(one.step.place, "--mount=type=ssh is not supported yet")
+        case "cache":
+            return _cache(one, mount)
+        case _:
+            return _bind(one, mount)
+
+
+def _said(mount: StepMount) -> str:
+    return f"--mount=type={mount.mount.type},target={mount.target}"
+
+
+# ---- files ----
+
+
+def _bind(one: _Making, mount: StepMount) -> Mount:
+    sources, origin = one.sources, mount.origin
+    assert origin is not None
+    with contextlib.ExitStack() as stack:
+        if origin.kind == CONTEXT:
+            pack: Pack | None = sources.context
+            placed = _placed(sources.context, mount)
+        else:
+            tree = sources.trees.get(str(origin), Tree())
+            path = mount.mount.source.strip("/")
+            what = f"mount /{path} of {origin}"
+            opened = tree_pack(sources.home, tree, path, what, sources.gone)
+            pack = stack.enter_context(opened)
+            placed = select(pack.files, "", _PLACE, None) if pack is not None else []
+        if pack is None or not placed:
+            raise misfit(one.step.place, f'"{mount.mount.source or "/"}" is not in {origin}')
+        path = _unpacked(one, pack, placed)
+    return Mount(
+        "bind", mount.target, source=path, read_only=mount.mount.readonly, origin=_said(mount)
+    )
+
+
+def _unpacked(one: _Making, pack: Pack, placed: list[Placed]) -> str:
+    """The files in a directory of their own, by the unpacker, which follows nothing."""
+    target = one.fresh()
+    os.mkdir(target, 0o700)
+    with nameless(one.home.store) as tar:
+        write_tar(tar, pack.fd, placed, one.sources.clock_ns, one.sources.gone)
+        size = os.lseek(tar, 0, os.SEEK_CUR)
+        pipeline.unpack(Span(tar, 0, size), target, what="files to mount", limits=NO_LIMITS)
+    return f"{target}/fs/{_PLACE.path}"
+
+
+def _file(
+    one: _Making, data: bytes, target: str, mode: int, uid: int, gid: int, origin: str
+) -> Mount:
+    path = one.fresh()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        os.fchown(fd, uid, gid)
+        os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
+    return Mount("bind", target, source=path, read_only=True, origin=origin)
+
+
+def _secret(one: _Making, mount: StepMount) -> Mount | None:
+    wish = mount.mount
+    data = one.secrets.get(wish.id)
+    if data is None:
+        if wish.required:
+            raise misfit(
+                one.step.place, f'the secret "{wish.id}" is not given',
+                hint=f"--secret id={wish.id},src=FILE",
+            )  # fmt: skip
+        return None
+    if wish.env is not None:
+        one.env.append(f"{wish.env or wish.id}={data.decode('utf-8', 'surrogateescape')}")
+    if not mount.target:
+        return None
+    mode = 0o400 if wish.mode is None else wish.mode
+    return _file(one, data, mount.target, mode, wish.uid or 0, wish.gid or 0, _said(mount))
+
+
+# ---- caches ----
+
+
+def _cache(one: _Making, mount: StepMount) -> Mount:
+    wish = mount.mount
+    if mount.origin is not None and mount.origin.kind != SCRATCH:
+        raise misfit(one.step.place, "from= of a cache mount is not supported yet")
+    name = CACHE + hashlib.sha256(wish.id.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    name = one.stack.enter_context(_taken(one, name, wish.sharing))
+    new = one.home.store.volume(name) is None
+    making.make(one.home, VolumeSpec(name, {LABEL: wish.id}))
+    if new:
+        path = one.home.store.layout.volume_data(name)
+        os.chmod(path, 0o755 if wish.mode is None else wish.mode & 0o7777)
+        os.chown(path, wish.uid or 0, wish.gid or 0)
+    return Mount(
+        "volume", mount.target, source=name, read_only=wish.readonly, copy=False,
+        origin=_said(mount),
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _taken(one: _Making, name: str, sharing: str) -> Iterator[str]:
+    """``locked``: who wants it too waits; ``private``: he gets another one."""
+    root = one.home.root
+    with _guard:
+        if sharing == "private":
+            number = 0
+            base = name
+            while _held.get((root, name)):
+                number += 1
+                name = f"{base}-{number}"
+        elif sharing == "locked":
+            while _held.get((root, name)):
+                _guard.wait(0.2)
+                one.sources.gone()
+        else:
+            while _held.get((root, name), 0) < 0:
+                _guard.wait(0.2)
+                one.sources.gone()
+        key = (root, name)
+        _held[key] = -1 if sharing != "shared" else _held.get(key, 0) + 1
+    try:
+        yield name
+    finally:
+        with _guard:
+            left = 0 if _held[key] < 0 else _held[key] - 1
+            if left:
+                _held[key] = left
+            else:
+                del _held[key]
+            _guard.notify_all()

@@ -1,0 +1,215 @@
+"""RUN: a machine like any other, on the tree before it. What it wrote is the build's, not the
+machine's: it goes on without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from cove.build.graph.data import RunStep
+from cove.build.source import misfit
+from cove.engine.builds import trees
+from cove.engine.builds.mounting import Mounted
+from cove.engine.builds.trees import Tree
+from cove.engine.calls import Session
+from cove.engine.events import Cancel, Cancelled
+from cove.engine.home import Home
+from cove.engine.machines import life, stopping
+from cove.engine.machines.start import Foreground
+from cove.errors import CoveError, Unsupported
+from cove.oci.config import ImageConfig
+from cove.spec.machine import Limits, MachineSpec, Mount
+from cove.spec.network import ASKED_FOR
+from cove.store.records import Cause, LayerRecord, MachineRecord
+
+LABEL = "cove.build"
+PIECE = 1 << 16
+
+Log = Callable[[bytes], None]
+"""Hears what a program says, in a thread of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the command line says of every RUN."""
+
+    build: str
+    """Id of the build."""
+    network: str = ""
+    hosts: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+
+
+def run(
+    home: Home,
+    step: RunStep,
+    tree: Tree,
+    given: Given,
+    mounted: Mounted,
+    log: Log,
+    stopped: Cancel,
+    pins: contextlib.ExitStack,
+) -> LayerRecord:
+    """The layer of what it wrote."""
+    token = secrets.token_hex(16)
+    home.steps[token] = None
+    try:
+        spec = _spec(step, tree, given, mounted)
+        ended = _run(home, spec, tree, token, log, stopped)
+        if ended.exit_code or ended.cause.kind == "start":
+            raise misfit(step.place, _why(ended.exit_code, ended.cause))
+        return trees.layer_of(home, tree, ended.upper, "keep what a step wrote", pins)
+    finally:
+        last = home.steps.pop(token)
+        if last is not None:
+            home.remover.remove(home.store.layout.upper(last.upper))
+
+
+def _spec(step: RunStep, tree: Tree, given: Given, mounted: Mounted) -> MachineSpec:
+    if step.security != "sandbox":
+        raise Unsupported(
+            f"cannot build {step.place.file}: RUN --security={step.security} is not supported",
+            origin=step.place.excerpt,
+            exit_code=1,
+        )
+    network = step.network if step.network != "default" else given.network
+    if step.network == "host" != given.network:
+        raise misfit(
+            step.place,
+            "RUN --network=host is not allowed: it reaches whatever listens on the host",
+            hint="allow it to all steps: --network host",
+        )
+    return MachineSpec(
+        tree.image.id or "scratch",
+        step.argv,
+        entrypoint=(),
+        user=step.user,
+        workdir=step.workdir,
+        env=(*step.env, *step.proxies, *mounted.env),
+        labels={LABEL: given.build},
+        network=network or ASKED_FOR,
+        extra_hosts=given.hosts,
+        mounts=mounted.mounts,
+        remove=True,
+        limits=given.limits,
+        log_driver="none",
+    )
+
+
+def _why(code: int, cause: Cause) -> str:
+    if cause.kind in ("", "exit") or not cause.text:
+        return f"RUN ended with exit code {code}"
+    return f"RUN ended with exit code {code}: {cause.text}"
+
+
+def _run(
+    home: Home, spec: MachineSpec, tree: Tree, token: str, log: Log, stopped: Cancel
+) -> MachineRecord:
+    """The last record of the machine, which is gone. It is ended with the build."""
+    base = trees.base_of(home, tree)
+    with contextlib.ExitStack() as stack, _heard(log) as out:
+        layers = (*stack.enter_context(_points(home, spec)), *base.layers)
+        # What the image says of its own machines is for them: VOLUME, ENTRYPOINT, ENV.
+        base = replace(base, config=_bare(base.config), layers=layers)
+        ground = life.Ground(base, layers=tree.layers, build=token)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stack.enter_context(ours)
+        with theirs:
+            session = Session(theirs.fileno(), (-1, out.fileno(), out.fileno()), 0, 0, 0)
+            foreground = Foreground(session, ("stdout", "stderr"), sig_proxy=False)
+            machine = life.run(home, spec, foreground, ground)
+        out.close()
+        try:
+            stopping.wait(home, machine, "removed", stopped)
+        except Cancelled:
+            _end(home, machine)
+            stopping.wait(home, machine, "removed", None)
+            raise
+    ended = home.steps[token]
+    assert ended is not None
+    return ended
+
+
+@contextlib.contextmanager
+def _points(home: Home, spec: MachineSpec) -> Iterator[tuple[int, ...]]:
+    """The lowest layer of a step with mounts: places for them, which are in no layer afterwards.
+    Nothing has to be taken out of a root that the step may have changed.
+    """
+    if not spec.mounts:
+        yield ()
+        return
+    key = home.store.new_key()
+    root = home.store.layout.layer(key)
+    os.mkdir(root, 0o755)
+    os.chmod(root, 0o755)
+    try:
+        for mount in spec.mounts:
+            with contextlib.suppress(OSError):  # who mounts says what is wrong with the name
+                _point(root, mount)
+        yield (key,)
+    finally:
+        home.remover.remove(root)
+
+
+def _point(root: str, mount: Mount) -> None:
+    """The tree is the daemon's own: it holds no link."""
+    path = f"{root}{mount.target}"
+    if mount.type == "bind" and not os.path.isdir(mount.source):
+        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644))
+    else:
+        os.makedirs(path, 0o755, exist_ok=True)
+
+
+def _bare(config: ImageConfig) -> ImageConfig:
+    return ImageConfig(
+        architecture=config.architecture, os=config.os, variant=config.variant,
+        workdir=config.workdir,
+    )  # fmt: skip
+
+
+def _end(home: Home, machine: MachineRecord) -> None:
+    with contextlib.suppress(CoveError):
+        stopping.kill(home, machine, "KILL")
+
+
+@contextlib.contextmanager
+def _heard(log: Log) -> Iterator[_End]:
+    """What is written to is heard, to its end."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    out = _End(writer)
+
+    def listen() -> None:
+        while data := os.read(reader, PIECE):
+            with contextlib.suppress(CoveError):  # nobody listens any more
+                log(data)
+
+    thread = threading.Thread(target=listen, name="step", daemon=True)
+    thread.start()
+    try:
+        yield out
+    finally:
+        out.close()
+        thread.join()
+        os.close(reader)
+
+
+class _End:
+    """An end of a pipe, which is closed once."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

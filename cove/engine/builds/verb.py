@@ -1,0 +1,253 @@
+"""``build``: an image of a Dockerfile, step by step, while somebody watches."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from cove.build.dockerfile.file import read_dockerfile
+from cove.build.files.entries import Files
+from cove.build.graph.data import IMAGE, Build, Origin
+from cove.build.graph.plan import Wanted, plan_build
+from cove.build.ignore import read_ignore
+from cove.build.result import image_config
+from cove.engine.builds.conduct import Done, Images, Site, conduct
+from cove.engine.builds.packs import HEAD, Pack, decode, nameless, read_sent, read_tar
+from cove.engine.builds.running import Given
+from cove.engine.calls import Call
+from cove.engine.calls.build import BuildStep, ImageBuild
+from cove.engine.events import Cancel, Cancelled
+from cove.engine.home import Home
+from cove.errors import NOT_JSON, BadArchive, NoSuchImage, UsageError
+from cove.image import catalog
+from cove.image.history import moment
+from cove.image.importing import parse_name
+from cove.oci.archive import Span
+from cove.oci.config import ImageConfig
+from cove.oci.digest import digest_of
+from cove.oci.manifest import Platform, host_platform_of, parse_platform
+from cove.oci.reference import Reference, familiar
+from cove.spec.machine import Limits
+from cove.store.blobs import Blobs
+from cove.store.records import ImageRecord
+
+LOOK = 0.2
+"""Seconds between two looks whether the caller is still there."""
+ASKED_MAX = 64 << 20
+WAITING = 10_000
+"""Steps that a slow reader may leave unread; then the build waits for it."""
+
+# Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
+_decode_asked = msgspec.msgpack.Decoder(ImageBuild).decode
+
+
+def image_build(home: Home, call: Call) -> Iterator[BuildStep]:
+    """Steps as they happen, from a thread of the build's own."""
+    steps: queue.Queue[BuildStep | BaseException | None] = queue.Queue(WAITING)
+    stopped, left, began = Cancel(), threading.Event(), time.monotonic()
+
+    def put(step: BuildStep | BaseException | None) -> None:
+        while not left.is_set():
+            with contextlib.suppress(queue.Full):
+                steps.put(step, timeout=LOOK)
+                return
+
+    def tell(event: str, number: int, **more: Any) -> None:
+        put(BuildStep(event, number, time=time.monotonic() - began, **more))
+
+    def work() -> None:
+        try:
+            put(_build(home, _asked(call.body), call, tell, stopped))
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=work, name="build", daemon=True)
+    thread.start()
+    try:
+        yield from _steps(steps, call)
+    finally:
+        left.set()
+        stopped.set()
+        thread.join()
+
+
+def _steps(steps: queue.Queue[BuildStep | BaseException | None], call: Call) -> Iterator[BuildStep]:
+    while True:
+        if call.cancelled is not None and call.cancelled.is_set():
+            raise Cancelled("interrupted")
+        try:
+            step = steps.get(timeout=LOOK)
+        except queue.Empty:
+            continue
+        if step is None:
+            return
+        if isinstance(step, BaseException):
+            raise step
+        yield step
+
+
+def _asked(body: int) -> ImageBuild:
+    """What stands in front of the context: it may be longer than any header."""
+    data = b""
+    want = HEAD.size
+    while len(data) < want:
+        piece = os.read(body, want - len(data))
+        if not piece:
+            raise BadArchive("cannot build: what was sent ended in the middle")
+        data += piece
+        if len(data) == HEAD.size and want == HEAD.size:
+            want += HEAD.unpack(data)[0]
+            if want > ASKED_MAX:
+                raise BadArchive(f"cannot build: what is asked for has over {ASKED_MAX >> 20} MiB")
+    try:
+        return _decode_asked(data[HEAD.size :])
+    except NOT_JSON as error:
+        raise BadArchive(f"cannot build: what is asked for makes no sense: {error}") from None
+
+
+def _build(
+    home: Home, params: ImageBuild, call: Call, tell: Callable[..., None], stopped: Cancel
+) -> BuildStep:
+    names = tuple(parse_name(tag) for tag in params.tags)
+    images = _Images(home, params.images)
+    build = _plan(params, images.lookup)
+    for warning in build.warnings:
+        tell("warning", 0, text=str(warning).encode())
+
+    def gone() -> None:
+        if stopped.is_set() or (call.cancelled is not None and call.cancelled.is_set()):
+            raise Cancelled("interrupted")
+
+    with contextlib.ExitStack() as pins, nameless(home.store) as fd:
+        for record in images.found.values():
+            pins.enter_context(home.store.pinned(*record.layers))
+        now = time.time()
+        site = Site(
+            home=home,
+            build=build,
+            images=images.found,
+            context=Pack(fd, _context(home, params, call, fd, gone)),
+            given=_given(params),
+            secrets=params.secrets,
+            tell=tell,
+            stopped=stopped,
+            pins=pins,
+            now=now,
+            epoch=_epoch(params),
+            no_cache=params.no_cache,
+            no_cache_stages=frozenset(name.lower() for name in params.no_cache_stages),
+        )
+        done = conduct(site)
+        image = _record(home, build, done, names, now)
+    for name in names:
+        home.publish_image("tag", image, name.familiar())
+    home.publish_image("build", image)
+    tags = tuple(name.familiar() for name in names)
+    return BuildStep("done", image=image.id, tags=tags)
+
+
+class _Images:
+    """What the names in a Dockerfile mean; all of them were chosen by who asks for the build."""
+
+    def __init__(self, home: Home, meant: dict[str, str]) -> None:
+        self.home, self.meant = home, meant
+        self.found: Images = {}
+
+    def lookup(self, origin: Origin, platform: Platform) -> ImageConfig | None:
+        return catalog.image_config(self.find(origin, platform))
+
+    def find(self, origin: Origin, platform: Platform) -> ImageRecord:
+        key = (origin.name, str(platform))
+        record = self.found.get(key)
+        if record is None:
+            meant = self.meant.get(f"{origin.name} {platform}", origin.name)
+            try:
+                record = catalog.resolve(self.home.store, meant)
+            except NoSuchImage as error:
+                name = familiar(origin.name)
+                raise NoSuchImage(
+                    f"cannot build on {name}: {error.message.partition(': ')[2]}",
+                    hint=f"get it first: cove pull {name}",
+                ) from error
+            self.found[key] = record
+        return record
+
+
+def _plan(params: ImageBuild, lookup: Callable[[Origin, Platform], ImageConfig | None]) -> Build:
+    ignore = read_ignore(params.ignore, params.ignore_name) if params.ignore else None
+    build = plan_build(
+        read_dockerfile(params.dockerfile, params.name),
+        Wanted(
+            host=host_platform_of(),
+            platform=parse_platform(params.platform) if params.platform else None,
+            target=params.target,
+            arguments=params.arguments,
+            labels=params.labels,
+            ignore=ignore,
+        ),
+        lookup,
+    )
+    for stage in build.stages:  # images that files are taken from have configs, too
+        for origin in stage.origins:
+            if origin.kind == IMAGE:
+                lookup(origin, stage.platform)
+    return build
+
+
+def _epoch(params: ImageBuild) -> int | None:
+    text = params.arguments.get("SOURCE_DATE_EPOCH", "")
+    if text and not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise UsageError(f'cannot use SOURCE_DATE_EPOCH "{text[:40]}": it is seconds since 1970')
+    return int(text) if text else None
+
+
+def _given(params: ImageBuild) -> Given:
+    limits = Limits(memory=params.memory, shm=params.shm, ulimits=params.ulimits)
+    return Given(secrets.token_hex(16), params.network, params.hosts, limits)
+
+
+def _context(
+    home: Home, params: ImageBuild, call: Call, out: int, gone: Callable[[], None]
+) -> Files:
+    if params.context == "none" or call.body < 0:
+        return Files([])
+    if params.context == "files":
+        return read_sent(call.body, out, gone)
+    decode(Span(call.body, -1, -1), out, "the build context")
+    files = read_tar(out, "the build context", gone)
+    if not params.ignore:
+        return files
+    rules = read_ignore(params.ignore, params.ignore_name)
+    return Files(one for path, one in files.by_path.items() if path and rules.kept(path))
+
+
+def _record(
+    home: Home, build: Build, done: Done, names: tuple[Reference, ...], now: float
+) -> ImageRecord:
+    store, chain = home.store, done.tree.chain
+    data = msgspec.json.encode(image_config(build.result, done.base.config, done.pasts, chain))
+    image_id = digest_of(data)
+    with store.pinned(image_id):
+        Blobs(store.layout).put(data, image_id)
+        config = msgspec.json.decode(data, type=dict[str, object])
+        layers = [store.layer(diff_id) for diff_id in chain]
+        size = sum(layer.size for layer in layers if layer is not None)
+        known = store.image(image_id)
+        record = known or ImageRecord(
+            image_id, config, chain, size, moment(config.get("created")) or now
+        )
+        with store.transaction():
+            store.put_image(record)
+            for name in names:
+                store.tag(str(name), image_id)
+    home.bases.clear()
+    return record

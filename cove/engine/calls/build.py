@@ -1,0 +1,76 @@
+"""The verbs of builds."""
+
+from __future__ import annotations
+
+import msgspec
+
+from cove.engine.calls.images import Login
+from cove.spec.machine import Ulimit
+
+
+class BuildAsked(msgspec.Struct, frozen=True):
+    """``Call.body`` begins with an ``ImageBuild``, as msgpack behind its length in four bytes,
+    big-endian; the build context follows."""
+
+
+class ImageBuild(msgspec.Struct, frozen=True):
+    """What is asked for."""
+
+    dockerfile: bytes
+    name: str = "Dockerfile"
+    """Of the Dockerfile, for messages."""
+    context: str = "files"
+    """What the body is: ``files`` as ``client.packing`` sends them, a ``tar``, or ``none``."""
+    ignore: bytes = b""
+    """``.dockerignore``, for warnings: what it says is left out of the body already."""
+    ignore_name: str = ""
+    images: dict[str, str] = {}
+    """What the names of images mean: ``NAME PLATFORM`` to the id."""
+    tags: tuple[str, ...] = ()
+    arguments: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    target: str = ""
+    platform: str = ""
+    no_cache: bool = False
+    no_cache_stages: tuple[str, ...] = ()
+    network: str = ""
+    """Of RUN: none, default (empty), a network."""
+    hosts: tuple[str, ...] = ()
+    ulimits: tuple[Ulimit, ...] = ()
+    shm: int = 0
+    memory: int = 0
+    secrets: dict[str, bytes] = {}
+    logins: dict[str, Login] = {}
+    """By the registry's name."""
+
+
+class BuildStep(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What happens in a build; the last one has ``event`` ``done``."""
+
+    event: str
+    """begin, log, end, failed, warning, done."""
+    number: int = 0
+    """Of the step, from 1 on in the order in which they begin."""
+    title: str = ""
+    """With ``begin``: ``[build 2/5] RUN make``."""
+    text: bytes = b""
+    """With ``log``: what its program said; with ``failed`` and ``warning``: why."""
+    time: float = 0.0
+    """Seconds since the build began."""
+    cached: bool = False
+    """With ``end``: nothing was to be done."""
+    image: str = ""
+    """With ``done``: the image's id."""
+    tags: tuple[str, ...] = ()
+
+
+class BuildPrune(msgspec.Struct, frozen=True):
+    """Forget what steps have made."""
+
+    older: float = 0.0
+    """Only what was not used for so many seconds."""
+
+
+class BuildPruned(msgspec.Struct, frozen=True):
+    keys: tuple[str, ...]
+    reclaimed: int

@@ -1,1 +1,0 @@
-"""Images from one place to another, past the store: registries, layout directories, archives."""
