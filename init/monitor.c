@@ -185,8 +185,10 @@ static void leave(struct monitor *m, struct run *run)
 		exited_tell(m);
 	close_fd(&m->pidfd);
 	plan_free(run);
+	m->restart.mount_ns = -1; /* closed: we are in it again */
 	daemon_tell(m, MSG_GONE, 0, NULL, 0);
-	close_fd(&m->ctl);
+	if (!(m->flags & START_STAY)) /* or nobody would bring back the daemon that is to start it anew */
+		close_fd(&m->ctl);
 	close_fd(&m->listen);
 	for (size_t i = 0; i < PEERS_MAX; i++)
 		close_fd(&m->caller[i].fd);
@@ -277,7 +279,7 @@ int monitor_main(int ctl, int restart_argc, char **restart_argv)
 	plan_init(&run);
 	if (monitor_start(m, &run))
 		return 1;
-	while (m->phase != LEAVING || m->sessions || m->restart.wanted)
+	while (m->phase != LEAVING || m->sessions || m->restart.wanted || (m->ctl >= 0 && !m->bye))
 		turn(m, &run);
 	return 0;
 }

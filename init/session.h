@@ -23,6 +23,7 @@ enum {
 	START_AHEAD = 256,     /* the first half of a plan, to be run now; a second MSG_START brings the rest */
 	START_WHICH_SHIFT = 9, /* three bits: WHICH_* of the session */
 	START_BOUND = 4096,    /* what was started ends when its session is lost */
+	START_STAY = 8192,     /* after the end the monitor watches the daemon until that says goodbye */
 };
 
 /* MSG_START; then nnames names with their NULs (one a file descriptor), detach keys, host part, machine part. */

@@ -85,9 +85,9 @@ def _state(record: MachineRecord) -> Record:
     state = record.state
     return Record(
         Status=state,
-        Running=state in ("running", "paused"),
+        Running=state in ("running", "paused", "restarting"),
         Paused=state == "paused",
-        Restarting=False,
+        Restarting=state == "restarting",
         OOMKilled=record.cause.kind == "oom",
         Dead=state == "dead",
         Pid=record.pid if state in ("running", "paused") else 0,
@@ -157,7 +157,7 @@ def _host_config(spec: MachineSpec) -> Record:
         NetworkPolicy=list(spec.policy.words()) if spec.policy else NoList(),
         PortBindings=_bindings((p.port, p.protocol, p.ip, _host_port(p)) for p in spec.ports),
         PublishAllPorts=spec.publish_all,
-        RestartPolicy=Record(Name="no", MaximumRetryCount=0),
+        RestartPolicy=Record(Name=spec.restart.policy, MaximumRetryCount=spec.restart.retries),
         AutoRemove=spec.remove,
         CapAdd=_capabilities(security.cap_add),
         CapDrop=_capabilities(security.cap_drop),

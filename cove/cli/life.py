@@ -74,6 +74,8 @@ def limit_changes(typed: Typed) -> dict[str, Any]:
     changes = {name: limits[name] for name in calls.Update.__struct_fields__ if limits.get(name)}
     if "limits.pids" in typed.values:
         changes["pids"] = limits["pids"]
+    if "restart" in typed.values:
+        changes["restart"] = typed.values["restart"]
     return changes
 
 
@@ -93,7 +95,7 @@ def update(typed: Typed, terminal: Terminal, client: Client) -> int:
             told = client.change_mounts(MountChange(name, added, removed))
             if not told.at_once:
                 terminal.error(f"cove: the mounts of {name} change at its next start\n")
-        elif not changes:  # --restart no, or a 0, which is Docker's word for: as it is
+        elif not changes:  # a 0, which is Docker's word for: as it is
             client.inspect(calls.Inspect(name))
         return name
 

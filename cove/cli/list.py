@@ -49,9 +49,9 @@ def status(record: MachineRecord, now: float) -> str:
     if record.state in ("running", "paused"):
         up = f"Up {units.human_duration(now - record.started)}"
         return f"{up} (Paused)" if record.state == "paused" else up
-    if record.state == "exited":
+    if record.state in ("exited", "restarting"):
         ago = units.human_duration(now - (record.finished or now))
-        return f"Exited ({record.exit_code}) {ago} ago"
+        return f"{record.state.capitalize()} ({record.exit_code}) {ago} ago"
     return record.state.capitalize()
 
 
@@ -164,7 +164,7 @@ def ps(typed: Typed, terminal: Terminal, client: Client) -> int:
     listed = client.list(calls.List(all=everything or relative, sizes=sized))
     machines = filters.keep_machines(listed.machines, wanted)
     if relative and not everything:
-        machines = [r for r in machines if r.state in ("running", "paused")]
+        machines = [r for r in machines if r.state in ("running", "paused", "restarting")]
     if last > 0:
         machines = machines[:last]
     now, zone, full = time.time(), units.time_zone(terminal.env), typed.on("full")

@@ -30,6 +30,7 @@ PASSED_ON = frozenset(
         "COVE_PUBLISH_ADDRESS",
         "COVE_VM_PATIENCE",
         "COVE_VM_POOL",
+        "COVE_RESTART_DELAY",
     )
 )
 """The daemon outlives the shell that started it: nothing else of its environment is kept."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "COVE_DEBUG", "COVE_INIT",
         "COVE_DEFAULT_NETWORK", "COVE_PUBLISH_ADDRESS", "COVE_VM_PATIENCE",
-        "COVE_VM_POOL")  # fmt: skip
+        "COVE_VM_POOL", "COVE_RESTART_DELAY")  # fmt: skip
 SWITCH = 1e-4
 """Seconds a busy thread may hold the others up: at Python's 5 ms a start takes 77 ms instead of 4.
 """

@@ -39,6 +39,7 @@ from cove.engine.machines import (
 from cove.engine.machines.attach import attach
 from cove.engine.machines.exec import exec_in
 from cove.engine.machines.restart import restart, take_up
+from cove.engine.machines.retrying import Retries
 from cove.engine.machines.start import Foreground
 from cove.engine.networks import capturing, networks, policies, publishing
 from cove.engine.opening import open_home
@@ -71,6 +72,8 @@ class Engine:
         """Take the state directory, and take up every machine that runs."""
         with contextlib.ExitStack() as stack:
             home = open_home(stack, root, restart, environment, lock_fd)
+            home.retries = Retries(home)
+            stack.callback(home.retries.close)
             home.remover.sweep()
             recover.recover(home)
             home.forker.start()
@@ -82,6 +85,7 @@ class Engine:
             recorder.start()
             stack.callback(recorder.close)
             take_up(home)
+            home.retries.open()
             return cls(home, stack.pop_all())
 
     def __enter__(self) -> Self:

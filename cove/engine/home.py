@@ -38,6 +38,7 @@ from cove.store.records import ImageRecord, MachineRecord
 if TYPE_CHECKING:  # they stand on this
     from cove.engine.images.disks import Disks
     from cove.engine.machines.exec import Extra
+    from cove.engine.machines.retrying import Retries
     from cove.engine.networks.names import Names
     from cove.engine.networks.places import Places
     from cove.engine.vms.pool import Pool
@@ -96,6 +97,8 @@ class Home:
     """Clones that wait."""
     places: Places = field(init=False)
     """Who has which address."""
+    retries: Retries = field(init=False)
+    """Machines that wait to be started again."""
     names: Names = field(init=False)
     """The name server."""
     bases: dict[str, Base] = field(default_factory=dict)

@@ -89,6 +89,8 @@ class StartFlag(IntFlag):
     """The first half of a plan, to be run now; a second message brings the rest."""
     BOUND = 4096
     """What was started ends when its session is lost. Below are three bits of ``WHICH_SHIFT``."""
+    STAY = 8192
+    """After the machine's end its monitor brings the daemon back, until it is told ``BYE``."""
 
 
 class Stream(IntFlag):

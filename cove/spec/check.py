@@ -16,6 +16,7 @@ from cove.spec.mounts import is_idmap
 from cove.spec.network import ALONE, ASKED_FOR, CARDS, OF_MACHINE, parse_network_name
 from cove.spec.policy import check_policy
 from cove.spec.ports import exposes, publishes
+from cove.spec.restart import RETRIES_MOST
 from cove.spec.suggest import did_you_mean
 from cove.spec.values import (
     format_size,
@@ -104,6 +105,23 @@ def _problems(spec: MachineSpec) -> Iterator[CoveError]:
     yield from _ports(spec)
     yield from _grants(spec)
     yield from _log(spec)
+    yield from check_restart(spec)
+
+
+def check_restart(spec: MachineSpec) -> Iterator[CoveError]:
+    if spec.remove and spec.restart.policy != "no":
+        yield UsageError(
+            "cannot use --restart and --rm together: a machine that is removed when it ends is not "
+            "started again",
+            origin=f"--restart {spec.restart}",
+            hint="leave one of them out",
+        )
+    if not 0 <= spec.restart.retries <= RETRIES_MOST or (
+        spec.restart.retries and spec.restart.policy != "on-failure"
+    ):
+        yield UsageError(
+            f"cannot use such a restart policy: {spec.restart}", origin=f"--restart {spec.restart}"
+        )
 
 
 def _words(spec: MachineSpec) -> Iterator[CoveError]:

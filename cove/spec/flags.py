@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cove.spec import environment, grants, mounts, network, policy, ports, values, volume
+from cove.spec import environment, grants, mounts, network, policy, ports, restart, values, volume
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,6 +143,9 @@ MACHINE = (
          values.check_signal, group="Process", default="SIGTERM"),
     Flag("stop-timeout", "stop_timeout", "Seconds from that signal to SIGKILL; -1: never", "",
          "SECONDS", values.parse_int, group="Process", default=10),
+    Flag("restart", "restart", "When to start it again after its end: no, on-failure[:N], "
+         "always, unless-stopped", "", "POLICY", restart.parse_restart, group="Process",
+         default="no"),
     Flag("timeout", "timeout", "End it this long after its start: 30s, 5m", "", "TIME",
          values.parse_duration, group="Process"),
     # files
@@ -242,8 +245,6 @@ MACHINE = (
          grants.parse_log_driver, group="Log"),
     Flag("log-opt", "", "max-size=20m, max-file=5: how much is kept", "", "NAME=VALUE",
          grants.parse_log_opt, repeat=True, group="Log"),
-    Flag("restart", "", "Only no so far", "", "POLICY", grants.only("no", "",
-         why="cove has no restart policies yet"), group="Process"),
     Flag("no-healthcheck", ".no_healthcheck", "Accepted; cove has no health checks yet",
          group="Process"),
     Flag("disable-content-trust", ".unsigned", "Accepted; signatures are not checked",

@@ -12,6 +12,7 @@ import msgspec
 from cove.spec.network import ALONE, Connection, machine_of
 from cove.spec.policy import Policy
 from cove.spec.ports import Publish
+from cove.spec.restart import Restart
 
 Isolation = Literal["container", "vm"]
 
@@ -117,6 +118,7 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     tty: bool = False
     stdin_open: bool = False
     remove: bool = False
+    restart: Restart = Restart()
     init: bool = False
     detach_keys: str = "ctrl-p,ctrl-q"
     stop_signal: str = ""

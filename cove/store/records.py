@@ -87,7 +87,9 @@ class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     image: str
     """The image's id: sha256:<config digest>, or ``host``."""
     state: str
-    """created, running, paused, exited, dead."""
+    """created, running, paused, exited, dead; restarting: it ended, and its restart policy starts
+    it again.
+    """
     created: float
     argv: tuple[str, ...] = ()
     """Entrypoint and command as started."""
@@ -107,6 +109,11 @@ class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     stopping: bool = False
     """The user asked for it to stop (restart policies, messages)."""
     restarts: int = 0
+    """How often its restart policy started it since it was last started by hand."""
+    retry: float = 0.0
+    """While it is ``restarting``: when its restart policy starts it again."""
+    delay: float = 0.0
+    """What the policy waited the last time; 0: it was last started by hand."""
     restarting: bool = False
     """A restart was begun: it ends in order to start again, also when it is ephemeral."""
     limits_before: Limits | None = None

@@ -53,9 +53,9 @@ def main() -> int:
     module, _, name = sys.argv[3].partition(":")
     begin = getattr(importlib.import_module(module), name)
 
-    def run(*words: Any) -> Any:
+    def run(*words: Any, **named: Any) -> Any:
         countdown.armed = True
-        return begin(*words)
+        return begin(*words, **named)
 
     setattr(sys.modules[module], name, run)
     return daemon(sys.argv[4:])

@@ -351,7 +351,7 @@ def test_what_update_refuses(cove: Cove) -> None:
 
 REFUSED = (
     ((), 125, "cannot update: no limit is named"),
-    (("--restart", "always"), 125, 'cannot use "always": cove has no restart policies yet'),
+    (("--restart", "on-failure:x"), 125, 'cannot read restart policy "on-failure:x"'),
     (("--blkio-weight", "20"), 125, "cannot use --blkio-weight: cove does not limit block"),
     (("--kernel-memory", "20m"), 125, "cannot use --kernel-memory"),
     (("--cpu-period", "1000"), 125, "cannot use --cpu-period without --cpu-quota"),

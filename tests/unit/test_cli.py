@@ -445,9 +445,9 @@ WRONG = [
     (("run", "-p", "80:x", "host"), '"x" is no port', "from: --publish 80:x"),
     (("run", "--gpus", "all", "host"), "cannot use --gpus", "no GPUs"),
     (
-        ("run", "--restart", "always", "host"),
-        "cove has no restart policies yet",
-        "--restart always",
+        ("run", "--rm", "--restart", "always", "host"),
+        "cannot use --restart and --rm together",
+        "leave one of them out",
     ),
     (("run", "--pull", "daily", "host"), "it is missing, always or never", "from: --pull daily"),
     (("run", "-v", "d@ta:/d", "host"), '"d@ta" is neither a path nor a name', "./d@ta"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from cove.spec.restart import Restart as Policy
+
 
 class Pause(msgspec.Struct, frozen=True):
     machine: str
@@ -27,7 +29,9 @@ class Restart(msgspec.Struct, frozen=True):
 
 
 class Update(msgspec.Struct, frozen=True):
-    """Other limits for a machine, at once and for its next start. 0 and empty: as it is."""
+    """Other limits for a machine, at once and for its next start; another restart policy. 0 and
+    empty: as it is.
+    """
 
     machine: str
     memory: int = 0
@@ -40,6 +44,8 @@ class Update(msgspec.Struct, frozen=True):
     cpuset_mems: str = ""
     pids: int | None = None
     """None: as it is; 0: cove's default; -1: unlimited."""
+    restart: Policy | None = None
+    """None: as it is."""
 
 
 class Prune(msgspec.Struct, frozen=True):

@@ -26,6 +26,7 @@ from cove.store.records import MachineRecord
 from cove.vm.accel import remembered
 
 ACTIVE = ("running", "paused")
+SHOWN = (*ACTIVE, "restarting")
 
 
 def as_seen(record: MachineRecord) -> MachineRecord:
@@ -33,7 +34,8 @@ def as_seen(record: MachineRecord) -> MachineRecord:
     until its program was started.
     """
     if record.state == "running" and not record.started:
-        return msgspec.structs.replace(record, state="created", pid=0)
+        state = "restarting" if record.delay else "created"
+        return msgspec.structs.replace(record, state=state, pid=0)
     return record
 
 
@@ -42,7 +44,7 @@ def list_machines(home: Home, *, everything: bool, sizes: bool) -> Listed:
     found = tuple(
         record
         for record in map(as_seen, reversed(home.store.machines()))
-        if (everything and holds_name(record)) or record.state in ACTIVE
+        if (everything and holds_name(record)) or record.state in SHOWN
     )
     return Listed(found, {r.id: sizes_of(home, r) for r in found} if sizes else {})
 

@@ -171,7 +171,10 @@ class Follower:
         """It ended, and is not being started again."""
         key, store = self._live.key, self._home.store
         # Asked first: where it is over already, the machine's next run is found below.
-        restarting = store.has_machine(key) and store.machine(key).restarting
+        restarting = False
+        if store.has_machine(key):
+            record = store.machine(key)
+            restarting = record.restarting or record.state == "restarting"
         self._live = self._home.lives.get(key, self._live)
         return not restarting and (self._live.ended is not None or self._live.failure is not None)
 

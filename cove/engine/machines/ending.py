@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -18,6 +19,7 @@ from cove.engine import files, uppers
 from cove.engine.home import Home, effective
 from cove.engine.live import Live
 from cove.engine.machines import causes, refusals
+from cove.engine.machines.outcomes import outcome
 from cove.engine.networks import places, policies, ports
 from cove.engine.ranges import range_base
 from cove.engine.vms import guests
@@ -30,6 +32,7 @@ from cove.planner.jail import keeps_disk
 from cove.store.records import Cause, MachineRecord
 
 REASON_MAX = 2000
+ENDED: dict[str, Any] = {"state": "exited"}
 IDLE = 5.0
 """Seconds without an end of a machine after which the store's log is written home."""
 END_SIGNAL = 64
@@ -154,17 +157,23 @@ def finish(home: Home, live: Live, end: ExitRecord) -> None:
     record = home.record(live.key)
     cause = causes.cause_of(_evidence(home, live, record, end), record.spec.limits)
     live.cause = cause
-    record = home.update(
-        live.key,
-        state="exited",
-        exit_code=end.code,
-        cause=cause,
-        pid=0,
-        deadline=0.0,
-        started=end.started_ns / 1e9 or record.started,
-        finished=end.finished_ns / 1e9 or time.time(),
-        resume="" if end.started_ns or record.started else record.resume,
-    )
+    with home.lock:
+        record = home.record(live.key)
+        started, finished = end.started_ns / 1e9 or record.started, end.finished_ns / 1e9
+        ran = finished - started if started else 0.0
+        # One that never ran is not started again unasked, but by its policy it may have been.
+        begun = started or record.delay
+        record = home.update(
+            live.key,
+            exit_code=end.code,
+            cause=cause,
+            pid=0,
+            deadline=0.0,
+            started=started,
+            finished=finished or time.time(),
+            resume="" if started else record.resume,
+            **(outcome(record, code=end.code, ran=ran, asked=live.asked) if begun else ENDED),
+        )
     if live.session and end.code and live.ctl is not None:
         reason = reason_words(causes.last_line(cause), {"cause": cause})
         tell(live.ctl, Kind.REASON, value=end.code, payload=reason)
@@ -263,15 +272,18 @@ def start_failed(home: Home, live: Live, error: CoveError) -> None:
     """The machine never ran: its record says why, and that it can be started again."""
     live.cause = Cause("start", error.message)
     live.failure = error
-    record = home.update(
-        live.key,
-        state="created",
-        exit_code=error.exit_code,
-        cause=live.cause,
-        pid=0,
-        deadline=0.0,
-        finished=time.time(),
-    )
+    with home.lock:
+        record, code = home.record(live.key), error.exit_code
+        by_policy = outcome(record, code=code, ran=0.0, asked=live.asked) if record.delay else {}
+        record = home.update(
+            live.key,
+            exit_code=code,
+            cause=live.cause,
+            pid=0,
+            deadline=0.0,
+            finished=time.time(),
+            **(by_policy or {"state": "created"}),
+        )
     live.over = True
     home.publish("die", record, _last_words(record, live.cause))
 
@@ -299,6 +311,7 @@ def put_away(home: Home, live: Live) -> None:
         home.reactor.forget(live.ctl.fileno())
     if live.group is not None:
         home.groups.remove(live.group)
+    monitor, live.ctl = live.ctl, None
     live.close()
     record = home.record(key)
     published = record.published
@@ -322,6 +335,7 @@ def put_away(home: Home, live: Live) -> None:
         home.places.give_back(key)
         home.lives.pop(key, None)
     ports.forbid(home, published)
+    home.retries.arm(record, monitor, ran=live.ended is not None)
     home.events.nudge()
     home.worker.do(home.slots.refill)
     _checkpoint_when_idle(home)
@@ -338,6 +352,7 @@ def _checkpoint_when_idle(home: Home) -> None:
 def forget(home: Home, record: MachineRecord, *, volumes: bool = False) -> None:
     """Remove what is on disk, then the record; its anonymous volumes if it was asked for."""
     home.visits.end(record.key, removed=True)
+    home.retries.let_go(record.key)
     layout = home.store.layout
     if record.build in home.steps:
         home.steps[record.build] = record

@@ -39,6 +39,7 @@ from cove.spec.resume import check_resumable
 from cove.store.records import Cause, Endpoint, MachineRecord, Published
 from cove.vm.moments import Held
 
+STARTABLE = ("created", "exited", "restarting")
 LEAVING = 10.0
 """Seconds in which what it held is given back, also on a busy host."""
 
@@ -216,14 +217,17 @@ def wait_begun(home: Home, record: MachineRecord) -> None:
         )
 
 
-def start(home: Home, record: MachineRecord, foreground: Foreground | None) -> MachineRecord:
+def start(
+    home: Home, record: MachineRecord, foreground: Foreground | None, *, again: bool = False
+) -> MachineRecord:
     """Start a machine that does not run; one that is still being put away is waited for, and one
-    that somebody else has started meanwhile is not.
+    that somebody else has started meanwhile is not. ``again``: by its restart policy, and only
+    while its record says so.
     """
     key = record.key
     home.events.wait_until(lambda: key not in home.lives or running(home, record) is not None)
     record = home.record(key)
-    if record.state not in ("created", "exited"):
+    if record.state not in (("restarting",) if again else STARTABLE):
         raise Conflict(f"cannot start {record.name}: it is {record.state}")
     base = home.base_of_machine(record)
     record = msgspec.structs.replace(
@@ -235,17 +239,24 @@ def start(home: Home, record: MachineRecord, foreground: Foreground | None) -> M
         started=0.0,
         finished=0.0,
         argv=argv_of(record.spec, base.config),
+        retry=0.0,
+        restarts=record.restarts if again else 0,
+        delay=record.delay if again else 0.0,
     )
 
     live = Live(record.key)
-    write = partial(_write_start, home, live)
+    write = partial(_write_start, home, live, again)
     return _begin(home, record, base, live, foreground, write)
 
 
-def _write_start(home: Home, live: Live, record: MachineRecord) -> MachineRecord:
-    """Unless it was removed meanwhile; with the name and limits that it was given meanwhile."""
+def _write_start(home: Home, live: Live, again: bool, record: MachineRecord) -> MachineRecord:
+    """Unless it was removed meanwhile, or stopped before its policy started it; with the name and
+    limits that it was given meanwhile.
+    """
     with home.lock:
         now = home.record(record.key)
+        if again and (now.state != "restarting" or now.stopping):
+            raise Conflict(f"cannot start {record.name}: it was stopped meanwhile")
         if now.spec.limits != record.spec.limits and live.group is not None:
             live.group = home.groups.set_limits(live.group, effective(now.spec.limits))
         record = msgspec.structs.replace(

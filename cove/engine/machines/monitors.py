@@ -96,6 +96,7 @@ def _started(home: Home, live: Live, message: Message) -> bool:
             close_quietly(fd)
     record = home.update(live.key, pid=message.value, started=time.time(), resume="")
     live.started = True  # who waited for that reads the record next
+    home.retries.let_go(live.key)
     home.publish("start", record)
     ending.watch_limits(home, live, record)
     if record.published:

@@ -16,10 +16,12 @@ import time
 from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.machines import ending, monitors, pause, update
+from cove.engine.machines.outcomes import outcome
 from cove.engine.networks import recover as networks
 from cove.engine.volumes import making
 from cove.executor.messages import ExitRecord, Kind, decode_exit, receive, send
 from cove.linux.mounts import lower_layers
+from cove.spec.restart import SETTLED
 from cove.store.gc import LEFTOVER_LIFE, collect, expire, strays
 from cove.store.records import Cause, MachineRecord
 
@@ -135,8 +137,9 @@ def _finish_lost(home: Home, live: Live, record: MachineRecord) -> None:
     if rebooted:
         text = "the host was restarted while it ran"
         live.cause = Cause("monitor", text)
+        after = outcome(record, code=255, ran=SETTLED)
         home.update(
-            record.key, state="exited", exit_code=255, cause=live.cause, finished=time.time(), pid=0
+            record.key, exit_code=255, cause=live.cause, finished=time.time(), pid=0, **after
         )
         live.over = True
         return

@@ -256,6 +256,8 @@ def make_place(
 def _message(record: MachineRecord, plan: Plan, foreground: Foreground | None) -> Start:
     spec = record.spec
     flags = StartFlag.LOG
+    if spec.restart.policy != "no":
+        flags |= StartFlag.STAY
     keys, rows, columns = spec.detach_keys, 0, 0
     if spec.tty:
         flags |= StartFlag.TTY

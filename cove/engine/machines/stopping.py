@@ -11,6 +11,7 @@ from functools import partial
 from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.machines import ending, pause
+from cove.engine.machines.outcomes import give_up
 from cove.errors import Conflict, HostError
 from cove.linux.pidfd import wait_exit
 from cove.planner.defaults import STOP_SIGNAL
@@ -20,18 +21,24 @@ from cove.store.records import Cause, MachineRecord
 SETTLED = 1.0
 """Seconds that the record of an ended machine may take to say so."""
 
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)
+"""Signals that ask a machine to end, if it has no signal of its own for that: who sends one wants
+no restart policy to start it again.
+"""
+
 KILL_WAIT = 10.0
 """Seconds that a killed machine may take to end before that is an error."""
 
 
 def stop(home: Home, record: MachineRecord, timeout: int | None, signal_name: str) -> None:
     """The stop signal, then SIGKILL when the machine has not ended in time (-1: never)."""
-    live = running(home, record)
-    if live is None:
+    while (live := running(home, record)) is None:
         ending_live = home.lives.get(record.key)
         if ending_live is not None:
             home.events.wait_until(partial(has_ended, home, ending_live))
-        return
+        if give_up(home, record.key):  # also one that waited to be started again
+            home.events.nudge()
+            return
     seconds = record.spec.stop_timeout if timeout is None else timeout
     image = home.base_of_machine(record).config.stop_signal
     number = parse_signal(signal_name or record.spec.stop_signal or image or STOP_SIGNAL)
@@ -45,6 +52,7 @@ def stop(home: Home, record: MachineRecord, timeout: int | None, signal_name: st
         end = partial(home.worker.do, partial(_strike, home, record, live))
         live.timers.append(home.reactor.after(seconds, end))
     home.events.wait_until(ended)
+    give_up(home, record.key)  # its policy was starting it just then
     home.publish("stop", record)
 
 
@@ -56,17 +64,23 @@ def _strike(home: Home, record: MachineRecord, live: Live) -> None:
 
 
 def kill(home: Home, record: MachineRecord, signal_name: str) -> None:
-    live = running(home, record)
+    live, number = running(home, record), parse_signal(signal_name)
     if live is None:
+        if home.record(record.key).state == "restarting" and give_up(home, record.key):
+            home.events.nudge()
+            return
         raise Conflict(f"cannot kill {record.name}: it is not running")
-    number = parse_signal(signal_name)
+    own = ""
+    if number != signal.SIGKILL:
+        own = record.spec.stop_signal or home.base_of_machine(record).config.stop_signal
+    if number == (parse_signal(own) if own else number) and (own or number in ASKING):
+        home.update(record.key, stopping=True)
     home.publish("kill", record, {"signal": str(number)})
     if number == signal.SIGKILL:
         ending.kill(home, live, "kill")
         wait_end(home, record, live)
     else:
         send_signal(home, live, number)
-        own = record.spec.stop_signal or home.base_of_machine(record).config.stop_signal
         if not own or number == parse_signal(own):  # as in Docker: another one waits
             pause.go_on(home, live)
 
@@ -167,7 +181,8 @@ def wait(
             return not home.store.has_machine(key)
         if condition == "next-exit":
             return ended or not home.store.has_machine(key)
-        return ended or live is None or live is over
+        waits = live is None and home.store.has_machine(key) and _waits(home, key)
+        return ended or (live is None and not waits) or live is over
 
     home.events.wait_until(done, cancelled=cancelled)
     last = seen[-1] if seen else over
@@ -177,6 +192,11 @@ def wait(
         return last.failure.exit_code, last.cause
     now = home.record(key) if home.store.has_machine(key) else record
     return now.exit_code, now.cause
+
+
+def _waits(home: Home, key: int) -> bool:
+    """Its restart policy starts it again."""
+    return home.record(key).state == "restarting"
 
 
 def _has_gone(home: Home, key: int, live: Live | None) -> bool:
@@ -190,8 +210,18 @@ def remove(home: Home, record: MachineRecord, *, force: bool, volumes: bool = Fa
         record = home.record(record.key)
 
 
+def _check_not_waiting(home: Home, record: MachineRecord) -> None:
+    if _waits(home, record.key):
+        raise Conflict(
+            f"cannot remove {record.name}: it is restarting",
+            hint=f"stop it first: cove stop {record.name}, or use cove rm -f",
+        )
+
+
 def _remove(home: Home, record: MachineRecord, *, force: bool, volumes: bool) -> bool:
     now, live = home.lives.get(record.key), running(home, record)
+    if live is None and not force and home.store.has_machine(record.key):
+        _check_not_waiting(home, record)
     if live is not None:
         if not force:
             state = "paused" if home.record(record.key).state == "paused" else "running"

@@ -1,4 +1,5 @@
-"""update: other limits for a machine, at once where it runs and for its next start.
+"""update: other limits for a machine, at once where it runs and for its next start; another restart
+policy, from its next end on.
 
 The record takes the new limits first and keeps the old ones until the kernel has taken them too; a
 daemon that finds both tries again (``restore``). What the kernel refuses changes nothing.
@@ -49,7 +50,7 @@ def changed(limits: Limits, params: Update) -> Limits:
     }
     if params.pids is not None:
         fields["pids"] = params.pids
-    if not fields:
+    if not fields and params.restart is None:
         raise UsageError("cannot update: no limit is named", hint="cove update --help lists them")
     return msgspec.structs.replace(limits, **fields)
 
@@ -60,7 +61,8 @@ def _write(home: Home, key: int, params: Update, *, pending: bool = False) -> Ma
         record = home.record(key)
         before = record.limits_before or record.spec.limits
         limits = changed(record.spec.limits, params)
-        spec = msgspec.structs.replace(record.spec, limits=limits)
+        policy = record.spec.restart if params.restart is None else params.restart
+        spec = msgspec.structs.replace(record.spec, limits=limits, restart=policy)
         check_machine(spec)
         check_limits(limits, home.facts)
         check_online(limits)
