@@ -27,7 +27,7 @@ from cove.spec.values import (
     parse_signal,
     parse_user,
 )
-from cove.spec.volume import VolumeSpec, check_volume, parse_volumes_from
+from cove.spec.volume import DEVICES, VolumeSpec, check_volume, parse_volumes_from
 
 MEMORY_MINIMUM = 6 << 20
 """As Docker's: less does not start anything."""
@@ -246,6 +246,12 @@ def _mounts(spec: MachineSpec) -> Iterator[CoveError]:
         elif mount.target == "/proc" or mount.target.startswith("/proc/"):
             yield UsageError(f"cannot mount on {mount.target}: /proc is the machine's own",
                              origin=origin)  # fmt: skip
+        elif mount.target == DEVICES and mount.type != "bind":
+            yield UsageError(
+                f"cannot mount on {mount.target}: the machine's devices are there",
+                origin=origin,
+                hint="what lies below can be mounted on: /dev/shm",
+            )
         seen[mount.target] = origin
         if spec.isolation == "vm" and mount.propagation not in ("private", "rprivate"):
             yield Unsupported(

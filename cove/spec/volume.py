@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from cove.errors import Unsupported, UsageError
+from cove.errors import Unsupported, UsageError, one_line
 from cove.spec.machine import Mount
 from cove.spec.suggest import did_you_mean
 from cove.spec.values import bad, clean_path, parse_bool, parse_size
@@ -21,6 +21,10 @@ DISK = 10 << 30
 """Bytes of one whose size nobody chose; it takes of the host what was written."""
 SMALLEST = 16 << 20
 """Of a volume's disk: a file system with a journal needs that much."""
+
+
+DEVICES = "/dev"
+"""Only a directory of the host's, with devices in it, can be there instead of the machine's own."""
 
 
 class VolumeSpec(msgspec.Struct, frozen=True):
@@ -125,7 +129,7 @@ def device_of(options: dict[str, str]) -> str:
 # ---- the volumes of a machine ----
 
 
-def image_mounts(mounts: tuple[Mount, ...], paths: Iterable[str]) -> tuple[Mount, ...]:
+def image_mounts(mounts: tuple[Mount, ...], paths: Iterable[str], image: str) -> tuple[Mount, ...]:
     """What an image says is a volume, where nothing else is mounted."""
     taken = {mount.target for mount in mounts}
     found = []
@@ -133,7 +137,16 @@ def image_mounts(mounts: tuple[Mount, ...], paths: Iterable[str]) -> tuple[Mount
         target = clean_path(path) if path.startswith("/") else ""
         if target in ("", "/", "/proc") or target.startswith("/proc/"):
             raise UsageError(
-                f'cannot make the volume "{path}" of the image: it is no path to mount on',
+                f'cannot make the volume "{one_line(path)}" of image {image}: it is no path to '
+                "mount on",
+                origin=f"VOLUME {one_line(path)} of the image",
+                exit_code=125,
+            )
+        if target == DEVICES and target not in taken:
+            raise UsageError(
+                f"cannot make the volume {target} of image {image}: the machine's devices are there",
+                origin=f"VOLUME {one_line(path)} of the image",
+                hint="the host's instead, for what is trusted with them: -v /dev:/dev",
                 exit_code=125,
             )
         if target not in taken:

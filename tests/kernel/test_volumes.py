@@ -236,6 +236,34 @@ def test_no_link_of_an_image_leads_a_mount_to_proc(cove: Cove) -> None:
     cove("rmi", "trap")
 
 
+@container_only("an image's volumes are parts of a virtual machine's disk")
+def test_where_an_image_can_have_no_volume(cove: Cove) -> None:
+    """Named, with the image; what is mounted there by who runs it decides."""
+    cove("run", "--name", "plain", "bb", "true")
+    for path, why in (
+        ("/dev", "cannot make the volume /dev of image odd: the machine's devices are there"),
+        ("/proc", 'cannot make the volume "/proc" of image odd: it is no path to mount on'),
+        ("/proc/x", 'cannot make the volume "/proc/x" of image odd: it is no path to mount on'),
+        ("/", 'cannot make the volume "/" of image odd: it is no path to mount on'),
+    ):
+        cove("commit", "-c", f"VOLUME {path}", "plain", "odd")
+        for words in (("run", "--rm"), ("create",), ("plan",)):
+            refused = cove(*words, "odd", "true", code=125).err
+            assert why in refused and f"from: VOLUME {path} of the image" in refused, path
+    cove("commit", "-c", "VOLUME /dev", "plain", "odd")
+    assert cove("run", "--rm", "-v", "/dev:/dev", "odd", "ls", "/dev/null").out == "/dev/null\n"
+    # Below /dev and on /sys they are what they are elsewhere, as with Docker.
+    cove("commit", "-c", "VOLUME /sys", "-c", "VOLUME /dev/own", "plain", "odd")
+    made = sh(cove, "touch /sys/own /dev/own/too && ls /sys", image="odd")
+    assert made == "own\n"
+    for flags in (("--tmpfs", "/dev"), ("-v", "v:/dev"), ("-v", "/dev")):
+        refused = cove("run", "--rm", *flags, "bb", "true", code=125).err
+        assert "cannot mount on /dev: the machine's devices are there" in refused, flags
+    cove("rm", "plain")
+    cove("rmi", "-f", "odd")
+    assert volumes(cove) == []
+
+
 @container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_events_tell_of_volumes(cove: Cove) -> None:
     sh(cove, "true", "-v", "told:/x")

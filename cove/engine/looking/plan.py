@@ -39,7 +39,7 @@ def plan_only(home: Home, spec: MachineSpec) -> Plan:
     ground = ground_of(home, spec)
     base = ground.base
     if spec.isolation == "container":
-        mounts = spec.mounts + image_mounts(spec.mounts, base.config.volumes)
+        mounts = spec.mounts + image_mounts(spec.mounts, base.config.volumes, spec.image)
         spec = msgspec.structs.replace(spec, mounts=mounts)
     own_ids = not (spec.security.privileged or spec.security.userns == "host")
     example = home.groups.example()

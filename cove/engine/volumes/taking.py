@@ -33,7 +33,7 @@ def take(home: Home, spec: MachineSpec, base: Base, strata: tuple[int, ...]) -> 
     for text in spec.volumes_from:
         mounts += _of_other(home, mounts, text)
     if spec.isolation == "container":
-        mounts += image_mounts(mounts, base.config.volumes)
+        mounts += image_mounts(mounts, base.config.volumes, spec.image)
     spec = spec if mounts is spec.mounts else msgspec.structs.replace(spec, mounts=mounts)
     taken = take_mounts(home, spec, base, strata)
     return spec if taken is spec.mounts else msgspec.structs.replace(spec, mounts=taken)
