@@ -52,7 +52,7 @@ class Live:
     cause: Cause = field(default_factory=partial(Cause, ""))
     """Once it ended."""
     asked: str = ""
-    """Who ended it, if cove did: timeout, storage, stop, kill, monitor."""
+    """Who ended it, if cove did: timeout, storage, files, stop, kill, monitor."""
     virtual: bool = False
     """Its program runs in a guest: somebody stands in for it here."""
     keeps_disk: bool = False

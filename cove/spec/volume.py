@@ -144,7 +144,8 @@ def image_mounts(mounts: tuple[Mount, ...], paths: Iterable[str], image: str) ->
             )
         if target == DEVICES and target not in taken:
             raise UsageError(
-                f"cannot make the volume {target} of image {image}: the machine's devices are there",
+                f"cannot make the volume {target} of image {image}: "
+                "the machine's devices are there",
                 origin=f"VOLUME {one_line(path)} of the image",
                 hint="the host's instead, for what is trusted with them: -v /dev:/dev",
                 exit_code=125,

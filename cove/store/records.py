@@ -11,7 +11,7 @@ class Cause(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why a machine ended, from a real event."""
 
     kind: str
-    """exit, signal, oom, pids, timeout, storage, seccomp, start, monitor."""
+    """exit, signal, oom, pids, timeout, storage, files, seccomp, start, monitor."""
     text: str = ""
     """One line for people: ``out of memory: python3 (pid 17) used 64.2 MiB of 64 MiB``."""
     signal: int = 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.driver import Cove, wait_until
+from tests.driver import Cove, kill_process, wait_until
 
 PROGRAM = "virtiofsd"
 
@@ -97,6 +97,7 @@ def test_directories_are_shared_both_ways(cove: Cove, tree: Path) -> None:
         wait_until(lambda: not servers(cove), "its server has ended")
         # Its command line is gone before it is: its memory is taken down first.
         wait_until(lambda: not os.path.exists(f"/proc/{served}"), "and is no process any more")
+        assert cove.inspect(name)["Cause"]["kind"] == "signal", "it has lost nothing"
         nothing = cove("cp", f"{name}:/data/file", "/nowhere", code=1)
         assert "/data is no part of the machine's own disk, and it does not run" in nothing.err
         told = cove(
@@ -107,6 +108,29 @@ def test_directories_are_shared_both_ways(cove: Cove, tree: Path) -> None:
         assert sh(cove, name, "cat /etc/kept /data/made; ls /closed; ls /more") == "kept\nstill\n"
     assert cove("run", "--rm", "-v", "shared:/x", "bb", "cat", "/x/kept").out == "kept\n"
     cove("volume", "rm", "shared", "more")
+
+
+def test_a_machine_whose_directories_nobody_serves_is_ended(cove: Cove, tree: Path) -> None:
+    """Whichever daemon began it; nothing in the guest waits for good."""
+    with machine(cove, "unserved", "-v", f"{tree}:/data") as name:
+        cove.kill_daemon()
+        assert sh(cove, name, "cat /data/file") == "of the host\n"
+        (served,) = servers(cove)
+        kill_process(served)
+        # What it does there now waits until the machine is ended.
+        cove("exec", name, "ls", "/data/deep", code=None)
+        assert cove("wait", name).out == "137\n"
+        cause = cove.inspect(name)["Cause"]
+        assert cause["kind"] == "files", cause
+        assert "the server of its shared directories ended" in cause["text"]
+        cove("start", name)
+        assert sh(cove, name, "cat /data/file") == "of the host\n"
+        # Nobody was there to see it end.
+        cove.kill_daemon()
+        (served,) = servers(cove)
+        kill_process(served)
+        cove("wait", name)
+        assert cove.inspect(name)["Cause"]["kind"] == "files"
 
 
 def _check_walls(cove: Cove) -> None:

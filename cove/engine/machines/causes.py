@@ -37,7 +37,7 @@ class Evidence:
 
     exit: ExitRecord
     asked: str = ""
-    """Who of cove ended it: timeout, storage, stop, kill, monitor, or nobody."""
+    """Who of cove ended it: timeout, storage, files, stop, kill, monitor, or nobody."""
     oom_kills: int = 0
     oom: OutOfMemory = OutOfMemory()
     forks_refused: int = 0
@@ -83,6 +83,9 @@ def cause_of(found: Evidence, limits: Limits) -> Cause:
         return Cause("storage", text, end.signal, limit=found.storage)
     if found.asked == "monitor":
         return Cause("monitor", "its monitor ended, and the machine with it", end.signal)
+    if found.asked == "files":
+        text = "the server of its shared directories ended, and the virtual machine with it"
+        return Cause("files", text, end.signal)
     if found.lost_guest and not found.asked:
         if found.panic:
             return Cause("panic", f"guest kernel panic: {found.panic}", end.signal)

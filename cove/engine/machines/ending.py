@@ -22,7 +22,7 @@ from cove.engine.machines import causes, refusals
 from cove.engine.machines.outcomes import outcome
 from cove.engine.networks import places, policies, ports
 from cove.engine.ranges import range_base
-from cove.engine.vms import guests
+from cove.engine.vms import guests, serving
 from cove.engine.volumes import making
 from cove.engine.volumes.users import publish_unmounts
 from cove.errors import CoveError, error_to_json, one_line
@@ -113,6 +113,8 @@ def watch_limits(home: Home, live: Live, record: MachineRecord) -> None:
     """What watches a machine while it runs, begun after it does: the size of its writable layer."""
     live.virtual = record.spec.isolation == "vm"
     live.keeps_disk = live.virtual and keeps_disk(record.spec)
+    if live.virtual:
+        serving.watch(home, live, record.spec, lost=partial(kill, home, live, "files"))
     if home.storage is not None and record.spec.isolation != "vm":  # a disk limits itself
         limit = effective(record.spec.limits).storage
         pids = partial(_pids, home, live)
