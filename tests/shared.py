@@ -126,6 +126,11 @@ def _link(source: str | Path, target: str | Path) -> None:
         shutil.copy(source, target)
 
 
+def seed_guests() -> None:
+    """What ``give_guests`` gives, made now."""
+    _seed()
+
+
 @functools.lru_cache(maxsize=1)
 def _seed() -> Path:
     from tests.vm.conftest import CACHE, one_kernel

@@ -287,16 +287,18 @@ def _networks(record: MachineRecord) -> Record:
         LinkLocalIPv6Address="", LinkLocalIPv6PrefixLen=0,
         SecondaryIPAddresses=NoList(), SecondaryIPv6Addresses=NoList(),
         **{name: first[name] for name in same},
-        Networks=held or {wish.network: _network(None, wish.aliases) for wish in wishes},
+        Networks=held or {wish.network: _network(None, wish) for wish in wishes},
     )  # fmt: skip
 
 
-def _network(endpoint: Endpoint | None, aliases: tuple[str, ...] = ()) -> Record:
-    aliases = endpoint.aliases if endpoint else aliases
+def _network(endpoint: Endpoint | None, wish: Connection | None = None) -> Record:
+    said = endpoint or wish
+    aliases = said.aliases if said else ()
+    options = {"forwarding": "true"} if said and said.forwards else NoMap()
     address, _, bits = endpoint.address.partition("/") if endpoint else ("", "", "0")
     address6, _, bits6 = endpoint.address6.partition("/") if endpoint else ("", "", "")
     return Record(
-        IPAMConfig=None, Links=NoList(), Aliases=list(aliases) or NoList(), DriverOpts=NoMap(),
+        IPAMConfig=None, Links=NoList(), Aliases=list(aliases) or NoList(), DriverOpts=options,
         MacAddress=endpoint.mac if endpoint else "",
         NetworkID=endpoint.network if endpoint else "", EndpointID="",
         Gateway=endpoint.gateway if endpoint else "", IPAddress=address, IPPrefixLen=int(bits),

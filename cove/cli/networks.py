@@ -212,6 +212,7 @@ def connect(typed: Typed, terminal: Terminal, client: Client) -> int:
         calls.NetworkConnect(
             network, machine, typed.text("ip"), typed.text("mac"),
             typed.values.get("aliases", ()), typed.text("ip6"),
+            (False, *typed.values.get("options", ()))[-1],
         )
     )  # fmt: skip
     return 0
@@ -324,6 +325,15 @@ CONNECT = Command(
             spec.parse_alias,
             repeat=True,
         ),
+        Flag(
+            "driver-opt",
+            "options",
+            "forwarding=true: it may send there what others sent",
+            "",
+            "NAME=VALUE",
+            spec.parse_driver_option,
+            repeat=True,
+        ),
     ),
     words="NETWORK MACHINE",
     least=2,
@@ -331,7 +341,6 @@ CONNECT = Command(
     refused={
         "link-local-ip": (spec.LINK_LOCAL, True),
         "link": ("cove has no links between machines", True),
-        "driver-opt": ("cove's bridges have no options", True),
         "gw-priority": ("the first network that leads out is the way out", True),
     },
 )

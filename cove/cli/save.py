@@ -7,6 +7,7 @@ import re
 import shutil
 import tarfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 from cove.cli.command import Command, Typed
@@ -35,7 +36,7 @@ def save(typed: Typed, terminal: Terminal, client: Client) -> int:
         if not name:
             raise UsageError("cannot save as a directory: which one?",
                              origin="--format oci-dir", hint="name it: -o DIR")  # fmt: skip
-        _save_directory(params, name, terminal, client)
+        into_directory(terminal, name, lambda fd: client.image_save(params, fd, terminal.cancelled))
     elif name:
         with written(terminal, name) as fd:
             client.image_save(params, fd, terminal.cancelled)
@@ -50,8 +51,8 @@ def save(typed: Typed, terminal: Terminal, client: Client) -> int:
     return 130 if terminal.cancelled.is_set() else 0
 
 
-def _save_directory(params: ImageSave, name: str, terminal: Terminal, client: Client) -> None:
-    """An OCI layout, which appears when it is whole."""
+def into_directory(terminal: Terminal, name: str, send: Callable[[int], object]) -> None:
+    """An OCI layout, which appears when it is whole; ``send`` writes it as a tar."""
     path = terminal.path(name).rstrip("/")
     part = f"{os.path.dirname(path)}/.{os.path.basename(path)}.{os.getpid()}"
     try:
@@ -62,7 +63,7 @@ def _save_directory(params: ImageSave, name: str, terminal: Terminal, client: Cl
         reason = (error.strerror or "").lower()
         raise UsageError(f"cannot write {name}: {reason}", origin=name, exit_code=1) from error
     try:
-        _fill(params, part, terminal, client)
+        _fill(part, send)
         os.chmod(part, 0o755)
         os.rename(part, path)
     finally:
@@ -70,19 +71,19 @@ def _save_directory(params: ImageSave, name: str, terminal: Terminal, client: Cl
             shutil.rmtree(part)
 
 
-def _fill(params: ImageSave, part: str, terminal: Terminal, client: Client) -> None:
+def _fill(part: str, send: Callable[[int], object]) -> None:
     reader, writer = os.pipe2(os.O_CLOEXEC)
     failures: list[BaseException] = []
 
-    def send() -> None:
+    def work() -> None:
         try:
-            client.image_save(params, writer, terminal.cancelled)
+            send(writer)
         except BaseException as error:
             failures.append(error)
         finally:
             os.close(writer)
 
-    sender = threading.Thread(target=send, name="save", daemon=True)
+    sender = threading.Thread(target=work, name="save", daemon=True)
     sender.start()
     try:
         with open(reader, "rb") as file, suppress(tarfile.ReadError):

@@ -364,6 +364,13 @@ class Client:
     ) -> Iterator[calls.Progress]:
         return self.transport.stream(VERBS["image.push"], params, calls.Call(cancelled=cancelled))
 
+    def image_copy(self, params: ship.ImageCopy, call: calls.Call) -> Iterator[calls.Progress]:
+        return self.transport.stream(VERBS["image.copy"], params, call)
+
+    def image_copy_out(self, params: ship.ImageCopy, call: calls.Call) -> ship.ImageCopied:
+        result: ship.ImageCopied = self.transport.raw(VERBS["image.copy_out"], params, call)
+        return result
+
     def registry_login(
         self, params: ship.RegistryLogin, cancelled: threading.Event | None = None
     ) -> None:

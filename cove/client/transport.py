@@ -327,7 +327,9 @@ def _decode(data: bytes, kind: type[Any]) -> Any:
 
 
 def _send_body(sock: socket.socket, call: Call) -> None:
-    if stat.S_ISDIR(os.fstat(call.body).st_mode):
+    if call.body < 0:
+        pass  # this time there is none
+    elif stat.S_ISDIR(os.fstat(call.body).st_mode):
         _send_directory(sock, call.body)
     else:
         while data := os.read(call.body, CHUNK):

@@ -143,6 +143,15 @@ VERBS: dict[str, Verb] = {
             body=True,
         ),
         Verb("image.push", "image_push", ship.ImagePush, calls.Progress, stream=True),
+        Verb("image.copy", "image_copy", ship.ImageCopy, calls.Progress, stream=True, body=True),
+        Verb(
+            "image.copy_out",
+            "image_copy_out",
+            ship.ImageCopy,
+            ship.ImageCopied,
+            body=True,
+            raw=True,
+        ),
         Verb(
             "image.build", "image_build", build.BuildAsked, build.BuildStep, stream=True, body=True
         ),

@@ -121,7 +121,7 @@ class Server:
 
     async def _carry_out(self, request: web.Request, verb: Verb) -> web.StreamResponse:
         method = getattr(self._engine, verb.method)
-        if verb.body and not verb.stream:
+        if verb.body and not verb.stream and not verb.raw:
             params = parse_params(verb, request.headers.get("Cove-Params", "{}").encode())
             return await streams.with_piped_body(request, self._pool, method, params)
         if verb.body:
@@ -154,6 +154,9 @@ class Server:
                 await self._loop.run_in_executor(self._pool, file.write, chunk)
             file.flush()
             os.lseek(file.fileno(), 0, os.SEEK_SET)
+            if verb.raw:
+                method = getattr(self._engine, verb.method)
+                return await streams.answer_raw(request, self._pool, method, params, file.fileno())
             return await self._stream(request, verb, params, file.fileno())
 
     async def _stream(

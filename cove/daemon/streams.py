@@ -32,13 +32,13 @@ def _run(method: Method, params: Any, call: Call, fd: int) -> Any:
 
 
 async def answer_raw(
-    request: web.Request, pool: Executor, method: Method, params: Any
+    request: web.Request, pool: Executor, method: Method, params: Any, body: int = -1
 ) -> web.StreamResponse:
     """What the verb writes as frames; an error before the first byte is an answer of its own."""
     loop = asyncio.get_running_loop()
     reader, writer = os.pipe2(os.O_CLOEXEC)
     cancel = Cancel()
-    call = Call(sink=writer, cancelled=cancel)
+    call = Call(body=body, sink=writer, cancelled=cancel)
     run = pool.submit(_run, method, params, call, writer)
     reading: asyncio.Future[bytes] | None = None
     response: web.StreamResponse | None = None

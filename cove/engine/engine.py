@@ -24,6 +24,7 @@ from cove.engine.calls.mounts import MountChange, MountsChanged
 from cove.engine.calls.prepare import Prepare
 from cove.engine.home import Home
 from cove.engine.images import building, foreign, images, saving, shipping, trees
+from cove.engine.images import copying as image_copying
 from cove.engine.looking import listing, logs, plan, stats, top, watching
 from cove.engine.machines import (
     ending,
@@ -406,6 +407,12 @@ class Engine:
 
     def image_pull(self, params: calls.ImagePull, call: calls.Call) -> Iterator[calls.Progress]:
         return images.image_pull(self.home, params, call)
+
+    def image_copy(self, params: ship.ImageCopy, call: calls.Call) -> Iterator[calls.Progress]:
+        return image_copying.image_copy(self.home, params, call)
+
+    def image_copy_out(self, params: ship.ImageCopy, call: calls.Call) -> ship.ImageCopied:
+        return image_copying.image_copy_out(self.home, params, call)
 
     def image_push(self, params: ship.ImagePush, call: calls.Call) -> Iterator[calls.Progress]:
         return shipping.image_push(self.home, params, call)

@@ -59,7 +59,7 @@ def load_archive(
     what = "standard input" if what == "-" else what
     with ExitStack() as stack:
         fd = stack.enter_context(_opened(source, what))
-        fd = stack.enter_context(_seekable(store, fd, what, progress))
+        fd = stack.enter_context(seekable(store, fd, what, progress))
         files = stack.enter_context(open_files(fd, what))
         stem = os.path.basename(os.path.abspath(origin)).partition(".")[0].lower() if origin else ""
         if not isinstance(source, int):
@@ -210,7 +210,7 @@ def _opened(source: int | str | os.PathLike[str], what: str) -> Iterator[int]:
 
 
 @contextmanager
-def _seekable(store: Store, fd: int, what: str, progress: Progress | None) -> Iterator[int]:
+def seekable(store: Store, fd: int, what: str, progress: Progress | None) -> Iterator[int]:
     """The archive as a file that can be seeked in: a pipe or a compressed one is decoded first."""
     mode = os.fstat(fd).st_mode
     if stat.S_ISDIR(mode) or (

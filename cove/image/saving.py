@@ -152,7 +152,7 @@ def write(
     store: Store, images: Sequence[Saved], out: int, gone: Callable[[], bool], *, docker: bool
 ) -> None:
     """All of it to ``out``; ``docker``: with what Docker reads."""
-    sink = _Sink(out, gone)
+    sink = Sink(out, gone)
     for name, data in _documents(images, docker=docker):
         sink.file(name, data)
     done: set[str] = set()
@@ -221,7 +221,7 @@ def _path(digest: str) -> str:
     return "blobs/" + digest.replace(":", "/")
 
 
-class _Sink:
+class Sink:
     """A tar written piece by piece to what may be a slow reader's pipe."""
 
     def __init__(self, fd: int, gone: Callable[[], bool]) -> None:

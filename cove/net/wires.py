@@ -306,7 +306,9 @@ def senders_of(endpoint: Endpoint) -> tuple[str, ...]:
 def _port(endpoint: Endpoint) -> firewall.Port:
     own, *six = senders_of(endpoint)
     way = bridge_mac(endpoint.network) if endpoint.ruled else ""
-    return firewall.Port(endpoint.link, own, endpoint.mac, tuple(six), way)
+    held = (endpoint.address, endpoint.address6) if endpoint.forwards else ()
+    homes = tuple(str(ip_interface(word).network) for word in held if word)
+    return firewall.Port(endpoint.link, own, endpoint.mac, tuple(six), way, homes)
 
 
 def _door(port: Published) -> firewall.Door:

@@ -96,16 +96,18 @@ class DirectoryFiles:
     def span(self, name: str) -> Span | None:
         directory = self.fd
         *parents, last = clean_name(name).split("/")
-        try:
-            for part in parents:
-                flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                directory = self._own(os.open(part, flags, dir_fd=directory))
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            fd = self._own(os.open(last, flags, dir_fd=directory))
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise BadArchive(f"cannot read {self.what}: {name}: {_reason(error)}") from error
+        with ExitStack() as way:
+            try:
+                for part in parents:
+                    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                    directory = os.open(part, flags, dir_fd=directory)
+                    way.callback(os.close, directory)
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                fd = self._own(os.open(last, flags, dir_fd=directory))
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                raise BadArchive(f"cannot read {self.what}: {name}: {_reason(error)}") from error
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise BadArchive(f"cannot read {self.what}: {name} is no regular file")

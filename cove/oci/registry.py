@@ -77,10 +77,15 @@ class Document:
 
     data: bytes
     digest: str
+    kind: str = ""
+    """As the registry calls it."""
 
 
 class Registry:
     """One repository of a registry, for one verb: use ``open_registry``. Threads share it."""
+
+    actions = "pull"
+    """What a token must allow."""
 
     def __init__(
         self,
@@ -93,9 +98,7 @@ class Registry:
     ) -> None:
         self.reference, self.endpoint, self._web = reference, endpoint, web
         self.verb = verb
-        self.scopes: tuple[str, ...] = (
-            f"repository:{reference.path}:{'pull,push' if verb == 'push' else 'pull'}",
-        )
+        self.scopes: tuple[str, ...] = (f"repository:{reference.path}:{self.actions}",)
         """What a token is asked for, where the registry does not say."""
         self._credentials = credentials
         self._lock = threading.Lock()
@@ -169,7 +172,7 @@ class Registry:
                 raise self._wrong(f"manifest {name}", f"wrong digest: {actual}, not {promised}")
         if b'"schemaVersion"' in data and _schema(data) == 1:
             self._old()
-        return Document(data, actual)
+        return Document(data, actual, kind)
 
     def config(self, descriptor: Descriptor) -> bytes:
         """An image's config."""
@@ -371,7 +374,7 @@ class Registry:
     def _denied(self) -> str:
         if not self.scopes:
             return "wrong user name or password"
-        if self.verb == "push":
+        if "push" in self.actions:
             return "access denied: it needs a login, or one that may push"
         return "access denied: it does not exist, or needs a login"
 

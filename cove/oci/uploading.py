@@ -25,6 +25,8 @@ Pieces = Callable[[int, int], bytes]
 class Upload(Registry):
     """A repository that is written to; threads share it."""
 
+    actions = "pull,push"
+
     def also_pull(self, path: str) -> None:
         """A token is to cover another repository, too, from which blobs are mounted."""
         scope = f"repository:{path}:pull"

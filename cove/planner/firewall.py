@@ -28,6 +28,8 @@ NOWHERE6 = ", ".join(
      *_BY_NAT64, *METADATA6)
 )  # fmt: skip
 """Loopback and link-local addresses, those of clouds' metadata, and the same by NAT64."""
+NOBODY, NOBODY6 = "0.0.0.0/8, 224.0.0.0/3", "::, ff00::/8"
+"""No sender's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Port:
     way: str = ""
     """The MAC address of its bridge, where the machine has a network policy: all that it sends and
     gets goes through the host (``outgoing``)."""
+    homes: tuple[str, ...] = ()
+    """Of a router: the subnets of its network. It may send what is from elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,9 @@ def _members(port: Port) -> dict[str, tuple[str, ...]]:
         "addresses6": tuple(f"{link} . {address}" for address in six),
         "targets6": tuple(f"{link} . {int(IPv6Address(address)):#034x}" for address in six),
         "links6": (f"{link} . 0x{port.mac.replace(':', '')}",) if six else (),
+        "routers": (link,) if port.homes else (),
+        "homes": tuple(f"{link} . {home}" for home in port.homes if ":" not in home),
+        "homes6": tuple(f"{link} . {home}" for home in port.homes if ":" in home),
     }
 
 
@@ -168,11 +175,25 @@ PORT_SETS = {
     "addresses6": "ifname . ipv6_addr",
     "targets6": f"iifname . {TARGET}",
     "links6": f"iifname . {OPTION_MAC}",
+    "routers": "ifname",
+    "homes": "ifname . ipv4_addr",
+    "homes6": "ifname . ipv6_addr",
 }
 
 
-SIX = f""" chain six {{
-  iifname . ip6 saddr != @addresses6 drop
+SIX = f""" chain forwarded {{
+  iifname != @routers drop
+  iifname . ip saddr @homes drop
+  ip saddr {{ {NOBODY}, {NOWHERE} }} drop
+ }}
+ chain forwarded6 {{
+  iifname != @routers drop
+  iifname . ip6 saddr @homes6 drop
+  ip6 saddr {{ {NOBODY6}, {NOWHERE6} }} drop
+  icmpv6 type 130-153 drop
+ }}
+ chain six {{
+  iifname . ip6 saddr != @addresses6 jump forwarded6
   icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} goto neighbours
   icmpv6 type {{ nd-router-solicit, nd-router-advert, nd-redirect }} drop
   icmpv6 type {{ mld-listener-query, router-renumbering }} drop
@@ -208,10 +229,16 @@ def _bridge_table(
     it tells of itself alone, and is nobody's router and gives nobody addresses. A neighbour's
     question or answer has one form, so that there is nothing behind what was looked at. The first
     fragment of a packet has all that was asked for, or others would put together what nobody saw.
+    Who forwards may send what is from elsewhere: not from its neighbours, nor about its link.
     """
     held = [_members(port) for port in ports]
     owned = "".join(
-        _set(name, kind, (each for members in held for each in members[name]))
+        _set(
+            name,
+            kind,
+            (each for members in held for each in members[name]),
+            "interval" if name.startswith("homes") else "",
+        )
         for name, kind in PORT_SETS.items()
     )
     led = _ways(tuple(port for port in ports if port.way))
@@ -231,7 +258,7 @@ def _bridge_table(
   ether type arp iifname . arp saddr ip != @addresses drop
   ether type arp accept
   ether type ip6 goto six
-  ether type ip iifname . ip saddr != @addresses drop
+  ether type ip iifname . ip saddr != @addresses jump forwarded
   ip daddr @resolvers add @busy {{ iifname limit rate over {QUESTIONS} }} drop
   ether type ip accept
   drop
@@ -276,6 +303,10 @@ def _sets(bridges: tuple[Bridge, ...], published: tuple[Door, ...]) -> str:
             "gateways6", "ifname . ipv6_addr", (f'"{b.link}" . {b.gateway6}' for b in led
                                                 if b.gateway6),
         )
+        + _set("homes", "ifname . ipv4_addr", (f'"{b.link}" . {b.subnet}' for b in bridges),
+               "interval")
+        + _set("homes6", "ifname . ipv6_addr", (f'"{b.link}" . {b.subnet6}' for b in bridges
+                                                if b.subnet6), "interval")
         + _set("same", "ifname . ifname", (f'"{b.link}" . "{b.link}"' for b in bridges))
         + _set("internal", "ifname", (f'"{b.link}"' for b in bridges if b.internal))
         + _set("routed", "ipv4_addr", (b.subnet for b in led), "interval")
@@ -298,6 +329,31 @@ OF_OTHERS = {
     (False, False): "",
 }
 """What is forwarded for nobody of ours: where cove made the host a router it is for cove alone."""
+
+
+def _passing(mine: str) -> str:
+    """What leaves by the host, and what comes in. What a machine forwards is between its networks:
+    by the host goes what is from its own.
+    """
+    return f""" chain sender {{
+  ip6 saddr fe80::/10 return
+  meta nfproto ipv4 iifname . ip saddr != @homes drop
+  meta nfproto ipv6 iifname . ip6 saddr != @homes6 drop
+ }}
+ chain leaving {{
+  jump sender
+  oifname {mine} drop
+  iifname @internal drop
+  ip daddr {{ {NOWHERE} }} drop
+  ip6 daddr {{ {NOWHERE6} }} drop
+  accept
+ }}
+ chain entering {{
+  oifname @internal drop
+  ct state established,related accept
+  drop
+ }}
+"""
 
 
 def _inet_table(
@@ -324,6 +380,7 @@ def _inet_table(
   type filter hook input priority {PRIORITY}; policy accept;
   iifname != {mine} accept
   icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+  jump sender
   ct state established,related accept
   icmp type echo-request iifname . ip daddr @gateways accept
   icmpv6 type echo-request iifname . ip6 daddr @gateways6 accept
@@ -340,19 +397,7 @@ def _inet_table(
   iifname {mine} jump leaving
   oifname {mine} jump entering
 {rest} }}
- chain leaving {{
-  oifname {mine} drop
-  iifname @internal drop
-  ip daddr {{ {NOWHERE} }} drop
-  ip6 daddr {{ {NOWHERE6} }} drop
-  accept
- }}
- chain entering {{
-  oifname @internal drop
-  ct state established,related accept
-  drop
- }}
- chain out {{
+{_passing(mine)} chain out {{
   type nat hook postrouting priority 100; policy accept;
   ip saddr @routed oifname != {mine} masquerade
   ip6 saddr @routed6 oifname != {mine} masquerade

@@ -101,7 +101,8 @@ def _networks(values: Values) -> dict[str, Any]:
                 hint="leave one of them out",
             )
     said = {name: getattr(first, name) for name in OF_FIRST} | said
-    return {"network": first.network, **said, "connections": asked[1:]}
+    forwards = {"forwards": True} if first.forwards else {}
+    return {"network": first.network, **said, **forwards, "connections": asked[1:]}
 
 
 def assemble_exec(values: Values, caller: Caller, *, command: tuple[str, ...]) -> ExecSpec:

@@ -319,6 +319,14 @@ def _network(spec: MachineSpec) -> Iterator[CoveError]:
                 )
 
 
+def forwards_with_policy() -> CoveError:
+    return Unsupported(
+        "cannot use forwarding=true with --network-policy: what a machine forwards is not its own "
+        "to begin",
+        origin="driver-opt=forwarding=true",
+    )
+
+
 def _policy(spec: MachineSpec) -> Iterator[CoveError]:
     if spec.policy is None:
         return
@@ -327,6 +335,8 @@ def _policy(spec: MachineSpec) -> Iterator[CoveError]:
             f"cannot use a network policy with --network {spec.network}: that is another's network",
             origin=f"--network-policy {spec.policy.words()[0]}",
         )
+    if any(wish.forwards for wish in connections_of(spec)):
+        yield forwards_with_policy()
     try:
         check_policy(spec.policy)
     except CoveError as error:

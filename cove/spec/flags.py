@@ -207,7 +207,8 @@ MACHINE = (
          grants.parse_sysctl, repeat=True, group="Security"),
     # network
     Flag("network", "network", "A network's name, none or host; name=NAME,alias=NAME,ip=ADDRESS,"
-         "ip6=ADDRESS,mac-address=ADDRESS; the first that leads out is its way out", "", "NETWORK",
+         "ip6=ADDRESS,mac-address=ADDRESS,driver-opt=forwarding=true; the first that leads out is "
+         "its way out", "", "NETWORK",
          network.parse_connection, repeat=True, group="Network", aliases=("net",),
          default="bridge"),
     Flag("network-alias", "aliases", "What else it is called on the first network", "", "NAME",

@@ -30,7 +30,7 @@ def inherit(other: MachineSpec, typed: MachineSpec, fields: Collection[str]) -> 
     """
     named = {FROM_FILES.get(field, field) for field in fields}
     if "network" in named:  # what is said of one network is not said of another
-        named |= {"ip", "ip6", "mac", "aliases", "connections"}
+        named |= {"ip", "ip6", "mac", "aliases", "connections", "forwards"}
     changes: dict[str, Any] = {name: getattr(typed, name) for name in OWN}
     changes["mounts"] = unnamed(other.mounts)
     plain = set(MachineSpec.__struct_fields__) - {"image", "command", "limits", "security"}

@@ -133,6 +133,8 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     aliases: tuple[str, ...] = ()
     """What else it is called there."""
     ip6: str = ""
+    forwards: bool = False
+    """On that network; see ``Connection``."""
     policy: Policy | None = None
     """Where it may begin conversations; None: wherever its networks lead."""
     connections: tuple[Connection, ...] = ()
@@ -172,7 +174,7 @@ def connections_of(spec: MachineSpec) -> tuple[Connection, ...]:
     if spec.network in ALONE or machine_of(spec.network):
         return ()
     return (
-        Connection(spec.network, spec.ip, spec.mac, spec.aliases, spec.ip6),
+        Connection(spec.network, spec.ip, spec.mac, spec.aliases, spec.ip6, spec.forwards),
         *spec.connections,
     )
 

@@ -40,6 +40,8 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     aliases: tuple[str, ...] = ()
     """What else the machine is called there."""
     ip6: str = ""
+    forwards: bool = False
+    """It may send what is not from itself: it is a router."""
 
 
 class NetworkSpec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -100,11 +102,11 @@ def parse_subnet(text: str) -> str:
     return str(found)
 
 
-_OPTIONS = ("name", "alias", "ip", "ip6", "mac-address")
+_OPTIONS = ("name", "alias", "ip", "ip6", "mac-address", "driver-opt")
+_MANY = ("alias", "driver-opt")
 LINK_LOCAL = "a machine's link-local address follows from its MAC address"
 _NOT_HERE = {
     "link-local-ip": LINK_LOCAL,
-    "driver-opt": "cove's bridges have no options",
     "gw-priority": "the first network that leads out is the way out",
 }
 
@@ -123,9 +125,9 @@ def parse_connection(text: str) -> Connection:
             raise Unsupported(f"cannot use {word} of a network: {_NOT_HERE[key]}")
         if key not in _OPTIONS or not value:
             raise bad(
-                "network", text, f'"{word}" is none of name=, alias=, ip=, ip6=, mac-address='
+                "network", text, f'"{word}" is none of {", ".join(f"{name}=" for name in _OPTIONS)}'
             )
-        if key != "alias" and key in found:
+        if key not in _MANY and key in found:
             raise bad("network", text, f"{key}= is there twice")
         found.setdefault(key, []).append(value)
     if "name" not in found:
@@ -136,7 +138,24 @@ def parse_connection(text: str) -> Connection:
         ip6=parse_ipv6(found["ip6"][0]) if "ip6" in found else "",
         mac=parse_mac(found["mac-address"][0]) if "mac-address" in found else "",
         aliases=tuple(dict.fromkeys(parse_alias(word) for word in found.get("alias", ()))),
+        forwards=[False, *map(parse_driver_option, found.get("driver-opt", ()))][-1],
     )
+
+
+FORWARDING = "forwarding"
+
+
+def parse_driver_option(text: str) -> bool:
+    """Of a machine's place on a network: whether it forwards, which is all there is to be said."""
+    name, _, value = text.partition("=")
+    if name != FORWARDING:
+        raise Unsupported(
+            f"cannot use the driver option {name} of a network: cove has only {FORWARDING}=true",
+            origin=f"driver-opt={text}",
+        )
+    if value not in ("true", "false"):
+        raise bad("driver option", text, "neither true nor false", hint=f"write {FORWARDING}=true")
+    return value == "true"
 
 
 def _parse_mode(text: str) -> str:

@@ -49,6 +49,8 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """The machine has a network policy: its packets are led through the host."""
     aliases: tuple[str, ...] = ()
     """What the machine is called on this network, besides its own name."""
+    forwards: bool = False
+    """It may send there what others sent."""
 
 
 class Published(msgspec.Struct, frozen=True, omit_defaults=True):

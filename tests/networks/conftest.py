@@ -21,6 +21,7 @@ from tests.conftest import need, need_root
 from tests.driver import Cove, wait_until
 from tests.kernel.conftest import closed_cove
 from tests.kernel.settled import settled
+from tests.shared import ALL, KINDS, seed_guests
 
 __all__ = ["settled"]
 
@@ -86,10 +87,14 @@ class Host:
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
+def host(request: pytest.FixtureRequest) -> Iterator[Host]:
     """The network of a host with one neighbour. This thread stays in it for the whole module."""
     need_root()
     need("nft")
+    if (ALL and "vm" in KINDS) or getattr(request.module, "GUESTS", False):
+        need("qemu-system-x86_64")
+        need("mkfs.erofs")
+        seed_guests()  # a kernel may have to be fetched: from in there is no way out
     with new_namespace() as namespace, new_namespace() as outside, inside(namespace):
         link = ("ip", "link", "add", "uplink", "type", "veth", "peer", "name", "eth0")
         run(*link)

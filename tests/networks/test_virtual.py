@@ -24,6 +24,9 @@ from tests.shared import give_guests
 
 pytestmark = pytest.mark.timeout(900)
 
+GUESTS = True
+"""Whose kernel is fetched before this is in a network of its own."""
+
 
 @contextmanager
 def with_kernel(bb_tar: Path) -> Iterator[Cove]:

@@ -18,6 +18,8 @@ from tests.networks.test_virtual import inside, with_kernel
 
 pytestmark = pytest.mark.timeout(900)
 
+GUESTS = True
+
 
 def test_a_daemon_killed_at_any_step_of_a_change(host: Host, bb_tar: Path, tmp_path: Path) -> None:
     """Its tap, its rules, its card in the guest: all of them or none."""

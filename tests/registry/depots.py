@@ -21,6 +21,7 @@ class Depot:
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[str, tuple[str, bytes]] = {}
         self.uploads: dict[str, bytearray] = {}
+        self.begun = 0
         self.faults: dict[tuple[str, str], list[Fault]] = {}
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.lock = threading.Lock()
@@ -75,8 +76,10 @@ class Depot:
         self, request: BaseHTTPRequestHandler, name: str, query: dict[str, list[str]]
     ) -> None:
         if request.command == "POST":
-            name = f"u{len(self.uploads)}"
-            self.uploads[name] = bytearray()
+            with self.lock:
+                name = f"u{self.begun}"
+                self.begun += 1
+                self.uploads[name] = bytearray()
             self.tell(request, 202, name)
         elif name not in self.uploads:
             body_of(request)

@@ -75,6 +75,13 @@ def test_names_of_links_fit_the_kernel(number: int) -> None:
     assert int(number_text(number), 36) == number
 
 
+def test_who_forwards_says_so() -> None:
+    assert not parse_connection("name=a,alias=b").forwards
+    assert parse_connection("name=a,driver-opt=forwarding=true,ip=10.0.0.2").forwards
+    off = "name=a,driver-opt=forwarding=true,driver-opt=forwarding=false"
+    assert not parse_connection(off).forwards
+
+
 @pytest.mark.parametrize(
     ("parse", "text"),
     [
@@ -101,6 +108,8 @@ def test_names_of_links_fit_the_kernel(number: int) -> None:
         (parse_connection, "name=a,ip6=10.0.0.2"),
         (parse_connection, "name=a,link-local-ip=fe80::2"),
         (parse_connection, "name=a,driver-opt=x=y"),
+        (parse_connection, "name=a,driver-opt=forwarding"),
+        (parse_connection, "name=a,driver-opt=forwarding=1,driver-opt=forwarding=true"),
         (parse_connection, "name=a,size=1"),
         (parse_connection, "name=a,alias="),
     ],

@@ -71,6 +71,7 @@ class NetworkConnect(msgspec.Struct, frozen=True):
     mac: str = ""
     aliases: tuple[str, ...] = ()
     ip6: str = ""
+    forwards: bool = False
 
 
 class NetworkDisconnect(msgspec.Struct, frozen=True):

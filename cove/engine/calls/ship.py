@@ -37,3 +37,25 @@ class ImagePush(msgspec.Struct, frozen=True):
     """Every tag of the repository, one ``done`` for each."""
     compression: str = ""
     """gzip or zstd, of layers that the registry has not; empty: gzip."""
+
+
+class ImageCopy(msgspec.Struct, frozen=True):
+    """Past the store. Of a source that is here ``Call.body`` is the file or directory, of a target
+    that is here ``Call.sink`` a tar, which is an OCI layout.
+    """
+
+    source: str
+    """As skopeo spells it: docker://, oci:, oci-archive:, docker-archive:, or a reference."""
+    target: str
+    platform: str = ""
+    """Empty: this host's."""
+    every: bool = False
+    """All platforms."""
+    source_login: Login | None = None
+    target_login: Login | None = None
+
+
+class ImageCopied(msgspec.Struct, frozen=True):
+    digest: str
+    size: int
+    """Of the manifest or index."""

@@ -22,6 +22,7 @@ from cove.engine.machines import life, stopping
 from cove.engine.machines.prune import has_label
 from cove.engine.networks import finding, forwarding, places, policies, ports, taps
 from cove.errors import Conflict, NotFound, UsageError
+from cove.spec.check import forwards_with_policy
 from cove.spec.machine import MachineSpec, connections_of
 from cove.spec.network import (
     ALONE,
@@ -159,7 +160,10 @@ def connect(home: Home, record: MachineRecord, params: NetworkConnect) -> Networ
     ip = parse_ipv4(params.ip) if params.ip else ""
     mac = parse_mac(params.mac) if params.mac else ""
     ip6 = parse_ipv6(params.ip6) if params.ip6 else ""
-    wish = Connection(network.name, ip, mac, tuple(map(parse_alias, params.aliases)), ip6)
+    wish = Connection(network.name, ip, mac, tuple(map(parse_alias, params.aliases)), ip6,
+                      params.forwards)  # fmt: skip
+    if wish.forwards and record.spec.policy is not None:
+        raise forwards_with_policy()
     life.wait_begun(home, record)
     live = stopping.running(home, record)
     if live is None:
@@ -205,7 +209,7 @@ def _with(record: MachineRecord, wishes: tuple[Connection, ...]) -> MachineSpec:
     first = wishes[0] if wishes else Connection("none")
     return msgspec.structs.replace(
         record.spec, network=first.network, ip=first.ip, mac=first.mac, aliases=first.aliases,
-        ip6=first.ip6, connections=wishes[1:],
+        ip6=first.ip6, forwards=first.forwards, connections=wishes[1:],
     )  # fmt: skip
 
 

@@ -98,6 +98,7 @@ class Places:
             mac=mac,
             default=default and not network.internal,
             aliases=wish.aliases,
+            forwards=wish.forwards,
             address6=f"{address6}/{six.prefixlen}" if six else "",
             gateway6=network.gateway6,
             ruled=ruled,
