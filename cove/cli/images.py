@@ -18,7 +18,7 @@ from cove.cli.pull import PULL
 from cove.cli.push import PUSH
 from cove.cli.run import each
 from cove.cli.save import SAVE
-from cove.cli.ship import COPY
+from cove.cli.ship import CONVERT, COPY
 from cove.cli.template import Record
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
@@ -306,6 +306,7 @@ GROUPED = {
     "ls": LS, "list": LS, "inspect": inspect.IMAGE, "rm": RM, "remove": RM, "load": LOAD,
     "import": IMPORT, "pull": PULL, "bootstrap": BOOTSTRAP, "tag": TAG, "history": HISTORY,
     "save": SAVE, "push": PUSH, "copy": COPY,
+    "convert": CONVERT,
 }  # fmt: skip
 TOP = {
     "images": LS, "load": LOAD, "import": IMPORT, "rmi": RM, "pull": PULL, "tag": TAG,

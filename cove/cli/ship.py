@@ -20,6 +20,30 @@ from cove.oci.places import DIRECTORY, Place, parse_place
 from cove.oci.reference import parse_reference
 from cove.spec.flags import Flag, parse_platform
 
+FORMS = ("oci", "docker")
+COMPRESSIONS = ("gzip", "zstd", "none")
+
+
+def parse_form(text: str) -> str:
+    if text not in FORMS:
+        raise UsageError(f'no such format: "{text}"', hint=f"one of {', '.join(FORMS)}")
+    return text
+
+
+def parse_compression(text: str) -> str:
+    if text not in COMPRESSIONS:
+        raise UsageError(f'no such compression: "{text}"', hint=f"one of {', '.join(COMPRESSIONS)}")
+    return text
+
+
+def convert(typed: Typed, terminal: Terminal, client: Client) -> int:
+    if not (typed.text("form") or typed.text("compression")):
+        raise UsageError(
+            "cannot convert: into what?",
+            hint="--format oci|docker, --compression gzip|zstd|none; as it is: cove image copy",
+        )
+    return copy(typed, terminal, client)
+
 
 def copy(typed: Typed, terminal: Terminal, client: Client) -> int:
     source, target = parse_place(typed.words[0]), parse_place(typed.words[1])
@@ -31,6 +55,8 @@ def copy(typed: Typed, terminal: Terminal, client: Client) -> int:
         target.text,
         typed.text("platform"),
         every=every,
+        form=typed.text("form"),
+        compression=typed.text("compression"),
         source_login=None if source.local else login_for(terminal, source.name),
         target_login=None if target.local else login_for(terminal, target.name),
     )
@@ -91,16 +117,17 @@ def _source(terminal: Terminal, place: Place) -> Iterator[int]:
         ) from error
 
 
+CHOICE = (
+    Flag("all", "every", "All platforms, not only this host's", "a"),
+    Flag("platform", "platform", "Another than this host's: linux/arm64", "", "PLATFORM",
+         parse_platform),
+    Flag("quiet", "quiet", "Show no progress, print only the name", "q"),
+)  # fmt: skip
 COPY = Command(
     "copy",
     copy,
     help="Copy an image between registries, directories and archives, past the store",
-    flags=(
-        Flag("all", "every", "All platforms, not only this host's", "a"),
-        Flag("platform", "platform", "Another than this host's: linux/arm64", "", "PLATFORM",
-             parse_platform),
-        Flag("quiet", "quiet", "Show no progress, print only the name", "q"),
-    ),
+    flags=CHOICE,
     words="SRC DST",
     least=2,
     most=2,
@@ -108,4 +135,21 @@ COPY = Command(
     about="A place is docker://NAME or NAME (a registry), oci:DIR[:TAG], oci-archive:FILE[:TAG] or "
     "docker-archive:FILE[:NAME]. Bytes and digests stay what they are; what the registry has, in "
     "this repository or in the one that it is copied from, is not sent.",
+)  # fmt: skip
+CONVERT = Command(
+    "convert",
+    convert,
+    help="Copy an image in another form: OCI's or Docker's, gzip or zstd",
+    flags=(
+        *CHOICE,
+        Flag("compression", "compression", "Of layers: gzip, zstd or none", "", "KIND",
+             parse_compression),
+        Flag("format", "form", "oci or docker", "", "FORM", parse_form),
+    ),
+    words="SRC DST",
+    least=2,
+    most=2,
+    group="Images",
+    about="Places as for `cove image copy`. Configs, ids of images and what is in the layers stay "
+    "what they are; what has that form already keeps its bytes and digests.",
 )  # fmt: skip

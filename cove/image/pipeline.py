@@ -145,9 +145,11 @@ def widen(pipe: int) -> None:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
 
 
-def spool(source: Span, out: int, *, what: str, limit: int, tell: Tell | None = None) -> Poured:
+def spool(
+    source: Span, out: int, *, what: str, limit: int, tell: Tell | None = None, digest: str = ""
+) -> Poured:
     """Decode a whole archive into the file ``out``, to be seeked in."""
-    with _stream(source, out, room=limit, digest="", diff_id="") as streamer:
+    with _stream(source, out, room=limit, digest=digest, diff_id="") as streamer:
         poured = _listen(streamer, tell)
     return _checked(poured, what, True, streamer)
 

@@ -84,13 +84,13 @@ def write_archive(
         )
         repacker.stdout.close()
         ends.close()
-        poured = _listen(encoder, gone, tell)
+        poured = listen(encoder, gone, tell)
         complaint = repacker.stderr.read()
         repacker.wait()
     return _checked(poured, complaint, layer, what)
 
 
-def _listen(
+def listen(
     encoder: subprocess.Popen[bytes], gone: Callable[[], bool], tell: Callable[[int], None] | None
 ) -> pipeline.Poured:
     """The last line is the result; meanwhile the caller may leave."""

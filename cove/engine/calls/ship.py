@@ -51,6 +51,10 @@ class ImageCopy(msgspec.Struct, frozen=True):
     """Empty: this host's."""
     every: bool = False
     """All platforms."""
+    form: str = ""
+    """oci or docker; empty: as it is."""
+    compression: str = ""
+    """Of layers: gzip, zstd or none; empty: as they are."""
     source_login: Login | None = None
     target_login: Login | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from cove.engine.calls import Call, Login, Progress
@@ -62,7 +62,7 @@ def _copy(
     params: ImageCopy,
     body: int,
 ) -> Copied:
-    from cove.image.copying import copying, opening
+    from cove.image.copying import converting, copying, opening
     from cove.oci.manifest import host_platform_of, parse_platform
 
     wanted = parse_platform(params.platform) if params.platform else host_platform_of()
@@ -74,7 +74,15 @@ def _copy(
             stop_source()
             stop_target()
 
-        return copying.copy(origin, target, items, going.tell, stop)
+        with ExitStack() as stack:
+            form = converting.Form(params.form, params.compression)
+            if form.asked:
+                made = converting.Converted(
+                    origin, going.store.layout.tmp, going.tell, going.stopped.is_set, stack,
+                    origin.text,
+                )  # fmt: skip
+                items, origin = converting.convert(items, form, made), made
+            return copying.copy(origin, target, items, going.tell, stop)
 
 
 def credentials_of(login: Login | None) -> Credentials | None:
