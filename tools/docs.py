@@ -1,5 +1,6 @@
 """Write the generated documents: docs/cli.md from the commands, docs/plan.md, docs/python.md,
-docs/scenarios.md from the tests, and the Python API for asyncio; ``make docs``."""
+docs/engine-api.md, docs/scenarios.md from the tests, and the Python API for asyncio; ``make docs``.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +25,14 @@ belongs to the machine. A mistake exits with 125 and names what was typed.
 
 def main() -> int:
     import aio
+    import api_doc
     import plan_doc
     import python_doc
     import scenarios
 
     TARGET.write_text(text())
     plan_doc.main()
+    api_doc.main()
     aio.main()
     python_doc.main()
     scenarios.main()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import tzinfo
 from typing import Any
 
-from cove.cli import filters, table, units
+from cove.cli import filters, info, table, units
 from cove.cli.ask import ELSEWHERE, confirmed, must_go_elsewhere
 from cove.cli.command import Command, Typed
 from cove.cli.functions import to_json
@@ -287,4 +287,4 @@ SYSTEM_PRUNE = Command(
     about=FILTERS,
 )
 GROUPED = {"prune": IMAGE_PRUNE}
-SYSTEM = {"df": DF, "prune": SYSTEM_PRUNE}
+SYSTEM = {"df": DF, "prune": SYSTEM_PRUNE, **info.SYSTEM}

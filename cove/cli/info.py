@@ -62,6 +62,7 @@ def info_document(seen: calls.Info) -> Record:
         DiskTotal=seen.disk_total,
         Pid=seen.pid,
         Started=units.stamp(seen.started),
+        DockerSocket=seen.docker_socket,
     )
 
 
@@ -78,6 +79,7 @@ def info_text(seen: calls.Info, now: float) -> str:
         ("version", seen.version),
         ("daemon", f"pid {seen.pid}, up {units.human_duration(now - seen.started).lower()}"),
         ("state directory", seen.root),
+        ("docker's api", f"unix://{seen.docker_socket}"),
         ("disk", f"{units.human_size(seen.disk_free)} of {units.human_size(seen.disk_total)} free"),
         ("machines", machines or "none"),
         ("images", str(seen.images)),
@@ -101,6 +103,12 @@ def info_text(seen: calls.Info, now: float) -> str:
 def info(typed: Typed, terminal: Terminal, client: Client) -> int:
     seen, form = client.info(), typed.text("format")
     terminal.write(_formed(info_document(seen), form) if form else info_text(seen, time.time()))
+    return 0
+
+
+def docker_socket(typed: Typed, terminal: Terminal, client: Client) -> int:
+    """For ``export DOCKER_HOST=$(cove system docker-socket)``."""
+    terminal.write(f"unix://{client.info().docker_socket}\n")
     return 0
 
 
@@ -180,3 +188,10 @@ COMMANDS = {
     "version": Command("version", version, help="Versions of the command and the daemon",
                        flags=(FORMAT,), group="cove"),
 }  # fmt: skip
+SYSTEM = {
+    "docker-socket": Command(
+        "docker-socket",
+        docker_socket,
+        help="Where Docker's clients find cove: export DOCKER_HOST=$(cove system docker-socket)",
+    )
+}

@@ -26,6 +26,8 @@ PASSED_ON = frozenset(
         "COVE_ROOT",
         "COVE_DEBUG",
         "COVE_DEFAULT_NETWORK",
+        "COVE_DOCKER_GROUP",
+        "COVE_DOCKER_SOCKET",
         "COVE_INIT",
         "COVE_PUBLISH_ADDRESS",
         "COVE_VM_PATIENCE",

@@ -23,6 +23,7 @@ from aiohttp import web
 
 from cove.client.verbs import PREFIX, VERBS, Verb
 from cove.daemon import streams
+from cove.daemon.docker.server import Door
 from cove.daemon.params import parse_params
 from cove.daemon.upgrade import SessionBridge
 from cove.engine.calls import Call
@@ -57,10 +58,10 @@ def bug_answer(error: BaseException) -> web.Response:
 
 
 class Server:
-    """The application on its listening socket, in the calling thread until ``close``."""
+    """The applications on their listening sockets, in the calling thread until ``close``."""
 
-    def __init__(self, engine: Engine, listener: socket.socket) -> None:
-        self._engine, self._listener = engine, listener
+    def __init__(self, engine: Engine, own: socket.socket, docker: socket.socket) -> None:
+        self._engine, self._own, self._docker = engine, own, docker
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
         self._loop = asyncio.new_event_loop()
         self._done = asyncio.Event()
@@ -77,16 +78,20 @@ class Server:
             pass  # it ended by itself
 
     async def _serve(self) -> None:
-        application = web.Application(client_max_size=BODY_MAX)
-        application.router.add_post(PREFIX + "{verb}", self._answer)
+        own = web.Application(client_max_size=BODY_MAX)
+        own.router.add_post(PREFIX + "{verb}", self._answer)
+        docker = Door(self._engine).application()
         # Of clients that go, or send what is no HTTP, aiohttp would write a page each.
         quiet = logging.getLogger("cove.http")
         quiet.disabled = True
-        runner = web.AppRunner(application, access_log=None, handle_signals=False, logger=quiet)
-        await runner.setup()
-        await web.SockSite(runner, self._listener).start()
+        runners = []
+        for application, listener in ((own, self._own), (docker, self._docker)):
+            runner = web.AppRunner(application, access_log=None, handle_signals=False, logger=quiet)
+            await runner.setup()
+            await web.SockSite(runner, listener).start()
+            runners.append(runner)
         await self._done.wait()
-        await runner.cleanup()
+        await asyncio.gather(*(runner.cleanup() for runner in runners))
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         try:

@@ -1,6 +1,5 @@
-"""The HTTP socket before anybody connects to it: aiohttp costs 300 ms and 20 MiB, which most
-daemons
-never need.
+"""The HTTP sockets before anybody connects to one: aiohttp costs 300 ms and 20 MiB, which most
+daemons never need.
 """
 
 from __future__ import annotations
@@ -17,33 +16,42 @@ if TYPE_CHECKING:
 
 
 class Api:
-    """``run/api.sock``; the server behind it starts with the first connection."""
+    """``run/api.sock``, and Docker's; the server behind them starts with the first connection."""
 
-    def __init__(self, listener: socket.socket, engine: Engine) -> None:
-        self._listener, self._engine = listener, engine
+    def __init__(self, own: socket.socket, docker: socket.socket, engine: Engine) -> None:
+        self._own, self._docker, self._engine = own, docker, engine
         self._server: Server | None = None
         self._lock = threading.Lock()
+        self._begun = False
 
     def open(self) -> None:
-        self._engine.home.reactor.watch(self._listener.fileno(), self._wanted)
+        for listener in (self._own, self._docker):
+            self._engine.home.reactor.watch(listener.fileno(), self._wanted)
 
     def close(self) -> None:
-        self._engine.home.reactor.forget(self._listener.fileno())
+        self._forget()
         with self._lock:
             if self._server is not None:
-                self._server.close()  # and the listener with it
+                self._server.close()  # and the listeners with it
             else:
-                self._listener.close()
+                self._own.close()
+                self._docker.close()
+
+    def _forget(self) -> None:
+        for listener in (self._own, self._docker):
+            self._engine.home.reactor.forget(listener.fileno())
 
     def _wanted(self, events: int) -> None:
-        self._engine.home.reactor.forget(self._listener.fileno())
-        threading.Thread(target=self._serve, name="http", daemon=True).start()
+        self._forget()
+        if not self._begun:
+            self._begun = True
+            threading.Thread(target=self._serve, name="http", daemon=True).start()
 
     def _serve(self) -> None:
         try:
             from cove.daemon.http import Server
 
-            server = Server(self._engine, self._listener)
+            server = Server(self._engine, self._own, self._docker)
             with self._lock:
                 self._server = server
             server.run()

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from cove.engine.reactor import Reactor
 
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "COVE_DEBUG", "COVE_INIT",
-        "COVE_DEFAULT_NETWORK", "COVE_PUBLISH_ADDRESS", "COVE_VM_PATIENCE",
-        "COVE_VM_POOL", "COVE_RESTART_DELAY")  # fmt: skip
+        "COVE_DEFAULT_NETWORK", "COVE_DOCKER_GROUP", "COVE_DOCKER_SOCKET", "COVE_PUBLISH_ADDRESS",
+        "COVE_VM_PATIENCE", "COVE_VM_POOL", "COVE_RESTART_DELAY")  # fmt: skip
 SWITCH = 1e-4
 """Seconds a busy thread may hold the others up: at Python's 5 ms a start takes 77 ms instead of 4.
 """
@@ -108,25 +108,6 @@ def _redirect(root: str) -> None:
     os.close(log)
 
 
-def listen(directory: int, name: str, kind: socket.SocketKind) -> socket.socket:
-    """A socket below run/; addressed through the directory, whose path may be longer than an
-    address.
-    """
-    listener = socket.socket(socket.AF_UNIX, kind)
-    path = f"/proc/self/fd/{directory}/{name}"
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    old = os.umask(0o177)
-    try:
-        listener.bind(path)
-    finally:
-        os.umask(old)
-    listener.listen(256)
-    return listener
-
-
 def main(argv: list[str]) -> int:
     try:
         options = parse(argv)
@@ -166,6 +147,7 @@ def serve(options: Options, environment: dict[str, str]) -> int:
     from cove.client.transport import Direct
     from cove.daemon.front import Door
     from cove.daemon.later import Api
+    from cove.daemon.sockets import listen, open_docker
     from cove.engine.engine import Engine
     from cove.linux.program import build_stamp
 
@@ -184,9 +166,12 @@ def serve(options: Options, environment: dict[str, str]) -> int:
             lambda words, terminal: command(words, terminal, client),
             stamp=stamp,
         )
-        api = Api(listen(home.run_fd, "api.sock", socket.SOCK_STREAM), engine)
+        own = listen(home.run_fd, "api.sock", socket.SOCK_STREAM)
+        docker_socket, docker = open_docker(home.store.layout, home.run_fd)
+        api = Api(own, docker, engine)
         _write(home.store.layout.daemon_pid, str(os.getpid()))
-        sockets = (home.store.layout.front_socket, home.store.layout.api_socket)
+        layout = home.store.layout
+        sockets = (layout.front_socket, layout.api_socket, docker_socket)
         engine.on_shutdown = partial(_end_soon, home.reactor, sockets)
         gc.collect()
         gc.freeze()

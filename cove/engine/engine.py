@@ -34,8 +34,10 @@ from cove.engine.machines import (
     recover,
     remounting,
     rename,
+    resizing,
     stopping,
     update,
+    waiting,
 )
 from cove.engine.machines.attach import attach
 from cove.engine.machines.exec import exec_in
@@ -112,6 +114,23 @@ class Engine:
                 record = self.home.record(record.key)
         return record
 
+    def found(self, text: str) -> MachineRecord:
+        """The machine that somebody names."""
+        return listing.as_seen(self._find(text))
+
+    def is_running(self, text: str) -> bool:
+        """Whether its program runs, also when it is paused."""
+        record = self._find(text)
+        life.wait_begun(self.home, record)
+        return stopping.running(self.home, record) is not None
+
+    def waiter(self, text: str, condition: str) -> waiting.Waiter:
+        """One who waits for an end from now on."""
+        return waiting.Waiter(self.home, self._find(text), condition)
+
+    def resize(self, text: str, rows: int, columns: int) -> None:
+        resizing.resize(self.home, self._find(text), rows, columns)
+
     # ---- machines ----
 
     def create(self, params: calls.Create, call: calls.Call) -> calls.Created:
@@ -131,7 +150,9 @@ class Engine:
 
     def start(self, params: calls.Start, call: calls.Call) -> calls.Started:
         record = self._find(params.machine)
-        foreground = _foreground(call, params.attach, params.sig_proxy, params.detach_keys)
+        foreground = _foreground(
+            call, params.attach, params.sig_proxy, params.detach_keys, begun=params.begun
+        )
         pause.check_not_paused(record, "start")
         life.wait_begun(self.home, record)
         if stopping.running(self.home, record) is None:
@@ -166,8 +187,8 @@ class Engine:
         return calls.Named(record.id, record.name)
 
     def wait(self, params: calls.Wait, call: calls.Call) -> calls.Waited:
-        record = self._find(params.machine)
-        return calls.Waited(*stopping.wait(self.home, record, params.condition, call.cancelled))
+        with self.waiter(params.machine, params.condition) as waiter:
+            return calls.Waited(*waiter.wait(call.cancelled))
 
     def remove(self, params: calls.Remove, call: calls.Call) -> calls.Named:
         record = self._find(params.machine)
@@ -508,10 +529,11 @@ def _foreground(
     detach_keys: str = "",
     *,
     bound: bool = False,
+    begun: bool = False,
 ) -> Foreground | None:
     """The caller's session, if any stream of it takes part."""
     if not streams:
         return None
     if call.session is None:
         raise UsageError("cannot attach: there is no session to attach")
-    return Foreground(call.session, streams, sig_proxy, detach_keys, bound)
+    return Foreground(call.session, streams, sig_proxy, detach_keys, bound, begun)

@@ -88,6 +88,11 @@ class Layout:
         return f"{self.root}/run/api.sock"
 
     @property
+    def docker_socket(self) -> str:
+        """Docker's API, unless a setting puts it elsewhere."""
+        return f"{self.root}/run/docker.sock"
+
+    @property
     def daemon_pid(self) -> str:
         return f"{self.root}/run/daemon.pid"
 

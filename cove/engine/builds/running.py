@@ -20,7 +20,7 @@ from cove.engine.builds.trees import Tree
 from cove.engine.calls import Session
 from cove.engine.events import Cancel, Cancelled
 from cove.engine.home import Home
-from cove.engine.machines import life, stopping
+from cove.engine.machines import life, stopping, waiting
 from cove.engine.machines.start import Foreground
 from cove.errors import CoveError, Unsupported
 from cove.oci.config import ImageConfig
@@ -126,10 +126,10 @@ def _run(
             machine = life.run(home, spec, foreground, ground)
         out.close()
         try:
-            stopping.wait(home, machine, "removed", stopped)
+            waiting.wait(home, machine, "removed", stopped)
         except Cancelled:
             _end(home, machine)
-            stopping.wait(home, machine, "removed", None)
+            waiting.wait(home, machine, "removed")
             raise
     ended = home.steps[token]
     assert ended is not None

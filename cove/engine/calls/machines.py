@@ -40,6 +40,8 @@ class Start(msgspec.Struct, frozen=True):
     sig_proxy: bool = True
     detach_keys: str = ""
     """Empty: those of the machine's spec."""
+    begun: bool = False
+    """With a session, too: answer once its program runs."""
 
 
 class Attach(msgspec.Struct, frozen=True):

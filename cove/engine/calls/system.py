@@ -44,3 +44,5 @@ class Info(msgspec.Struct, frozen=True):
     """How virtual machines run here: ``KVM``, ``emulated: why``, or what they lack."""
     emulated_guests: tuple[str, ...] = ()
     """Virtual machines of other CPUs: platform, and what makes them or what they lack."""
+    docker_socket: str = ""
+    """Where Docker's API is served."""

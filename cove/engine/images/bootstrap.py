@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from cove.engine.calls import Session
 from cove.engine.home import Home
-from cove.engine.machines import life, stopping
+from cove.engine.machines import life, stopping, waiting
 from cove.engine.machines.start import Foreground
 from cove.errors import BadArchive, CoveError, UsageError
 from cove.image.aptspeak import Listener, failure
@@ -60,7 +60,7 @@ def bootstrap(
         machine = _start(home, _spec(wish, env, tool), stack, out.write, error.write)
         out.close_write()
         error.close_write()
-        ended = _in_thread(stack, lambda: stopping.wait(home, machine, "not-running", None))
+        ended = _in_thread(stack, lambda: waiting.wait(home, machine, "not-running"))
         heard = _in_thread(
             stack,
             lambda: _listen(error.read, listener, progress, gone, lambda: _end(home, machine)),

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from cove.engine.home import Base, Home
-from cove.engine.machines import life, stopping
+from cove.engine.machines import life, waiting
 from cove.errors import CoveError, HostError
 from cove.image.host import HOST
 from cove.linux.disk import file_usage
@@ -85,7 +85,7 @@ def _make(home: Home, base: Base, path: str, tell: Tell | None) -> None:
             file.writelines(f"{line}\n" for line in PLAIN)
         record = life.run(home, _tool(base.record.id, directory), None)
         with _watched(f"{directory}/disk", tell):
-            code, cause = stopping.wait(home, record, "not-running", None)
+            code, cause = waiting.wait(home, record, "not-running")
         if code:
             raise _failed(code, cause.text)
         _keep(f"{directory}/disk", path)

@@ -210,10 +210,15 @@ def run(
 def wait_begun(home: Home, record: MachineRecord) -> None:
     """One that somebody else is starting runs a moment later, or has failed, or ended already."""
     live = home.lives.get(record.key)
-    if live is not None and not live.started:
+    if live is not None:
+        _wait_begun(home, live, KILL_WAIT)
+
+
+def _wait_begun(home: Home, live: Live, timeout: float | None) -> None:
+    if not live.started:
         home.events.wait_until(
             lambda: live.started or live.ended is not None or has_ended(home, live),
-            timeout=KILL_WAIT,
+            timeout=timeout,
         )
 
 
@@ -328,6 +333,10 @@ def _begin(
     if foreground is not None:
         home.publish("attach", record)
     launch(home, record, base, live, foreground)
+    if foreground is not None and foreground.begun:
+        _wait_begun(home, live, None)
+        if live.failure is not None:
+            raise live.failure
     return record
 
 

@@ -63,6 +63,8 @@ class Foreground:
     detach_keys: str = ""
     bound: bool = False
     """What is started ends when this session is lost."""
+    begun: bool = False
+    """The start returns once the program runs, and raises why it does not, as without a session."""
 
     @property
     def which(self) -> Stream:

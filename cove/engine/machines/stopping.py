@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 import signal
-import threading
 from collections.abc import Iterable
 from functools import partial
 
@@ -16,7 +15,7 @@ from cove.errors import Conflict, HostError
 from cove.linux.pidfd import wait_exit
 from cove.planner.defaults import STOP_SIGNAL
 from cove.spec.values import parse_signal
-from cove.store.records import Cause, MachineRecord
+from cove.store.records import MachineRecord
 
 SETTLED = 1.0
 """Seconds that the record of an ended machine may take to say so."""
@@ -160,45 +159,6 @@ def wait_end(home: Home, record: MachineRecord, live: Live) -> None:
         )
 
 
-def wait(
-    home: Home, record: MachineRecord, condition: str, cancelled: threading.Event | None
-) -> tuple[int, Cause]:
-    """The exit code, once the machine does not run, has ended once more, or is gone.
-
-    The live machine is held on to: an ephemeral one's record may be gone before this thread looks.
-    """
-    key = record.key
-    first = home.lives.get(key)
-    over = first if first is not None and has_ended(home, first) else None
-    seen: list[Live] = []
-
-    def done() -> bool:
-        live = home.lives.get(key)
-        if live is not None and live is not over and live not in seen:
-            seen.append(live)
-        ended = bool(seen) and has_ended(home, seen[-1])
-        if condition == "removed":
-            return not home.store.has_machine(key)
-        if condition == "next-exit":
-            return ended or not home.store.has_machine(key)
-        waits = live is None and home.store.has_machine(key) and _waits(home, key)
-        return ended or (live is None and not waits) or live is over
-
-    home.events.wait_until(done, cancelled=cancelled)
-    last = seen[-1] if seen else over
-    if last is not None and last.ended is not None:
-        return last.ended.code, last.cause
-    if last is not None and last.failure is not None:
-        return last.failure.exit_code, last.cause
-    now = home.record(key) if home.store.has_machine(key) else record
-    return now.exit_code, now.cause
-
-
-def _waits(home: Home, key: int) -> bool:
-    """Its restart policy starts it again."""
-    return home.record(key).state == "restarting"
-
-
 def _has_gone(home: Home, key: int, live: Live | None) -> bool:
     """All of it is put away."""
     return live is None or home.lives.get(key) is not live
@@ -208,6 +168,11 @@ def remove(home: Home, record: MachineRecord, *, force: bool, volumes: bool = Fa
     """Also one that somebody starts at the same time: it goes before or after that, whole."""
     while not _remove(home, record, force=force, volumes=volumes):
         record = home.record(record.key)
+
+
+def _waits(home: Home, key: int) -> bool:
+    """Its restart policy starts it again."""
+    return home.record(key).state == "restarting"
 
 
 def _check_not_waiting(home: Home, record: MachineRecord) -> None:

@@ -14,8 +14,11 @@ from cove.engine.images.foreign import emulated_here
 from cove.errors import CoveError, one_line
 from cove.linux.disk import free_space
 from cove.plan.facts import Facts
+from cove.store.layout import Layout
 
 PROTOCOL = 1
+DOCKER_SOCKET = "COVE_DOCKER_SOCKET"
+"""The setting: where Docker's API is served; empty: below the state directory."""
 
 
 def version(home: Home) -> Version:
@@ -47,7 +50,12 @@ def info(home: Home) -> Info:
         warnings=(*warnings(home.facts), *_of_virtual_machines(home)),
         virtual=virtual_text(home),
         emulated_guests=guests_of_other_cpus(home),
+        docker_socket=docker_socket(home.store.layout),
     )
+
+
+def docker_socket(layout: Layout) -> str:
+    return os.environ.get(DOCKER_SOCKET, "") or layout.docker_socket
 
 
 def system_name() -> str:

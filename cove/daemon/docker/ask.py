@@ -1,0 +1,192 @@
+"""What a handler is asked, and what it may answer. No HTTP: a handler can be called by anybody."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from cove.cli.functions import plain
+from cove.daemon.docker.pending import Pending
+from cove.daemon.docker.routes import NEWEST, Version
+from cove.engine.calls import Session
+from cove.engine.engine import Engine
+from cove.engine.events import Cancel
+from cove.errors import NOT_JSON, CoveError, NotFound, UsageError
+from cove.store.records import MachineRecord
+
+T = TypeVar("T")
+JSON = "application/json"
+RAW_STREAM = "application/vnd.docker.raw-stream"
+MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
+
+FALSE = ("", "0", "no", "false", "none")
+"""As Docker reads a switch: everything else is true."""
+
+
+@dataclass(slots=True)
+class Answer:
+    body: Any = None
+    """JSON data; bytes go as they are; None: nothing."""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    type: str = JSON
+
+    def encoded(self) -> bytes:
+        if self.body is None or isinstance(self.body, bytes):
+            return self.body or b""
+        return to_json(self.body)
+
+
+@dataclass(slots=True)
+class Stream:
+    """Bytes as they come. An error before the first of them is an answer of its own, unless the
+    client is told at once that it is served (``early``).
+    """
+
+    chunks: Iterator[bytes]
+    type: str = JSON
+    headers: dict[str, str] = field(default_factory=dict)
+    early: bool = False
+
+
+@dataclass(slots=True)
+class Piped:
+    """Bytes that ``write`` puts into a descriptor."""
+
+    write: Callable[[int], object]
+    type: str = "application/x-tar"
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Hijack:
+    """The connection becomes a session's: ``begin`` hands the other end of it to the engine, or
+    keeps it until there is a machine that runs.
+    """
+
+    begin: Callable[[Session, Callable[[], None]], None]
+    """With what gives up this end of the session, once somebody has a copy of it."""
+    tty: bool
+    stdin: bool
+    before: Iterator[bytes] = field(default_factory=lambda: iter(()))
+    """What is said first: the log."""
+    live: bool = True
+    """Whether there is a session at all, after that."""
+    forget: Callable[[], None] = lambda: None
+    """The client has left."""
+    ended: Callable[[int], None] = lambda code: None
+    """With the exit code."""
+
+
+Result = Answer | Stream | Piped | Hijack
+
+
+@dataclass(slots=True)
+class Ask:
+    engine: Engine
+    names: Mapping[str, str]
+    query: Mapping[str, list[str]]
+    version: Version = NEWEST
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cancel: Cancel = field(default_factory=Cancel)
+    fd: int = -1
+    """Of the request's body, where it is read as it comes."""
+    pending: Pending = field(default_factory=Pending)
+
+    # ---- parameters ----
+
+    def text(self, name: str, default: str = "") -> str:
+        return readable(self.query.get(name, [default])[0])
+
+    def texts(self, name: str) -> list[str]:
+        return [readable(text) for text in self.query.get(name, [])]
+
+    def path(self, name: str) -> bytes:
+        return self.query.get(name, [""])[0].encode("utf-8", "surrogateescape")
+
+    def on(self, name: str, *, default: bool = False) -> bool:
+        found = self.query.get(name)
+        return default if found is None else found[0].lower().strip() not in FALSE
+
+    def number(self, name: str) -> int | None:
+        text = self.text(name)
+        if not text:
+            return None
+        try:
+            return int(text)
+        except ValueError:
+            raise UsageError(f'cannot read {name} "{text}": it is not a number') from None
+
+    def filters(self) -> dict[str, tuple[str, ...]]:
+        """``{"label": ["a=b"]}``, or ``{"label": {"a=b": true}}`` as older clients say it."""
+        text = self.text("filters")
+        if not text:
+            return {}
+        try:
+            found = json.loads(text)
+            if not isinstance(found, dict):
+                raise ValueError("it is no object")
+            return {key: _values(value) for key, value in found.items()}
+        except (*NOT_JSON, TypeError) as error:
+            raise UsageError(f"cannot read the filters: {error}") from error
+
+    def read(self, decoder: msgspec.json.Decoder[T]) -> T:
+        """The body, as what it has to be."""
+        try:
+            return decoder.decode(self.body or b"{}")
+        except NOT_JSON as error:
+            raise UsageError(f"cannot read the request: {error}") from error
+
+    # ---- machines ----
+
+    @property
+    def name(self) -> str:
+        return readable(self.names["name"]).removeprefix("/")
+
+    def machine(self) -> MachineRecord:
+        """In Docker's words when there is none: its clients read them."""
+        try:
+            return self.engine.found(self.name)
+        except NotFound:
+            raise NotFound(f"No such container: {self.name}") from None
+
+
+def _values(value: Any) -> tuple[str, ...]:
+    if isinstance(value, dict):
+        return tuple(str(key) for key, wanted in value.items() if wanted)
+    if isinstance(value, list):
+        return tuple(map(str, value))
+    raise TypeError("the values of a filter are a list")
+
+
+def readable(text: str) -> str:
+    """Bytes that are no UTF-8, as what can be shown: no name has them."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def to_json(value: Any) -> bytes:
+    return json.dumps(plain(value), separators=(",", ":")).encode() + b"\n"
+
+
+def parse_query(text: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    try:
+        pairs = parse_qsl(
+            text, keep_blank_values=True, errors="surrogateescape", max_num_fields=4096
+        )
+    except ValueError as error:
+        raise UsageError(f"cannot read the request: {error}") from error
+    for name, value in pairs:
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def told(error: CoveError) -> str:
+    """An error in one text: what Docker's clients show behind their own words."""
+    return "\n".join((error.message, *error.__notes__))

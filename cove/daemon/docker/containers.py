@@ -1,0 +1,217 @@
+"""``/containers``: their life, and looking at them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from cove.cli import filters
+from cove.daemon.docker import shapes, spec
+from cove.daemon.docker.ask import Answer, Ask, Stream, to_json
+from cove.daemon.docker.pending import Waiting
+from cove.engine import calls
+from cove.errors import Conflict, CoveError, NotFound, UsageError
+from cove.spec.assemble import assemble_limits
+from cove.spec.typed import read_values
+from cove.spec.values import parse_name, parse_time
+from cove.store.records import MachineRecord
+
+CALL = calls.Call()
+DONE = Answer(status=204)
+NOT_MODIFIED = Answer(status=304)
+CONDITIONS = ("not-running", "next-exit", "removed")
+ACTIVE = ("running", "paused", "restarting")
+PRUNE_KEYS = ("until", "label", "label!")
+
+
+def create(ask: Ask) -> Answer:
+    asked = ask.read(spec.CONTAINER)
+    name = ask.text("name").removeprefix("/")
+    if name:
+        parse_name(name)
+    wanted = spec.machine_from_docker(asked, name, ask.text("platform"))
+    try:
+        made = ask.engine.create(calls.Create(wanted), CALL)
+    except NotFound as error:
+        if "image" in error.message:
+            raise NotFound(f"No such image: {filters.plain_reference(asked.image)}") from error
+        raise
+    except Conflict as error:
+        if name and "cannot use the name" in error.message:
+            raise Conflict(
+                f'Conflict. The container name "/{name}" is already in use: {error.message}'
+            ) from error
+        raise
+    return Answer({"Id": made.id, "Warnings": list(made.warnings)}, 201)
+
+
+def listed(ask: Ask) -> Answer:
+    wanted = _gathered(ask)
+    if "ancestor" in wanted:
+        names = {filters.plain_reference(name) for name in wanted["ancestor"]}
+        images = ask.engine.image_list(calls.ImageList(), CALL).images
+        wanted["ancestor"] += tuple(i.record.id for i in images if names & set(i.tags))
+    limit = ask.number("limit") or 0
+    everything = ask.on("all") or limit > 0 or bool({"status", "exited"} & set(wanted))
+    relative = bool({"before", "since"} & set(wanted))
+    sized = ask.on("size")
+    seen = ask.engine.list(calls.List(all=everything or relative, sizes=sized), CALL)
+    machines = filters.keep_machines(seen.machines, wanted)
+    if relative and not everything:
+        machines = [r for r in machines if r.state in ACTIVE]
+    machines = machines[:limit] if limit > 0 else machines
+    now = time.time()
+    return Answer([shapes.listed_to_docker(r, seen.sizes.get(r.id), now) for r in machines])
+
+
+def _gathered(ask: Ask) -> dict[str, tuple[str, ...]]:
+    return filters.gather(
+        [(key, value) for key, values in ask.filters().items() for value in values],
+        filters.MACHINE_KEYS,
+    )
+
+
+def inspect(ask: Ask) -> Answer:
+    machine = ask.machine()
+    seen = ask.engine.inspect(calls.Inspect(machine.id, ask.on("size")), CALL)
+    return Answer(shapes.inspected_to_docker(seen))
+
+
+# ---- life ----
+
+
+def start(ask: Ask) -> Answer:
+    """Who attached before is there from the first byte on."""
+    if ask.text("checkpoint"):
+        raise UsageError("cannot start from a checkpoint: cove has none; it has snapshots")
+    machine, keys = ask.machine(), ask.text("detachKeys")
+    if ask.engine.is_running(machine.id):
+        return NOT_MODIFIED
+    waiting = ask.pending.take(machine.id)
+    try:
+        if waiting:
+            first = waiting[0]
+            params = calls.Start(
+                machine.id, first.streams, False, first.detach_keys or keys, begun=True
+            )
+            ask.engine.start(params, calls.Call(session=first.session))
+        else:
+            ask.engine.start(calls.Start(machine.id), CALL)
+        for other in waiting[1:]:
+            _attach_late(ask, machine, other)
+    finally:
+        for each in waiting:
+            each.give_up()
+    return DONE
+
+
+def _attach_late(ask: Ask, machine: MachineRecord, waiting: Waiting) -> None:
+    params = calls.Attach(machine.id, waiting.streams, False, waiting.detach_keys)
+    try:
+        ask.engine.attach(params, calls.Call(session=waiting.session))
+    except CoveError:
+        pass  # it ended already: there is nothing left to hear
+
+
+def stop(ask: Ask) -> Answer:
+    machine = ask.machine()
+    if machine.state != "restarting" and not ask.engine.is_running(machine.id):
+        return NOT_MODIFIED
+    ask.engine.stop(calls.Stop(machine.id, ask.number("t"), ask.text("signal")), CALL)
+    return DONE
+
+
+def restart(ask: Ask) -> Answer:
+    ask.engine.restart(calls.Restart(ask.machine().id, ask.number("t"), ask.text("signal")), CALL)
+    return DONE
+
+
+def kill(ask: Ask) -> Answer:
+    ask.engine.kill(calls.Kill(ask.machine().id, ask.text("signal") or "KILL"), CALL)
+    return DONE
+
+
+def pause(ask: Ask) -> Answer:
+    ask.engine.pause(calls.Pause(ask.machine().id), CALL)
+    return DONE
+
+
+def unpause(ask: Ask) -> Answer:
+    ask.engine.unpause(calls.Unpause(ask.machine().id), CALL)
+    return DONE
+
+
+def rename(ask: Ask) -> Answer:
+    machine, name = ask.machine(), ask.text("name").removeprefix("/")
+    ask.engine.rename(calls.Rename(machine.id, parse_name(name)), CALL)
+    return DONE
+
+
+def resize(ask: Ask) -> Answer:
+    rows, columns = ask.number("h"), ask.number("w")
+    if rows is None or columns is None:
+        raise UsageError("cannot resize: h and w are numbers")
+    ask.engine.resize(ask.machine().id, rows, columns)
+    return Answer()
+
+
+def wait(ask: Ask) -> Stream:
+    """The client hears at once that it is waited for, and only then starts the machine."""
+    condition = ask.text("condition") or "not-running"
+    if condition not in CONDITIONS:
+        raise UsageError(f'invalid condition: "{condition}"')
+    waiter = ask.engine.waiter(ask.machine().id, condition)
+
+    def ends() -> Iterator[bytes]:
+        with waiter:
+            code, _ = waiter.wait(ask.cancel)
+            yield to_json({"StatusCode": code})
+
+    return Stream(ends(), early=True)
+
+
+def remove(ask: Ask) -> Answer:
+    if ask.on("link"):
+        raise UsageError("cannot remove a link: cove has no links between machines")
+    params = calls.Remove(ask.machine().id, force=ask.on("force"), volumes=ask.on("v"))
+    ask.engine.remove(params, CALL)
+    return DONE
+
+
+def prune(ask: Ask) -> Answer:
+    wanted = filters.gather(
+        [(key, value) for key, values in ask.filters().items() for value in values], PRUNE_KEYS
+    )
+    until = wanted.get("until", ())
+    if len(until) > 1:
+        raise UsageError("cannot use more than one until filter")
+    gone = ask.engine.prune(
+        calls.Prune(
+            parse_time(until[0], time.time()) if until else 0.0,
+            wanted.get("label", ()),
+            wanted.get("label!", ()),
+        ),
+        CALL,
+    )
+    return Answer({"ContainersDeleted": list(gone.ids) or None, "SpaceReclaimed": gone.reclaimed})
+
+
+def update(ask: Ask) -> Answer:
+    machine, asked = ask.machine(), ask.read(spec.UPDATE)
+    spec.refuse(asked)
+    values = read_values.__wrapped__(spec.typed(spec.resource_words(asked)))
+    limits = assemble_limits(values)
+    changed = calls.Update(
+        machine.id,
+        memory=limits.memory,
+        memory_swap=limits.memory_swap,
+        memory_reservation=limits.memory_reservation,
+        cpus=limits.cpus,
+        cpu_shares=limits.cpu_shares,
+        cpuset_cpus=limits.cpuset_cpus,
+        cpuset_mems=limits.cpuset_mems,
+        pids=asked.pids_limit,
+        restart=values.get("restart"),
+    )
+    ask.engine.update(changed, CALL)
+    return Answer({"Warnings": None})

@@ -1,0 +1,130 @@
+"""Every endpoint of Docker's Engine API, as data: which function answers it, since which version,
+and how much of it there is. docs/docker.md has this table; a path that is not in it is not served.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+from urllib.parse import unquote
+
+Version = tuple[int, int]
+
+OLDEST: Version = (1, 24)
+NEWEST: Version = (1, 51)
+
+Kind = Literal["plain", "lasting", "body", "hijack"]
+"""plain: parameters in, an answer out. lasting: goes on for as long as somebody likes. body: its
+bytes are read as they come. hijack: the connection becomes a stream of the machine's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    method: str
+    path: str
+    """``{name}`` is one part of a path, ``{name*}`` any number of them."""
+    handler: str
+    """``module.function`` in this room."""
+    support: Literal["yes", "partial", "no"] = "yes"
+    why: str = ""
+    """What of it is missing."""
+    since: Version = OLDEST
+    kind: Kind = "plain"
+
+
+OFF = "off.no_swarm"
+SWARM = "cove has no scheduler: it answers as a daemon outside of a swarm"
+PLUGINS = "cove runs no plugins"
+
+SYSTEM = (
+    Route("HEAD", "/_ping", "system.ping"),
+    Route("GET", "/_ping", "system.ping"),
+    Route("GET", "/version", "system.version"),
+    Route("GET", "/info", "system.info"),
+)
+
+CONTAINERS = (
+    Route("GET", "/containers/json", "containers.listed"),
+    Route(
+        "POST",
+        "/containers/create",
+        "containers.create",
+        "partial",
+        "what cove has not is refused by the field's name",
+    ),
+    Route("GET", "/containers/{name}/json", "containers.inspect"),
+    Route(
+        "POST",
+        "/containers/{name}/start",
+        "containers.start",
+        "partial",
+        "no checkpoints",
+    ),
+    Route("POST", "/containers/{name}/stop", "containers.stop"),
+    Route("POST", "/containers/{name}/restart", "containers.restart"),
+    Route("POST", "/containers/{name}/kill", "containers.kill"),
+    Route("POST", "/containers/{name}/pause", "containers.pause"),
+    Route("POST", "/containers/{name}/unpause", "containers.unpause"),
+    Route(
+        "POST",
+        "/containers/{name}/update",
+        "containers.update",
+        "partial",
+        "limits of block devices are refused by name",
+    ),
+    Route("POST", "/containers/{name}/resize", "containers.resize"),
+    Route("POST", "/containers/{name}/rename", "containers.rename"),
+    Route(
+        "POST",
+        "/containers/{name}/wait",
+        "containers.wait",
+        kind="lasting",
+    ),
+    Route("DELETE", "/containers/{name}", "containers.remove"),
+    Route("POST", "/containers/prune", "containers.prune", since=(1, 25)),
+    Route("GET", "/containers/{name}/logs", "logs.logs", kind="lasting"),
+    Route(
+        "POST",
+        "/containers/{name}/attach",
+        "attach.attach",
+        "partial",
+        "of several that attach before a start, all but the first may miss its first output",
+        kind="hijack",
+    ),
+)
+
+ROUTES: tuple[Route, ...] = (*SYSTEM, *CONTAINERS)
+
+
+@cache
+def _patterns() -> tuple[tuple[re.Pattern[str], Route], ...]:
+    return tuple((_pattern(route.path), route) for route in ROUTES)
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    text = re.sub(r"\{(\w+)\*\}", r"(?P<\1>.+)", path)
+    return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", text))
+
+
+def find(method: str, path: str) -> tuple[Route, dict[str, str]] | None:
+    """The route for an encoded path without its version, and the names in it."""
+    for pattern, route in _patterns():
+        if route.method == method and (match := pattern.fullmatch(path)):
+            return route, {
+                k: unquote(v, errors="surrogateescape") for k, v in match.groupdict().items()
+            }
+    return None
+
+
+def split_version(path: str) -> tuple[Version | None, str]:
+    """``/v1.41/info`` in two; no version: the newest is meant."""
+    match = re.match(r"/v(\d{1,4})\.(\d{1,4})(?=/)", path)
+    if match is None:
+        return None, path
+    return (int(match[1]), int(match[2])), path[match.end() :]
+
+
+def version_text(version: Version) -> str:
+    return f"{version[0]}.{version[1]}"

@@ -1,0 +1,346 @@
+"""Docker's Engine API over HTTP: routes, versions, errors, streams. The only file of this room that
+knows aiohttp; handlers run in threads of a pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from typing import Any
+
+from aiohttp import web
+
+from cove import __version__
+from cove.daemon.docker import hijack
+from cove.daemon.docker.ask import (
+    Answer,
+    Ask,
+    Hijack,
+    Piped,
+    Result,
+    Stream,
+    parse_query,
+    readable,
+    told,
+)
+from cove.daemon.docker.pending import Pending
+from cove.daemon.docker.routes import (
+    NEWEST,
+    OLDEST,
+    ROUTES,
+    Route,
+    Version,
+    find,
+    split_version,
+    version_text,
+)
+from cove.engine.engine import Engine
+from cove.engine.events import Cancel
+from cove.engine.reactor import complain
+from cove.errors import Conflict, CoveError, NotFound, UsageError
+
+CHUNK = 256 << 10
+LOOK = 1.0
+"""Seconds after which a stream that says nothing finds that its reader has left."""
+THREADS = 1024
+LONG = 480
+"""Requests that may go on for as long as somebody likes, of two threads at most each."""
+BODY_MAX = 16 << 20
+"""Of parameters; what is larger is read as it comes."""
+HEADERS = {
+    "Api-Version": version_text(NEWEST),
+    "Docker-Experimental": "false",
+    "Ostype": "linux",
+    "Server": f"cove/{__version__} (linux)",
+}
+PAGE = "page not found"
+
+Handler = Callable[[Ask], Result]
+
+
+def handlers() -> dict[str, Handler]:
+    """What the table names, looked up once."""
+    found: dict[str, Handler] = {}
+    for route in ROUTES:
+        module, _, name = route.handler.partition(".")
+        found[route.handler] = getattr(import_module(f"cove.daemon.docker.{module}"), name)
+    return found
+
+
+def status_of(error: CoveError) -> int:
+    """A command that cannot be executed is the caller's mistake, as in Docker."""
+    if error.exit_code in (126, 127):
+        return 400
+    return error.status if error.status >= 400 else 500
+
+
+def problem(error: CoveError) -> Answer:
+    return Answer({"message": readable(told(error))}, status_of(error))
+
+
+def bug(error: BaseException) -> Answer:
+    complain("a request of Docker's API")
+    return Answer({"message": f"bug: {type(error).__name__}: {error}; please report"}, 500)
+
+
+def check_version(version: Version) -> None:
+    if version < OLDEST:
+        raise UsageError(
+            f"client version {version_text(version)} is too old. Minimum supported API version is "
+            f"{version_text(OLDEST)}, please upgrade your client to a newer version"
+        )
+    if version > NEWEST:
+        raise UsageError(
+            f"client version {version_text(version)} is too new. Maximum supported API version is "
+            f"{version_text(NEWEST)}"
+        )
+
+
+class Door:
+    """The application for one listening socket."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="docker")
+        self._handlers = handlers()
+        self._pending = Pending()
+        self._long = 0
+
+    def application(self) -> web.Application:
+        application = web.Application(client_max_size=BODY_MAX)
+        application.router.add_route("*", "/{rest:.*}", self._answer)
+        return application
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        try:
+            route, ask = self._asked(request)
+            if route.kind == "hijack":
+                return await self._hijack(request, route, ask)
+            with self._lasting() if route.kind != "plain" else contextlib.nullcontext():
+                return await self._carry_out(request, route, ask)
+        except CoveError as error:
+            return self._plain(problem(error))
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except web.HTTPException as error:  # a body that is too large, or ends too soon
+            answer = Answer({"message": f"cannot read the request: {error.reason}"}, error.status)
+            return self._plain(answer)
+        except Exception as error:
+            return self._plain(bug(error))
+
+    def _asked(self, request: web.Request) -> tuple[Route, Ask]:
+        raw, _, query = request.raw_path.partition("?")
+        version, path = split_version(raw)
+        if version is not None:
+            check_version(version)
+        found = find(request.method, path)
+        if found is None:
+            raise NotFound(PAGE)
+        route, names = found
+        if version is not None and version < route.since:
+            raise NotFound(PAGE)
+        ask = Ask(
+            self._engine,
+            names,
+            parse_query(query.partition("#")[0]),
+            version or NEWEST,
+            headers=request.headers,
+            pending=self._pending,
+        )
+        return route, ask
+
+    @contextlib.contextmanager
+    def _lasting(self) -> Iterator[None]:
+        if self._long >= LONG:
+            raise Conflict(
+                f"cannot begin another one: {LONG} requests that wait or stream are under way"
+            )
+        self._long += 1
+        try:
+            yield
+        finally:
+            self._long -= 1
+
+    def _plain(self, answer: Answer) -> web.Response:
+        headers = HEADERS | answer.headers
+        body = answer.encoded()
+        if body:
+            headers["Content-Type"] = answer.type
+        return web.Response(body=body or None, status=answer.status, headers=headers)
+
+    async def _carry_out(self, request: web.Request, route: Route, ask: Ask) -> web.StreamResponse:
+        handler = self._handlers[route.handler]
+        if route.kind == "body":
+            result = await self._with_body(request, handler, ask)
+        else:
+            ask.body = await request.read()
+            result = await self._run(handler, ask)
+        if isinstance(result, Answer):
+            return self._plain(result)
+        if isinstance(result, Stream):
+            return await self._stream(request, ask, result)
+        if isinstance(result, Piped):
+            return await self._piped(request, ask, result)
+        raise TypeError(f"{route.handler} hijacks a connection that is none of a machine's")
+
+    async def _run(self, handler: Handler, ask: Ask) -> Result:
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._pool, handler, ask)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            ask.cancel.set()
+            raise
+
+    # ---- bytes in ----
+
+    async def _with_body(self, request: web.Request, handler: Handler, ask: Ask) -> Result:
+        """The request's body is read as the handler reads it."""
+        loop = asyncio.get_running_loop()
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        ask.fd = reader
+        run = loop.run_in_executor(self._pool, _closing, handler, ask)
+        writing: asyncio.Future[None] | None = None
+        try:
+            try:
+                async for chunk in request.content.iter_chunked(CHUNK):
+                    writing = loop.run_in_executor(self._pool, _write_all, writer, chunk)
+                    await asyncio.shield(writing)
+            except BrokenPipeError:
+                pass  # it has ended before its input, and says why
+        except BaseException:
+            ask.cancel.set()  # before it sees the end of its input
+            raise
+        finally:
+            if writing is not None:
+                await asyncio.wait([writing])
+            os.close(writer)
+        return await asyncio.shield(run)
+
+    # ---- bytes out ----
+
+    async def _stream(self, request: web.Request, ask: Ask, stream: Stream) -> web.StreamResponse:
+        response: web.StreamResponse | None = None
+        loop = asyncio.get_running_loop()
+        try:
+            if stream.early:
+                response = await self._begin(request, stream)
+            while (chunk := await self._next(stream.chunks, request, ask.cancel)) is not None:
+                response = response or await self._begin(request, stream)
+                await response.write(chunk)
+            response = response or await self._begin(request, stream)
+        except CoveError as error:
+            if response is None:
+                raise
+            await response.write(problem(error).encoded())
+        finally:
+            ask.cancel.set()
+            await asyncio.shield(loop.run_in_executor(self._pool, hijack.close, stream.chunks))
+        await response.write_eof()
+        return response
+
+    async def _begin(self, request: web.Request, result: Stream | Piped) -> web.StreamResponse:
+        headers = HEADERS | {"Content-Type": result.type} | result.headers
+        response = web.StreamResponse(headers=headers)
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        return response
+
+    async def _next(
+        self, items: Iterator[bytes], request: web.Request, cancel: Cancel
+    ) -> bytes | None:
+        """The next piece; a caller who has left cancels the wait for it."""
+        loop = asyncio.get_running_loop()
+        coming: asyncio.Future[Any] = loop.run_in_executor(self._pool, next, items, None)
+        while not (await asyncio.wait({coming}, timeout=LOOK))[0]:
+            if request.transport is None:
+                cancel.set()
+        found: bytes | None = coming.result()
+        return found
+
+    async def _piped(self, request: web.Request, ask: Ask, piped: Piped) -> web.StreamResponse:
+        """An error before the first byte is an answer; after it the connection just ends, so that
+        nobody takes what came for all of it.
+        """
+        loop = asyncio.get_running_loop()
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        run = loop.run_in_executor(self._pool, _into, piped.write, writer)
+        response: web.StreamResponse | None = None
+        reading: asyncio.Future[bytes] | None = None
+        try:
+            while True:
+                reading = loop.run_in_executor(self._pool, os.read, reader, CHUNK)
+                data = await asyncio.shield(reading)
+                if not data:
+                    break
+                response = response or await self._begin(request, piped)
+                await response.write(data)
+            await asyncio.shield(run)
+        except CoveError as error:
+            if response is None:
+                raise
+            raise ConnectionResetError from error
+        finally:
+            ask.cancel.set()
+            waiting = [run] if reading is None else [run, reading]
+            await asyncio.shield(_finish(waiting, reader))
+        response = response or await self._begin(request, piped)
+        await response.write_eof()
+        return response
+
+    # ---- connections that become streams ----
+
+    async def _hijack(self, request: web.Request, route: Route, ask: Ask) -> web.StreamResponse:
+        """From here on the connection is ours: what is to be said is said by hand."""
+        upgrade = "upgrade" in request.headers.get("Connection", "").lower()
+        if not upgrade:
+            ask.body = await request.read()
+        taken = hijack.take_over(request)
+        try:
+            if upgrade:
+                ask.body = await taken.body(request)
+            result = await self._run(self._handlers[route.handler], ask)
+            if isinstance(result, Hijack):
+                await hijack.serve(taken, self._pool, ask, result, upgrade=upgrade)
+            elif isinstance(result, Answer):
+                await taken.say(result, HEADERS)
+        except CoveError as error:
+            await taken.say(problem(error), HEADERS)
+        except (asyncio.CancelledError, ConnectionError, asyncio.IncompleteReadError):
+            pass
+        except Exception as error:
+            await taken.say(bug(error), HEADERS)
+        finally:
+            ask.cancel.set()
+            taken.close()
+        return hijack.Done()
+
+
+def _closing(handler: Handler, ask: Ask) -> Result:
+    try:
+        return handler(ask)
+    finally:
+        os.close(ask.fd)
+
+
+def _into(write: Callable[[int], object], fd: int) -> None:
+    try:
+        write(fd)
+    finally:
+        os.close(fd)
+
+
+async def _finish(waiting: list[Any], reader: int) -> None:
+    """Once nobody reads it: the handler has ended, and with it the last look."""
+    await asyncio.wait(waiting)
+    os.close(reader)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]

@@ -1,0 +1,59 @@
+"""cove's records in Docker's shapes, as far as the API alone has them; what ``cove inspect`` and
+the other commands show, too, is made in ``cli``. Pure: the moment is an argument.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cove.cli.inspect import machine_document
+from cove.cli.list import status
+from cove.engine import calls
+from cove.store.records import MachineRecord
+
+Json = dict[str, Any]
+
+
+def listed_to_docker(record: MachineRecord, sizes: calls.Sizes | None, now: float) -> Json:
+    """One line of ``docker ps``."""
+    document = machine_document(calls.Inspected(record))
+    words = [document["Path"], *document["Args"]] if record.argv else list(record.spec.command)
+    found: Json = {
+        "Id": record.id,
+        "Names": ["/" + record.name],
+        "Image": record.spec.image,
+        "ImageID": record.image,
+        "Command": " ".join(f"'{word}'" if " " in word else word for word in words),
+        "Created": int(record.created),
+        "Ports": ports_to_docker(record),
+        "Labels": dict(record.spec.labels),
+        "State": record.state,
+        "Status": status(record, now),
+        "HostConfig": {"NetworkMode": record.spec.network},
+        "NetworkSettings": {"Networks": document["NetworkSettings"]["Networks"]},
+        "Mounts": document["Mounts"],
+    }
+    if record.spec.annotations:
+        found["HostConfig"]["Annotations"] = dict(record.spec.annotations)
+    if sizes is not None:
+        found |= {"SizeRw": sizes.writable, "SizeRootFs": sizes.root}
+    return found
+
+
+def ports_to_docker(record: MachineRecord) -> list[Json]:
+    if record.state not in ("running", "paused"):
+        return []
+    found: list[Json] = [
+        {"IP": p.ip, "PrivatePort": p.port, "PublicPort": p.host, "Type": p.protocol}
+        for p in record.published
+    ]
+    held = {f"{p.port}/{p.protocol}" for p in record.published}
+    for word in record.exposed:
+        if word not in held:
+            number, _, protocol = word.partition("/")
+            found.append({"PrivatePort": int(number), "Type": protocol})
+    return found
+
+
+def inspected_to_docker(seen: calls.Inspected) -> Json:
+    return machine_document(seen)

@@ -1,0 +1,154 @@
+"""Docker's API against who means no good, or goes away: nobody else waits, and nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+
+import docker
+import pytest
+
+from tests.api.conftest import Raw, read_reply
+from tests.driver import Cove, wait_until
+
+MALFORMED = (
+    b"\0\0\0\0\r\n\r\n",
+    b"GET\r\n\r\n",
+    b"GET /_ping HTTP/9.9\r\n\r\n",
+    b"GET /_ping HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+    b"GET /_ping HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
+    b"POST /containers/create HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+    b"GET /_ping HTTP/1.1\r\nA: " + b"a" * 100_000 + b"\r\n\r\n",
+    b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
+    b"GET /_ping HTTP/1.1\r\nHost: a\r\nA:\0b\r\n\r\n",
+)
+
+
+@pytest.mark.parametrize("data", MALFORMED, ids=range(len(MALFORMED)))
+def test_what_is_no_http_is_a_bad_request(raw: Raw, data: bytes) -> None:
+    with raw.open() as sock:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            sock.sendall(data)
+        with contextlib.suppress(ConnectionResetError):
+            assert read_reply(sock).status in (400, 404)
+    assert raw("GET", "/_ping").body == b"OK"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"{", "cannot read the request"),
+        (b"[]", "cannot read the request"),
+        (b"[" * 100_000, "cannot read the request"),
+        (b'{"Image": 3}', "cannot read the request"),
+        (b'{"Image": "\xff"}', "cannot read the request"),
+        (b'{"Image": "bb", "Cmd": ["\\u0000"]}', "NUL"),
+        (b'{"Image": "\\ud800"}', "cannot read the request"),
+        (b"{}", "no image was named"),
+        (b'{"Image": "bb", "HostConfig": {"Memory": 1e99}}', "cannot read the request"),
+        (b'{"Image": "bb", "Env": ["=x"]}', "variable"),
+        (b'{"Image": "bb", "HostConfig": {"Binds": ["/a:/b:/c:/d"]}}', "volume"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_told_so(raw: Raw, body: bytes, said: str) -> None:
+    head = "POST /containers/create HTTP/1.1\r\nHost: d\r\nConnection: close\r\n"
+    answer = raw.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    assert answer.status == 400 and said in answer.message, answer
+
+
+def test_names_that_are_no_text_are_nobodys(raw: Raw) -> None:
+    for path in ("/containers/%ff%00/json", "/containers/\udcff/json", "/containers/%0a/json"):
+        answer = raw("GET", path)
+        assert answer.status in (400, 404), (path, answer)
+    assert raw("POST", "/containers/create?name=%ff", {"Image": "bb"}).status == 400
+    assert raw("GET", "/containers/json?filters=%ff").status == 400
+    assert raw("GET", "/containers/json?filters=[1]").status == 400
+    assert raw("GET", "/containers/json?limit=many").status == 400
+
+
+def test_a_body_of_several_megabytes_is_decided_on_whole(cove: Cove, raw: Raw) -> None:
+    """What is forbidden at its end is refused, although its beginning is large."""
+    labels = {f"label-{n}": "x" * 1000 for n in range(3000)}
+    body = {
+        "Image": "bb",
+        "Cmd": ["true"],
+        "Labels": labels,
+        "HostConfig": {"CgroupParent": "/late"},
+    }
+    answer = raw("POST", "/containers/create", body)
+    assert answer.status == 501 and "CgroupParent" in answer.message
+    del body["HostConfig"]
+    made = raw("POST", "/containers/create", body)
+    assert made.status == 201
+    assert raw("DELETE", f"/containers/{json.loads(made.body)['Id']}").status == 204
+    with raw.open() as sock:
+        sock.sendall(
+            b"POST /containers/create HTTP/1.1\r\nHost: d\r\nConnection: close\r\n"
+            b"Content-Length: 1000000000\r\n\r\n"
+        )
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for _ in range(64):
+                sock.sendall(b" " * (1 << 20))
+        with contextlib.suppress(ConnectionResetError):
+            assert sock.recv(12) == b"HTTP/1.1 413"
+
+
+@contextlib.contextmanager
+def crowd(raw: Raw, count: int, data: bytes) -> Iterator[list[socket.socket]]:
+    """Clients that say so much, and then nothing."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(raw.open()) for _ in range(count)]
+        for sock in sockets:
+            sock.sendall(data)
+        yield sockets
+
+
+def test_clients_that_say_half_of_something_hold_nobody_up(raw: Raw) -> None:
+    head = b"POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Length: 100\r\n"
+    with crowd(raw, 200, head), crowd(raw, 200, head + b"\r\n{"):
+        assert raw("GET", "/_ping").body == b"OK"
+        made = raw("POST", "/containers/create", {"Image": "bb", "Cmd": ["true"]})
+        name = json.loads(made.body)["Id"]
+        assert raw("POST", f"/containers/{name}/start").status == 204
+        assert json.loads(raw("POST", f"/containers/{name}/wait").body) == {"StatusCode": 0}
+        assert raw("DELETE", f"/containers/{name}").status == 204
+
+
+def descriptors(cove: Cove) -> int:
+    return len(os.listdir(f"/proc/{cove.daemon_pid()}/fd"))
+
+
+def test_clients_that_vanish_leave_nothing(cove: Cove, raw: Raw) -> None:
+    client = docker.DockerClient(base_url=f"unix://{raw.path}", timeout=120)
+    made = client.containers.run("bb", ["sleep", "1000"], detach=True)
+    raw("GET", "/_ping")
+    before = descriptors(cove)
+    requests = (
+        f"POST /containers/{made.id}/wait",
+        f"GET /containers/{made.id}/logs?follow=1&stdout=1",
+        f"POST /containers/{made.id}/attach?stream=1&stdout=1",
+    )
+    for request in requests:
+        upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\n" if "attach" in request else ""
+        head = f"{request} HTTP/1.1\r\nHost: d\r\n{upgrade}Content-Length: 0\r\n\r\n".encode()
+        with crowd(raw, 20, head) as sockets:
+            for sock in sockets[: 8 if upgrade else 20]:
+                assert sock.recv(12).startswith(b"HTTP/1.1 ")
+    wait_until(lambda: descriptors(cove) <= before + 2, "descriptors are given back")
+    made.remove(force=True)
+    client.close()
+
+
+def test_a_reader_that_is_stuck_holds_nobody_up(raw: Raw) -> None:
+    client = docker.DockerClient(base_url=f"unix://{raw.path}", timeout=120)
+    made = client.containers.run("bb", ["sh", "-c", "head -c 8000000 /dev/zero"], detach=True)
+    made.wait()
+    request = f"GET /containers/{made.id}/logs?stdout=1 HTTP/1.1\r\nHost: d\r\n\r\n".encode()
+    with crowd(raw, 30, request):
+        assert raw("GET", "/_ping").body == b"OK"
+        assert len(made.logs()) == 8_000_000
+    made.remove()
+    client.close()
