@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -70,12 +71,27 @@ OTHERWISE = ("devices", "kvm", "memory", "qemu", "tsc_khz")
 """Facts in which a guest of QEMU differs from the hosts it stands for: they stay as they were."""
 
 
-def pytest_words(given: list[str], whole: bool) -> list[str]:
-    words = ["-o", f"timeout={TIMEOUT}", "-ra", "--durations=15"]
-    words += ["-p", "no:cacheprovider", "-p", "tests.host61.aloud", "-p", "tests.host61.containers"]
+PLUGINS = ("no:cacheprovider", "tests.host61.aloud", "tests.host61.containers")
+OF_PYTEST = f"-o timeout={TIMEOUT} -ra --durations=15 -p {' -p '.join(PLUGINS)}"
+SUMMARY = re.compile(rb"^=* ?((?:\d+ \w+,? ?)+) in [\d.]+s", re.MULTILINE)
+KERNEL = re.compile(rb"^\d+ tests on (.+)$", re.MULTILINE)
+
+
+def suite_words(given: list[str], whole: bool) -> list[str]:
     if any(word.startswith("tests") for word in given):
-        return words + given
-    return [*words, *given, *(ALL if whole else CORE), *LEFT_OUT]
+        return given
+    return [*given, *(ALL if whole else CORE), *LEFT_OUT]
+
+
+def result(code: int, output: bytes, seconds: float) -> str:
+    """The run in one line."""
+    told = SUMMARY.search(output)  # later ones are of tests that were tried again
+    kernel = KERNEL.search(output)
+    words = ["passed" if code == 0 else f"FAILED with exit code {code}"]
+    words += [told[1].decode()] if told else ["no test has run"]
+    words += [f"{output.count(b'UNSTEADY: ')} of them unsteady"] if b"UNSTEADY: " in output else []
+    words += [kernel[1].decode()] if kernel else []
+    return f"host61: {'; '.join(words)}; {seconds / 60:.1f} min"
 
 
 def main() -> int:
@@ -92,8 +108,8 @@ def main() -> int:
     elif options.exec:
         argv = words
     else:
-        argv = [python, "-u", "-m", "pytest", *pytest_words(words, options.all)]
-    environment = {"COVE_WALK": "9", "COVE_TEST_KINDS": "container"}
+        argv = [python, "-u", "tools/suite.py", *suite_words(words, options.all)]
+    environment = {"COVE_WALK": "9", "COVE_TEST_KINDS": "container", "PYTEST_ADDOPTS": OF_PYTEST}
     if not (options.exec or words):
         environment["COVE_MUST_RUN"] = MUST_RUN
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the disks are put away all the same
@@ -120,7 +136,11 @@ def main() -> int:
         kept = {name: before[name] for name in OTHERWISE if name in before}
         FACTS.write_text(json.dumps(now | kept, indent=2) + "\n")
         print(f"wrote {os.path.relpath(FACTS)}; read the diff, then: make golden")
-    print(f"host61: exit code {code} after {time.monotonic() - ready:.0f} s", file=sys.stderr)
+    took = time.monotonic() - ready
+    if options.exec or options.facts:
+        print(f"host61: exit code {code} after {took:.0f} s", file=sys.stderr)
+    else:
+        print(result(code, output, took))
     return code
 
 
