@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.host61 import qemu
+from tests.host61.__main__ import result
 from tests.host61.guest_disk import Guest
 from tests.host61.newc import archive
 
@@ -33,7 +34,7 @@ def test_the_archive_is_what_cpio_reads() -> None:
     ]
 
 
-def run(monkeypatch: pytest.MonkeyPatch, script: str, seconds: float = 20) -> tuple[int, bytes]:
+def run(monkeypatch: pytest.MonkeyPatch, script: str, seconds: float = 180) -> tuple[int, bytes]:
     """A guest that is a shell: descriptor 3 is its channel, $CONSOLE its console."""
 
     def command(guest: Guest, checkout: Path, memory: str, fd: int, console: str) -> list[str]:
@@ -62,6 +63,20 @@ def test_a_guest_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(qemu, "SILENT", 1)
     with pytest.raises(qemu.GuestDied, match="the guest said nothing for 1 s"):
         run(monkeypatch, "read forever <&3")
+
+
+def test_the_end_is_one_line() -> None:
+    began = b"\n682 tests on Linux 6.1.0-1\n....\n"
+    passed = began + b"680 passed, 2 xfailed in 834.21s (0:13:54)\n"
+    assert result(0, passed, 900) == (
+        "host61: passed; 680 passed, 2 xfailed; Linux 6.1.0-1; 15.0 min"
+    )
+    failed = began + b"1 failed, 681 passed in 9.00s\n\n1 tests on Linux 6.1.0-1\n"
+    again = failed + b"1 passed in 3.2s\nUNSTEADY: failed once, passed alone: tests/a.py::b\n"
+    assert result(0, again, 30) == (
+        "host61: passed; 1 failed, 681 passed; 1 of them unsteady; Linux 6.1.0-1; 0.5 min"
+    )
+    assert result(2, b"", 6) == "host61: FAILED with exit code 2; no test has run; 0.1 min"
 
 
 def test_the_counter_is_counted_right() -> None:
