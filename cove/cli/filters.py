@@ -120,7 +120,7 @@ MACHINE_TESTS: dict[str, Test] = {
     "volume": _volume,
     "network": lambda r, v: v in _networks(r),
     "isolation": lambda r, v: r.spec.isolation == v,
-    "health": lambda r, v: v == "none",
+    "health": lambda r, v: v == (r.health.status if r.check and r.health else "none"),
     "is-task": lambda r, v: v in ("false", "0"),
     "publish": lambda r, v: _is_one_of((f"{p.port}/{p.protocol}" for p in r.spec.ports), v),
     "expose": lambda r, v: _is_one_of(r.exposed, v),

@@ -24,6 +24,7 @@ from cove.errors import CoveError, NotFound, UsageError, printable
 from cove.oci.reference import familiar
 from cove.planner.paths import MASKED, READONLY
 from cove.spec.flags import Flag
+from cove.spec.health import State
 from cove.spec.machine import MachineSpec, Mount, connections_of
 from cove.spec.network import Connection, machine_of
 from cove.spec.ports import Publish
@@ -83,6 +84,7 @@ def _builtins(value: msgspec.Struct) -> Any:
 
 def _state(record: MachineRecord) -> Record:
     state = record.state
+    health = {"Health": _health(record.health)} if record.health is not None else {}
     return Record(
         Status=state,
         Running=state in ("running", "paused", "restarting"),
@@ -96,7 +98,41 @@ def _state(record: MachineRecord) -> Record:
         Cause=record.cause.text,
         StartedAt=units.stamp(record.started),
         FinishedAt=units.stamp(record.finished),
+        **health,
     )
+
+
+def _health(state: State) -> Record:
+    return Record(
+        Status=state.status,
+        FailingStreak=state.streak,
+        Log=[
+            Record(
+                Start=units.stamp(answer.start),
+                End=units.stamp(answer.end),
+                ExitCode=answer.code,
+                Output=answer.output,
+            )
+            for answer in state.log
+        ],
+    )
+
+
+def _healthcheck(spec: MachineSpec, image: Any) -> Any:
+    """What was asked for, over what its image asks for; times in nanoseconds, as Docker's."""
+    health, words = spec.health, dict(image) if isinstance(image, dict) else {}
+    if health.test:
+        words["Test"] = list(health.test)
+    times = {
+        "Interval": health.interval,
+        "Timeout": health.timeout,
+        "StartPeriod": health.start_period,
+        "StartInterval": health.start_interval,
+    }
+    words |= {name: round(span * 1e9) for name, span in times.items() if span}
+    if health.retries:
+        words["Retries"] = health.retries
+    return Record(words) if words else None
 
 
 def _config(seen: calls.Inspected) -> Record:
@@ -119,7 +155,7 @@ def _config(seen: calls.Inspected) -> Record:
         StdinOnce=spec.stdin_open,
         Env=[word for word in environment.values() if "=" in word] or NoList(),
         Cmd=command or NoList(),
-        Healthcheck=image.get("Healthcheck"),
+        Healthcheck=_healthcheck(spec, image.get("Healthcheck")),
         Image=spec.image,
         Volumes=image.get("Volumes") or NoMap(),
         WorkingDir=spec.workdir or image.get("WorkingDir") or "",

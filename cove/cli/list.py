@@ -48,11 +48,19 @@ def status(record: MachineRecord, now: float) -> str:
     """``Up 2 minutes``, ``Exited (0) 3 hours ago``."""
     if record.state in ("running", "paused"):
         up = f"Up {units.human_duration(now - record.started)}"
-        return f"{up} (Paused)" if record.state == "paused" else up
+        if record.state == "paused":
+            return f"{up} (Paused)"
+        word = health_of(record)
+        return up if word == "none" else f"{up} ({'health: ' * (word == 'starting')}{word})"
     if record.state in ("exited", "restarting"):
         ago = units.human_duration(now - (record.finished or now))
         return f"{record.state.capitalize()} ({record.exit_code}) {ago} ago"
     return record.state.capitalize()
+
+
+def health_of(record: MachineRecord) -> str:
+    """starting, healthy, unhealthy; none: nobody asks."""
+    return record.health.status if record.check and record.health else "none"
 
 
 def shorten(text: str, length: int) -> str:

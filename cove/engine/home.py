@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from cove.engine.crew import Crew
 from cove.engine.events import Events
 from cove.engine.live import Live
 from cove.engine.logwatch import LogWatch
@@ -31,6 +34,7 @@ from cove.oci.config import ImageConfig
 from cove.plan.facts import Facts
 from cove.planner.defaults import PIDS, STORAGE
 from cove.roots import Remover
+from cove.spec.health import Answer, Check
 from cove.spec.machine import Limits
 from cove.store.db import Store
 from cove.store.records import ImageRecord, MachineRecord
@@ -58,6 +62,12 @@ class Base:
     layers: tuple[int, ...]
     """Keys of the layers, lowest first."""
     views: tuple[str, ...]
+
+
+PROBERS = 4
+"""So many probes are begun at the same time; what they wait for costs nobody anything."""
+Told = Callable[[Answer], None]
+Probing = Callable[["Home", MachineRecord, Check, Told], None]
 
 
 @dataclass(slots=True)
@@ -97,6 +107,9 @@ class Home:
     """Clones that wait."""
     places: Places = field(init=False)
     """Who has which address."""
+    probers: Crew = field(default_factory=partial(Crew, "health checks", PROBERS))
+    """Who begins probes of health checks."""
+    probe: Probing = field(init=False)
     retries: Retries = field(init=False)
     """Machines that wait to be started again."""
     names: Names = field(init=False)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 from cove.engine.networks.served import Served
 from cove.engine.reactor import Timer
@@ -20,6 +21,9 @@ from cove.linux.cgroup import Group
 from cove.plan.ops import Plan
 from cove.store.records import Cause
 from cove.vm.moments import Held
+
+if TYPE_CHECKING:  # it stands on this
+    from cove.engine.machines.health import Checks
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +77,8 @@ class Live:
     """Its published ports."""
     copied: int = 0
     """By so many, for whom it stands still; the last of them lets it go on."""
+    checks: Checks | None = None
+    """Its health checks, while it runs."""
     closers: list[Callable[[], None]] = field(default_factory=list)
     """Watches that end with the machine."""
 

@@ -16,6 +16,7 @@ from cove.engine.machines import (
     ending,
     refusals,
 )
+from cove.engine.machines.probes import probe
 from cove.engine.networks.names import Names
 from cove.engine.networks.places import Places
 from cove.engine.reactor import Reactor, Worker
@@ -103,6 +104,8 @@ def _open_networks(stack: contextlib.ExitStack, home: Home) -> None:
 
 
 def _open_guests(stack: contextlib.ExitStack, home: Home) -> None:
+    home.probe = probe
+    stack.callback(home.probers.close)
     stack.callback(home.templates.close)
     home.pool = Pool(home, pool_size(os.environ.get("COVE_VM_POOL")))
     stack.callback(home.pool.close)

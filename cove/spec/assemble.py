@@ -12,6 +12,7 @@ import msgspec
 from cove.errors import CoveError, UsageError
 from cove.spec import environment
 from cove.spec.grants import SECCOMP_FILE
+from cove.spec.health import NONE, Health
 from cove.spec.machine import ExecSpec, Limits, MachineSpec, Mount, Security
 from cove.spec.network import ASKED_FOR, Connection
 from cove.spec.policy import together
@@ -70,6 +71,7 @@ def assemble_machine(
     fields["labels"] = dict(_labels_of_files(values, caller) + values.get("labels", ()))
     fields["annotations"] = dict(values.get("annotations", ()))
     fields["sysctls"] = tuple(dict(values.get("sysctls", ())).items())
+    fields["health"] = _health(values)
     fields |= _ports(values)
     if values.get(".policy"):
         fields["policy"] = together(values[".policy"])
@@ -177,6 +179,18 @@ def assemble_limits(values: Values) -> Limits:
     if quota > 0:
         fields["cpus"] = quota / (values.get(".cpu_period") or 100000)
     return Limits(**fields)
+
+
+def _health(values: Values) -> Health:
+    fields = {k[7:]: v for k, v in values.items() if k.startswith("health.")}
+    if values.get(".no_healthcheck"):
+        if "test" in fields:
+            raise UsageError(
+                "cannot use --no-healthcheck together with --health-cmd",
+                hint="leave one of them out",
+            )
+        fields["test"] = NONE
+    return Health(**fields)
 
 
 def _security(values: Values, caller: Caller) -> Security:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import cove.spec.joining as joining
 from cove.errors import CoveError, Problems, Unsupported, UsageError, one_line
 from cove.spec.grants import CAPABILITIES, LOG_DRIVERS, LOG_FILE_MIN, LOG_FILES_MOST, ULIMITS
+from cove.spec.health import check_health
 from cove.spec.machine import ExecSpec, Limits, MachineSpec, Mount, connections_of
 from cove.spec.mounts import is_idmap
 from cove.spec.network import ALONE, ASKED_FOR, CARDS, OF_MACHINE, parse_network_name
@@ -106,6 +107,7 @@ def _problems(spec: MachineSpec) -> Iterator[CoveError]:
     yield from _grants(spec)
     yield from _log(spec)
     yield from check_restart(spec)
+    yield from check_health(spec.health)
 
 
 def check_restart(spec: MachineSpec) -> Iterator[CoveError]:

@@ -11,7 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cove.spec import environment, grants, mounts, network, policy, ports, restart, values, volume
+from cove.spec import (
+    environment,
+    grants,
+    health,
+    mounts,
+    network,
+    policy,
+    ports,
+    restart,
+    values,
+    volume,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,6 +159,22 @@ MACHINE = (
          default="no"),
     Flag("timeout", "timeout", "End it this long after its start: 30s, 5m", "", "TIME",
          values.parse_duration, group="Process"),
+    # health
+    Flag("health-cmd", "health.test", "A command that tells by its exit code whether it is well",
+         "", "COMMAND", health.parse_test, group="Health"),
+    Flag("health-interval", "health.interval", "Time between two checks", "", "TIME",
+         health.parse_span, group="Health", default="30s"),
+    Flag("health-timeout", "health.timeout", "A check that takes longer has failed", "", "TIME",
+         health.parse_span, group="Health", default="30s"),
+    Flag("health-retries", "health.retries", "So many failures in a row make it unhealthy", "",
+         "NUMBER", values.parse_int, group="Health", default=3),
+    Flag("health-start-period", "health.start_period",
+         "Time after the start in which failures do not count", "", "TIME", health.parse_span,
+         group="Health", default="0s"),
+    Flag("health-start-interval", "health.start_interval", "Time between two checks meanwhile", "",
+         "TIME", health.parse_span, group="Health", default="5s"),
+    Flag("no-healthcheck", ".no_healthcheck", "No checks, also none of the image's",
+         group="Health"),
     # files
     Flag("volume", "mounts", "Mount a volume by its name, or a directory of the host", "v",
          "SOURCE:TARGET[:ro]",
@@ -246,8 +273,6 @@ MACHINE = (
          grants.parse_log_driver, group="Log"),
     Flag("log-opt", "", "max-size=20m, max-file=5: how much is kept", "", "NAME=VALUE",
          grants.parse_log_opt, repeat=True, group="Log"),
-    Flag("no-healthcheck", ".no_healthcheck", "Accepted; cove has no health checks yet",
-         group="Process"),
     Flag("disable-content-trust", ".unsigned", "Accepted; signatures are not checked",
          group="Process", default=True),
     Flag("ipc", "", "Only private", "", "MODE", grants.only("private", "", "shareable",
@@ -272,12 +297,6 @@ CREATE = (*PROCESS, *_ATTACHED[1:2], *MACHINE, FROM_SNAPSHOT)
 REFUSED: dict[str, tuple[str, bool]] = {
     "link": ("cove has no links between machines", True),
     "link-local-ip": (network.LINK_LOCAL, True),
-    "health-cmd": ("cove has no health checks yet", True),
-    "health-interval": ("cove has no health checks yet", True),
-    "health-retries": ("cove has no health checks yet", True),
-    "health-start-period": ("cove has no health checks yet", True),
-    "health-start-interval": ("cove has no health checks yet", True),
-    "health-timeout": ("cove has no health checks yet", True),
     "gpus": ("cove hands no GPUs to machines", True),
     "runtime": ("cove is its own runtime", True),
     "cgroup-parent": ("cove keeps all machines in groups of its own", True),

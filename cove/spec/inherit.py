@@ -21,6 +21,7 @@ FROM_FILES = {
     ".policy": "policy",
     ".expose": "expose",
     ".cpu_quota": "limits.cpus",
+    ".no_healthcheck": "health.test",
 }
 
 
@@ -36,7 +37,7 @@ def inherit(other: MachineSpec, typed: MachineSpec, fields: Collection[str]) -> 
     plain = set(MachineSpec.__struct_fields__) - {"image", "command", "limits", "security"}
     for name in named & plain:
         changes[name] = getattr(typed, name)
-    for part in ("limits", "security"):
+    for part in ("limits", "security", "health"):
         own = getattr(typed, part)
         inner = {n.partition(".")[2] for n in named if n.startswith(f"{part}.")}
         given = {name: getattr(own, name) for name in inner}

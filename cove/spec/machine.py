@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from cove.spec.health import Health
 from cove.spec.network import ALONE, Connection, machine_of
 from cove.spec.policy import Policy
 from cove.spec.ports import Publish
@@ -119,6 +120,7 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     stdin_open: bool = False
     remove: bool = False
     restart: Restart = Restart()
+    health: Health = Health()
     init: bool = False
     detach_keys: str = "ctrl-p,ctrl-q"
     stop_signal: str = ""

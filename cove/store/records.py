@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from cove.spec.health import Check, State
 from cove.spec.machine import Limits, MachineSpec
 
 
@@ -143,6 +144,10 @@ class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Ports that its image or its spec names: ``80/tcp``."""
     published: tuple[Published, ...] = ()
     """Written before anybody else has the sockets, taken away after nobody has."""
+    check: Check | None = None
+    """How its health is asked for: the image's HEALTHCHECK, and what the spec says."""
+    health: State | None = None
+    """What came of it, of this run or the last; answers that changed nothing are not written."""
     build: str = ""
     """Of a step of a build, whose id this is: it ends with the daemon, and its image is not known
     to anybody yet.

@@ -61,6 +61,8 @@ def inspect_machine(home: Home, record: MachineRecord, *, sizes: bool) -> Inspec
     image = home.store.image(record.image)
     tags = sorted(name for name, held in home.store.tags().items() if held == record.image)
     live = home.lives.get(key)
+    if live is not None and live.checks is not None:  # with answers that changed nothing
+        record = msgspec.structs.replace(record, health=live.checks.state)
     emulated = emulation(record.spec, image_config(image), home.facts) if image else ""
     layers = home.base_of(image).layers if image is not None else ()
     return Inspected(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -53,6 +54,7 @@ class Extra:
     plan: Plan | None
     ctl: socket.socket
     session: bool
+    ended: Callable[[Extra], None] | None = None
     pid: int = 0
     started: bool = False
     exit_code: int | None = None
@@ -61,9 +63,16 @@ class Extra:
 
 
 def exec_in(
-    home: Home, record: MachineRecord, spec: ExecSpec, foreground: Foreground | None
+    home: Home,
+    record: MachineRecord,
+    spec: ExecSpec,
+    foreground: Foreground | None,
+    *,
+    ended: Callable[[Extra], None] | None = None,
 ) -> Extra:
-    """Start ``spec`` in the machine; detached: return once it runs."""
+    """Start ``spec`` in the machine; detached: return once it runs. ``ended`` hears of its end, on
+    the reactor's thread.
+    """
     live = running(home, record)
     if live is None or live.pidfd < 0:
         raise _not_running(record)
@@ -83,7 +92,7 @@ def exec_in(
         plan = _plan(home, record, spec, group, foreground, fds)
         session = foreground is not None
         ctl = home.forker.fork()
-        extra = Extra(secrets.token_hex(32), record, spec, plan, ctl, session)
+        extra = Extra(secrets.token_hex(32), record, spec, plan, ctl, session, ended)
         try:
             send_start(ctl, _message(extra, range_base(record.id_range), foreground), fds)
         except OSError as error:
@@ -220,3 +229,5 @@ def _forget(home: Home, extra: Extra) -> None:
     if home.extras.pop(extra.id, None) is not None:
         home.reactor.forget(extra.ctl.fileno())
         extra.ctl.close()
+        if extra.ended is not None:
+            extra.ended(extra)

@@ -32,6 +32,7 @@ from cove.oci.config import ImageConfig
 from cove.oci.manifest import Platform, matches, parse_platform
 from cove.planner import argv_of
 from cove.planner.defaults import PIDS
+from cove.spec.health import check_of
 from cove.spec.machine import Limits, MachineSpec
 from cove.spec.network import machine_of
 from cove.spec.ports import exposed
@@ -117,6 +118,7 @@ def new_record(
         strata=ground.strata,
         snapshot=ground.snapshot,
         resume=ground.resume,
+        check=check_of(spec.health, base.config.healthcheck, base.config.shell),
         build=ground.build,
         layers=ground.layers,
     )

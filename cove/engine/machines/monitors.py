@@ -11,7 +11,7 @@ from functools import partial
 
 from cove.engine.home import Home, close_quietly
 from cove.engine.live import Live
-from cove.engine.machines import ending
+from cove.engine.machines import ending, health
 from cove.engine.networks import ports
 from cove.engine.vms import guests
 from cove.errors import Bug, CoveError, HostError, printable
@@ -94,11 +94,13 @@ def _started(home: Home, live: Live, message: Message) -> bool:
         live.pidfd = message.fds[0]
         for fd in message.fds[1:]:
             close_quietly(fd)
-    record = home.update(live.key, pid=message.value, started=time.time(), resume="")
+    state = health.at_start(home.record(live.key))
+    record = home.update(live.key, pid=message.value, started=time.time(), resume="", health=state)
     live.started = True  # who waited for that reads the record next
     home.retries.let_go(live.key)
     home.publish("start", record)
     ending.watch_limits(home, live, record)
+    health.watch(home, live, record)
     if record.published:
         home.worker.do(partial(ports.serve, home, live))
     if live.asked:  # when there was nobody to be killed yet
@@ -125,6 +127,7 @@ def adopt_state(home: Home, live: Live, message: Message) -> bool:
             started = record.started or time.time()
             record = home.update(live.key, pid=message.value, started=started, resume="")
         ending.watch_limits(home, live, record)
+        health.watch(home, live, record)
         if record.published:
             home.worker.do(partial(ports.serve, home, live))
     return taken
