@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from cove.image import pipeline
@@ -80,6 +80,11 @@ def _fitted(
         _apply(f"{directory}/fs", wanted)
         if layer.tar:
             os.link(store.layout.recipe(layer.key), f"{directory}/recipe")
+        packed = ""
+        if layer.blob[0]:
+            with suppress(FileNotFoundError):
+                os.link(store.layout.packed_layer(layer.key), f"{directory}/packed")
+                packed = f"{directory}/packed"
         return install_layer(
             store,
             f"{directory}/fs",
@@ -88,6 +93,8 @@ def _fitted(
             implied=layer.implied,
             recipe=f"{directory}/recipe",
             tar=layer.tar,
+            packed=packed,
+            blob=layer.blob,
         )
 
 

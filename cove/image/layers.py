@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+import msgspec
+
 from cove.errors import BadArchive, CoveError
 from cove.image import pipeline
 from cove.image.pipeline import NO_LIMITS, Limits
@@ -64,6 +66,8 @@ class Blob:
     """The bytes themselves, without compression, of which ``diff_id`` has been found out."""
     open: Callable[[], AbstractContextManager[Span]] | None = None
     """Where the bytes come from only when they are wanted; of ``span`` the size counts then."""
+    keep: Callable[[str], bool] | None = None
+    """Puts the bytes that were read, all of them, into a file of this name; whether it could."""
 
 
 class _Turn:
@@ -125,16 +129,23 @@ def install_layer(
     implied: tuple[str, ...] = (),
     recipe: str = "",
     tar: int = 0,
+    packed: str = "",
+    blob: tuple[str, int] = ("", 0),
 ) -> LayerRecord:
     """Make a finished directory tree the layer ``diff_id``; of two that race the first one wins.
-    ``recipe``: the file from which, with the tree, its archive of ``tar`` bytes is made again.
+    ``recipe``: the file from which, with the tree, its archive of ``tar`` bytes is made again;
+    ``packed`` and ``blob``: the file of the archive as it came, its digest and size.
     """
     with _alone(store, f"record {diff_id}"):
         known = store.layer(diff_id)
         if known is not None and store.is_whole(known):
             return known
         record = LayerRecord(store.new_key(), diff_id, size, time.time(), implied, tar=tar)
+        if packed:
+            record = msgspec.structs.replace(record, blob=blob)
         try:
+            if packed:
+                os.rename(packed, store.layout.packed_layer(record.key))
             if tar:
                 os.rename(recipe, store.layout.recipe(record.key))
             os.rename(directory, store.layout.layer(record.key))
@@ -199,9 +210,20 @@ def _unpack_layer(
             implied=_implied(directory, blob),
             recipe=f"{directory}/recipe",
             tar=0 if unpacked.lost else poured.wrote,
+            packed=_kept(blob, poured, f"{directory}/packed"),
+            blob=(poured.blob, poured.read),
         )
     tell(Step("unpacked", short(record.diff_id), poured.read, total))
     return record
+
+
+def _kept(blob: Blob, poured: pipeline.Poured, path: str) -> str:
+    """The archive as it came, of which a push is to be the same; of one that is not compressed the
+    recipe does that.
+    """
+    if blob.keep is None or not blob.digest or poured.compression == "none":
+        return ""
+    return path if blob.keep(path) else ""
 
 
 def _unpack_plain(store: Store, blob: Blob, data: bytes, directory: str) -> LayerRecord:

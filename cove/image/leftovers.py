@@ -173,6 +173,17 @@ def _open(store: Store, layer: Descriptor) -> Partial:
     return Partial(path, fd, size)
 
 
+def take(store: Store, layer: Descriptor, path: str) -> bool:
+    """The whole blob as the file ``path``, if all of it is here."""
+    try:
+        if os.stat(_path(store, layer.digest)).st_size != layer.size:
+            return False
+        os.rename(_path(store, layer.digest), path)
+    except OSError:
+        return False
+    return True
+
+
 def partial_size(store: Store, digest: str) -> int:
     """How much of a blob is here."""
     try:

@@ -144,10 +144,28 @@ def parse_fitting(data: bytes, layers: int, what: str, *, verb: str) -> ParsedCo
 def _blobs(parsed: list[tuple[ArchivedImage, ParsedConfig]], what: str) -> dict[str, Blob]:
     """One for each diff ID."""
     return {
-        diff_id: Blob(layer.span, f"layer {short(diff_id)} of {what}", diff_id, layer.digest)
+        diff_id: Blob(
+            layer.span,
+            f"layer {short(diff_id)} of {what}",
+            diff_id,
+            layer.digest,
+            keep=partial(_copy_span, layer.span),
+        )
         for image, config in parsed
         for diff_id, layer in zip(config.diff_ids, image.layers, strict=True)
     }
+
+
+def _copy_span(span: Span, path: str) -> bool:
+    """Within the kernel; where there is no room the layer goes without."""
+    at, end = span.offset, span.offset + span.size
+    try:
+        with open(path, "xb", buffering=0) as file:
+            while at < end and (done := os.sendfile(file.fileno(), span.fd, at, end - at)):
+                at += done
+    except OSError:
+        return False
+    return at == end
 
 
 def _add(store: Store, blob: Blob, tell: Progress) -> LayerRecord:

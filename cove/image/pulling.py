@@ -278,12 +278,23 @@ def _add(wish: _Wish, diff_id: str, layer: Descriptor, tell: Progress) -> LayerR
         stage = WORDS.get(step.stage, step.stage)
         tell(replace(step, id=name, stage=stage, current=min(step.current, total), total=total))
 
+    small: bytearray | None = bytearray() if layer.size < leftovers.LEAST else None
+
+    def keep(path: str) -> bool:
+        if small is None:
+            return leftovers.take(wish.store, layer, path)
+        with contextlib.suppress(OSError), open(path, "xb") as file:
+            file.write(small)
+            return True
+        return False
+
     blob = Blob(
         Span(-1, -1, layer.size),
         f"layer {name} of {wish.name}",
         diff_id,
         layer.digest,
-        open=partial(_downloading, wish, layer),
+        open=partial(_downloading, wish, layer, small),
+        keep=keep,
     )
     try:
         record = _added(wish, blob, told)
@@ -307,9 +318,9 @@ def _added(wish: _Wish, blob: Blob, told: Progress) -> LayerRecord:
 
 
 @contextmanager
-def _downloading(wish: _Wish, layer: Descriptor) -> Iterator[Span]:
+def _downloading(wish: _Wish, layer: Descriptor, small: bytearray | None) -> Iterator[Span]:
     """The blob as a pipe that a thread fills. What ails the download is told, rather than what the
-    reader makes of its sudden end.
+    reader makes of its sudden end. ``small``: what gets a copy of one that has no file.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     pipeline.widen(writer)
@@ -317,11 +328,15 @@ def _downloading(wish: _Wish, layer: Descriptor) -> Iterator[Span]:
 
     def fill() -> None:
         try:
+            if small is not None:
+                small.clear()
             with leftovers.open_partial(wish.store, layer) as kept:
                 for piece in kept.pieces():
                     _write(writer, piece)
                 for piece in wish.registry.blob(layer, kept.size):
                     kept.write(piece)
+                    if small is not None:
+                        small.extend(piece)
                     _write(writer, piece)
         except BrokenPipeError:
             pass  # the reader says why it stopped

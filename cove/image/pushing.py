@@ -1,9 +1,9 @@
 """``cove push``: an image into a registry. What the registry has is not sent, nor what it can take
 from another of its own repositories; a layer is compressed only for one that has it not.
 
-The layers' archives are made again of what is unpacked; the bytes that a pull once got are not
-kept, but what they were is: where the registry still has all of them the image goes out under the
-manifest it came with.
+A layer that came compressed goes out as the bytes it came as, and an image whose layers all do
+under the manifest it came with: its digest is the same everywhere. Archives of other layers are
+made again of what is unpacked.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class _Wish:
     reference: Reference
     record: ImageRecord
     kind: str
+    asked: bool
+    """Somebody wants this compression, whatever layers came with."""
     tell: Progress
     stopped: threading.Event
 
@@ -107,7 +109,7 @@ def push(
         store.pinned(*record.layers, record.id, *([record.manifest] if record.manifest else [])),
     ):
         assert isinstance(opened[1], Upload)
-        wish = _Wish(store, opened[1], typed, record, kind or "gzip", tell, ended)
+        wish = _Wish(store, opened[1], typed, record, kind or "gzip", bool(kind), tell, ended)
         catalog.layer_keys(store, record)  # pinned now, and here
         return _push(wish)
 
@@ -189,6 +191,8 @@ def _place(wish: _Wish, name: str, original: Descriptor | None) -> _Placed:
         if source:
             wish.tell(Step(f"mounted from {source}", shown))
             return _Placed(_oci_entry(original), original=True)
+    if original is not None and not wish.asked and _send_kept(wish, layer, original, shown):
+        return _Placed(_oci_entry(original), original=True)
     packed = layer.packed.get(wish.kind)
     if packed is None or wish.registry.has(packed[0]) is None:
         packed = _send(wish, layer, shown)
@@ -208,6 +212,30 @@ def _mounted(wish: _Wish, digest: str) -> str:
         if wish.registry.mount(digest, known.path):
             return known.path
     return ""
+
+
+def _send_kept(wish: _Wish, layer: LayerRecord, original: Descriptor, shown: str) -> bool:
+    """Whether the bytes it came as are here, and there now."""
+    if layer.blob != (original.digest, original.size):
+        return False
+    try:
+        fd = os.open(wish.store.layout.packed_layer(layer.key), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        if os.fstat(fd).st_size != original.size:
+            return False
+        wish.tell(Step("pushing", shown, 0, original.size))
+        wish.registry.send_blob(
+            original.digest,
+            original.size,
+            lambda at, size: os.pread(fd, size, at),
+            lambda at: wish.tell(Step("pushing", shown, at, original.size)),
+        )
+    finally:
+        os.close(fd)
+    wish.tell(Step("pushed", shown))
+    return True
 
 
 def _send(wish: _Wish, layer: LayerRecord, shown: str) -> tuple[str, int]:

@@ -60,9 +60,10 @@ def collect(store: Store) -> Collected:
 
 
 def forget_recipe(layout: Layout, layer: LayerRecord) -> None:
-    """Of a layer whose record is gone."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(layout.recipe(layer.key))
+    """Of a layer whose record is gone, with the archive that it came as."""
+    for path in (layout.recipe(layer.key), layout.packed_layer(layer.key)):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _collect_disks(layout: Layout, images: set[str]) -> None:
@@ -99,8 +100,9 @@ def strays(store: Store) -> list[str]:
         match = ROOT_NAME.fullmatch(name)
         if match and int(match[2]) not in (layers if match[1] == "l" else uppers):
             found.append(f"{layout.roots}/{name}")
-    found += [f"{layout.recipes}/{name}" for name in os.listdir(layout.recipes)
-              if not KEY_NAME.fullmatch(name) or int(name) not in layers]  # fmt: skip
+    for place in (layout.recipes, layout.packed):
+        found += [f"{place}/{name}" for name in os.listdir(place)
+                  if not KEY_NAME.fullmatch(name) or int(name) not in layers]  # fmt: skip
     for name in os.listdir(layout.machines):
         if KEY_NAME.fullmatch(name) and int(name) not in machines:
             found.append(f"{layout.machines}/{name}")

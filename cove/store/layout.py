@@ -60,6 +60,14 @@ class Layout:
         return f"{self.root}/recipes/{key}"
 
     @property
+    def packed(self) -> str:
+        return f"{self.root}/packed"
+
+    def packed_layer(self, key: int) -> str:
+        """The compressed archive of the layer ``roots/l<key>``, as a registry or archive had it."""
+        return f"{self.root}/packed/{key}"
+
+    @property
     def roots(self) -> str:
         return f"{self.root}/roots"
 
@@ -199,6 +207,7 @@ class Layout:
             (self.blobs, 0o700),
             (self.partial, 0o700),
             (self.recipes, 0o700),
+            (self.packed, 0o700),
             (self.roots, 0o700),
             *((f"{self.roots}/{name}", 0o755) for name in mount_points),
             *((f"{self.roots}/{name}", 0o755) for name in ("p", "p/dev", "p/etc")),

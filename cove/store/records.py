@@ -185,6 +185,8 @@ class LayerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """gzip, zstd: digest and size of the archive once it was compressed, for who asks a registry
     whether it has it.
     """
+    blob: tuple[str, int] = ("", 0)
+    """Digest and size of the compressed archive it was unpacked from, whose bytes are kept."""
 
 
 class CacheRecord(msgspec.Struct, frozen=True, omit_defaults=True):

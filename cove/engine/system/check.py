@@ -323,11 +323,12 @@ def _unrecorded(home: Home) -> dict[str, tuple[str, str]]:
             found[f"{layout.roots}/{name}"] = ("directory", "no machine has this writable layer")
         elif not match and name not in ("p", "m", *(f"v{i}" for i in range(VIEWS))):
             found[f"{layout.roots}/{name}"] = ("file", "it is not of a state directory")
-    for name in os.listdir(layout.recipes):
-        if not KEY_NAME.fullmatch(name):
-            found[f"{layout.recipes}/{name}"] = ("file", "it is not of a state directory")
-        elif int(name) not in layers and not store.pins():
-            found[f"{layout.recipes}/{name}"] = ("recipe", "no layer has it")
+    for place, kind in ((layout.recipes, "recipe"), (layout.packed, "archive")):
+        for name in os.listdir(place):
+            if not KEY_NAME.fullmatch(name):
+                found[f"{place}/{name}"] = ("file", "it is not of a state directory")
+            elif int(name) not in layers and not store.pins():
+                found[f"{place}/{name}"] = (kind, "no layer has it")
     for name in os.listdir(layout.machines):
         if not KEY_NAME.fullmatch(name):
             found[f"{layout.machines}/{name}"] = ("file", "it is not of a state directory")
@@ -365,7 +366,7 @@ def _sweep(home: Home, path: str, kind: str) -> str:
         home.groups.drop(path)
     elif kind == "range":
         home.store.free_range(home.store.ranges()[int(path)])
-    elif kind in ("socket", "partial", "recipe"):
+    elif kind in ("socket", "partial", "recipe", "archive"):
         os.unlink(path)
     else:
         home.remover.remove(path)

@@ -80,14 +80,18 @@ def layer_sizes(store: Store) -> dict[str, int]:
 
 
 def _recipe_sizes(store: Store, layers: list[LayerRecord]) -> dict[str, int]:
-    """One file may be that of several layers: of the oldest, then."""
-    sizes, seen = {}, set()
+    """With the archives that layers came as. One file may be that of several layers: of the oldest,
+    then.
+    """
+    sizes: dict[str, int] = {}
+    seen: set[int] = set()
     for layer in layers:
-        path = store.layout.recipe(layer.key)
-        with suppress(FileNotFoundError):
-            number = os.stat(path).st_ino
-            sizes[layer.diff_id] = file_usage(path) if number not in seen else 0
-            seen.add(number)
+        for path in (store.layout.recipe(layer.key), store.layout.packed_layer(layer.key)):
+            with suppress(FileNotFoundError):
+                number = os.stat(path).st_ino
+                size = file_usage(path) if number not in seen else 0
+                sizes[layer.diff_id] = sizes.get(layer.diff_id, 0) + size
+                seen.add(number)
     return {layer.diff_id: sizes.get(layer.diff_id, 0) for layer in layers}
 
 
