@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from cove import aio
+    from cove.client.networks import Networks
     from cove.client.options import Options
     from cove.client.results import Chunk, Result
     from cove.client.sync import Client, Images, Machine, Process, connect
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     machine, machines, get = _of_default.machine, _of_default.machines, _of_default.get
     events, info, version = _of_default.events, _of_default.info, _of_default.version
     images: Images
+    networks: Networks
 
 _ERRORS = (
     "BadArchive", "Conflict", "CoveError", "Failed", "HostError", "NoSuchImage", "NotFound",
@@ -49,9 +51,11 @@ _WHERE = {
     "Chunk": "cove.client.results",
     "Result": "cove.client.results",
     "Options": "cove.client.options",
+    "Networks": "cove.client.networks",
 }
 OF_DEFAULT = (
-    "run", "popen", "machine", "start", "machines", "get", "images", "events", "info", "version",
+    "run", "popen", "machine", "start", "machines", "get", "images", "networks", "events", "info",
+    "version",
 )  # fmt: skip
 """Methods of the client of the default daemon: the one that the command ``cove`` speaks to."""
 
@@ -66,6 +70,7 @@ __all__ = [
     "HostError",
     "Images",
     "Machine",
+    "Networks",
     "NoSuchImage",
     "NotFound",
     "OpError",
@@ -83,6 +88,7 @@ __all__ = [
     "info",
     "machine",
     "machines",
+    "networks",
     "popen",
     "run",
     "start",

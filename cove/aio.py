@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cove import OF_DEFAULT
 from cove.client.aio import Client, Images, Machine, Process, connect, default
+from cove.client.aio_networks import Networks
 
 if TYPE_CHECKING:
     _of_default = Client()
@@ -13,11 +14,13 @@ if TYPE_CHECKING:
     machine, machines, get = _of_default.machine, _of_default.machines, _of_default.get
     events, info, version = _of_default.events, _of_default.info, _of_default.version
     images: Images
+    networks: Networks
 
 __all__ = [
     "Client",
     "Images",
     "Machine",
+    "Networks",
     "Process",
     "connect",
     "events",
@@ -26,6 +29,7 @@ __all__ = [
     "info",
     "machine",
     "machines",
+    "networks",
     "popen",
     "run",
     "start",

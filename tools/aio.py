@@ -1,4 +1,4 @@
-"""Write cove/client/aio.py, the Python API for asyncio, from cove/client/sync.py; ``make docs``.
+"""Write the Python API for asyncio from the one that waits, file by file; ``make docs``.
 
 A function that calls ``finish`` becomes a coroutine, an iterator an asynchronous one, ``with`` an
 ``async with``. Nothing else differs: both are lines over the same conversations.
@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCE, TARGET = ROOT / "cove/client/sync.py", ROOT / "cove/client/aio.py"
+FILES = {"sync": "aio", "networks": "aio_networks"}
+"""Of cove/client."""
 
-HEAD = '''"""The Python API for asyncio, written by ``tools/aio.py`` from ``sync.py``."""
+HEAD = '''"""The Python API for asyncio, written by ``tools/aio.py`` from ``{}.py``."""
 '''
 WORDS = (
     (r"\bfinish\(", "await finish("),
@@ -23,11 +24,17 @@ WORDS = (
     (r"\b__(enter|exit)__\b", r"__a\1__"),
     (r"\b__iter__\b", "__aiter__"),
     (r"client\.steps import each", "client.aio_steps import each"),
+    (
+        r"client\.steps import Steps, finish",
+        "client.aio_steps import finish\nfrom cove.client.steps import Steps",
+    ),
+    (r"client\.networks import", "client.aio_networks import"),
+    (r"client\.sync import", "client.aio import"),
 )
 
 
-def text() -> str:
-    source = SOURCE.read_text()
+def text(name: str = "sync") -> str:
+    source = (ROOT / f"cove/client/{name}.py").read_text()
     tree = ast.parse(source)
     lines = source.split("\n")
     begins = []
@@ -41,7 +48,7 @@ def text() -> str:
     body = "\n".join(lines[docstring.end_lineno :])
     for pattern, new in WORDS:
         body = re.sub(pattern, new, body)
-    return _formatted(HEAD + body)
+    return _formatted(HEAD.format(name) + body, FILES[name])
 
 
 def _waits(function: ast.FunctionDef) -> bool:
@@ -53,21 +60,22 @@ def _waits(function: ast.FunctionDef) -> bool:
     )
 
 
-def _formatted(source: str) -> str:
+def _formatted(source: str, name: str) -> str:
     import subprocess
 
     ruff = [sys.executable, "-m", "ruff"]
-    name = ["--stdin-filename", str(TARGET), "-"]
+    target = ["--stdin-filename", str(ROOT / f"cove/client/{name}.py"), "-"]
     options = {"capture_output": True, "text": True, "check": True, "cwd": ROOT}
-    sort = [*ruff, "check", "--select", "I", "--fix", "-q", *name]
+    sort = [*ruff, "check", "--select", "I", "--fix", "-q", *target]
     done = subprocess.run(sort, input=source, **options)  # type: ignore[call-overload]
-    done = subprocess.run([*ruff, "format", "-q", *name], input=done.stdout, **options)  # type: ignore[call-overload]
+    done = subprocess.run([*ruff, "format", "-q", *target], input=done.stdout, **options)  # type: ignore[call-overload]
     result: str = done.stdout
     return result
 
 
 def main() -> int:
-    TARGET.write_text(text())
+    for name, target in FILES.items():
+        (ROOT / f"cove/client/{target}.py").write_text(text(name))
     return 0
 
 

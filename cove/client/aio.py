@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import IO, Any, Self, Unpack
 
 from cove.client import runs
+from cove.client.aio_networks import Networks
 from cove.client.aio_steps import each, finish
 from cove.client.fetch import fetch, last_step
 from cove.client.link import Link
@@ -393,6 +394,7 @@ class Client:
         ``cove`` finds it, by COVE_ROOT and COVE_HOST. No daemon there: it is started."""
         self._daemon = Daemon.at(root, host)
         self.images = Images(self._daemon)
+        self.networks = Networks(self._daemon)
 
     # ---- programs in machines of their own ----
 

@@ -16,6 +16,7 @@ from typing import IO, Any, Self, Unpack
 from cove.client import runs
 from cove.client.fetch import fetch, last_step
 from cove.client.link import Link
+from cove.client.networks import Networks
 from cove.client.options import Options, Size, Words, exec_spec, machine_spec
 from cove.client.results import Chunk, Result
 from cove.client.runs import MAX_OUTPUT, Input, Path, Source
@@ -393,6 +394,7 @@ class Client:
         ``cove`` finds it, by COVE_ROOT and COVE_HOST. No daemon there: it is started."""
         self._daemon = Daemon.at(root, host)
         self.images = Images(self._daemon)
+        self.networks = Networks(self._daemon)
 
     # ---- programs in machines of their own ----
 

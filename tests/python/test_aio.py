@@ -18,14 +18,18 @@ from tests.driver import ROOT, Cove, wait_until
 
 
 def test_the_twin_is_fresh() -> None:
-    program = "import sys; sys.path.insert(0, 'tools'); import aio; sys.stdout.write(aio.text())"
+    program = (
+        "import sys; sys.path.insert(0, 'tools'); import aio; "
+        "sys.stdout.write(''.join(map(aio.text, aio.FILES)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert (ROOT / "cove/client/aio.py").read_text() == done.stdout, "stale: run make docs"
+    written = (ROOT / f"cove/client/{name}.py" for name in ("aio", "aio_networks"))
+    assert "".join(path.read_text() for path in written) == done.stdout, "stale: run make docs"
 
 
-@pytest.mark.parametrize("name", ["Client", "Images", "Machine", "Process"])
+@pytest.mark.parametrize("name", ["Client", "Images", "Machine", "Networks", "Process"])
 def test_both_have_the_same_methods(name: str) -> None:
     one, other = getattr(sync, name), getattr(aio, name)
 
