@@ -58,7 +58,7 @@ def shown(line: bytes) -> str:
 
 
 class Quiet:
-    """Nothing but warnings of a build that failed."""
+    """Nothing, but why a build failed."""
 
     def __init__(self, terminal: Terminal) -> None:
         self.terminal = terminal
@@ -88,7 +88,15 @@ class Quiet:
 
     def ended(self, row: Row, step: BuildStep) -> None: ...
 
-    def finish(self, *, well: bool) -> None: ...
+    def finish(self, *, well: bool) -> None:
+        self.say_failed()
+
+    def say_failed(self) -> None:
+        """The last words of a step that failed, below all that other steps have said since."""
+        for row in self.rows.values():
+            if row.failed and row.lines:
+                lines = "".join(f"   {line}\n" for line in row.lines)
+                self.terminal.error(f" > {row.title}:\n{lines}")
 
 
 class Lines(Quiet):
@@ -113,6 +121,7 @@ class Lines(Quiet):
             self.terminal.error(f"#{row.number} DONE {row.ended - row.began:.1f}s\n\n")
 
     def finish(self, *, well: bool) -> None:
+        self.say_failed()
         _say_warnings(self)
 
 
@@ -134,6 +143,8 @@ class Json(Quiet):
         if step.image:
             found |= {"image": step.image, "tags": list(step.tags)}
         self.terminal.error(json.dumps(found) + "\n")
+
+    def finish(self, *, well: bool) -> None: ...
 
 
 class Rows(Quiet):
@@ -194,10 +205,7 @@ class Rows(Quiet):
         with self._lock:
             self._draw(last=True)
             self._over.set()
-        for row in self.rows.values():
-            if row.failed and row.lines:
-                lines = "".join(f"   {line}\n" for line in row.lines)
-                self.terminal.error(f" > {row.title}:\n{lines}")
+        self.say_failed()
         _say_warnings(self)
 
 

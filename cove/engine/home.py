@@ -119,6 +119,8 @@ class Home:
     """Steps of builds that run, by id, and the last word on the machine of each once it is gone:
     its writable layer is the build's.
     """
+    whispers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Variables of such steps that are secrets: in no record, and in no file."""
     strata_sizes: dict[int, int] = field(default_factory=dict)
     """Bytes of layers that machines and snapshots stand on, as far as somebody has asked."""
     lock: threading.RLock = field(default_factory=threading.RLock)

@@ -4,6 +4,8 @@ describes each.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
 
 FORMAT = 6
@@ -86,6 +88,11 @@ class Layout:
     @property
     def tmp(self) -> str:
         return f"{self.root}/tmp"
+
+    @property
+    def in_memory(self) -> str:
+        """How directories begin that are on no disk."""
+        return f"cove-{hashlib.sha256(os.fsencode(self.root)).hexdigest()[:8]}-"
 
     @property
     def front_socket(self) -> str:

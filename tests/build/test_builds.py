@@ -7,7 +7,9 @@ import http.server
 import io
 import json
 import os
+import secrets
 import socket
+import subprocess
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from cove.store.layout import Layout
 from tests.driver import Cove, Done, wait_until
 
 pytestmark = pytest.mark.usefixtures("tidied")
@@ -76,6 +79,13 @@ def config_of(cove: Cove, image: str) -> dict[str, Any]:
 
 def id_of(done: Done) -> str:
     return done.err.rpartition("writing image ")[2].split()[0]
+
+
+def wait_for_line(caller: subprocess.Popen[bytes], end: bytes) -> None:
+    """Until a program of the build has said it."""
+    assert caller.stderr is not None
+    while not (line := caller.stderr.readline()).rstrip().endswith(end) or b"RUN" in line:
+        assert line
 
 
 # ---- the slice from top to bottom ----
@@ -325,6 +335,47 @@ EOF
     assert 'the secret "no" is not given' in failed.err
 
 
+def test_a_secret_is_on_no_disk(fresh_cove: Cove, tmp_path: Path) -> None:
+    """In no layer, no record and no log; what a killed daemon leaves in memory is swept."""
+    cove, word = fresh_cove, secrets.token_hex(20)
+    (tmp_path / "token").write_text(word)
+    (tmp_path / "Dockerfile").write_text(
+        "FROM bb\n"
+        "RUN --mount=type=secret,id=t --mount=type=secret,id=t,env=TOK,target=/s/t,uid=7,mode=0440 "
+        'test "$TOK" = "$(cat /run/secrets/t)" && stat -c "%u %a" /s/t >/said '
+        "&& echo ready && if test -e /wait/0; then exec sleep 10000; fi\n"
+    )
+    context = tmp_path / "context"
+    context.mkdir()
+    flags = ("--progress=plain", "-f", str(tmp_path / "Dockerfile"), "--secret",
+             f"id=t,src={tmp_path}/token")  # fmt: skip
+    first = cove("build", *flags, "-t", "one", str(context))
+    assert (
+        says(cove, "one", "cat /said; find / -xdev -name token; ls /run /s 2>&-; true") == "7 440\n"
+    )
+    assert word not in cove("image", "inspect", "one").out + cove("history", "one").out + first.err
+    (tmp_path / "token").write_text(other := secrets.token_hex(20))
+    assert "CACHED" in cove("build", *flags, "-t", "one", str(context)).err
+
+    text = (tmp_path / "Dockerfile").read_text().replace("test -e /wait/0", "true")
+    (tmp_path / "Dockerfile").write_text(text)
+    caller = cove.spawn("build", *flags, str(context))
+    wait_for_line(caller, b" ready")
+    assert other not in cove("inspect", cove("ps", "-q").out.strip()).out
+    for folder, _, names in os.walk(cove.root):
+        for name in names:
+            path = Path(folder, name)
+            if path.is_file() and not path.is_symlink():
+                data = path.read_bytes()
+                assert word.encode() not in data and other.encode() not in data, path
+    prefix = Layout(str(cove.root.resolve())).in_memory
+    assert any(name.startswith(prefix) for name in os.listdir("/dev/shm"))
+    cove.kill_daemon()
+    caller.communicate()
+    wait_until(lambda: not cove("ps", "-aq").out, "the end of the step's machine")
+    assert not any(name.startswith(prefix) for name in os.listdir("/dev/shm"))
+
+
 # ---- other contexts, outputs, flags ----
 
 
@@ -422,6 +473,16 @@ def test_a_failed_step_is_not_kept(cove: Cove, build: Build) -> None:
     assert done.err.count("CACHED") == 1 and " out\n" in done.err
 
 
+def test_the_last_words_of_a_step_that_failed(build: Build) -> None:
+    text = "FROM bb\nRUN echo first; echo second >&2; \\\n  exit 7\n"
+    quiet = build(text, "-q", code=1)
+    assert quiet.out == "" and quiet.err.splitlines()[1:] == [
+        "   first", "   second", "cove: cannot build Dockerfile: RUN ended with exit code 7",
+        "  from: Dockerfile:2  RUN echo first; echo second >&2; \\…",
+    ]  # fmt: skip
+    assert build(text, code=1).err.count("second") == 5, "title twice, line twice, and the source"
+
+
 # ---- hostile ----
 
 
@@ -476,9 +537,7 @@ COPY --from=evil /shadow /got
 def test_a_build_ends_with_its_caller(cove: Cove, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM bb\nRUN echo begun; sleep 10000\n")
     caller = cove.spawn("build", "--progress=plain", str(tmp_path))
-    assert caller.stderr is not None
-    while b"begun" not in (line := caller.stderr.readline()) or b"RUN" in line:
-        assert line
+    wait_for_line(caller, b" begun")
     assert len(cove("ps", "-q").out.split()) >= 1
     caller.terminate()
     caller.communicate()
@@ -489,9 +548,7 @@ def test_a_build_ends_with_its_daemon(fresh_cove: Cove, tmp_path: Path) -> None:
     cove = fresh_cove
     (tmp_path / "Dockerfile").write_text("FROM bb\nRUN echo 1\nRUN echo begun; sleep 10000\n")
     caller = cove.spawn("build", "--progress=plain", str(tmp_path))
-    assert caller.stderr is not None
-    while b"begun" not in (line := caller.stderr.readline()) or b"RUN" in line:
-        assert line
+    wait_for_line(caller, b" begun")
     cove.kill_daemon()
     caller.communicate()
     wait_until(lambda: not cove("ps", "-aq").out, "the end of the step's machine")

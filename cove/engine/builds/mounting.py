@@ -24,6 +24,8 @@ from cove.engine.home import Home
 from cove.engine.volumes import making
 from cove.image import pipeline
 from cove.image.pipeline import NO_LIMITS
+from cove.linux.in_memory import directory_in_memory
+from cove.linux.probe import IDMAP_SINCE
 from cove.oci.archive import Span
 from cove.spec.machine import Mount
 from cove.spec.volume import VolumeSpec
@@ -39,7 +41,8 @@ _held: dict[tuple[str, str], int] = {}
 @dataclass(frozen=True, slots=True)
 class Mounted:
     mounts: tuple[Mount, ...] = ()
-    env: tuple[str, ...] = ()
+    whispers: tuple[str, ...] = ()
+    """Variables that nothing may keep."""
 
 
 @dataclass(slots=True)
@@ -49,7 +52,9 @@ class _Making:
     step: RunStep
     directory: str
     stack: contextlib.ExitStack
-    env: list[str] = field(default_factory=list)
+    memory: str = ""
+    """A directory on no disk, once there is one."""
+    whispers: list[str] = field(default_factory=list)
     number: int = 0
 
     @property
@@ -60,6 +65,14 @@ class _Making:
         """A place for one mount's files."""
         self.number += 1
         return f"{self.directory}/{self.number}"
+
+    def secret(self) -> str:
+        """A place for one secret."""
+        if not self.memory:
+            made = directory_in_memory(self.home.store.layout.in_memory, "cannot keep a secret")
+            self.memory = self.stack.enter_context(made)
+        self.number += 1
+        return f"{self.memory}/{self.number}"
 
 
 @contextlib.contextmanager
@@ -75,8 +88,9 @@ def mounted(sources: Sources, step: RunStep, secrets: dict[str, bytes]) -> Itera
         mounts = [one for mount in step.mounts if (one := _mount(making_one, mount)) is not None]
         for script in step.files:
             data = script.content.encode("utf-8", "surrogateescape")
-            mounts.append(_file(making_one, data, script.path, script.mode, 0, 0, "the script"))
-        yield Mounted(tuple(mounts), tuple(making_one.env))
+            path = _file(making_one.fresh(), data, script.mode, 0, 0)
+            mounts.append(_shown(path, script.path, "the script"))
+        yield Mounted(tuple(mounts), tuple(making_one.whispers))
 
 
 def digest(sources: Sources, step: RunStep) -> list[str]:
@@ -154,10 +168,7 @@ def _unpacked(one: _Making, pack: Pack, placed: list[Placed]) -> str:
     return f"{target}/fs/{_PLACE.path}"
 
 
-def _file(
-    one: _Making, data: bytes, target: str, mode: int, uid: int, gid: int, origin: str
-) -> Mount:
-    path = one.fresh()
+def _file(path: str, data: bytes, mode: int, uid: int, gid: int) -> str:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         rest = memoryview(data)
@@ -167,6 +178,10 @@ def _file(
         os.fchmod(fd, mode)
     finally:
         os.close(fd)
+    return path
+
+
+def _shown(path: str, target: str, origin: str) -> Mount:
     return Mount("bind", target, source=path, read_only=True, origin=origin)
 
 
@@ -181,11 +196,14 @@ def _secret(one: _Making, mount: StepMount) -> Mount | None:
             )  # fmt: skip
         return None
     if wish.env is not None:
-        one.env.append(f"{wish.env or wish.id}={data.decode('utf-8', 'surrogateescape')}")
+        one.whispers.append(f"{wish.env or wish.id}={data.decode('utf-8', 'surrogateescape')}")
     if not mount.target:
         return None
     mode = 0o400 if wish.mode is None else wish.mode
-    return _file(one, data, mount.target, mode, wish.uid or 0, wish.gid or 0, _said(mount))
+    if one.home.facts.kernel < IDMAP_SINCE["tmpfs"]:
+        mode |= mode >> 6  # there it belongs to nobody inside, and nobody else sees it
+    path = _file(one.secret(), data, mode, wish.uid or 0, wish.gid or 0)
+    return _shown(path, mount.target, _said(mount))
 
 
 # ---- caches ----

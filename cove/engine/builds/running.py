@@ -59,6 +59,8 @@ def run(
     """The layer of what it wrote."""
     token = secrets.token_hex(16)
     home.steps[token] = None
+    if mounted.whispers:
+        home.whispers[token] = mounted.whispers
     try:
         spec = _spec(step, tree, given, mounted)
         ended = _run(home, spec, tree, token, log, stopped)
@@ -66,6 +68,7 @@ def run(
             raise misfit(step.place, _why(ended.exit_code, ended.cause))
         return trees.layer_of(home, tree, ended.upper, "keep what a step wrote", pins)
     finally:
+        home.whispers.pop(token, None)
         last = home.steps.pop(token)
         if last is not None:
             home.remover.remove(home.store.layout.upper(last.upper))
@@ -91,7 +94,7 @@ def _spec(step: RunStep, tree: Tree, given: Given, mounted: Mounted) -> MachineS
         entrypoint=(),
         user=step.user,
         workdir=step.workdir,
-        env=(*step.env, *step.proxies, *mounted.env),
+        env=(*step.env, *step.proxies),
         labels={LABEL: given.build},
         network=network or ASKED_FOR,
         extra_hosts=given.hosts,

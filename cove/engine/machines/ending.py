@@ -292,7 +292,7 @@ def start_failed(home: Home, live: Live, error: CoveError) -> None:
 
 def keep_plan(home: Home, live: Live, report: Report) -> None:
     """plan.txt beside the log: what was to be done, and where it stopped."""
-    if live.plan is None:
+    if live.plan is None or home.record(live.key).build in home.whispers:
         return
     part = ("host", "machine")[report.side & 1]
     lines = (

@@ -20,6 +20,7 @@ from cove.engine.machines.outcomes import outcome
 from cove.engine.networks import recover as networks
 from cove.engine.volumes import making
 from cove.executor.messages import ExitRecord, Kind, decode_exit, receive, send
+from cove.linux.in_memory import sweep
 from cove.linux.mounts import lower_layers
 from cove.spec.restart import SETTLED
 from cove.store.gc import LEFTOVER_LIFE, collect, expire, strays
@@ -36,7 +37,9 @@ def recover(home: Home) -> None:
     collect(home.store)  # layers of an image that was on its way
     home.store.drop_strata()
     # A layer that was replaced because it was broken may be under a machine that runs.
-    used = lower_layers(live.pid or home.record(live.key).pid for live in waiting)
+    staying = [live for live in waiting if not home.record(live.key).build]
+    used = lower_layers(live.pid or home.record(live.key).pid for live in staying)
+    sweep(home.store.layout.in_memory)
     for path in strays(home.store):
         if os.path.basename(path) not in used:
             _sweep(home, path)

@@ -14,6 +14,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
+import msgspec
+
 from cove.engine import files, uppers
 from cove.engine.calls import Session
 from cove.engine.descriptors import Descriptors
@@ -174,6 +176,8 @@ def _plan_container(
     fds: Descriptors,
 ) -> Plan:
     spec = record.spec
+    if whispered := home.whispers.get(record.build):
+        spec = msgspec.structs.replace(spec, env=(*spec.env, *whispered))
     binds = open_binds(home, fds, spec)
     publish_mounts(home, record)
     devices = tuple(_device(device) for device in spec.devices)
