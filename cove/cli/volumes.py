@@ -236,8 +236,8 @@ CREATE = Command(
              default="local"),
         Flag("label", "labels", "Attach a label", "", "NAME[=VALUE]", values.parse_label,
              repeat=True),
-        Flag("opt", "options", "type=none, o=bind, device=/path: that directory is the volume",
-             "o", "NAME=VALUE", volume.parse_option, repeat=True),
+        Flag("opt", "options", "size=1g: no more than that; block: a disk; type=none, o=bind, "
+             "device=/path: that directory", "o", "NAME=VALUE", volume.parse_option, repeat=True),
         Flag("name", "name", "Its name", "", "NAME", volume.parse_volume_name),
     ),
     words="[VOLUME]",

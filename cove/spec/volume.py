@@ -59,8 +59,8 @@ def parse_option(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if name == "o" and "size=" in value:
         raise Unsupported(
-            f'cannot use "{text}": no file system limits a directory for cove so far',
-            hint="a limit in memory is one of --tmpfs: --tmpfs /dir:size=64m",
+            f'cannot use "{text}": no size is a word of o= here',
+            hint="a volume of that size: --opt size=1g; in memory: --tmpfs /dir:size=64m",
         )
     if name not in OPTIONS or (not equals and name != "block"):
         raise bad("option", text, "no option of a volume", hint=did_you_mean(name, OPTIONS))
@@ -82,15 +82,9 @@ def check_volume(spec: VolumeSpec) -> None:
             "cannot make such a volume: a directory of the host's own is no disk and has no size",
             origin=f"--opt device={device}",
         )
-    if "size" in spec.options and not is_disk(spec.options):
-        raise Unsupported(
-            f"cannot limit a volume to {spec.options['size']}: no file system limits a directory "
-            "for cove so far",
-            hint="a disk has a size, for virtual machines: add --opt block",
-        )
     if own and disk_size(spec.options) < SMALLEST:
         raise UsageError(
-            f"cannot make a volume of {spec.options['size']}: a disk has 16m at least",
+            f"cannot make a volume of {spec.options['size']}: 16m is the least",
             origin=f"--opt size={spec.options['size']}",
         )
 
@@ -98,6 +92,16 @@ def check_volume(spec: VolumeSpec) -> None:
 def is_disk(options: dict[str, str]) -> bool:
     """It is a disk, which virtual machines have one at a time, and no directory."""
     return options.get("block", "false") == "true"
+
+
+def is_limited(options: dict[str, str]) -> bool:
+    """A directory with a size: a file system of its own, in a file."""
+    return "size" in options and not is_disk(options)
+
+
+def is_plain(options: dict[str, str]) -> bool:
+    """A directory of cove's or the host's, which is what it looks like."""
+    return not is_disk(options) and not is_limited(options)
 
 
 def disk_size(options: dict[str, str]) -> int:

@@ -168,6 +168,10 @@ class Layout:
         """What machines see of it; ids as inside."""
         return f"{self.root}/volumes/{name}/_data"
 
+    def volume_image(self, name: str) -> str:
+        """In place of that: a file system of the size that it may have, once it was used."""
+        return f"{self.root}/volumes/{name}/image"
+
     def volume_disk(self, name: str) -> str:
         """In place of that: the disk that its guests have, once one had it."""
         return f"{self.root}/volumes/{name}/disk"

@@ -185,7 +185,7 @@ def test_names_that_are_none(cove: Cove, name: str, why: str) -> None:
 def test_what_is_refused_by_name(cove: Cove) -> None:
     for words, why in (
         (("volume", "create", "-d", "nfs", "v"), 'the volume driver "nfs"'),
-        (("volume", "create", "-o", "size=1g", "v"), "no file system limits a directory"),
+        (("volume", "create", "-o", "o=size=1g", "v"), "no size is a word of o="),
         (("volume", "create", "-o", "type=nfs", "-o", "device=:/x", "v"), "volume of type nfs"),
         (("run", "-v", "v:/x:rshared", "bb"), "rshared does not go with a volume"),
         (("run", "--volumes-from", "nobody", "bb"), "nobody"),

@@ -29,7 +29,9 @@ def test_a_daemon_killed_at_any_step_of_a_first_use(
     cove, stride = fresh_cove, 1 if STRIDE == 1 else 4 * STRIDE
     make_image(cove, bb_tar, tmp_path)
     plain = sh(cove, LISTING, image=IMAGE)
-    words = ("create", "--name", NAME, "-v", "named:/data", "-v", "/own", IMAGE, "true")
+    sized = "type=volume,source=sized,target=/etc,size=16m"
+    words = ("create", "--name", NAME, "-v", "named:/data", "-v", "/own", "--mount", sized,
+             IMAGE, "true")  # fmt: skip
     undo = ("rm", "-v", NAME)
     for where, told in walk(
         cove, tmp_path / "at", "cove.engine.machines.life:new_record", words, again=undo,
@@ -44,8 +46,10 @@ def test_a_daemon_killed_at_any_step_of_a_first_use(
             whole = os.listdir(cove.root / "volumes/named/_data")
             assert sorted(whole) in ([], ["deep", "file", "hard", "link", "sparse"]), where
             assert sh(cove, LISTING, "-v", "named:/data", image=IMAGE) == plain, where
+        if os.path.exists(cove.root / "volumes/sized/image"):
+            assert "passwd" in sh(cove, "ls /x", "-v", "sized:/x"), where
         cove("rm", "-v", NAME, code=None)
-        cove("volume", "rm", "-f", "named")
+        cove("volume", "rm", "-f", "named", "sized")
         assert directories(cove) == [], where
 
 

@@ -199,7 +199,7 @@ def test_what_cannot_be_is_refused_by_name(cove: Cove) -> None:
     gone = refused(*run, "--mount", "type=bind,source=/no/where,target=/x", "bb", "true")
     assert "cannot mount /no/where on /x: no such file or directory" in gone
     small = refused("volume", "create", "--opt", "block", "--opt", "size=1m")
-    assert "a disk has 16m at least" in small
+    assert "16m is the least" in small
     cove("volume", "create", "plain")
     other = refused(*run, "--mount", "type=volume,source=plain,target=/x,block", "bb", "true")
     assert "there is one with other options" in other

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from cove.engine.descriptors import Descriptors
 from cove.engine.home import Home
-from cove.engine.volumes.opening import open_mount
+from cove.engine.volumes import limited
+from cove.engine.volumes.opening import find_mounted, open_mount
 from cove.errors import HostError
 from cove.linux.disk import file_system
 from cove.linux.mounts import Source, clone_mount, idmap_of, open_source
 from cove.planner import BindSource
 from cove.spec.machine import MachineSpec, Mount
+from cove.spec.volume import is_limited
+from cove.store.records import VolumeRecord
 
 
 def check_binds(spec: MachineSpec) -> None:
@@ -34,6 +38,11 @@ def open_binds(home: Home, fds: Descriptors, spec: MachineSpec) -> tuple[BindSou
             found.append(BindSource(f"bind{index}", idmap="none", layers=layers))
             continue
         name = f"bind{index}"
+        held = home.store.volume(mount.source) if mount.type == "volume" else None
+        if held is not None and is_limited(held.options):
+            is_dir = _open_limited(home, fds, name, mount, find_mounted(home, mount))
+            found.append(BindSource(name, is_dir))
+            continue
         source = _open_source(home, mount)
         try:
             idmap = idmap_of(f"/proc/self/fd/{source.fd}", home.facts.kernel)
@@ -49,6 +58,15 @@ def open_binds(home: Home, fds: Descriptors, spec: MachineSpec) -> tuple[BindSou
             os.close(source.fd)
         found.append(BindSource(name, source.is_dir, idmap))
     return tuple(found)
+
+
+def _open_limited(
+    home: Home, fds: Descriptors, name: str, mount: Mount, held: VolumeRecord
+) -> bool:
+    """Whether it is a directory."""
+    fd = limited.mount(home, held, part=mount.subpath, origin=mount.origin)
+    fds.mine(name, fd)
+    return stat.S_ISDIR(os.fstat(fd).st_mode)
 
 
 def _check_idmap(mount: Mount, able: str, path: str) -> None:

@@ -46,22 +46,31 @@ def make(
     home: Home, record: VolumeRecord, mount: Mount, base: Base, strata: tuple[int, ...]
 ) -> None:
     """Unless it is there: with what the image has at the mount's target."""
-    if os.path.exists(home.store.layout.volume_disk(record.name)):
+    make_at(home, record, home.store.layout.volume_disk(record.name), (mount, base, strata))
+
+
+def make_at(
+    home: Home,
+    record: VolumeRecord,
+    path: str,
+    contents: tuple[Mount, Base, tuple[int, ...]] | None,
+) -> None:
+    if os.path.exists(path):
         return
     what = f"make the disk of volume {record.name}"
-    if mount.copy:
-        with filled(home, mount, base, strata, what) as made:
-            _make(home, record, os.path.dirname(made) if made else "", what)
+    if contents is not None and contents[0].copy:
+        with filled(home, *contents, what) as made:
+            _make(home, record, path, os.path.dirname(made) if made else "", what)
     else:
-        _make(home, record, "", what)
+        _make(home, record, path, "", what)
 
 
-def _make(home: Home, record: VolumeRecord, tree: str, what: str) -> None:
+def _make(home: Home, record: VolumeRecord, path: str, tree: str, what: str) -> None:
     staging = f"{home.store.layout.tmp}/disk-{home.store.new_key()}"
     size = disk_size(record.options)
     try:
-        for path in (staging, f"{staging}/{OUT}", f"{staging}/{TREE}"):
-            os.mkdir(path, 0o700)
+        for name in (staging, f"{staging}/{OUT}", f"{staging}/{TREE}"):
+            os.mkdir(name, 0o700)
         if not tree:
             tree = f"{staging}/{TREE}"
             os.mkdir(f"{tree}/_data", 0o755)
@@ -79,7 +88,7 @@ def _make(home: Home, record: VolumeRecord, tree: str, what: str) -> None:
             if now is None or now.removing:
                 raise Conflict(f"cannot {what}: it was removed meanwhile")
             with suppress(FileExistsError):  # somebody was faster
-                os.link(made, home.store.layout.volume_disk(record.name), follow_symlinks=False)
+                os.link(made, path, follow_symlinks=False)
     except OSError as error:
         raise HostError(
             f"cannot {what}: {(error.strerror or '').lower()}",

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from cove.engine.descriptors import Descriptors
 from cove.engine.home import Base, Home
 from cove.engine.ranges import range_base
+from cove.engine.volumes import limited
 from cove.engine.volumes.users import is_mounted
 from cove.errors import Conflict, CoveError, HostError, NotFound
 from cove.executor.archiver import Archiver, run_archiver
@@ -24,6 +25,7 @@ from cove.planner.archive import plan_stopped, plan_tree
 from cove.planner.mounts import ROOT
 from cove.roots import prepare_root
 from cove.spec.machine import MachineSpec, Mount
+from cove.spec.volume import is_limited
 from cove.store.lock import ROOM
 from cove.store.records import VolumeRecord
 
@@ -45,11 +47,22 @@ def id_range(home: Home) -> Iterator[int]:
 
 @contextmanager
 def archiver_in(
-    home: Home, directory: int, words: tuple[str, ...], what: str, *, writes: bool
+    home: Home,
+    directory: int,
+    words: tuple[str, ...],
+    what: str,
+    *,
+    writes: bool,
+    mounted: bool = False,
 ) -> Iterator[Archiver]:
-    """The archiver with ``directory`` as its root."""
+    """The archiver with ``directory`` as its root. ``mounted``: that is a mount of its own, given
+    to it.
+    """
     with id_range(home) as base, Descriptors() as fds:
-        fds.mine(ROOT, clone_mount(directory, recursive=False, what=f"cannot {what}"))
+        if mounted:
+            fds.mine(ROOT, directory)
+        else:
+            fds.mine(ROOT, clone_mount(directory, recursive=False, what=f"cannot {what}"))
         plan = plan_tree(home.facts, base, words, writes=writes)
         with run_archiver(plan, fds, what=what, reads=writes) as archiver:
             yield archiver
@@ -75,6 +88,8 @@ def _archiver_in_image(
 
 
 def is_empty(home: Home, record: VolumeRecord) -> bool:
+    if is_limited(record.options):
+        return limited.is_empty(home, record)
     try:
         with os.scandir(home.store.layout.volume_data(record.name)) as entries:
             return not any(True for _ in entries)

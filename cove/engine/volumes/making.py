@@ -17,7 +17,7 @@ from cove.engine.home import Home
 from cove.engine.volumes.users import publish, users_of
 from cove.errors import Conflict, HostError
 from cove.spec.machine import MachineSpec
-from cove.spec.volume import VolumeSpec, check_volume, is_disk
+from cove.spec.volume import VolumeSpec, check_volume, is_plain
 from cove.store.lock import ROOM
 from cove.store.records import VolumeRecord
 
@@ -47,7 +47,7 @@ def make(home: Home, spec: VolumeSpec, *, loose: bool = False, ready: str = "") 
         try:
             if ready:
                 os.rename(ready, home.store.layout.volume(record.name))
-            _make_directory(home, record.name, disk=is_disk(spec.options))
+            _make_directory(home, record.name, plain=is_plain(spec.options))
         except BaseException:
             _take_away(home, record)
             raise
@@ -67,11 +67,11 @@ def _check_same(spec: VolumeSpec, held: VolumeRecord) -> None:
         )
 
 
-def _make_directory(home: Home, name: str, *, disk: bool) -> None:
+def _make_directory(home: Home, name: str, *, plain: bool) -> None:
     path = home.store.layout.volume(name)
     places = ((path, 0o700), (f"{path}/_data", 0o755))
     try:
-        for place, mode in places[: 1 if disk else 2]:
+        for place, mode in places[: 2 if plain else 1]:
             with suppress(FileExistsError):
                 os.mkdir(place)
                 os.chmod(place, mode)
@@ -133,7 +133,7 @@ def recover(home: Home) -> None:
     for record in home.store.volumes():
         used = bool(users_of(home, record.name))
         layout = home.store.layout
-        path = layout.volume if is_disk(record.options) else layout.volume_data
+        path = layout.volume_data if is_plain(record.options) else layout.volume
         begun = record.making and not os.path.isdir(path(record.name))
         if record.removing or begun or (record.loose and not used):
             _take_away(home, record)

@@ -13,8 +13,8 @@ from cove.engine.calls.volumes import VolumeClone, VolumeRestore
 from cove.engine.events import Cancel, Cancelled
 from cove.engine.home import Home
 from cove.engine.visits.visits import send_out, take_in
-from cove.engine.volumes import disks, making
-from cove.engine.volumes.filling import archiver_in, is_empty
+from cove.engine.volumes import disks, limited, making
+from cove.engine.volumes.filling import archiver_in, is_empty, pass_on
 from cove.engine.volumes.opening import open_data
 from cove.engine.volumes.users import is_mounted, mountpoint
 from cove.errors import BadArchive, Conflict, HostError, Unsupported, UsageError
@@ -24,11 +24,13 @@ from cove.linux.syscalls import AT_FDCWD
 from cove.linux.syscalls import call as libc
 from cove.roots.copy import copy_tree
 from cove.roots.remove import remove_tree
-from cove.spec.volume import VolumeSpec, is_disk
+from cove.spec.volume import VolumeSpec, is_disk, is_limited
 from cove.store.lock import ROOM
 from cove.store.records import VolumeRecord
 
 RENAME_EXCHANGE = 2
+OUT, IN = ("out", "/", ".", "0"), ("in", "/", "tree")
+"""Words of the archiver: all of it."""
 
 
 @contextmanager
@@ -48,33 +50,49 @@ def _wanted(archiver: Archiver, call: Call) -> Iterator[None]:
 
 def backup(home: Home, name: str, call: Call) -> VolumeRecord:
     record = home.store.find_volume(name)
+    with (
+        _archiver(home, record, OUT, f"back up volume {name}") as archiver,
+        _wanted(archiver, call),
+    ):
+        send_out(archiver, call)
+    return record
+
+
+@contextmanager
+def _archiver(
+    home: Home, record: VolumeRecord, words: tuple[str, ...], what: str, *, path: str = ""
+) -> Iterator[Archiver]:
+    """In a volume, which it reads; or in a file that will be a limited one, which it fills."""
+    if is_limited(record.options):
+        own = home.store.layout.volume_image(record.name)
+        disks.make_at(home, record, path or own, None)
+        writes = bool(path)
+        fd = limited.mount(home, record, path=path)
+        with archiver_in(home, fd, words, what, writes=writes, mounted=True) as archiver:
+            yield archiver
+        return
     directory = open_data(home, record)
     try:
-        what = f"back up volume {name}"
-        words = ("out", "/", ".", "0")
-        with (
-            archiver_in(home, directory, words, what, writes=False) as archiver,
-            _wanted(archiver, call),
-        ):
-            send_out(archiver, call)
+        with archiver_in(home, directory, words, what, writes=False) as archiver:
+            yield archiver
     finally:
         os.close(directory)
-    return record
 
 
 def restore(home: Home, params: VolumeRestore, call: Call) -> VolumeRecord:
     if call.body < 0:
         raise UsageError("cannot restore a volume: nothing was sent")
-    _check_target(home, params)
+    held = _check_target(home, params)
     what = f"restore volume {params.volume}"
+    if held is not None and is_limited(held.options):
+        return _restore_limited(home, held, params, call, what)
     with _staging(home, what) as staging:
         os.mkdir(f"{staging}/_data", 0o755)
         os.chmod(f"{staging}/_data", 0o755)
         directory = os.open(f"{staging}/_data", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            words = ("in", "/", "tree")
             with (
-                archiver_in(home, directory, words, what, writes=True) as archiver,
+                archiver_in(home, directory, IN, what, writes=True) as archiver,
                 _wanted(archiver, call),
             ):
                 take_in(archiver, call, coded=params.coded)
@@ -91,6 +109,27 @@ def restore(home: Home, params: VolumeRestore, call: Call) -> VolumeRecord:
             return held
 
 
+def _restore_limited(
+    home: Home, held: VolumeRecord, params: VolumeRestore, call: Call, what: str
+) -> VolumeRecord:
+    """Its file is another one then, in one step; what is too much for it leaves it as it was."""
+    with _staging(home, what) as staging:
+        path = f"{staging}/image"
+        try:
+            with _archiver(home, held, IN, what, path=path) as archiver, _wanted(archiver, call):
+                take_in(archiver, call, coded=params.coded)
+        except BadArchive as error:
+            error.hint = error.hint or "the volume is as it was"
+            raise
+        limited.write_out(home, held, path)
+        with home.lock:
+            now = _check_target(home, params)
+            if now is None or now.options != held.options:
+                raise Conflict(f"cannot {what}: it was removed meanwhile")
+            os.rename(path, home.store.layout.volume_image(held.name))
+    return held
+
+
 def _check_target(home: Home, params: VolumeRestore) -> VolumeRecord | None:
     name = params.volume
     held = home.store.volume(name)
@@ -103,7 +142,7 @@ def _check_target(home: Home, params: VolumeRestore) -> VolumeRecord | None:
             f"cannot restore volume {name}: it is a disk, which only guests mount",
             hint=f"cove run -i --rm --vm -v {name}:/mnt IMAGE tar -x -C /mnt",
         )
-    if held.options:
+    if held.options and not is_limited(held.options):
         raise Unsupported(
             f"cannot restore volume {name}: it is a directory of the host's own, "
             f"{held.options.get('device', '')}",
@@ -127,10 +166,22 @@ def clone(home: Home, params: VolumeClone, call: Call) -> VolumeRecord:
     what = f"clone volume {record.name}"
     if home.store.volume(params.name) is not None:
         raise Conflict(f"cannot {what}: there is a volume {params.name}")
+    wish = VolumeSpec(params.name, dict(record.labels), dict(record.options))
+    if is_limited(record.options):
+        with _staging(home, what) as staging:
+            path = f"{staging}/image"
+            with (
+                _archiver(home, record, OUT, what) as reader,
+                _archiver(home, record, IN, what, path=path) as writer,
+                _wanted(reader, call),
+            ):
+                pass_on(reader, writer)
+                reader.finish()
+            limited.write_out(home, record, path)
+            return making.make(home, wish, ready=staging)
     if is_disk(record.options):
         with _staging(home, what) as staging:
             disks.copy(home, record, staging)
-            wish = VolumeSpec(params.name, dict(record.labels), dict(record.options))
             return making.make(home, wish, ready=staging)
     with _staging(home, what, make=False) as staging:
         copy_tree(mountpoint(home, record), staging, "_data", what=what, cancelled=call.cancelled)

@@ -9,7 +9,7 @@ import os
 import msgspec
 
 from cove.engine.home import Base, Home
-from cove.engine.volumes import disks, making
+from cove.engine.volumes import disks, limited, making
 from cove.engine.volumes.filling import fill, is_empty
 from cove.engine.volumes.opening import find_mounted, open_mount
 from cove.engine.volumes.users import is_mounted
@@ -19,6 +19,7 @@ from cove.spec.volume import (
     VolumeSpec,
     image_mounts,
     is_disk,
+    is_limited,
     parse_volumes_from,
     shared_mounts,
 )
@@ -84,6 +85,11 @@ def _begin(home: Home, mount: Mount, base: Base, strata: tuple[int, ...], *, vm:
     if vm and is_disk(record.options):
         disks.check_mount(mount)
         disks.make(home, record, mount, base, strata)
+        return
+    if is_limited(record.options):
+        disks.make_at(home, record, home.store.layout.volume_image(record.name),
+                      (mount, base, strata))  # fmt: skip
+        os.close(limited.mount(home, record, part=mount.subpath, origin=mount.origin))
         return
     os.close(open_mount(home, mount).fd)
     own = not record.options and not mount.subpath

@@ -8,7 +8,7 @@ from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.linux.pidfd import wait_exit
 from cove.spec.machine import MachineSpec, Mount
-from cove.spec.volume import device_of, is_disk
+from cove.spec.volume import device_of, is_disk, is_limited
 from cove.store.records import MachineRecord, VolumeRecord
 
 
@@ -83,4 +83,6 @@ def publish_unmounts(home: Home, record: MachineRecord) -> None:
 def mountpoint(home: Home, record: VolumeRecord) -> str:
     if is_disk(record.options):
         return home.store.layout.volume_disk(record.name)
+    if is_limited(record.options):
+        return home.store.layout.volume_image(record.name)
     return device_of(record.options) or home.store.layout.volume_data(record.name)

@@ -13,7 +13,7 @@ from cove.engine.volumes import making
 from cove.engine.volumes.users import all_used, mountpoint, users_of
 from cove.errors import Conflict, NotFound
 from cove.linux.disk import trees_usage
-from cove.spec.volume import VolumeSpec, is_disk
+from cove.spec.volume import VolumeSpec, is_plain
 from cove.store.records import VolumeRecord
 
 
@@ -86,7 +86,9 @@ def usage(home: Home) -> tuple[VolumeUsage, ...]:
     records, used = home.store.volumes(), all_used(home)
     layout = home.store.layout
     paths = {
-        record.name: (layout.volume if is_disk(record.options) else layout.volume_data)(record.name)
+        record.name: (layout.volume_data if is_plain(record.options) else layout.volume)(
+            record.name
+        )
         for record in records
     }
     sizes = trees_usage(paths.values()) if paths else {}
