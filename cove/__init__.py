@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cove.client.options import Options
     from cove.client.results import Chunk, Result
     from cove.client.sync import Client, Images, Machine, Process, connect
+    from cove.client.volumes import Volumes
     from cove.errors import (
         BadArchive,
         Conflict,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     events, info, version = _of_default.events, _of_default.info, _of_default.version
     images: Images
     networks: Networks
+    volumes: Volumes
 
 _ERRORS = (
     "BadArchive", "Conflict", "CoveError", "Failed", "HostError", "NoSuchImage", "NotFound",
@@ -52,10 +54,11 @@ _WHERE = {
     "Result": "cove.client.results",
     "Options": "cove.client.options",
     "Networks": "cove.client.networks",
+    "Volumes": "cove.client.volumes",
 }
 OF_DEFAULT = (
-    "run", "popen", "machine", "start", "machines", "get", "images", "networks", "events", "info",
-    "version",
+    "run", "popen", "machine", "start", "machines", "get", "images", "networks", "volumes",
+    "events", "info", "version",
 )  # fmt: skip
 """Methods of the client of the default daemon: the one that the command ``cove`` speaks to."""
 
@@ -79,6 +82,7 @@ __all__ = [
     "Result",
     "Unsupported",
     "UsageError",
+    "Volumes",
     "__version__",
     "aio",
     "connect",
@@ -93,6 +97,7 @@ __all__ = [
     "run",
     "start",
     "version",
+    "volumes",
 ]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cove import OF_DEFAULT
 from cove.client.aio import Client, Images, Machine, Process, connect, default
 from cove.client.aio_networks import Networks
+from cove.client.aio_volumes import Volumes
 
 if TYPE_CHECKING:
     _of_default = Client()
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     events, info, version = _of_default.events, _of_default.info, _of_default.version
     images: Images
     networks: Networks
+    volumes: Volumes
 
 __all__ = [
     "Client",
@@ -22,6 +24,7 @@ __all__ = [
     "Machine",
     "Networks",
     "Process",
+    "Volumes",
     "connect",
     "events",
     "get",
@@ -34,6 +37,7 @@ __all__ = [
     "run",
     "start",
     "version",
+    "volumes",
 ]
 
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = {"sync": "aio", "networks": "aio_networks"}
+FILES = {"sync": "aio", "networks": "aio_networks", "volumes": "aio_volumes"}
 """Of cove/client."""
 
 HEAD = '''"""The Python API for asyncio, written by ``tools/aio.py`` from ``{}.py``."""
@@ -28,7 +28,7 @@ WORDS = (
         r"client\.steps import Steps, finish",
         "client.aio_steps import finish\nfrom cove.client.steps import Steps",
     ),
-    (r"client\.networks import", "client.aio_networks import"),
+    (r"client\.(networks|volumes) import", r"client.aio_\1 import"),
     (r"client\.sync import", "client.aio import"),
 )
 

@@ -19,6 +19,7 @@ CLASSES = (
     (SYNC, "Process", ""),
     (SYNC, "Images", ""),
     ("cove/client/networks.py", "Networks", ""),
+    ("cove/client/volumes.py", "Volumes", ""),
     ("cove/client/results.py", "Result", ""),
     ("cove/client/results.py", "Chunk", ""),
     ("cove/store/records.py", "Cause", "Of `Result.reason`."),
@@ -39,6 +40,9 @@ CLASSES = (
     ("cove/store/records.py", "Endpoint", "Of `Member.endpoint`, and of a machine's record."),
     ("cove/engine/calls/networks.py", "Refusals", "Of `networks.refused`."),
     ("cove/store/records.py", "Refused", "Of `Refusals.refused`."),
+    ("cove/engine/calls/volumes.py", "Volume", "Of `volumes`."),
+    ("cove/store/records.py", "VolumeRecord", "Of `Volume.record`."),
+    ("cove/engine/calls/volumes.py", "VolumesPruned", "Of `volumes.prune`."),
     ("cove/engine/calls/system.py", "Info", "Of `info`."),
     ("cove/engine/calls/system.py", "Version", "Of `version`."),
 )

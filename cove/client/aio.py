@@ -12,6 +12,7 @@ from typing import IO, Any, Self, Unpack
 from cove.client import runs
 from cove.client.aio_networks import Networks
 from cove.client.aio_steps import each, finish
+from cove.client.aio_volumes import Volumes
 from cove.client.fetch import fetch, last_step
 from cove.client.link import Link
 from cove.client.options import Options, Size, Words, exec_spec, machine_spec
@@ -395,6 +396,7 @@ class Client:
         self._daemon = Daemon.at(root, host)
         self.images = Images(self._daemon)
         self.networks = Networks(self._daemon)
+        self.volumes = Volumes(self._daemon)
 
     # ---- programs in machines of their own ----
 

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -428,6 +429,29 @@ def opened(archive: str | os.PathLike[str] | IO[bytes]) -> Iterator[int]:
         raise UsageError(f"cannot read {shown(archive)}: {reason}") from error
     try:
         yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def made(archive: Path | IO[bytes]) -> Iterator[int]:
+    """A descriptor of an open file, or of a new one, which has its name once it is whole."""
+    if not isinstance(archive, str | os.PathLike):
+        yield archive.fileno()
+        return
+    path = os.fspath(archive)
+    beside = f"{path}.{os.getpid()}-{threading.get_ident()}"
+    try:
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"cannot write {shown(archive)}: {reason}") from error
+    try:
+        yield fd
+        os.rename(beside, path)
+    except BaseException:
+        os.unlink(beside)
+        raise
     finally:
         os.close(fd)
 

@@ -22,6 +22,7 @@ from cove.client.results import Chunk, Result
 from cove.client.runs import MAX_OUTPUT, Input, Path, Source
 from cove.client.steps import each, finish
 from cove.client.talk import Daemon
+from cove.client.volumes import Volumes
 from cove.engine import calls
 from cove.engine.calls import snapshots
 from cove.spec.values import parse_signal
@@ -395,6 +396,7 @@ class Client:
         self._daemon = Daemon.at(root, host)
         self.images = Images(self._daemon)
         self.networks = Networks(self._daemon)
+        self.volumes = Volumes(self._daemon)
 
     # ---- programs in machines of their own ----
 

@@ -25,11 +25,11 @@ def test_the_twin_is_fresh() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    written = (ROOT / f"cove/client/{name}.py" for name in ("aio", "aio_networks"))
+    written = (ROOT / f"cove/client/{name}.py" for name in ("aio", "aio_networks", "aio_volumes"))
     assert "".join(path.read_text() for path in written) == done.stdout, "stale: run make docs"
 
 
-@pytest.mark.parametrize("name", ["Client", "Images", "Machine", "Networks", "Process"])
+@pytest.mark.parametrize("name", ["Client", "Images", "Machine", "Networks", "Process", "Volumes"])
 def test_both_have_the_same_methods(name: str) -> None:
     one, other = getattr(sync, name), getattr(aio, name)
 
