@@ -57,6 +57,8 @@ class Link(NamedTuple):
     master: int
     """Index of the bridge that it is a port of; 0: none."""
     up: bool
+    kind: str = ""
+    """``bridge``, ``veth``; empty: one of the hardware."""
 
 
 def _name(name: str) -> bytes:
@@ -76,7 +78,8 @@ def _link_of(body: bytes) -> Link:
     found = attributes(body[LINK.size :])
     name = found.get(IFLA_IFNAME, b"").rstrip(b"\0").decode("utf-8", "replace")
     master = NUMBER.unpack(found[IFLA_MASTER])[0] if IFLA_MASTER in found else 0
-    return Link(index, name, master, bool(flags & IFF_UP))
+    kind = attributes(found.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND, b"").rstrip(b"\0")
+    return Link(index, name, master, bool(flags & IFF_UP), kind.decode("ascii", "replace"))
 
 
 def find_link(netlink: Netlink, name: str) -> Link | None:

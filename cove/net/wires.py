@@ -99,6 +99,14 @@ class Wires:
         with self._lock, _translated(f"cannot make network {network.name}"):
             route = self._route()
             found = links.find_link(route, name)
+            if found is not None and found.kind != "bridge":
+                raise HostError(
+                    f"cannot make network {network.name}: its bridge is called {name}, and that "
+                    "name is taken",
+                    host=f"{name} is no bridge"
+                    + (f", but of the kind {found.kind}" if found.kind else ""),
+                    hint=f"ip link set {name} down && ip link set {name} name …",
+                )
             if found is not None and found.up:
                 return False
             if found is not None:  # made by halves

@@ -138,6 +138,21 @@ def test_a_bridge_that_is_taken_away(cove: Cove) -> None:
             assert cove("exec", "one", "ping", "-c1", "-W5", two).out
 
 
+def test_the_name_of_a_bridge_that_is_taken(cove: Cove) -> None:
+    with network(cove, "web"):
+        cove("run", "--rm", "--network", "web", "bb", "true")
+        bridge = cove("network", "inspect", "-f", "{{.Bridge}}", "web").out.strip()
+        run("ip", "link", "del", bridge)
+        run("ip", "link", "add", bridge, "type", "veth", "peer", "name", "zz")
+        words = ("run", "--rm", "--network", "web", "bb", "true")
+        assert cove(*words, code=125).err.startswith(
+            f"cove: cannot make network web: its bridge is called {bridge}, and that name is "
+            f"taken\n  host: {bridge} is no bridge, but of the kind veth\n"
+        )
+        run("ip", "link", "del", "zz")
+        cove(*words)
+
+
 def test_rules_that_are_taken_away(cove: Cove) -> None:
     with network(cove, "web"), machine(cove, "one", "web") as one:
         before = rules()

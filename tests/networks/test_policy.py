@@ -184,6 +184,20 @@ def test_its_root_cannot_get_around_it(cove: Cove, host: Host) -> None:
         assert {(friend, "4000", "udp"), (friend6, "4000", "udp")} <= refusals(cove, "one")
 
 
+def test_forks_have_the_policy(cove: Cove, host: Host) -> None:
+    flags = ("--network-policy", "deny-all", "--network-policy", "allow=dns")
+    with network(cove, "web"), served(host, OUTSIDE) as port, machine(cove, "one", "web", *flags):
+        cove("fork", "one", "-n", "2")
+        try:
+            for name in ("one-1", "one-2"):
+                assert cove.inspect(name)["HostConfig"]["NetworkPolicy"] == list(flags[1::2])[1:]
+                assert not reaches(cove, name, OUTSIDE, port)
+                assert refusals(cove, name) == {(OUTSIDE, str(port), "tcp")}
+        finally:
+            cove("rm", "-f", "one-1", "one-2")
+        assert reaches(cove, "one", OUTSIDE, port) is False
+
+
 OUTSIDE_OF_HOST = "198.51.100.1"
 
 
