@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 def login_for(terminal: Terminal, image: str) -> calls.Login | None:
     """The caller's login for the image's registry."""
     found = keeper_of(terminal.env, terminal.cwd).find(parse_reference(image).domain)
-    return calls.Login(found.username, found.password) if found else None
+    return calls.Login(found.username, found.password, found.identity) if found else None
 
 
 def fetch(

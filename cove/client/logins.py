@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from cove.errors import CoveError, HostError, Unsupported, UsageError, printable
+from cove.errors import CoveError, HostError, UsageError, printable
 from cove.oci import auth
 from cove.oci.auth import Credentials
 
@@ -119,11 +119,7 @@ class Keeper:
         if not isinstance(user, str) or not isinstance(secret, str):
             raise _helper_failed(helper, "get", "its answer has no user name and secret")
         if user == TOKEN_USER:
-            raise Unsupported(
-                f"cannot use the login for {domain}: docker-credential-{helper} has an identity "
-                "token, and cove takes user names and passwords",
-                exit_code=1,
-            )
+            return Credentials("", "", secret)
         return Credentials(user, secret) if user else None
 
     def _run(self, helper: str, verb: str, said: str) -> str:

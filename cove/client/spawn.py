@@ -33,6 +33,12 @@ PASSED_ON = frozenset(
         "COVE_VM_PATIENCE",
         "COVE_VM_POOL",
         "COVE_RESTART_DELAY",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
     )
 )
 """The daemon outlives the shell that started it: nothing else of its environment is kept."""

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "COVE_DEBUG", "COVE_INIT",
         "COVE_DEFAULT_NETWORK", "COVE_DOCKER_GROUP", "COVE_DOCKER_SOCKET", "COVE_PUBLISH_ADDRESS",
-        "COVE_VM_PATIENCE", "COVE_VM_POOL", "COVE_RESTART_DELAY")  # fmt: skip
+        "COVE_VM_PATIENCE", "COVE_VM_POOL", "COVE_RESTART_DELAY",
+        "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+        "http_proxy", "https_proxy", "no_proxy")  # fmt: skip
 SWITCH = 1e-4
 """Seconds a busy thread may hold the others up: at Python's 5 ms a start takes 77 ms instead of 4.
 """

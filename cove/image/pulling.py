@@ -26,7 +26,7 @@ from cove.image import leftovers, pipeline
 from cove.image.implied import fit_chain
 from cove.image.layers import Blob, Progress, Step, add_layer, drop_unused, short
 from cove.image.loading import Adding, add_layers, created_of, parse_fitting
-from cove.image.registries import open_for
+from cove.image.registries import mirrors_of, open_for
 from cove.oci.archive import DEPTH_MAX, Span
 from cove.oci.auth import Credentials
 from cove.oci.config import ParsedConfig
@@ -44,7 +44,7 @@ from cove.oci.manifest import (
     platforms,
 )
 from cove.oci.reference import Reference, parse_reference
-from cove.oci.registry import Registry
+from cove.oci.registry import Registry, Stopped
 from cove.oci.web import Patience
 from cove.store.blobs import Blobs
 from cove.store.db import Store
@@ -110,6 +110,18 @@ def pull(
     """Fetch what ``text`` means and give it that name; ``stopped`` ends it soon after it is set."""
     wanted = parse_platform(platform) if platform else host_platform_of()
     tell = progress or (lambda step: None)
+    for mirror in mirrors_of(store, parse_reference(text)):
+        try:
+            with open_for(
+                store, text, None, tell, stopped, patience, mirror=mirror
+            ) as (reference, registry):  # fmt: skip
+                return _pull(_Wish(store, registry, reference, wanted, bool(platform), tell))
+        except (UsageError, pipeline.NoSpace, Stopped):
+            raise
+        except CoveError as error:  # what it has given so far is kept
+            if stopped is not None and stopped.is_set():
+                raise
+            tell(Step(f"mirror {mirror} does not serve: {error.message}"))
     with open_for(store, text, credentials, tell, stopped, patience) as (reference, registry):
         return _pull(_Wish(store, registry, reference, wanted, bool(platform), tell))
 

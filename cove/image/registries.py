@@ -38,12 +38,16 @@ def open_for(
     patience: Patience | None = None,
     verb: str = "pull",
     kind: type[Registry] = Registry,
+    mirror: str = "",
 ) -> Iterator[tuple[Reference, Registry]]:
-    """What ``text`` names, and who serves it; ``stopped`` ends what goes on inside."""
+    """What ``text`` names, and who serves it, or its ``mirror``; ``stopped`` ends what goes on
+    inside.
+    """
     reference = parse_reference(text)
     if reference.familiar_name == RESERVED:
         raise UsageError(f'cannot {verb} "{text}": "{RESERVED}" is built in', origin=text)
-    endpoint = endpoint_of(reference, insecure_registries(store))
+    served = at_mirror(reference, mirror) if mirror else reference
+    endpoint = endpoint_of(served, insecure_registries(store))
     places = (*CERTIFICATES, f"{store.layout.root}/certs.d")
     endpoint = replace(endpoint, certificates=tuple(f"{place}/{endpoint.host}" for place in places))
 
@@ -53,7 +57,7 @@ def open_for(
     web = Web(endpoint, patience or Patience(), notice=notice)
     with ExitStack() as stack:
         registry = stack.enter_context(
-            open_registry(reference, endpoint, web, credentials, verb=verb, kind=kind)
+            open_registry(served, endpoint, web, credentials, verb=verb, kind=kind)
         )
         stack.enter_context(_ended_by(stopped, registry))
         try:
@@ -65,13 +69,38 @@ def open_for(
 
 
 def insecure_registries(store: Store) -> tuple[str, ...]:
-    """Hosts and networks that may be spoken to over http, from ``registries.json``."""
+    """Hosts and networks that may be spoken to over http."""
+    return _settings(store).insecure
+
+
+def mirrors_of(store: Store, reference: Reference) -> tuple[str, ...]:
+    """``HOST[:PORT][/PATH]`` of those that are asked before the registry itself, in turn."""
+    return _settings(store).mirrors.get(reference.domain, ())
+
+
+def at_mirror(reference: Reference, mirror: str) -> Reference:
+    place = mirror.removeprefix("https://").rstrip("/")
+    try:
+        found = parse_reference(f"{place}/{reference.path}", default_tag=False)
+    except UsageError:
+        found = None
+    if found is None or found.domain != place.partition("/")[0] or found.tag or found.digest:
+        raise UsageError(
+            f'cannot use mirror "{mirror}" of {reference.domain}: it is not HOST[:PORT][/PATH]',
+            hint='one that speaks http is named in "insecure", too',
+            exit_code=1,
+        )
+    return replace(found, tag=reference.tag, digest=reference.digest)
+
+
+def _settings(store: Store) -> _Registries:
+    """From ``registries.json``."""
     path = store.layout.registries
     try:
         with open(path, "rb") as file:
-            return _decode_registries(file.read(1 << 20)).insecure
+            return _decode_registries(file.read(1 << 20))
     except FileNotFoundError:
-        return ()
+        return _Registries()
     except OSError as error:
         raise HostError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
     except NOT_JSON as error:
@@ -83,6 +112,7 @@ def insecure_registries(store: Store) -> tuple[str, ...]:
 
 class _Registries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     insecure: tuple[str, ...] = ()
+    mirrors: dict[str, tuple[str, ...]] = {}
 
 
 # Made at import, by one thread: msgspec crashes when two make one type's decoder at once.

@@ -25,6 +25,8 @@ _PART = re.compile(
 class Credentials:
     username: str
     password: str = field(repr=False)
+    identity: str = field(default="", repr=False)
+    """In place of both: what the token server knows somebody by."""
 
     def basic(self) -> str:
         """The value of an ``Authorization`` header."""
@@ -122,6 +124,9 @@ def _spellings(domain: str) -> list[str]:
 def _login(entry: object) -> Credentials | None:
     if not isinstance(entry, dict):
         return None
+    identity = entry.get("identitytoken")
+    if isinstance(identity, str) and identity:
+        return Credentials("", "", identity)
     username, password = entry.get("username"), entry.get("password")
     if isinstance(username, str) and isinstance(password, str) and username:
         return Credentials(username, password)

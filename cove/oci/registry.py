@@ -25,7 +25,7 @@ from cove.oci.config import CONFIG_MAX
 from cove.oci.endpoint import Endpoint
 from cove.oci.manifest import INDEXES, MANIFEST_MAX, MANIFESTS, Descriptor
 from cove.oci.reference import TAG, Reference
-from cove.oci.web import Answer, Trouble, Web
+from cove.oci.web import AGENT, Answer, Trouble, Web
 
 SCHEMA1 = frozenset(
     {
@@ -331,7 +331,8 @@ class Registry:
                     self._until = time.monotonic() + life
                     return True
             basic = any(challenge.scheme == "basic" for challenge in challenges)
-            if basic and self._credentials is not None and not sent:
+            known = self._credentials is not None and not self._credentials.identity
+            if basic and self._credentials is not None and known and not sent:
                 self._authorization = self._credentials.basic()
                 self._until = float("inf")
                 return True
@@ -345,12 +346,7 @@ class Registry:
         query: dict[str, Any] = {"scope": list(dict.fromkeys([*asked, *self.scopes[1:]]))}
         if challenge.parameters.get("service"):
             query["service"] = challenge.parameters["service"]
-        headers = {}
-        if self._credentials is not None:
-            headers["Authorization"] = self._credentials.basic()
-            query["account"] = self._credentials.username
-        url = f"{realm}{'&' if urlsplit(realm).query else '?'}{urlencode(query, doseq=True)}"
-        answer = self._web.get(url, headers, foreign=True)
+        answer = self._ask_token(realm, query)
         if answer.status != 200:
             self._refused(answer, f"token of {urlsplit(realm).netloc}")
         found = doubt.json_of(answer.read(TOKEN_MAX) or b"")
@@ -359,6 +355,23 @@ class Registry:
         if not isinstance(token, str) or not TOKEN.fullmatch(token):
             raise self._wrong(f"token of {urlsplit(realm).netloc}", "it is no token")
         return token, max(doubt.seconds(found.get("expires_in")), TOKEN_LIFE) - 5.0
+
+    def _ask_token(self, realm: str, query: dict[str, Any]) -> Answer:
+        """By name and password, or as OAuth 2 has it by an identity token."""
+        headers = {}
+        credentials = self._credentials
+        if credentials is not None and credentials.identity:
+            form = {"grant_type": "refresh_token", "refresh_token": credentials.identity,
+                    "client_id": AGENT, "service": query.get("service", ""),
+                    "scope": " ".join(query["scope"])}  # fmt: skip
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+            body = urlencode(form).encode()
+            return self._web.get(realm, headers, method="POST", foreign=True, body=body)
+        if credentials is not None:
+            headers["Authorization"] = credentials.basic()
+            query["account"] = credentials.username
+        url = f"{realm}{'&' if urlsplit(realm).query else '?'}{urlencode(query, doseq=True)}"
+        return self._web.get(url, headers, foreign=True)
 
     # ---- what went wrong ----
 

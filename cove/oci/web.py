@@ -12,14 +12,15 @@ import random
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from cove.oci import doubt
 from cove.oci.endpoint import Endpoint, forbidden, is_loopback
+from cove.oci.proxies import proxy_for
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
@@ -112,12 +113,14 @@ class Web:
         patience: Patience,
         *,
         notice: Callable[[str, float], None] | None = None,
+        env: Mapping[str, str] = os.environ,
     ) -> None:
-        """``notice`` is told why and for how many seconds it waits."""
+        """``notice`` is told why and for how many seconds it waits. ``env`` names proxies."""
+        self.env = env
         self.endpoint, self.patience, self._notice = endpoint, patience, notice
         self._stopped = threading.Event()
         self._lock = threading.Lock()
-        self._pools: dict[tuple[bool, bool, bool], PoolManager] = {}
+        self._pools: dict[tuple[bool, bool, bool, str], PoolManager] = {}
         self._sockets: set[socket.socket] = set()
 
     def stop(self) -> None:
@@ -230,7 +233,8 @@ class Web:
             raise Trouble("stopped", self.endpoint.host, "interrupted")
         host = urlsplit(url).netloc
         loose = self.endpoint.loose and (host == self.endpoint.host or is_loopback(host))
-        pool = self._pool(guarded, loose, host == self.endpoint.host)
+        proxy = proxy_for(url, self.env)
+        pool = self._pool(guarded and not proxy, loose, host == self.endpoint.host, proxy)
         common = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
         with _Told(url, self):
             return pool.request(
@@ -243,13 +247,16 @@ class Web:
                 preload_content=False,
             )
 
-    def _pool(self, guarded: bool, loose: bool, own: bool) -> PoolManager:
-        """``own``: the registry itself, which its certificates are for."""
+    def _pool(self, guarded: bool, loose: bool, own: bool, proxy: str) -> PoolManager:
+        """``own``: the registry itself, which its certificates are for. ``proxy``: where names are
+        looked up then, so that their addresses are its concern.
+        """
         with self._lock:
-            found = self._pools.get((guarded, loose, own))
+            found = self._pools.get((guarded, loose, own, proxy))
             if found is None:
                 context = _context(self.endpoint, loose, own)
-                found = self._pools[guarded, loose, own] = _make_pool(self, guarded, context)
+                found = _make_pool(self, guarded, context, proxy)
+                self._pools[guarded, loose, own, proxy] = found
             return found
 
     def add(self, sock: socket.socket) -> None:
@@ -288,7 +295,7 @@ def _take(context: ssl.SSLContext, place: str, name: str, host: str) -> bool:
     return name.endswith(".crt")
 
 
-def _make_pool(web: Web, guarded: bool, context: ssl.SSLContext) -> PoolManager:
+def _make_pool(web: Web, guarded: bool, context: ssl.SSLContext, proxy: str) -> PoolManager:
     import urllib3
     from urllib3.connection import HTTPConnection, HTTPSConnection
 
@@ -322,9 +329,23 @@ def _make_pool(web: Web, guarded: bool, context: ssl.SSLContext) -> PoolManager:
     if context.verify_mode == ssl.CERT_NONE:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     timeout = urllib3.Timeout(connect=web.patience.connect, read=web.patience.read)
-    manager = urllib3.PoolManager(maxsize=8, timeout=timeout, ssl_context=context)
+    manager: PoolManager
+    if proxy:
+        manager = urllib3.ProxyManager(
+            proxy, proxy_headers=_proxy_login(proxy), maxsize=8, timeout=timeout,
+            ssl_context=context,
+        )  # fmt: skip
+    else:
+        manager = urllib3.PoolManager(maxsize=8, timeout=timeout, ssl_context=context)
     manager.pool_classes_by_scheme = {"http": Pool, "https": SecurePool}
     return manager
+
+
+def _proxy_login(proxy: str) -> dict[str, str]:
+    from urllib3.util import make_headers
+
+    login = urlsplit(proxy).netloc.rpartition("@")[0]
+    return dict(make_headers(proxy_basic_auth=unquote(login))) if login else {}
 
 
 def _look_up(host: str, port: int | None, refuse: Callable[[str, str], None] | None) -> None:
@@ -366,6 +387,11 @@ class _Told:
     def _trouble(self, error: BaseException, known: Any) -> Trouble:
         if self.web is not None and self.web.stopped:
             return Trouble("stopped", self.host, "interrupted")
+        if isinstance(error, known.ProxyError):
+            inner = error.original_error
+            cause = self._trouble(inner, known) if isinstance(inner, Exception) else None
+            why = cause.text if cause is not None else "it refuses"
+            return Trouble("unreachable", self.host, f"its proxy: {why}")
         if isinstance(error, known.NameResolutionError):
             return Trouble("unreachable", self.host, "its name cannot be resolved")
         if isinstance(error, known.NewConnectionError):

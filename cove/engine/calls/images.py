@@ -64,6 +64,8 @@ class Login(msgspec.Struct, frozen=True):
 
     username: str
     password: str
+    identity: str = ""
+    """In place of both: what its token server knows the caller by."""
 
     def __repr__(self) -> str:
         return f"Login({self.username!r})"

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from cove.engine.calls import Call, Login, Progress
+from cove.engine.calls import Call, Progress
 from cove.engine.calls.ship import ImageCopied, ImageCopy
 from cove.engine.home import Home
+from cove.engine.images.credentials import credentials_of
 from cove.engine.images.images import WIND_UP, as_steps
 from cove.errors import CoveError
 from cove.oci.places import Place, parse_place
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from cove.image.copying.copying import Copied
     from cove.image.copying.opening import Copying
     from cove.image.copying.targets import Target
-    from cove.oci.auth import Credentials
 
 
 def image_copy(home: Home, params: ImageCopy, call: Call) -> Iterator[Progress]:
@@ -83,12 +83,6 @@ def _copy(
                 )  # fmt: skip
                 items, origin = converting.convert(items, form, made), made
             return copying.copy(origin, target, items, going.tell, stop)
-
-
-def credentials_of(login: Login | None) -> Credentials | None:
-    from cove.oci.auth import Credentials
-
-    return Credentials(login.username, login.password) if login else None
 
 
 @contextmanager

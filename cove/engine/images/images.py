@@ -28,6 +28,7 @@ from cove.engine.calls import (
     Progress,
 )
 from cove.engine.home import Home
+from cove.engine.images.credentials import credentials_of
 from cove.engine.machines import stopping
 from cove.engine.system import disk
 from cove.errors import CoveError, UsageError
@@ -136,10 +137,8 @@ def image_import(home: Home, params: ImageImport, call: Call) -> Iterator[Progre
 
 def image_pull(home: Home, params: ImagePull, call: Call) -> Iterator[Progress]:
     from cove.image.pulling import pull, tags_of
-    from cove.oci.auth import Credentials
 
-    login = params.login
-    credentials = Credentials(login.username, login.password) if login else None
+    credentials = credentials_of(params.login)
     stopped = threading.Event()
 
     def work(report: Callable[[object], None]) -> Iterator[Progress]:

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from cove.engine.calls import Call, Nothing, Progress
 from cove.engine.calls.ship import ImagePush, RegistryLogin
 from cove.engine.home import Home
+from cove.engine.images.credentials import credentials_of
 from cove.engine.images.images import WIND_UP, as_steps
 from cove.oci.reference import familiar
 
 
 def registry_login(home: Home, params: RegistryLogin, call: Call) -> Nothing:
     from cove.image.registries import open_for
-    from cove.oci.auth import Credentials
 
-    credentials = Credentials(params.login.username, params.login.password)
+    credentials = credentials_of(params.login)
     stopped = call.cancelled or threading.Event()
     with open_for(
         home.store, f"{params.domain}/login", credentials, lambda step: None, stopped,
@@ -28,10 +28,8 @@ def registry_login(home: Home, params: RegistryLogin, call: Call) -> Nothing:
 
 def image_push(home: Home, params: ImagePush, call: Call) -> Iterator[Progress]:
     from cove.image.pushing import push, tags_of
-    from cove.oci.auth import Credentials
 
-    login = params.login
-    credentials = Credentials(login.username, login.password) if login else None
+    credentials = credentials_of(params.login)
     stopped = threading.Event()
 
     def work(report: Callable[[object], None]) -> Iterator[Progress]:
