@@ -40,7 +40,7 @@ from cove.engine.machines import (
     waiting,
 )
 from cove.engine.machines.attach import attach
-from cove.engine.machines.exec import exec_in
+from cove.engine.machines.exec import Extra, exec_in
 from cove.engine.machines.restart import restart, take_up
 from cove.engine.machines.retrying import Retries
 from cove.engine.machines.start import Foreground
@@ -170,11 +170,15 @@ class Engine:
         return calls.Named(record.id, record.name)
 
     def exec(self, params: calls.Exec, call: calls.Call) -> calls.Started:
+        extra = self.begin_exec(params, call)
+        return calls.Started(extra.id, extra.machine.name)
+
+    def begin_exec(self, params: calls.Exec, call: calls.Call) -> Extra:
+        """What is known of it, for as long as somebody wants to know."""
         record = self._find(params.machine)
         foreground = _foreground(call, params.attach, sig_proxy=False, bound=params.bound)
         life.wait_begun(self.home, record)
-        extra = exec_in(self.home, record, params.spec, foreground)
-        return calls.Started(extra.id, record.name)
+        return exec_in(self.home, record, params.spec, foreground, name=params.id)
 
     def stop(self, params: calls.Stop, call: calls.Call) -> calls.Named:
         record = self._find(params.machine)

@@ -105,7 +105,8 @@ class Raw:
         head = f"POST {path} HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
         head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         sock = self.open()
-        sock.sendall(head.encode() + data)
+        sock.sendall(head.encode())
+        sock.sendall(data)  # may come apart, as Go's client has it
         found = b""
         while b"\r\n\r\n" not in found:
             piece = sock.recv(1)

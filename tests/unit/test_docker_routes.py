@@ -16,6 +16,7 @@ from cove.daemon.docker import spec
 from cove.daemon.docker.routes import NEWEST, OLDEST, ROUTES, find, split_version
 from cove.daemon.docker.server import check_version, handlers
 from cove.errors import CoveError, Unsupported, UsageError
+from cove.spec.health import Health
 from cove.spec.machine import MachineSpec, Ulimit
 from cove.spec.network import Connection
 from cove.spec.ports import Publish
@@ -152,6 +153,20 @@ def test_limits_are_what_was_asked_for() -> None:
     assert (limits.shm, limits.oom_score_adj, limits.storage) == (1 << 20, 100, 1 << 30)
     assert limits.ulimits == (Ulimit("nofile", 10, 20),)
     assert host(CpuPeriod=50_000, CpuQuota=25_000).limits.cpus == 0.5
+
+
+def test_checks_and_policies_are_what_was_asked_for() -> None:
+    asked = made(
+        {
+            "Healthcheck": {"Test": ["CMD", "true"], "Interval": 2_500_000_000, "Retries": 2},
+            "HostConfig": {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}},
+        }
+    )
+    assert asked.health == Health(("CMD", "true"), 2.5, retries=2)
+    assert (asked.restart.policy, asked.restart.retries) == ("on-failure", 3)
+    assert made({"Healthcheck": {"Test": ["NONE"]}}).health.test == ("NONE",)
+    with pytest.raises(UsageError, match="health check"):
+        made({"Healthcheck": {"Test": ["RUN", "true"]}})
 
 
 def test_security_is_what_was_asked_for() -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
 
+from cove.cli.filters import gather
 from cove.cli.functions import plain
-from cove.daemon.docker.pending import Pending
+from cove.daemon.docker.pending import Execs, Pending
 from cove.daemon.docker.routes import NEWEST, Version
-from cove.engine.calls import Session
+from cove.engine.calls import Call, Session
 from cove.engine.engine import Engine
 from cove.engine.events import Cancel
 from cove.errors import NOT_JSON, CoveError, NotFound, UsageError
@@ -80,7 +81,9 @@ class Hijack:
     forget: Callable[[], None] = lambda: None
     """The client has left."""
     ended: Callable[[int], None] = lambda code: None
-    """With the exit code."""
+    """With the exit code, unless the client left first."""
+    last: bool = False
+    """Whether the client hears why there was no program to run."""
 
 
 Result = Answer | Stream | Piped | Hijack
@@ -98,6 +101,7 @@ class Ask:
     fd: int = -1
     """Of the request's body, where it is read as it comes."""
     pending: Pending = field(default_factory=Pending)
+    execs: Execs = field(default_factory=Execs)
 
     # ---- parameters ----
 
@@ -135,6 +139,14 @@ class Ask:
             return {key: _values(value) for key, value in found.items()}
         except (*NOT_JSON, TypeError) as error:
             raise UsageError(f"cannot read the filters: {error}") from error
+
+    def gathered(self, keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """The filters, of those that there are."""
+        pairs = [(key, value) for key, values in self.filters().items() for value in values]
+        return gather(pairs, keys)
+
+    def call(self, *, sink: int = -1) -> Call:
+        return Call(body=self.fd, sink=sink, cancelled=self.cancel)
 
     def read(self, decoder: msgspec.json.Decoder[T]) -> T:
         """The body, as what it has to be."""

@@ -46,7 +46,7 @@ def create(ask: Ask) -> Answer:
 
 
 def listed(ask: Ask) -> Answer:
-    wanted = _gathered(ask)
+    wanted = ask.gathered(filters.MACHINE_KEYS)
     if "ancestor" in wanted:
         names = {filters.plain_reference(name) for name in wanted["ancestor"]}
         images = ask.engine.image_list(calls.ImageList(), CALL).images
@@ -64,17 +64,10 @@ def listed(ask: Ask) -> Answer:
     return Answer([shapes.listed_to_docker(r, seen.sizes.get(r.id), now) for r in machines])
 
 
-def _gathered(ask: Ask) -> dict[str, tuple[str, ...]]:
-    return filters.gather(
-        [(key, value) for key, values in ask.filters().items() for value in values],
-        filters.MACHINE_KEYS,
-    )
-
-
 def inspect(ask: Ask) -> Answer:
     machine = ask.machine()
     seen = ask.engine.inspect(calls.Inspect(machine.id, ask.on("size")), CALL)
-    return Answer(shapes.inspected_to_docker(seen))
+    return Answer(shapes.inspected_to_docker(seen) | {"ExecIDs": ask.execs.of(machine.id) or None})
 
 
 # ---- life ----
@@ -179,9 +172,7 @@ def remove(ask: Ask) -> Answer:
 
 
 def prune(ask: Ask) -> Answer:
-    wanted = filters.gather(
-        [(key, value) for key, values in ask.filters().items() for value in values], PRUNE_KEYS
-    )
+    wanted = ask.gathered(PRUNE_KEYS)
     until = wanted.get("until", ())
     if len(until) > 1:
         raise UsageError("cannot use more than one until filter")

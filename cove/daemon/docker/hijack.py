@@ -70,18 +70,6 @@ class Taken:
     ) -> None:
         self._transport, self.reader, self.writer = transport, reader, writer
 
-    async def body(self, request: web.Request) -> bytes:
-        """Of the request, which its parser took for the beginning of the stream."""
-        length = request.content_length or 0
-        if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
-            raise UsageError("cannot read the request: its body has no length")
-        if length > BODY_MAX:
-            raise UsageError(f"cannot read the request: its body is {length} bytes long")
-        if request._read_bytes is None and not request.content.at_eof():
-            return await request.read()
-        found = await request.read()
-        return found or await self.reader.readexactly(length)
-
     def gone(self) -> bool:
         """Whether nobody is at the other end; one who only has nothing more to say is there."""
         found: socket.socket | None = self._transport.get_extra_info("socket")
@@ -151,6 +139,13 @@ def take_over(request: web.Request) -> Taken:
     return Taken(transport, reader, asyncio.StreamWriter(transport, stream, reader, loop))
 
 
+def check_body(request: web.Request) -> None:
+    if request.content_length is None and request.can_read_body:
+        raise UsageError("cannot read the request: its body has no length")
+    if (request.content_length or 0) > BODY_MAX:
+        raise UsageError(f"cannot read the request: its body is longer than {BODY_MAX} bytes")
+
+
 async def serve(taken: Taken, pool: Executor, ask: Ask, asked: Hijack, *, upgrade: bool) -> None:
     """The session, until either side ends."""
     loop = asyncio.get_running_loop()
@@ -198,9 +193,9 @@ class Relay:
     ) -> None:
         self._taken, self._ours, self._asked, self._loop = taken, ours, asked, loop
         self._keys = DetachKeys(b"")
-        self._served = asyncio.Event()
+        self._served: asyncio.Future[None] = loop.create_future()
         self._flags = 0
-        self._deaf = False
+        self._deaf = self._detached = False
 
     async def run(self) -> None:
         inward = self._loop.create_task(self._inward())
@@ -214,13 +209,11 @@ class Relay:
 
     async def _inward(self) -> None:
         """Ends when nobody is there any more."""
-        held = await self._first()
-        if held is None:
+        if not await self._is_served():
             return
         wanted = bool(self._flags & RELAY_STDIN) and self._asked.stdin
         try:
-            while data := held or await self._taken.reader.read(CHUNK):
-                held = b""
+            while data := await self._taken.reader.read(CHUNK):
                 if wanted and not await self._typed(data):
                     wanted = False
         except ConnectionError:
@@ -230,14 +223,14 @@ class Relay:
         while not self._taken.gone():
             await asyncio.sleep(LOOK)
 
-    async def _first(self) -> bytes | None:
-        """Nothing is taken of the client before the machine is there to hear it; None: it left."""
-        while not self._served.is_set():
+    async def _is_served(self) -> bool:
+        """Nothing is taken of the client before the machine is there to hear it; False: it left."""
+        while not self._served.done():
             if self._taken.gone() and self._taken.reader.at_eof():
-                return None
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._served.wait(), LOOK)
-        return b""
+                return False
+            # Not wait_for(): Python 3.11's forgets a cancel that comes together with the result.
+            await asyncio.wait({self._served}, timeout=LOOK)
+        return True
 
     async def _typed(self, data: bytes) -> bool:
         """Whether more is to come."""
@@ -245,6 +238,7 @@ class Relay:
         if passed:
             await self._send(INPUT, passed)
         if detach:
+            self._detached = True
             await self._send(DETACHED, b"")
         return not detach
 
@@ -267,11 +261,16 @@ class Relay:
             payload = message[HEAD.size :]
             if kind == SESSION:
                 self._flags, self._keys = value, DetachKeys(payload)
-                self._served.set()
+                if not self._served.done():
+                    self._served.set_result(None)
             elif kind == OUTPUT and payload:
                 await self._tell(payload if self._asked.tty else framed(max(value, 1), payload))
             elif kind == EXIT:
-                self._asked.ended(value & 255)
+                said = payload.partition(b"\0")[0]
+                if not self._detached:
+                    self._asked.ended(value & 255)
+                if said and self._asked.last:
+                    await self._tell(said if self._asked.tty else framed(2, said))
                 return
 
     async def _tell(self, data: bytes) -> None:

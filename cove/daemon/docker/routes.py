@@ -95,7 +95,27 @@ CONTAINERS = (
     ),
 )
 
-ROUTES: tuple[Route, ...] = (*SYSTEM, *CONTAINERS)
+EXECS = (
+    Route("POST", "/containers/{name}/exec", "execs.create"),
+    Route("POST", "/exec/{name}/start", "execs.start", kind="hijack"),
+    Route("POST", "/exec/{name}/resize", "execs.resize"),
+    Route("GET", "/exec/{name}/json", "execs.inspect"),
+)
+
+LOOKING = (
+    Route("GET", "/containers/{name}/top", "looking.top"),
+    Route("GET", "/containers/{name}/stats", "looking.stats", kind="lasting"),
+    Route("GET", "/containers/{name}/changes", "looking.changes"),
+)
+
+FILES = (
+    Route("HEAD", "/containers/{name}/archive", "archives.look"),
+    Route("GET", "/containers/{name}/archive", "archives.get", kind="lasting"),
+    Route("PUT", "/containers/{name}/archive", "archives.put", kind="body"),
+    Route("GET", "/containers/{name}/export", "archives.export", kind="lasting"),
+)
+
+ROUTES: tuple[Route, ...] = (*SYSTEM, *CONTAINERS, *EXECS, *LOOKING, *FILES)
 
 
 @cache

@@ -27,7 +27,7 @@ from cove.daemon.docker.ask import (
     readable,
     told,
 )
-from cove.daemon.docker.pending import Pending
+from cove.daemon.docker.pending import Execs, Pending
 from cove.daemon.docker.routes import (
     NEWEST,
     OLDEST,
@@ -107,7 +107,7 @@ class Door:
         self._engine = engine
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="docker")
         self._handlers = handlers()
-        self._pending = Pending()
+        self._pending, self._execs = Pending(), Execs()
         self._long = 0
 
     def application(self) -> web.Application:
@@ -150,6 +150,7 @@ class Door:
             version or NEWEST,
             headers=request.headers,
             pending=self._pending,
+            execs=self._execs,
         )
         return route, ask
 
@@ -214,6 +215,7 @@ class Door:
                 pass  # it has ended before its input, and says why
         except BaseException:
             ask.cancel.set()  # before it sees the end of its input
+            run.add_done_callback(asyncio.Future.exception)  # nobody is there to hear of it
             raise
         finally:
             if writing is not None:
@@ -297,12 +299,13 @@ class Door:
     async def _hijack(self, request: web.Request, route: Route, ask: Ask) -> web.StreamResponse:
         """From here on the connection is ours: what is to be said is said by hand."""
         upgrade = "upgrade" in request.headers.get("Connection", "").lower()
-        if not upgrade:
-            ask.body = await request.read()
+        hijack.check_body(request)
+        ask.body = await request.read()
         taken = hijack.take_over(request)
         try:
-            if upgrade:
-                ask.body = await taken.body(request)
+            if request.content_length and not ask.body:
+                # aiohttp before 3.14 takes it for the beginning of the stream
+                ask.body = await taken.reader.readexactly(request.content_length)
             result = await self._run(self._handlers[route.handler], ask)
             if isinstance(result, Hijack):
                 await hijack.serve(taken, self._pool, ask, result, upgrade=upgrade)
@@ -336,7 +339,7 @@ def _into(write: Callable[[int], object], fd: int) -> None:
 
 async def _finish(waiting: list[Any], reader: int) -> None:
     """Once nobody reads it: the handler has ended, and with it the last look."""
-    await asyncio.wait(waiting)
+    await asyncio.gather(*waiting, return_exceptions=True)
     os.close(reader)
 
 

@@ -18,6 +18,7 @@ from cove.spec import network
 from cove.spec.assemble import Caller, assemble_machine
 from cove.spec.check import check_exec, check_machine
 from cove.spec.flags import CREATE, REFUSED, Flag
+from cove.spec.health import Health
 from cove.spec.machine import ExecSpec, MachineSpec
 from cove.spec.typed import Typed, read_values
 
@@ -306,7 +307,9 @@ def machine_from_docker(asked: Container, name: str, platform: str = "") -> Mach
     # A seccomp profile comes along as its own text.
     nobody = Caller("/", {}, lambda text: text)
     spec = assemble_machine(values, nobody, image=asked.image, command=_command(asked.cmd))
-    spec = msgspec.structs.replace(spec, entrypoint=_entrypoint(asked.entrypoint))
+    spec = msgspec.structs.replace(
+        spec, entrypoint=_entrypoint(asked.entrypoint), health=_health(asked.healthcheck)
+    )
     if host.masked_paths == [] and host.readonly_paths == []:
         open_paths = msgspec.structs.replace(spec.security, masked=False)
         spec = msgspec.structs.replace(spec, security=open_paths)
@@ -396,30 +399,19 @@ def _process(asked: Container) -> Words:
             yield name, "true"
     yield from (("expose", port) for port in asked.exposed_ports or ())
     yield from (("volume", target) for target in asked.volumes or ())
-    yield from _health(asked.healthcheck)
 
 
-def _health(check: Healthcheck | None) -> Words:
+def _health(check: Healthcheck | None) -> Health:
     if check is None:
-        return
-    test = check.test or []
-    if test == ["NONE"]:
-        yield "no-healthcheck", "true"
-        return
-    if test:
-        if test[0] != "CMD-SHELL" or len(test) != 2:
-            raise Unsupported("cannot use Healthcheck.Test: only CMD-SHELL and NONE")
-        yield "health-cmd", test[1]
-    for name, span in (
-        ("health-interval", check.interval),
-        ("health-timeout", check.timeout),
-        ("health-start-period", check.start_period),
-        ("health-start-interval", check.start_interval),
-    ):
-        if span:
-            yield name, f"{span}ns"
-    if check.retries:
-        yield "health-retries", str(check.retries)
+        return Health()
+    return Health(
+        tuple(check.test or ()),
+        interval=check.interval / 1e9,
+        timeout=check.timeout / 1e9,
+        start_period=check.start_period / 1e9,
+        start_interval=check.start_interval / 1e9,
+        retries=check.retries,
+    )
 
 
 def _host(host: HostConfig) -> Words:

@@ -58,6 +58,8 @@ class Exec(msgspec.Struct, frozen=True):
     """Empty: detached."""
     bound: bool = False
     """As for ``Run``; what the process has started goes on."""
+    id: str = ""
+    """64 hexadecimal digits; empty: some are chosen."""
 
 
 class Started(msgspec.Struct, frozen=True):

@@ -68,6 +68,7 @@ def exec_in(
     spec: ExecSpec,
     foreground: Foreground | None,
     *,
+    name: str = "",
     ended: Callable[[Extra], None] | None = None,
 ) -> Extra:
     """Start ``spec`` in the machine; detached: return once it runs. ``ended`` hears of its end, on
@@ -92,7 +93,7 @@ def exec_in(
         plan = _plan(home, record, spec, group, foreground, fds)
         session = foreground is not None
         ctl = home.forker.fork()
-        extra = Extra(secrets.token_hex(32), record, spec, plan, ctl, session, ended)
+        extra = Extra(name or secrets.token_hex(32), record, spec, plan, ctl, session, ended)
         try:
             send_start(ctl, _message(extra, range_base(record.id_range), foreground), fds)
         except OSError as error:
