@@ -84,6 +84,15 @@ def _of_builds() -> dict[str, click.Command]:
     return {"build": build.BUILD, "builder": builder}
 
 
+def _of_manifests() -> click.Command:
+    from cove.cli import manifest
+
+    return Group(
+        "manifest", manifest.COMMANDS, help="Lists of manifests, one for each platform",
+        group="Images",
+    )  # fmt: skip
+
+
 def _of_virtual_machines() -> dict[str, click.Command]:
     from cove.cli import kernels, templates
 
@@ -124,6 +133,7 @@ def _tree() -> Group:
         **plan.COMMANDS,
         "image": _of_images(),
         **images.TOP,
+        "manifest": _of_manifests(),
         **_of_builds(),
         **login.COMMANDS,
         "network": _of_networks(),

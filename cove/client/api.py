@@ -19,6 +19,7 @@ from cove.engine.calls import (
     build,
     capture,
     kernels,
+    lists,
     mounts,
     networks,
     ports,
@@ -369,6 +370,34 @@ class Client:
 
     def image_copy_out(self, params: ship.ImageCopy, call: calls.Call) -> ship.ImageCopied:
         result: ship.ImageCopied = self.transport.raw(VERBS["image.copy_out"], params, call)
+        return result
+
+    def manifest_create(
+        self, params: lists.ManifestCreate, cancelled: threading.Event | None = None
+    ) -> lists.ManifestShown:
+        call = calls.Call(cancelled=cancelled)
+        result: lists.ManifestShown = self._call("manifest.create", params, call)
+        return result
+
+    def manifest_annotate(self, params: lists.ManifestAnnotate) -> lists.ManifestShown:
+        result: lists.ManifestShown = self._call("manifest.annotate", params)
+        return result
+
+    def manifest_inspect(
+        self, params: lists.ManifestInspect, cancelled: threading.Event | None = None
+    ) -> lists.ManifestShown:
+        call = calls.Call(cancelled=cancelled)
+        result: lists.ManifestShown = self._call("manifest.inspect", params, call)
+        return result
+
+    def manifest_push(
+        self, params: lists.ManifestPush, cancelled: threading.Event | None = None
+    ) -> Iterator[calls.Progress]:
+        call = calls.Call(cancelled=cancelled)
+        return self.transport.stream(VERBS["manifest.push"], params, call)
+
+    def manifest_remove(self, params: lists.ManifestRemove) -> lists.ManifestShown:
+        result: lists.ManifestShown = self._call("manifest.remove", params)
         return result
 
     def registry_login(

@@ -13,9 +13,9 @@ from cove.engine import calls
 from cove.engine.calls import build as of_builds
 from cove.engine.calls import capture as of_capture
 from cove.engine.calls import kernels as of_kernels
+from cove.engine.calls import lists, ship
 from cove.engine.calls import networks as of_networks
 from cove.engine.calls import ports as of_ports
-from cove.engine.calls import ship
 from cove.engine.calls import snapshots as of_snapshots
 from cove.engine.calls import templates as of_templates
 from cove.engine.calls import volumes as of_volumes
@@ -25,6 +25,7 @@ from cove.engine.calls.prepare import Prepare
 from cove.engine.home import Home
 from cove.engine.images import building, foreign, images, saving, shipping, trees
 from cove.engine.images import copying as image_copying
+from cove.engine.images import lists as image_lists
 from cove.engine.looking import listing, logs, plan, stats, top, watching
 from cove.engine.machines import (
     ending,
@@ -438,6 +439,31 @@ class Engine:
 
     def image_copy_out(self, params: ship.ImageCopy, call: calls.Call) -> ship.ImageCopied:
         return image_copying.image_copy_out(self.home, params, call)
+
+    def manifest_create(
+        self, params: lists.ManifestCreate, call: calls.Call
+    ) -> lists.ManifestShown:
+        return image_lists.manifest_create(self.home, params, call)
+
+    def manifest_annotate(
+        self, params: lists.ManifestAnnotate, call: calls.Call
+    ) -> lists.ManifestShown:
+        return image_lists.manifest_annotate(self.home, params, call)
+
+    def manifest_inspect(
+        self, params: lists.ManifestInspect, call: calls.Call
+    ) -> lists.ManifestShown:
+        return image_lists.manifest_inspect(self.home, params, call)
+
+    def manifest_push(
+        self, params: lists.ManifestPush, call: calls.Call
+    ) -> Iterator[calls.Progress]:
+        return image_lists.manifest_push(self.home, params, call)
+
+    def manifest_remove(
+        self, params: lists.ManifestRemove, call: calls.Call
+    ) -> lists.ManifestShown:
+        return image_lists.manifest_remove(self.home, params, call)
 
     def image_push(self, params: ship.ImagePush, call: calls.Call) -> Iterator[calls.Progress]:
         return shipping.image_push(self.home, params, call)

@@ -62,6 +62,14 @@ class Layout:
         return f"{self.root}/recipes/{key}"
 
     @property
+    def lists(self) -> str:
+        return f"{self.root}/lists"
+
+    def manifest_list(self, key: str) -> str:
+        """One that is being put together, by the digest of its name."""
+        return f"{self.root}/lists/{key}.json"
+
+    @property
     def packed(self) -> str:
         return f"{self.root}/packed"
 
@@ -219,6 +227,7 @@ class Layout:
             (self.partial, 0o700),
             (self.recipes, 0o700),
             (self.packed, 0o700),
+            (self.lists, 0o700),
             (self.roots, 0o700),
             *((f"{self.roots}/{name}", 0o755) for name in mount_points),
             *((f"{self.roots}/{name}", 0o755) for name in ("p", "p/dev", "p/etc")),
