@@ -25,7 +25,7 @@ from cove.oci.reference import familiar
 from cove.planner.paths import MASKED, READONLY
 from cove.spec.flags import Flag
 from cove.spec.health import State
-from cove.spec.machine import MachineSpec, Mount, connections_of
+from cove.spec.machine import DeviceRate, MachineSpec, Mount, connections_of
 from cove.spec.network import Connection, machine_of
 from cove.spec.ports import Publish
 from cove.store.records import Endpoint, MachineRecord
@@ -226,6 +226,8 @@ def _host_config(spec: MachineSpec) -> Record:
         CpuShares=limits.cpu_shares,
         CpusetCpus=limits.cpuset_cpus,
         CpusetMems=limits.cpuset_mems,
+        BlkioWeight=limits.blkio_weight,
+        **_rates(limits.rates),
         PidsLimit=limits.pids or 2048,
         Ulimits=[Record(Name=u.name, Hard=u.hard, Soft=u.soft) for u in limits.ulimits],
         Devices=[
@@ -239,16 +241,28 @@ def _host_config(spec: MachineSpec) -> Record:
 
 
 _UNUSED: dict[str, Any] = {
-    "BlkioWeight": 0, "CgroupParent": "", "ContainerIDFile": "", "CpuPeriod": 0, "CpuQuota": 0,
+    "CgroupParent": "", "ContainerIDFile": "", "CpuPeriod": 0, "CpuQuota": 0,
     "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0,
     "KernelMemory": 0, "Links": NoList(), "MemorySwappiness": None, "OomKillDisable": False,
     "VolumeDriver": "",
-    "BlkioDeviceReadBps": [], "BlkioDeviceReadIOps": [], "BlkioDeviceWriteBps": [],
-    "BlkioDeviceWriteIOps": [], "BlkioWeightDevice": [], "Cgroup": "", "ConsoleSize": [0, 0],
+    "BlkioWeightDevice": [], "Cgroup": "", "ConsoleSize": [0, 0],
     "CpuCount": 0, "CpuPercent": 0, "DeviceCgroupRules": NoList(), "DeviceRequests": NoList(),
     "IOMaximumBandwidth": 0, "IOMaximumIOps": 0, "KernelMemoryTCP": 0,
 }  # fmt: skip
 """What Docker's templates may ask for and cove does not have."""
+
+
+def _rates(rates: tuple[DeviceRate, ...]) -> dict[str, Any]:
+    names = {
+        "read-bps": "BlkioDeviceReadBps",
+        "write-bps": "BlkioDeviceWriteBps",
+        "read-iops": "BlkioDeviceReadIOps",
+        "write-iops": "BlkioDeviceWriteIOps",
+    }
+    return {
+        name: [Record(Path=rate.path, Rate=rate.rate) for rate in rates if rate.kind == kind]
+        for kind, name in names.items()
+    }
 
 
 def _capabilities(names: tuple[str, ...]) -> list[str]:

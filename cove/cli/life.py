@@ -25,9 +25,9 @@ from cove.spec.values import clean_path
 
 LIMITS = (
     "memory", "memory-swap", "memory-reservation", "cpus", "cpu-shares", "cpu-period", "cpu-quota",
-    "cpuset-cpus", "cpuset-mems", "pids-limit", "restart",
+    "cpuset-cpus", "cpuset-mems", "blkio-weight", "pids-limit", "restart",
 )  # fmt: skip
-REFUSED = ("blkio-weight", "cpu-rt-period", "cpu-rt-runtime", "kernel-memory")
+REFUSED = ("cpu-rt-period", "cpu-rt-runtime", "kernel-memory")
 PRUNE_KEYS = ("until", "label", "label!")
 
 

@@ -8,6 +8,7 @@ import contextlib
 import os
 
 from cove.errors import HostError
+from cove.linux.cgroup_devices import limit_v1
 from cove.linux.cgroup_driver import (
     PERIOD,
     Cgroups,
@@ -142,6 +143,9 @@ class CgroupsV1(Cgroups):
             flag = f"--cpu-shares {limits.cpu_shares}"
             path = f"{base}/cpu.shares"
             set_limit(path, str(limits.cpu_shares), what="set CPU shares", flag=flag)
+        if limits.blkio_weight or limits.rates:
+            top = controller(self._facts, "blkio", flag="--blkio-weight, --device-…")
+            limit_v1(f"{top}/{self.parent}/{name}", limits)
         if limits.cpuset_cpus or limits.cpuset_mems:
             self._limit_cpuset(name, limits)
             return self._group(name)

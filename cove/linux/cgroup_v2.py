@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from cove.errors import HostError, UsageError
+from cove.linux.cgroup_devices import limit_v2
 from cove.linux.cgroup_driver import (
     PERIOD,
     Cgroups,
@@ -115,6 +116,9 @@ class CgroupsV2(Cgroups):
             value = str(weight(limits.cpu_shares))
             flag = f"--cpu-shares {limits.cpu_shares}"
             set_limit(f"{base}/cpu.weight", value, what="set CPU shares", flag=flag)
+        if limits.blkio_weight or limits.rates:
+            controller(self._facts, "io", flag="--blkio-weight, --device-…")
+            limit_v2(base, limits)
         for kind, value in (("cpus", limits.cpuset_cpus), ("mems", limits.cpuset_mems)):
             if value:
                 controller(self._facts, "cpuset", flag=f"--cpuset-{kind}")

@@ -17,6 +17,7 @@ from cove.spec.mounts import is_idmap
 from cove.spec.network import ALONE, ASKED_FOR, CARDS, OF_MACHINE, parse_network_name
 from cove.spec.policy import check_policy
 from cove.spec.ports import exposes, publishes
+from cove.spec.rates import check_rates
 from cove.spec.restart import RETRIES_MOST
 from cove.spec.suggest import did_you_mean
 from cove.spec.values import (
@@ -106,6 +107,7 @@ def _problems(spec: MachineSpec) -> Iterator[CoveError]:
     yield from _ports(spec)
     yield from _grants(spec)
     yield from _log(spec)
+    yield from check_rates(spec.limits)
     yield from check_restart(spec)
     yield from check_health(spec.health)
 

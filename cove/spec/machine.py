@@ -64,6 +64,15 @@ class Ulimit(msgspec.Struct, frozen=True):
     hard: int
 
 
+class DeviceRate(msgspec.Struct, frozen=True):
+    """How fast a block device of the host may be used."""
+
+    path: str
+    kind: Literal["read-bps", "write-bps", "read-iops", "write-iops"]
+    rate: int
+    """Bytes or operations in a second."""
+
+
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     """0 means: not limited (``pids``: cove's default)."""
 
@@ -82,6 +91,9 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     shm: int = 0
     ulimits: tuple[Ulimit, ...] = ()
     oom_score_adj: int = 0
+    blkio_weight: int = 0
+    """10 to 1000, beside other machines."""
+    rates: tuple[DeviceRate, ...] = ()
 
 
 class Security(msgspec.Struct, frozen=True, omit_defaults=True):

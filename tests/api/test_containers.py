@@ -179,9 +179,35 @@ def test_limits_change_while_it_runs(client: Client) -> None:
         made.update(mem_limit="32m", memswap_limit="-1", cpu_shares=512)
         made.reload()
         assert made.attrs["HostConfig"]["Memory"] == 32 << 20
-        with pytest.raises(docker.errors.APIError, match="BlkioWeight") as refused:
-            made.update(blkio_weight=100)
+        with pytest.raises(docker.errors.APIError, match="KernelMemory") as refused:
+            made.update(kernel_memory="20m")
         assert refused.value.status_code == 501
+    finally:
+        made.remove(force=True)
+
+
+def test_health_and_restarts_are_the_engines(cove: Cove, client: Client) -> None:
+    made = client.containers.run(
+        "bb",
+        ["sh", "-c", "until test -e /go; do sleep 0.05; done; rm /go; exit 3"],
+        detach=True,
+        healthcheck={"test": ["CMD", "test", "-e", "/well"], "interval": 50_000_000, "retries": 1},
+        restart_policy={"Name": "on-failure", "MaximumRetryCount": 1},
+    )
+
+    def seen(key: str) -> Any:
+        made.reload()
+        return made.attrs["State"].get(key)
+
+    try:
+        wait_until(lambda: seen("Health")["Status"] == "unhealthy", "a check that fails")
+        assert seen("Health")["Log"][-1]["ExitCode"] == 1
+        cove("exec", made.id, "touch", "/well", "/go")
+        wait_until(lambda: seen("Status") and made.attrs["RestartCount"] == 1, "its restart")
+        wait_until(lambda: seen("Health")["Status"] == "healthy", "a check that succeeds")
+        cove("exec", made.id, "touch", "/go")
+        wait_until(lambda: seen("Status") == "exited", "its last end")
+        assert seen("ExitCode") == 3
     finally:
         made.remove(force=True)
 

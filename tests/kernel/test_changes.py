@@ -352,7 +352,7 @@ def test_what_update_refuses(cove: Cove) -> None:
 REFUSED = (
     ((), 125, "cannot update: no limit is named"),
     (("--restart", "on-failure:x"), 125, 'cannot read restart policy "on-failure:x"'),
-    (("--blkio-weight", "20"), 125, "cannot use --blkio-weight: cove does not limit block"),
+    (("--blkio-weight", "5"), 1, "cannot use --blkio-weight 5: it is not between 10 and 1000"),
     (("--kernel-memory", "20m"), 125, "cannot use --kernel-memory"),
     (("--cpu-period", "1000"), 125, "cannot use --cpu-period without --cpu-quota"),
     (("--cpus", "1", "--cpu-quota", "1000"), 125, "--cpus sets the same limit"),

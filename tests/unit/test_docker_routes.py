@@ -237,8 +237,7 @@ def test_the_kind_of_machine_is_chosen_by_isolation() -> None:
     ("fields", "name"),
     [
         ({"DeviceRequests": [{"Count": -1}]}, "DeviceRequests"),
-        ({"BlkioWeight": 300}, "BlkioWeight"),
-        ({"BlkioDeviceReadIOps": [{}]}, "BlkioDeviceReadIOps"),
+        ({"BlkioWeightDevice": [{}]}, "BlkioWeightDevice"),
         ({"KernelMemory": 1 << 20}, "KernelMemory"),
         ({"MemorySwappiness": 10}, "MemorySwappiness"),
         ({"OomKillDisable": True}, "OomKillDisable"),

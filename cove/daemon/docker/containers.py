@@ -201,6 +201,7 @@ def update(ask: Ask) -> Answer:
         cpu_shares=limits.cpu_shares,
         cpuset_cpus=limits.cpuset_cpus,
         cpuset_mems=limits.cpuset_mems,
+        blkio_weight=limits.blkio_weight,
         pids=asked.pids_limit,
         restart=values.get("restart"),
     )

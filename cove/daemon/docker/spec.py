@@ -57,6 +57,14 @@ class LogConfig(Struct):
     config: StringMap = None
 
 
+class Throttle(Struct):
+    path: str
+    rate: int = 0
+
+
+Throttles = list[Throttle] | None
+
+
 class RestartPolicy(Struct):
     name: str = ""
     maximum_retry_count: int = 0
@@ -116,14 +124,10 @@ class Resources(Struct):
     # what cove has not
     blkio_weight: int = 0
     blkio_weight_device: list[Any] | None = None
-    blkio_device_read_bps: list[Any] | None = None
-    blkio_device_write_bps: list[Any] | None = None
-    blkio_device_read_i_ops: list[Any] | None = msgspec.field(
-        default=None, name="BlkioDeviceReadIOps"
-    )
-    blkio_device_write_i_ops: list[Any] | None = msgspec.field(
-        default=None, name="BlkioDeviceWriteIOps"
-    )
+    blkio_device_read_bps: Throttles = None
+    blkio_device_write_bps: Throttles = None
+    blkio_device_read_i_ops: Throttles = msgspec.field(default=None, name="BlkioDeviceReadIOps")
+    blkio_device_write_i_ops: Throttles = msgspec.field(default=None, name="BlkioDeviceWriteIOps")
     cpu_realtime_period: int = 0
     cpu_realtime_runtime: int = 0
     cpu_count: int = 0
@@ -201,11 +205,11 @@ class NetworkingConfig(Struct):
 
 class Healthcheck(Struct):
     test: Strings = None
-    interval: int = 0
-    timeout: int = 0
-    retries: int = 0
-    start_period: int = 0
-    start_interval: int = 0
+    interval: int | None = None
+    timeout: int | None = None
+    retries: int | None = None
+    start_period: int | None = None
+    start_interval: int | None = None
 
 
 class Container(Struct):
@@ -251,12 +255,7 @@ class Exec(Struct):
 
 
 NOT_HERE = {
-    "blkio_weight": "blkio-weight",
     "blkio_weight_device": "blkio-weight-device",
-    "blkio_device_read_bps": "device-read-bps",
-    "blkio_device_write_bps": "device-write-bps",
-    "blkio_device_read_i_ops": "device-read-iops",
-    "blkio_device_write_i_ops": "device-write-iops",
     "cpu_realtime_period": "cpu-rt-period",
     "cpu_realtime_runtime": "cpu-rt-runtime",
     "kernel_memory": "kernel-memory",
@@ -406,11 +405,11 @@ def _health(check: Healthcheck | None) -> Health:
         return Health()
     return Health(
         tuple(check.test or ()),
-        interval=check.interval / 1e9,
-        timeout=check.timeout / 1e9,
-        start_period=check.start_period / 1e9,
-        start_interval=check.start_interval / 1e9,
-        retries=check.retries,
+        interval=(check.interval or 0) / 1e9,
+        timeout=(check.timeout or 0) / 1e9,
+        start_period=(check.start_period or 0) / 1e9,
+        start_interval=(check.start_interval or 0) / 1e9,
+        retries=check.retries or 0,
     )
 
 
@@ -468,6 +467,7 @@ def resource_words(config: Resources) -> Words:
         ("cpu-shares", config.cpu_shares),
         ("cpu-period", config.cpu_period),
         ("cpu-quota", config.cpu_quota),
+        ("blkio-weight", config.blkio_weight),
     ):
         if number:
             yield name, str(number)
@@ -481,6 +481,13 @@ def resource_words(config: Resources) -> Words:
     ):
         if text:
             yield name, text
+    for name, throttles in (
+        ("device-read-bps", config.blkio_device_read_bps),
+        ("device-write-bps", config.blkio_device_write_bps),
+        ("device-read-iops", config.blkio_device_read_i_ops),
+        ("device-write-iops", config.blkio_device_write_i_ops),
+    ):
+        yield from ((name, f"{throttle.path}:{throttle.rate}") for throttle in throttles or ())
     policy = config.restart_policy
     if policy is not None and policy.name:
         retries = f":{policy.maximum_retry_count}" if policy.maximum_retry_count else ""

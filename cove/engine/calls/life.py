@@ -42,6 +42,7 @@ class Update(msgspec.Struct, frozen=True):
     cpu_shares: int = 0
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
+    blkio_weight: int = 0
     pids: int | None = None
     """None: as it is; 0: cove's default; -1: unlimited."""
     restart: Policy | None = None
