@@ -18,6 +18,7 @@ from cove.client.api import Client
 from cove.engine import calls
 from cove.engine.calls.build import BuildPrune, ImageBuild
 from cove.errors import CoveError, NoSuchImage, Unsupported, UsageError, printable
+from cove.linux.patience import Patience
 from cove.oci.config import ImageConfig, config_from_json
 from cove.oci.manifest import Platform, host_platform_of, matches, parse_platform
 from cove.oci.reference import parse_reference
@@ -87,6 +88,7 @@ def _wanted(typed: Typed, terminal: Terminal, context: Context) -> Wanted:
         arguments=_arguments(typed, terminal),
         labels=dict(typed.values.get("labels", ())),
         ignore=context.rules,
+        patience=Patience(f"cannot build {context.name}", terminal.cancelled),
         every_stage=typed.on("check"),
     )
 

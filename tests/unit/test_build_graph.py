@@ -187,3 +187,19 @@ def test_any_file_is_planned_or_refused(lines: list[str]) -> None:
         plan("\n".join(["ARG A=x", "FROM b AS zero", *lines]))
     except CoveError as error:
         assert "Dockerfile" in error.render()
+
+
+def test_who_waits_may_lose_patience() -> None:
+    """It is asked for each instruction; each alone is bounded."""
+    left = iter(range(10))
+
+    def patience() -> None:
+        if next(left, None) is None:
+            raise CoveError("enough")
+
+    file = read_dockerfile(b"FROM scratch\n" + b"EXPOSE 1-65535\n" * 10_000, "Dockerfile")
+    with pytest.raises(CoveError, match="enough"):
+        plan_build(file, Wanted(HOST, patience=patience), lambda *_: None)
+    file = read_dockerfile(b"FROM scratch\nEXPOSE" + b" 1-65535" * 5, "Dockerfile")
+    with pytest.raises(CoveError, match="more than 262144 ports"):
+        plan_build(file, Wanted(HOST), lambda *_: None)

@@ -47,6 +47,8 @@ class Wanted:
     ignore: Ignore | None = None
     every_stage: bool = False
     """Also those that the target does not need (``--check``)."""
+    patience: Callable[[], object] = bool
+    """Called for each instruction; raises when it has taken long enough."""
 
     @property
     def goal(self) -> Platform:
@@ -101,7 +103,7 @@ def _plan(file: Dockerfile, wanted: Wanted, lookup: Lookup, warnings: Warnings) 
     )
     _check_defaults(file, scope, wanted, warnings)
     planned = _needed(file, wanted, scope, warnings, lookup, target)
-    rules = Rules(scope, file.escape, warnings, wanted.ignore)
+    rules = Rules(scope, file.escape, warnings, wanted.ignore, wanted.patience)
     names = names_of(file, wanted.contexts)
     states: dict[int, State] = {}
     stages: list[StagePlan] = []

@@ -12,11 +12,14 @@ from cove.spec.suggest import did_you_mean
 
 PROTOCOLS = ("tcp", "udp", "sctp")
 PORT_MAX = 65535
+PORTS_MAX = 4 * (PORT_MAX + 1)
+"""Of one instruction."""
 
 
 def exposed(words: tuple[str, ...], step: Expose, warnings: Warnings) -> tuple[str, ...]:
     """``80/tcp`` for every port of every word."""
     found: dict[str, None] = {}
+    total = 0
     for word in sorted(words):
         front, _, protocol = word.partition("/")
         *above, port = front.split(":")
@@ -29,6 +32,9 @@ def exposed(words: tuple[str, ...], step: Expose, warnings: Warnings) -> tuple[s
             hint = did_you_mean(protocol, PROTOCOLS) or f"it is {', '.join(PROTOCOLS)}"
             raise _bad(step, word, f'no protocol is called "{protocol}"', hint)
         first, last = _range(port, step, word)
+        total += last + 1 - first
+        if total > PORTS_MAX:
+            raise _bad(step, word, f"these are more than {PORTS_MAX} ports")
         for number in range(first, last + 1):
             found[f"{number}/{protocol.lower() or 'tcp'}"] = None
     return tuple(found)

@@ -43,6 +43,7 @@ class Rules:
     escape: str
     warnings: Warnings
     ignore: Ignore | None
+    patience: Callable[[], object] = bool
 
 
 @dataclass(slots=True)
@@ -104,6 +105,7 @@ class Walk:
 
     def step(self, by: i.Instruction, *, onbuild: bool = False) -> Step | None:
         """What ``by`` does; None: it leaves no trace (ONBUILD)."""
+        self.rules.patience()
         made = self._made(by)
         return None if made is None else replace(made, onbuild=onbuild)
 

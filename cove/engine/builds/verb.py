@@ -30,6 +30,7 @@ from cove.errors import NOT_JSON, BadArchive, NoSuchImage, UsageError
 from cove.image import catalog
 from cove.image.history import moment
 from cove.image.importing import parse_name
+from cove.linux.patience import Patience
 from cove.oci.archive import Span
 from cove.oci.config import ImageConfig
 from cove.oci.digest import digest_of
@@ -119,7 +120,7 @@ def _build(
 ) -> BuildStep:
     names = tuple(parse_name(tag) for tag in params.tags)
     images = _Images(home, params.images)
-    build = _plan(params, images.lookup)
+    build = _plan(params, images.lookup, stopped)
     for warning in build.warnings:
         tell("warning", 0, text=str(warning).encode())
 
@@ -182,7 +183,11 @@ class _Images:
         return record
 
 
-def _plan(params: ImageBuild, lookup: Callable[[Origin, Platform], ImageConfig | None]) -> Build:
+def _plan(
+    params: ImageBuild,
+    lookup: Callable[[Origin, Platform], ImageConfig | None],
+    stopped: threading.Event,
+) -> Build:
     ignore = read_ignore(params.ignore, params.ignore_name) if params.ignore else None
     build = plan_build(
         read_dockerfile(params.dockerfile, params.name),
@@ -193,6 +198,7 @@ def _plan(params: ImageBuild, lookup: Callable[[Origin, Platform], ImageConfig |
             arguments=params.arguments,
             labels=params.labels,
             ignore=ignore,
+            patience=Patience(f"cannot build {params.name}", stopped),
         ),
         lookup,
     )
