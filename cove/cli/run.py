@@ -321,9 +321,28 @@ def kill(typed: Typed, terminal: Terminal, client: Client) -> int:
     return each(typed.words, terminal, one)
 
 
+Condition = Literal["not-running", "next-exit", "removed"]
+
+
+def parse_condition(text: str) -> Condition:
+    if text == "next-exit":
+        return "next-exit"
+    if text == "removed":
+        return "removed"
+    if text != "not-running":
+        raise values.bad("condition", text, "it is not-running, next-exit or removed")
+    return "not-running"
+
+
+CONDITION = Flag("condition", "condition", "Until when: not-running, next-exit or removed", "",
+                 "CONDITION", parse_condition, default="not-running")  # fmt: skip
+
+
 def wait(typed: Typed, terminal: Terminal, client: Client) -> int:
+    condition: Condition = typed.values.get("condition", "not-running")
+
     def one(name: str) -> str:
-        ended = client.wait(calls.Wait(name), terminal.cancelled)
+        ended = client.wait(calls.Wait(name, condition), terminal.cancelled)
         return "" if terminal.cancelled.is_set() else str(ended.exit_code)
 
     code = each(typed.words, terminal, one)
@@ -462,6 +481,7 @@ COMMANDS: dict[str, Command] = {
             "wait",
             wait,
             help="Wait until machines end; print their exit codes",
+            flags=(CONDITION,),
             words=MACHINES,
             least=1,
             most=None,

@@ -76,7 +76,7 @@ def test_one_that_always_runs_ends_when_it_is_stopped(cove: Cove, ends: str) -> 
     for count in (1, 2):
         cove("exec", ends, "touch", "/go")
         runs_anew(cove, ends, count)
-    assert cove("logs", ends).out == "run\n" * 3
+    wait_until(lambda: cove("logs", ends).out == "run\n" * 3, "what the third run says")
     cove("stop", "-t", "0", ends)
     assert status(cove, ends) == "exited"
     cove("start", ends)
@@ -98,6 +98,21 @@ def test_one_that_always_runs_ends_when_it_is_stopped(cove: Cove, ends: str) -> 
         "cannot use --restart and --rm together"
         in cove("run", "--rm", "--restart", "always", "bb", "true", code=125).err
     )
+
+
+def test_the_next_end_is_waited_for(cove: Cove, ends: str) -> None:
+    cove("run", "--name", ends, "bb", "sh", "-c", "exit 6", code=6)
+    assert cove("wait", "--condition", "not-running", ends).out == "6\n"
+    waits = cove.spawn("wait", "--condition", "next-exit", ends)
+
+    def ended() -> bool:  # one end may come before it listens
+        cove("start", "-a", ends, code=6)
+        return waits.poll() is not None
+
+    wait_until(ended, "an end that is heard")
+    assert waits.communicate() == (b"6\n", b"")
+    done = cove("wait", "--condition", "healthy", ends, code=125)
+    assert "it is not-running, next-exit or removed" in done.err
 
 
 def test_one_that_waits_is_seen_stopped_and_started(fresh_cove: Cove) -> None:
