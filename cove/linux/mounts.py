@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
@@ -82,6 +83,20 @@ def idmap_of(path: str, kernel: tuple[int, int]) -> Literal["recursive", "top", 
     if not found:
         return "none"
     return "recursive" if below else "top"
+
+
+def mount_points(pid: int) -> set[str]:
+    """Where something is mounted, as a process sees it; none of one that has ended."""
+    try:
+        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            return {_unescaped(line.split(" ", 5)[4]) for line in file}
+    except OSError:
+        return set()
+
+
+def _unescaped(path: str) -> str:
+    r"""``\\040`` is a space."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
 
 
 def _open(path: str, *, create: bool) -> int:

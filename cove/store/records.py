@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from cove.spec.health import Check, State
-from cove.spec.machine import Limits, MachineSpec
+from cove.spec.machine import Limits, MachineSpec, Mount
 
 
 class Cause(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -119,6 +119,8 @@ class MachineRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the policy waited the last time; 0: it was last started by hand."""
     restarting: bool = False
     """A restart was begun: it ends in order to start again, also when it is ephemeral."""
+    mounts_before: tuple[Mount, ...] | None = None
+    """While its mounts are changed in a container that runs: what they were."""
     limits_before: Limits | None = None
     """While an update is under way: what its limits were."""
     strata: tuple[int, ...] = ()

@@ -113,3 +113,31 @@ def runs_for_good(cove: Cove) -> Callable[[], bool]:
         return len(before) > 1 and before[-1] is not None and before[-1] == before[-2]
 
     return look
+
+
+@pytest.mark.timeout(600)
+def test_a_daemon_killed_at_any_step_of_other_mounts(fresh_cove: Cove, tmp_path: Path) -> None:
+    """Afterwards the record says what the kernel has: the old ones, the new ones, or some of both;
+    all of the new ones if that was told.
+    """
+    cove, verb = fresh_cove, "cove.engine.machines.remounting:change"
+    source = tmp_path / "source"
+    source.mkdir()
+    bind = f"type=bind,source={source},target=/new"
+    cove("run", "-d", "--name", NAME, "-v", "kept:/old", "bb", "sleep", "100000")
+    cove("exec", NAME, "sh", "-c", "echo kept > /old/file")
+    words = ("update", "--mount-add", bind, "--mount-add", "source=v,target=/v", "--mount-rm",
+             "/old", NAME)  # fmt: skip
+    stride = 1 if STRIDE == 1 else 3 * STRIDE
+    for where, told in walk(cove, tmp_path / "at", verb, words, stride=stride):
+        recorded = {mount["Destination"] for mount in cove.inspect(NAME)["Mounts"]}
+        mounts = cove("exec", NAME, "cat", "/proc/mounts").out.splitlines()
+        assert recorded == {line.split()[1] for line in mounts} & {"/old", "/new", "/v"}, where
+        assert recorded == {"/new", "/v"} or not told, where
+        if "/old" not in recorded:
+            cove("update", "--mount-add", "source=kept,target=/old", NAME)
+        for target in sorted(recorded - {"/old"}):
+            cove("update", "--mount-rm", target, NAME)
+        assert cove("exec", NAME, "cat", "/old/file").out == "kept\n", where
+    cove("rm", "-f", NAME)
+    cove("volume", "rm", "-f", "kept", "v")

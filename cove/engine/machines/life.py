@@ -272,6 +272,7 @@ def _write_start(home: Home, live: Live, again: bool, record: MachineRecord) -> 
             spec=now.spec,
             restarting=now.restarting,
             limits_before=None,
+            mounts_before=None,
             strata=now.strata,
             own=now.own,
             snapshot=now.snapshot,

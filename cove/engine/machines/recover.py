@@ -15,7 +15,7 @@ import time
 
 from cove.engine.home import Home
 from cove.engine.live import Live
-from cove.engine.machines import ending, monitors, pause, update
+from cove.engine.machines import ending, monitors, pause, remounting, update
 from cove.engine.machines.outcomes import outcome
 from cove.engine.networks import recover as networks
 from cove.engine.volumes import making
@@ -48,6 +48,9 @@ def recover(home: Home) -> None:
     networks.recover(home)
     making.recover(home)
     for live in waiting:
+        if live.started and live.key in home.lives:
+            remounting.take_up(home, live)
+    for live in waiting:
         if live.key in home.lives and home.record(live.key).build:
             ending.kill(home, live, "kill")  # nobody is left who builds
         if live.ctl is not None and live.key in home.lives:
@@ -63,9 +66,9 @@ def _sweep(home: Home, path: str) -> None:
 
 def _take_up(home: Home, record: MachineRecord) -> Live | None:
     """The machine as it is now; a Live only when its monitor may answer."""
-    if record.limits_before is not None and record.state not in ("running", "paused"):
-        record = home.update(record.key, limits_before=None)
     active = record.state in ("running", "paused")
+    if not active and (record.limits_before is not None or record.mounts_before is not None):
+        record = home.update(record.key, limits_before=None, mounts_before=None)
     if not active and record.id_range < 0 and not record.group:
         if record.spec.remove and record.state == "exited" and not record.restarting:
             ending.forget(home, record, volumes=True)

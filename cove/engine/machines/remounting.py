@@ -1,13 +1,14 @@
 """Other mounts for a machine that exists: at once where it runs and is a container, else from its
 next start on.
 
-The record has them first. What the kernel refuses then is taken back, there and in the kernel; a
-daemon that is killed in between leaves a record that is true from the next start on.
+The record has them first, and what they were beside it. What the kernel refuses then is taken back,
+there and in the kernel; what a daemon that is killed in between leaves the next one finishes.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import msgspec
 
@@ -19,8 +20,9 @@ from cove.engine.machines import stopping
 from cove.engine.ranges import range_base
 from cove.engine.volumes import taking
 from cove.engine.volumes.binds import check_binds, open_binds
-from cove.errors import Conflict, NotFound, Unsupported, UsageError
+from cove.errors import Conflict, CoveError, NotFound, Unsupported, UsageError
 from cove.executor.archiver import run_archiver
+from cove.linux.mounts import mount_points
 from cove.plan.ops import Plan
 from cove.planner import Place
 from cove.planner.remount import plan_attach, plan_detach
@@ -76,7 +78,14 @@ def _changed(spec: MachineSpec, remove: tuple[str, ...], added: tuple[Mount, ...
     return msgspec.structs.replace(spec, mounts=(*left, *added))
 
 
-def _write(home: Home, key: int, remove: tuple[str, ...], added: tuple[Mount, ...]) -> MachineSpec:
+def _write(
+    home: Home,
+    key: int,
+    remove: tuple[str, ...],
+    added: tuple[Mount, ...],
+    *,
+    pending: bool = False,
+) -> MachineSpec:
     """What its mounts were."""
     with home.lock:
         before = home.record(key)
@@ -84,7 +93,8 @@ def _write(home: Home, key: int, remove: tuple[str, ...], added: tuple[Mount, ..
         check_machine(spec)
         now = msgspec.structs.replace(before, spec=spec)
         taking.check_there(home, now)
-        taking.settle(home, home.update(key, spec=spec))
+        mounts = before.spec.mounts if pending else None
+        taking.settle(home, home.update(key, spec=spec, mounts_before=mounts))
         return before.spec
 
 
@@ -95,7 +105,7 @@ def _change_live(
     remove: tuple[str, ...],
     added: tuple[Mount, ...],
 ) -> None:
-    before = _write(home, record.key, remove, added)
+    before = _write(home, record.key, remove, added, pending=not live.virtual)
     if live.virtual:
         return
     what = f"change the mounts of {record.name}"
@@ -110,11 +120,48 @@ def _change_live(
             done.append(mount)
     except BaseException:
         _take_back(home, record, live, done, gone, what)
-        with home.lock:
-            if home.store.has_machine(record.key):
-                spec = home.record(record.key).spec
-                home.update(record.key, spec=msgspec.structs.replace(spec, mounts=before.mounts))
+        _settle(home, record.key, before.mounts)
         raise
+    _settle(home, record.key, None)
+
+
+def _settle(home: Home, key: int, mounts: tuple[Mount, ...] | None) -> None:
+    """Record and kernel agree: on these, or on what the record has."""
+    with home.lock:
+        if home.store.has_machine(key):
+            spec = home.record(key).spec
+            if mounts is not None:
+                spec = msgspec.structs.replace(spec, mounts=mounts)
+            home.update(key, spec=spec, mounts_before=None)
+
+
+def take_up(home: Home, live: Live) -> None:
+    """The change that an earlier daemon was killed in, of a machine that runs: as far as the kernel
+    does it. What it does not is recorded no more: nobody was told that it is so.
+    """
+    record = home.record(live.key)
+    before, wanted = record.mounts_before, record.spec.mounts
+    if before is None:
+        return
+    what = f"change the mounts of {record.name}"
+    seen = mount_points(live.pid)
+    left = list(before)
+    for mount in (mount for mount in before if mount not in wanted):
+        with suppress(CoveError):
+            if mount.target in seen:
+                plan = plan_detach(record.spec, home.facts, (mount.target,))
+                _run(home, live, plan, {}, what)
+            left.remove(mount)
+    for mount in (mount for mount in wanted if mount not in before):
+        # One in the place of one that is gone.
+        there = mount.target in seen and not any(m.target == mount.target for m in before)
+        with suppress(CoveError):
+            if not there:
+                _attach(home, record, live, mount, what)
+            left.append(mount)
+    lost = tuple(mount for mount in wanted if mount not in left)
+    _settle(home, live.key, tuple(left))
+    taking.give_up(home, lost)
 
 
 def _take_back(
