@@ -38,6 +38,9 @@ test-vms: $(VENV)/.tested ## every scenario of containers, for virtual machines 
 test-walks: $(VENV)/.tested ## the daemon killed at every step of every verb, not at every eighth
 	COVE_WALK=all $(VENV)/bin/python -m pytest tests -k any_step
 
+test-proofs: $(VENV)/.tested ## nginx and postgres by Debian's packages, in both kinds of machines (minutes)
+	$(VENV)/bin/python -m tests.proofs
+
 test-host61: $(VENV)/.tested ## the core of the tests on Debian's Linux 6.1 with pure cgroup v2, in QEMU
 	@$(call need,$(HOST61_PACKAGES))
 	$(VENV)/bin/python -m tests.host61
