@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cove.daemon.docker import spec
+from cove.daemon.docker import bodies, spec
 from cove.daemon.docker.routes import NEWEST, OLDEST, ROUTES, find, split_version
 from cove.daemon.docker.server import check_version, handlers
 from cove.errors import CoveError, Unsupported, UsageError
@@ -89,7 +89,7 @@ def test_versions_too_old_and_too_new_are_refused_in_dockers_words() -> None:
 
 
 def made(body: dict[str, Any], name: str = "", platform: str = "") -> MachineSpec:
-    asked = spec.CONTAINER.decode(msgspec.json.encode({"Image": "bb"} | body))
+    asked = bodies.CONTAINER.decode(msgspec.json.encode({"Image": "bb"} | body))
     return spec.machine_from_docker(asked, name, platform)
 
 
@@ -194,6 +194,8 @@ def test_files_are_what_was_asked_for() -> None:
         ],
     )
     found = {m.target: m for m in asked.mounts}
+    twice = made({"Volumes": {"/data": {}, "/own": {}}, "HostConfig": {"Binds": ["data:/data/"]}})
+    assert {m.target: m.source for m in twice.mounts} == {"/data": "data", "/own": ""}
     assert found["/srv"].read_only and found["/data"].source == "data"
     assert found["/run"].size == 64 << 10
     assert found["/c"].source == "/a,b" and found["/c"].read_only
@@ -262,8 +264,8 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
 
 
 def test_a_second_process_is_what_was_asked_for() -> None:
-    asked = spec.EXEC.decode(b'{"Cmd": ["id"], "User": "ada", "Tty": true, "AttachStdin": true}')
+    asked = bodies.EXEC.decode(b'{"Cmd": ["id"], "User": "ada", "Tty": true, "AttachStdin": true}')
     found = spec.exec_from_docker(asked)
     assert found.command == ("id",) and found.user == "ada" and found.tty and found.stdin_open
     with pytest.raises(UsageError, match="No exec command specified"):
-        spec.exec_from_docker(spec.EXEC.decode(b'{"Cmd": []}'))
+        spec.exec_from_docker(bodies.EXEC.decode(b'{"Cmd": []}'))

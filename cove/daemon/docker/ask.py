@@ -149,9 +149,10 @@ class Ask:
         return Call(body=self.fd, sink=sink, cancelled=self.cancel)
 
     def read(self, decoder: msgspec.json.Decoder[T]) -> T:
-        """The body, as what it has to be."""
+        """The body, as what it has to be. As in Go, null is nothing."""
         try:
-            return decoder.decode(self.body or b"{}")
+            found = without_nulls(msgspec.json.decode(self.body or b"{}"))
+            return msgspec.convert(found, decoder.type)
         except NOT_JSON as error:
             raise UsageError(f"cannot read the request: {error}") from error
 
@@ -162,11 +163,22 @@ class Ask:
         return readable(self.names["name"]).removeprefix("/")
 
     def machine(self) -> MachineRecord:
+        return self.machine_called(self.name)
+
+    def machine_called(self, name: str) -> MachineRecord:
         """In Docker's words when there is none: its clients read them."""
         try:
-            return self.engine.found(self.name)
+            return self.engine.found(name)
         except NotFound:
-            raise NotFound(f"No such container: {self.name}") from None
+            raise NotFound(f"No such container: {name}") from None
+
+
+def without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_nulls(item) for name, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [without_nulls(item) for item in value]
+    return value
 
 
 def _values(value: Any) -> tuple[str, ...]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from cove.cli import filters
-from cove.daemon.docker import shapes, spec
+from cove.daemon.docker import bodies, shapes, spec
 from cove.daemon.docker.ask import Answer, Ask, Stream, to_json
 from cove.daemon.docker.pending import Waiting
 from cove.engine import calls
@@ -25,7 +26,7 @@ PRUNE_KEYS = ("until", "label", "label!")
 
 
 def create(ask: Ask) -> Answer:
-    asked = ask.read(spec.CONTAINER)
+    asked = ask.read(bodies.CONTAINER)
     name = ask.text("name").removeprefix("/")
     if name:
         parse_name(name)
@@ -171,24 +172,25 @@ def remove(ask: Ask) -> Answer:
     return DONE
 
 
-def prune(ask: Ask) -> Answer:
-    wanted = ask.gathered(PRUNE_KEYS)
+def prune_fields(wanted: Mapping[str, tuple[str, ...]], now: float) -> dict[str, Any]:
     until = wanted.get("until", ())
     if len(until) > 1:
         raise UsageError("cannot use more than one until filter")
-    gone = ask.engine.prune(
-        calls.Prune(
-            parse_time(until[0], time.time()) if until else 0.0,
-            wanted.get("label", ()),
-            wanted.get("label!", ()),
-        ),
-        CALL,
-    )
+    return {
+        "until": parse_time(until[0], now) if until else 0.0,
+        "labels": wanted.get("label", ()),
+        "without": wanted.get("label!", ()),
+    }
+
+
+def prune(ask: Ask) -> Answer:
+    fields = prune_fields(ask.gathered(PRUNE_KEYS), time.time())
+    gone = ask.engine.prune(calls.Prune(**fields), CALL)
     return Answer({"ContainersDeleted": list(gone.ids) or None, "SpaceReclaimed": gone.reclaimed})
 
 
 def update(ask: Ask) -> Answer:
-    machine, asked = ask.machine(), ask.read(spec.UPDATE)
+    machine, asked = ask.machine(), ask.read(bodies.UPDATE)
     spec.refuse(asked)
     values = read_values.__wrapped__(spec.typed(spec.resource_words(asked)))
     limits = assemble_limits(values)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import msgspec
 
-from cove.daemon.docker import spec
+from cove.daemon.docker import bodies, spec
 from cove.daemon.docker.ask import Answer, Ask, Hijack
 from cove.daemon.docker.pending import Exec
 from cove.engine import calls
@@ -17,7 +17,7 @@ from cove.engine.machines.resizing import tell_size
 from cove.errors import Conflict, CoveError, UsageError
 
 
-class Start(spec.Struct):
+class Start(bodies.Struct):
     detach: bool = False
     tty: bool = False
     console_size: list[int] | None = None
@@ -27,7 +27,7 @@ START = msgspec.json.Decoder(Start)
 
 
 def create(ask: Ask) -> Answer:
-    machine, asked = ask.machine(), ask.read(spec.EXEC)
+    machine, asked = ask.machine(), ask.read(bodies.EXEC)
     if not ask.engine.is_running(machine.id):
         raise Conflict(f"container {machine.id} is not running")
     if machine.state == "paused":

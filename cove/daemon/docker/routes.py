@@ -115,7 +115,104 @@ FILES = (
     Route("GET", "/containers/{name}/export", "archives.export", kind="lasting"),
 )
 
-ROUTES: tuple[Route, ...] = (*SYSTEM, *CONTAINERS, *EXECS, *LOOKING, *FILES)
+IMAGES = (
+    Route("GET", "/images/json", "images.listed"),
+    Route(
+        "POST",
+        "/images/create",
+        "images.create",
+        "partial",
+        "nothing is imported from an address",
+        kind="body",
+    ),
+    Route("POST", "/images/prune", "images.prune", since=(1, 25)),
+    Route("POST", "/images/load", "images.load", kind="body"),
+    Route("GET", "/images/get", "images.save", kind="lasting"),
+    Route("GET", "/images/search", "off.search", "no", "cove asks no registry for what it has"),
+    Route("GET", "/images/{name*}/json", "images.inspect"),
+    Route("GET", "/images/{name*}/history", "images.history"),
+    Route("GET", "/images/{name*}/get", "images.save", kind="lasting"),
+    Route(
+        "POST",
+        "/images/{name*}/push",
+        "images.push",
+        "partial",
+        "identity tokens are refused by name",
+        kind="lasting",
+    ),
+    Route("POST", "/images/{name*}/tag", "images.tag"),
+    Route("DELETE", "/images/{name*}", "images.remove"),
+    Route("POST", "/commit", "images.commit", "partial", "the body's config is not read: changes"),
+    Route("POST", "/auth", "images.auth"),
+    Route("GET", "/distribution/{name*}/json", "off.distribution", "no", "pull it", (1, 30)),
+    Route("POST", "/build", "off.build", "no", "not over Docker's API yet: cove build"),
+    Route("POST", "/build/prune", "off.build", "no", "not over Docker's API yet", (1, 31)),
+    Route("POST", "/session", "off.session", "no", "cove speaks no BuildKit sessions", (1, 31)),
+)
+
+NETWORKS = (
+    Route("GET", "/networks", "networks.listed"),
+    Route(
+        "POST",
+        "/networks/create",
+        "networks.create",
+        "partial",
+        "drivers, options and auxiliary addresses are refused by name",
+    ),
+    Route("POST", "/networks/prune", "networks.prune", since=(1, 25)),
+    Route("GET", "/networks/{name}", "networks.inspect"),
+    Route("DELETE", "/networks/{name}", "networks.remove"),
+    Route("POST", "/networks/{name}/connect", "networks.connect"),
+    Route("POST", "/networks/{name}/disconnect", "networks.disconnect"),
+)
+
+VOLUMES = (
+    Route("GET", "/volumes", "volumes.listed"),
+    Route("POST", "/volumes/create", "volumes.create", "partial", "only the driver local"),
+    Route("POST", "/volumes/prune", "volumes.prune", since=(1, 25)),
+    Route("GET", "/volumes/{name}", "volumes.inspect"),
+    Route("PUT", "/volumes/{name}", OFF, "no", SWARM, (1, 42)),
+    Route("DELETE", "/volumes/{name}", "volumes.remove"),
+)
+
+WATCHING = (
+    Route("GET", "/events", "events.events", kind="lasting"),
+    Route("GET", "/system/df", "events.disk", since=(1, 25)),
+)
+
+CHECKPOINTS = "cove has no checkpoints of containers"
+REFUSED = (
+    Route("GET", "/containers/{name}/attach/ws", "off.websocket", "no", "attach by POST"),
+    Route("GET", "/containers/{name}/checkpoints", "off.checkpoints", "no", CHECKPOINTS),
+    Route("POST", "/containers/{name}/checkpoints", "off.checkpoints", "no", CHECKPOINTS),
+    Route("DELETE", "/containers/{name}/checkpoints/{id}", "off.checkpoints", "no", CHECKPOINTS),
+    Route("GET", "/plugins", "off.no_plugins", "no", PLUGINS, (1, 25)),
+    Route("GET", "/plugins/privileges", "off.plugins", "no", PLUGINS, (1, 25)),
+    Route("POST", "/plugins/{name*}", "off.plugins", "no", PLUGINS, (1, 25)),
+    Route("GET", "/plugins/{name*}", "off.plugins", "no", PLUGINS, (1, 25)),
+    Route("DELETE", "/plugins/{name*}", "off.plugins", "no", PLUGINS, (1, 25)),
+    Route("POST", "/swarm/init", "off.swarm", "no", SWARM),
+    Route("POST", "/swarm/join", "off.swarm", "no", SWARM),
+    *(
+        Route(method, path, OFF, "no", SWARM)
+        for kind in ("swarm", "nodes", "services", "tasks", "secrets", "configs")
+        for method in ("GET", "POST", "DELETE")
+        for path in (f"/{kind}", f"/{kind}/{{name*}}")
+    ),
+)
+
+ROUTES: tuple[Route, ...] = (
+    *SYSTEM,
+    *CONTAINERS,
+    *EXECS,
+    *LOOKING,
+    *FILES,
+    *IMAGES,
+    *NETWORKS,
+    *VOLUMES,
+    *WATCHING,
+    *REFUSED,
+)
 
 
 @cache

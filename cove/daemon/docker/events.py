@@ -1,0 +1,63 @@
+"""``/events``, and how much of the disk is taken."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC
+from typing import Any
+
+from cove.cli import events as shown
+from cove.cli import volumes as of_volumes
+from cove.daemon.docker import shapes
+from cove.daemon.docker.ask import Answer, Ask, Stream, to_json
+from cove.daemon.docker.images import listed_to_docker
+from cove.engine import calls
+from cove.engine.calls import volumes
+
+CALL = calls.Call()
+
+
+def events(ask: Ask) -> Stream:
+    now = time.time_ns()
+    since, until = ask.text("since"), ask.text("until")
+    params = calls.Events(
+        shown.parse_moment(since, now, UTC) if since else 0,
+        shown.parse_moment(until, now, UTC) if until else 0,
+        ask.filters(),
+    )
+    found = ask.engine.events(params, ask.call())
+
+    def told() -> Iterator[bytes]:
+        for event in found:
+            yield to_json(shown.record(event))
+
+    return Stream(told(), early=True)
+
+
+def disk(ask: Ask) -> Answer:
+    seen = ask.engine.disk_usage(calls.Nothing(), CALL)
+    wanted = set(ask.texts("type")) or {"image", "container", "volume", "build-cache"}
+    found: dict[str, Any] = {"LayersSize": seen.layers, "BuilderSize": 0}
+    if "image" in wanted:
+        found["Images"] = [
+            listed_to_docker(usage.image) | {"SharedSize": usage.shared} for usage in seen.images
+        ]
+    if "container" in wanted:
+        now = time.time()
+        found["Containers"] = [
+            shapes.listed_to_docker(usage.record, None, now) | {"SizeRw": usage.writable}
+            for usage in seen.machines
+        ]
+    if "volume" in wanted:
+        held = {usage.name: usage for usage in seen.volumes}
+        listed = ask.engine.volume_list(volumes.VolumeList(), CALL).volumes
+        found["Volumes"] = [
+            dict(of_volumes.document(one))
+            | {"UsageData": {"Size": held[name].size, "RefCount": held[name].links}}
+            for one in listed
+            if (name := one.record.name) in held
+        ]
+    if "build-cache" in wanted:
+        found["BuildCache"] = []
+    return Answer(found)

@@ -1,0 +1,149 @@
+"""``/networks``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from cove.cli import networks as shown
+from cove.daemon.docker import bodies, spec
+from cove.daemon.docker.ask import Answer, Ask
+from cove.daemon.docker.containers import PRUNE_KEYS, prune_fields
+from cove.engine import calls
+from cove.engine.calls import networks
+from cove.errors import NotFound, Unsupported
+from cove.spec import network as words
+
+CALL = calls.Call()
+
+
+class Config(bodies.Struct):
+    subnet: str = ""
+    i_p_range: str = msgspec.field(default="", name="IPRange")
+    gateway: str = ""
+    aux_address: bodies.StringMap = msgspec.field(default=None, name="AuxiliaryAddresses")
+
+
+class IPAM(bodies.Struct):
+    driver: str = ""
+    config: list[Config] | None = None
+    options: bodies.StringMap = None
+
+
+class Create(bodies.Struct):
+    name: str = ""
+    driver: str = ""
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    config_only: bool = False
+    enable_i_pv4: bool | None = msgspec.field(default=None, name="EnableIPv4")
+    enable_i_pv6: bool | None = msgspec.field(default=None, name="EnableIPv6")
+    i_p_a_m: IPAM | None = msgspec.field(default=None, name="IPAM")
+    options: bodies.StringMap = None
+    labels: bodies.StringMap = None
+
+
+class Connect(bodies.Struct):
+    container: str = ""
+    endpoint_config: bodies.EndpointConfig | None = None
+
+
+class Disconnect(bodies.Struct):
+    container: str = ""
+    force: bool = False
+
+
+CREATE = msgspec.json.Decoder(Create)
+CONNECT = msgspec.json.Decoder(Connect)
+DISCONNECT = msgspec.json.Decoder(Disconnect)
+
+
+def network_from_docker(asked: Create) -> words.NetworkSpec:
+    ipam = asked.i_p_a_m or IPAM()
+    for name, there in (
+        ("Ingress", asked.ingress),
+        ("ConfigOnly", asked.config_only),
+        ("Options", bool(asked.options)),
+        ("IPAM.Options", bool(ipam.options)),
+        ("IPAM.Driver", ipam.driver not in ("", "default")),
+        ("IPAM.AuxiliaryAddresses", any(c.aux_address for c in ipam.config or ())),
+        ("EnableIPv4", asked.enable_i_pv4 is False),
+    ):
+        if there:
+            raise Unsupported(f"cannot use {name}: cove's networks have no such thing")
+    config = ipam.config or []
+    subnet, subnet6 = words.of_families("subnet", [c.subnet for c in config if c.subnet])
+    gateway, gateway6 = words.of_families("gateway", [c.gateway for c in config if c.gateway])
+    part, part6 = words.of_families("ip-range", [c.i_p_range for c in config if c.i_p_range])
+    found = words.NetworkSpec(
+        name=words.parse_network_name(asked.name),
+        driver=asked.driver or "bridge",
+        subnet=subnet,
+        gateway=gateway,
+        range=part,
+        ipv6=bool(asked.enable_i_pv6),
+        subnet6=subnet6,
+        gateway6=gateway6,
+        range6=part6,
+        internal=asked.internal,
+        labels=dict(asked.labels or {}),
+    )
+    words.check_network(found)
+    return found
+
+
+def create(ask: Ask) -> Answer:
+    wanted = network_from_docker(ask.read(CREATE))
+    made = ask.engine.network_create(networks.NetworkCreate(wanted), CALL)
+    return Answer({"Id": made.id, "Warning": ""}, 201)
+
+
+def listed(ask: Ask) -> Answer:
+    wanted = ask.gathered(shown.KEYS)
+    found = shown.keep(ask.engine.network_list(networks.NetworkList(), CALL).networks, wanted)
+    return Answer([dict(shown.document(one)) | {"Containers": {}} for one in found])
+
+
+def _found(ask: Ask) -> networks.Network:
+    try:
+        return ask.engine.network_inspect(networks.NetworkInspect(ask.name), CALL)
+    except NotFound:
+        raise NotFound(f"network {ask.name} not found") from None
+
+
+def inspect(ask: Ask) -> Answer:
+    return Answer(shown.document(_found(ask)))
+
+
+def remove(ask: Ask) -> Answer:
+    ask.engine.network_remove(networks.NetworkRemove(_found(ask).record.name), CALL)
+    return Answer(status=204)
+
+
+def connect(ask: Ask) -> Answer:
+    asked, network = ask.read(CONNECT), _found(ask).record.name
+    wish = spec.connection_from_docker(network, asked.endpoint_config or bodies.EndpointConfig())
+    machine = ask.machine_called(asked.container)
+    ask.engine.network_connect(
+        networks.NetworkConnect(network, machine.id, wish.ip, wish.mac, wish.aliases, wish.ip6),
+        CALL,
+    )
+    return Answer()
+
+
+def disconnect(ask: Ask) -> Answer:
+    asked, network = ask.read(DISCONNECT), _found(ask).record.name
+    machine = ask.machine_called(asked.container)
+    ask.engine.network_disconnect(
+        networks.NetworkDisconnect(network, machine.id, asked.force), CALL
+    )
+    return Answer()
+
+
+def prune(ask: Ask) -> Answer:
+    fields: dict[str, Any] = prune_fields(ask.gathered(PRUNE_KEYS), time.time())
+    gone = ask.engine.network_prune(networks.NetworkPrune(**fields), CALL)
+    return Answer({"NetworksDeleted": list(gone.names) or None})

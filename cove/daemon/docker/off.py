@@ -1,0 +1,58 @@
+"""What is never on: answered as Docker answers where it is off, or refused by its name."""
+
+from __future__ import annotations
+
+from cove.daemon.docker.ask import Answer, Ask
+from cove.errors import Unsupported
+
+NO_SWARM = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect '
+    "this node to swarm and try again."
+)
+
+
+def no_swarm(ask: Ask) -> Answer:
+    return Answer({"message": NO_SWARM}, 503)
+
+
+def swarm(ask: Ask) -> Answer:
+    raise Unsupported("cannot begin or join a swarm: cove has no scheduler")
+
+
+def no_plugins(ask: Ask) -> Answer:
+    return Answer([])
+
+
+def plugins(ask: Ask) -> Answer:
+    raise Unsupported("cannot use plugins: cove runs none")
+
+
+def build(ask: Ask) -> Answer:
+    raise Unsupported(
+        "cannot build over Docker's API yet", hint="build with cove itself: cove build DIRECTORY"
+    )
+
+
+def session(ask: Ask) -> Answer:
+    raise Unsupported(
+        "cannot begin a session of BuildKit: cove speaks none", hint="DOCKER_BUILDKIT=0"
+    )
+
+
+def search(ask: Ask) -> Answer:
+    raise Unsupported("cannot search: cove asks no registry for what it has")
+
+
+def distribution(ask: Ask) -> Answer:
+    raise Unsupported("cannot look at an image in its registry: pull it")
+
+
+def checkpoints(ask: Ask) -> Answer:
+    raise Unsupported(
+        "cannot use checkpoints: CRIU cannot be relied on",
+        hint="a virtual machine's memory can be kept: cove snapshot create MACHINE",
+    )
+
+
+def websocket(ask: Ask) -> Answer:
+    raise Unsupported("cannot attach by a websocket", hint="POST /containers/NAME/attach")

@@ -1,0 +1,146 @@
+"""Images, networks, volumes, events and the disk by Docker's clients; and what is off."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import docker
+import pytest
+
+from tests.api.conftest import Command, Raw
+
+Client = docker.DockerClient
+
+
+def test_images_are_named_looked_at_and_removed(client: Client) -> None:
+    image = client.images.get("bb")
+    assert image.tags == ["bb:latest"] and image.attrs["Os"] == "linux"
+    assert image.tag("other/name", "v1")
+    both = {"bb:latest", "other/name:v1"}
+    assert set(client.images.get("other/name:v1").tags) == both
+    assert [i.id for i in client.images.list(name="other/name")] == [image.id]
+    assert client.images.list(filters={"dangling": True}) == []
+    assert image.history()[0]["Id"] == image.id
+    client.images.remove("other/name:v1")
+    for missing in ("other/name:v1", "sha256:" + "0" * 64):
+        with pytest.raises(docker.errors.ImageNotFound, match="No such image"):
+            client.images.get(missing)
+
+
+def test_images_go_out_and_come_back(client: Client) -> None:
+    archive = b"".join(client.images.get("bb").save(named=True))
+    (loaded,) = client.images.load(archive)
+    assert loaded.tags == ["bb:latest"]
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("empty"))
+    made = client.api.import_image_from_data(data.getvalue(), repository="imported", tag="v2")
+    assert json.loads(made)["status"] == client.images.get("imported:v2").id
+    client.images.remove("imported:v2")
+    with pytest.raises(docker.errors.APIError):
+        client.images.load(b"no archive" * 100)
+
+
+def test_a_container_becomes_an_image(client: Client) -> None:
+    made = client.containers.run("bb", ["sh", "-c", "echo kept > /kept"], detach=True)
+    made.wait()
+    made.commit("kept", "v1", message="why", changes="LABEL a=b")
+    assert client.images.get("kept:v1").labels == {"a": "b"}
+    assert client.containers.run("kept:v1", ["cat", "/kept"], remove=True) == b"kept\n"
+    made.remove()
+    client.images.remove("kept:v1")
+
+
+def test_a_registry_that_is_not_there_is_told(client: Client, raw: Raw) -> None:
+    with pytest.raises(docker.errors.APIError, match="localhost:1"):
+        client.images.pull("localhost:1/nothing:here")
+    with pytest.raises(docker.errors.NotFound, match="cannot push localhost:1/nothing:here"):
+        client.images.push("localhost:1/nothing", "here")
+    bad = b"POST /images/x/push HTTP/1.1\r\nHost: d\r\nConnection: close\r\nX-Registry-Auth: !\r\n"
+    assert raw.send(bad + b"Content-Length: 0\r\n\r\n").status == 400
+
+
+def test_networks_are_made_found_and_removed(client: Client) -> None:
+    pool = docker.types.IPAMPool(subnet="10.231.9.0/24", gateway="10.231.9.1")
+    made = client.networks.create(
+        "api-net", ipam=docker.types.IPAMConfig(pool_configs=[pool]), labels={"family": "api"}
+    )
+    assert made.name == "api-net" and made.attrs["IPAM"]["Config"][0]["Subnet"] == "10.231.9.0/24"
+    assert [n.id for n in client.networks.list(filters={"label": "family=api"})] == [made.id]
+    with pytest.raises(docker.errors.APIError) as taken:
+        client.networks.create("api-net")
+    assert taken.value.status_code == 409
+    box = client.containers.create("bb", ["true"])
+    made.connect(box, aliases=["db"])
+    made.disconnect(box)
+    box.remove()
+    made.remove()
+    with pytest.raises(docker.errors.NotFound, match="network api-net not found"):
+        client.networks.get("api-net")
+    with pytest.raises(docker.errors.APIError, match="driver") as refused:
+        client.networks.create("api-net", driver="overlay")
+    assert refused.value.status_code == 501
+
+
+def test_volumes_are_made_used_and_removed(client: Client) -> None:
+    made = client.volumes.create("api-vol", labels={"family": "api"})
+    assert made.attrs["Driver"] == "local" and made.attrs["Mountpoint"].startswith("/")
+    words = ["sh", "-c", "echo kept > /data/f"]
+    client.containers.run("bb", words, volumes={"api-vol": {"bind": "/data"}}, remove=True)
+    words = ["cat", "/data/f"]
+    mount = docker.types.Mount("/data", "api-vol", read_only=True)
+    assert client.containers.run("bb", words, mounts=[mount], remove=True) == b"kept\n"
+    assert [v.name for v in client.volumes.list(filters={"label": "family=api"})] == ["api-vol"]
+    assert client.df()["Volumes"]
+    made.remove()
+    with pytest.raises(docker.errors.NotFound, match="no such volume"):
+        client.volumes.get("api-vol")
+    assert client.volumes.prune()["VolumesDeleted"] is None
+
+
+def test_events_are_told_as_they_happen(client: Client) -> None:
+    told = client.events(decode=True, filters={"type": "container", "label": "family=events"})
+    made = client.containers.run("bb", ["true"], detach=True, labels={"family": "events"})
+    made.wait()
+    made.remove()
+    seen = []
+    for event in told:
+        assert event["Type"] == "container" and event["Actor"]["ID"] == made.id
+        seen.append(event["Action"])
+        if event["Action"] == "destroy":
+            break
+    told.close()
+    assert seen == ["create", "start", "die", "destroy"]
+
+
+def test_what_is_off_answers_as_docker_does(raw: Raw) -> None:
+    for path in ("/swarm", "/nodes", "/services", "/tasks", "/secrets", "/configs/one"):
+        answer = raw("GET", path)
+        assert answer.status == 503
+        assert answer.message.startswith("This node is not a swarm manager.")
+    assert json.loads(raw("GET", "/plugins").body) == []
+    for method, path in (
+        ("POST", "/swarm/init"),
+        ("POST", "/plugins/pull"),
+        ("GET", "/images/search?term=x"),
+        ("GET", "/distribution/bb/json"),
+        ("POST", "/containers/x/checkpoints"),
+        ("POST", "/session"),
+    ):
+        answer = raw(method, path)
+        assert answer.status == 501 and answer.message.startswith("cannot "), path
+
+
+def test_docker_shows_what_there_is(command: Command) -> None:
+    form = "{{.Repository}}:{{.Tag}}"
+    assert b"bb:latest\n" in command("images", "--format", form).stdout
+    assert command("network", "inspect", "-f", "{{.Driver}}", "none").stdout == b"null\n"
+    command("volume", "create", "shown")
+    assert b"shown\n" in command("volume", "ls", "-q").stdout
+    command("volume", "rm", "shown")
+    assert b"Build Cache" in command("system", "df").stdout
+    assert command("history", "-q", "bb").stdout.strip()
+    missing = command("network", "inspect", "nothing", code=1)
+    assert b"network nothing not found" in missing.stderr
