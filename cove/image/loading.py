@@ -98,23 +98,37 @@ def _record_all(
     with store.pinned(*(digest_of(data) for data in kept)):
         for data in kept:
             blobs.put(data)
+        before = {image.manifest for image in store.images()}
         with store.transaction():
-            return tuple(
+            loaded = tuple(
                 _put(store, image, config, chain)
                 for (image, config), chain in zip(parsed, chains, strict=True)
             )
+        forget_manifests(store, before)
+        return loaded
+
+
+def forget_manifests(store: Store, digests: set[str]) -> None:
+    """Those that no image has any more, as it came with another; what a push reads is pinned."""
+    with store.transaction():
+        used = {image.manifest for image in store.images()} | store.pins() | {""}
+        for digest in digests - used:
+            Blobs(store.layout).remove(digest)
 
 
 def _put(
     store: Store, image: ArchivedImage, parsed: ParsedConfig, chain: tuple[LayerRecord, ...]
 ) -> Loaded:
+    before = store.image(digest_of(image.config))
+    manifest = digest_of(image.manifest) if image.manifest else ""
     record = ImageRecord(
         digest_of(image.config),
         parsed.raw,
         tuple(layer.diff_id for layer in chain),
         sum(layer.size for layer in chain),
         created_of(parsed.raw),
-        digest_of(image.manifest) if image.manifest else "",
+        manifest or (before.manifest if before else ""),
+        before.digests if before else (),
     )
     store.put_image(record)
     tags = tuple(tag for tag in image.references if familiar(tag).partition(":")[0] != RESERVED)

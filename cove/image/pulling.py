@@ -25,7 +25,7 @@ from cove.errors import (
 from cove.image import leftovers, pipeline
 from cove.image.implied import fit_chain
 from cove.image.layers import Blob, Progress, Step, add_layer, drop_unused, short
-from cove.image.loading import Adding, add_layers, created_of, parse_fitting
+from cove.image.loading import Adding, add_layers, created_of, forget_manifests, parse_fitting
 from cove.image.registries import mirrors_of, open_for
 from cove.oci.archive import DEPTH_MAX, Span
 from cove.oci.auth import Credentials
@@ -405,4 +405,5 @@ def _record(wish: _Wish, found: _Found, chain: tuple[LayerRecord, ...]) -> bool:
             store.put_image(record)
             if not reference.digest:
                 store.tag(str(reference), image_id)
+        forget_manifests(store, {before.manifest} if before else set())
     return before is None or (bool(reference.digest) and name not in before.digests)

@@ -85,6 +85,26 @@ def test_what_is_kept_may_be_lost(fresh: Cove, fake: Fake, depot: Depot) -> None
     assert fresh("system", "check").out.startswith("nothing was found")
 
 
+def test_what_is_loaded_over_it_changes_nothing(
+    fresh: Cove, fake: Fake, copies: Depot, tmp_path: Path
+) -> None:
+    """The same image out of an archive that knows no manifest: it is still what was pulled."""
+    image = mixed()
+    web = fake.add("over:1", image)
+    fresh("pull", "-q", web)
+    fresh("save", "-o", str(tmp_path / "saved"), web)
+    form = ("image", "inspect", "-f", "{{json .RepoDigests}}", web)
+    before = fresh(*form).out
+    fresh("load", "-q", str(tmp_path / "saved"))
+    assert fresh(*form).out == before
+    fresh("tag", web, f"{copies.host}/x:1")
+    fresh("push", "-q", f"{copies.host}/x:1")
+    assert copies.manifests["/v2/x/manifests/1"] == (MANIFEST, image.manifest)
+    data = json.dumps(json.loads(image.manifest), indent=1).encode()  # another manifest of it
+    fresh("pull", "-q", fake.put("over:2", MANIFEST, data))
+    assert fresh("system", "check").out.startswith("nothing was found")
+
+
 def test_df_counts_what_is_kept(fresh: Cove, fake: Fake) -> None:
     """To the byte: what du(1) finds of layers, recipes and archives is what df says."""
     fresh("images")
