@@ -30,7 +30,7 @@ from benchmarks.peers import Peer, base_env, make_root, runtime_peers
 AGAIN = "COVE_BENCH_NETWORK"
 NETWORK, IMAGE = "bench", "bb"
 SECONDS = "1"
-HAND = ("192.0.2.1", "192.0.2.2")
+HAND, BRIDGED = ("192.0.2.1", "192.0.2.2"), ("192.0.3.1", "192.0.3.2")
 
 
 def iperf_tar(root: Path, target: Path) -> None:
@@ -79,19 +79,30 @@ def docker_peer(place: Path) -> Peer | None:
 
 
 class Pair:
-    """Two network namespaces and the links between them, by hand."""
+    """Two network namespaces and the links between them, by hand: a pair, or two and a bridge
+    without any rule, which is what a network costs whoever makes it.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, bridge: str = "") -> None:
+        self.addresses = BRIDGED if bridge else HAND
         self.holders = [subprocess.Popen(["unshare", "-n", "sleep", "infinity"]) for _ in range(2)]
         own = os.readlink("/proc/self/ns/net")
         pids = [holder.pid for holder in self.holders]
         while any(os.readlink(f"/proc/{pid}/ns/net") == own for pid in pids):
             time.sleep(0.01)
-        _ip("link", "add", "hand0", "type", "veth", "peer", "name", "hand1")
+        if bridge:
+            _ip("link", "add", bridge, "type", "bridge")
+            _ip("link", "set", bridge, "up")
+            for number in range(2):
+                port = f"{bridge}p{number}"
+                _ip("link", "add", port, "type", "veth", "peer", "name", f"hand{number}")
+                _ip("link", "set", port, "master", bridge, "up")
+        else:
+            _ip("link", "add", "hand0", "type", "veth", "peer", "name", "hand1")
         for number, pid in enumerate(pids):
             _ip("link", "set", f"hand{number}", "netns", str(pid))
             where = ("dev", f"hand{number}")
-            _ip("addr", "add", f"{HAND[number]}/24", *where, inside=pid)
+            _ip("addr", "add", f"{self.addresses[number]}/24", *where, inside=pid)
             _ip("link", "set", f"hand{number}", "up", inside=pid)
         self.server = subprocess.Popen(
             [*self._in(1), _iperf(), "-s"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -101,7 +112,7 @@ class Pair:
         return ["nsenter", "-t", str(self.holders[number].pid), "-n"]
 
     def measure(self) -> float:
-        return _gigabits([*self._in(0), _iperf(), "-c", HAND[1]], None)
+        return _gigabits([*self._in(0), _iperf(), "-c", self.addresses[1]], None)
 
     def close(self) -> None:
         for process in (self.server, *self.holders):
@@ -134,25 +145,29 @@ def bytes_between(cove: str, env: dict[str, str], rounds: int) -> None:
     ask("run", "-d", "--name", "client", "--network", NETWORK, "iperf", "sleep", "100000")
     form = f'{{{{(index .NetworkSettings.Networks "{NETWORK}").IPAddress}}}}'
     address = ask("inspect", "-f", form, "server")
-    pair = Pair()
-    found: dict[str, list[float]] = {"cove": [], "by hand": []}
+    pair, bridged = Pair(), Pair(bridge="bridge")
     contestants = {
         "cove": lambda: _gigabits([cove, "exec", "client", _iperf(), "-c", address], env),
         "by hand": pair.measure,
+        "by hand, over a bridge": bridged.measure,
     }
+    found: dict[str, list[float]] = {name: [] for name in contestants}
     try:
         for _ in range(rounds):
-            for name in random.sample(list(contestants), 2):
+            for name in random.sample(list(contestants), len(contestants)):
                 found[name].append(contestants[name]())
     finally:
         pair.close()
+        bridged.close()
         ask("rm", "-f", "server", "client")
     print("iperf3, one stream between two machines, Gbit/s (min, median, max)")
     for name, values in found.items():
         middle = statistics.median(values)
         print(f"  {name:24} {min(values):9.2f} {middle:9.2f} {max(values):9.2f}")
-    ratios = [ours / theirs for ours, theirs in zip(*found.values(), strict=True)]
-    print(f"  cove is {statistics.median(ratios):.3f}x of the pair made by hand (budget 0.95)")
+    for name in list(contestants)[1:]:
+        ratios = [ours / theirs for ours, theirs in zip(found["cove"], found[name], strict=True)]
+        budget = " (budget 0.95)" if name == "by hand" else ""
+        print(f"  cove is {statistics.median(ratios):.3f}x of {name}{budget}")
 
 
 def main() -> None:
