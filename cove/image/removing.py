@@ -25,7 +25,7 @@ from cove.store.blobs import Blobs
 from cove.store.db import Store
 from cove.store.records import ImageRecord, MachineRecord
 
-ACTIVE = ("running", "paused")
+ACTIVE = ("running", "paused", "restarting")
 LEAVING = 5.0
 """Seconds that a machine of ``--rm`` may take to go."""
 

@@ -357,6 +357,8 @@ REFUSED = (
     (("--cpu-period", "1000"), 125, "cannot use --cpu-period without --cpu-quota"),
     (("--cpus", "1", "--cpu-quota", "1000"), 125, "--cpus sets the same limit"),
     (("-m", "4m"), 1, "cannot limit memory to 4m: the minimum is 6m"),
+    (("-m", "4m", "--restart", "always"), 1, "cannot limit memory to 4m: the minimum is 6m"),
+    (("--cpus", "4096", "--restart", "always"), 1, "cannot limit CPUs to 4096: this host has"),
     (("-m", "1g"), 1, "cannot limit memory and swap together to 64m: memory alone may be 1g"),
     (("--memory-reservation", "100m"), 1, "cannot reserve 100m: memory is limited to 64m"),
     (("--cpuset-cpus", "4095"), 1, "cannot use cpus 4095 of this host's"),

@@ -126,7 +126,9 @@ def test_one_that_waits_is_seen_stopped_and_started(fresh_cove: Cove) -> None:
     assert cove("ps", "-q", "-f", "status=restarting").out != ""
     assert "it is restarting" in cove("rm", "waits", code=1).err
     assert "not running" in cove("exec", "waits", "true", code=1).err
-    assert "waits" not in cove("container", "prune", "-f").out
+    assert cove.inspect("waits")["Id"] not in cove("container", "prune", "-f").out
+    image = cove.inspect("waits")["Image"]
+    assert "machine waits runs it" in cove("rmi", "-f", image, code=1).err
     cove.kill_daemon()
     assert (status(cove, "waits"), restarts(cove, "waits")) == ("restarting", 1)
     for verb in ("stop", "kill"):

@@ -19,16 +19,20 @@ from cove.errors import CoveError, UsageError
 from cove.linux.cgroup import check_limits, check_online
 from cove.spec.check import check_machine
 from cove.spec.machine import Limits
+from cove.spec.restart import Restart
 from cove.store.records import MachineRecord
 
 
 def update(home: Home, record: MachineRecord, params: Update) -> None:
     live = home.lives.get(record.key)
-    if live is None:
-        _write(home, record.key, params)
-    else:
-        with live.changing:
-            _update_live(home, _write(home, record.key, params, pending=True), live)
+    _set_policy(home, record.key, params.restart, only_check=True)
+    if params.restart is None or _fields(params):
+        if live is None:
+            _write(home, record.key, params)
+        else:
+            with live.changing:
+                _update_live(home, _write(home, record.key, params, pending=True), live)
+    _set_policy(home, record.key, params.restart)
     home.publish("update", record)
 
 
@@ -43,6 +47,13 @@ def restore(home: Home, record: MachineRecord, live: Live) -> None:
 
 def changed(limits: Limits, params: Update) -> Limits:
     """``limits`` with what was asked for."""
+    fields = _fields(params)
+    if not fields:
+        raise UsageError("cannot update: no limit is named", hint="cove update --help lists them")
+    return msgspec.structs.replace(limits, **fields)
+
+
+def _fields(params: Update) -> dict[str, Any]:
     fields: dict[str, Any] = {
         name: value
         for name in Limits.__struct_fields__
@@ -50,9 +61,18 @@ def changed(limits: Limits, params: Update) -> Limits:
     }
     if params.pids is not None:
         fields["pids"] = params.pids
-    if not fields and params.restart is None:
-        raise UsageError("cannot update: no limit is named", hint="cove update --help lists them")
-    return msgspec.structs.replace(limits, **fields)
+    return fields
+
+
+def _set_policy(home: Home, key: int, policy: Restart | None, *, only_check: bool = False) -> None:
+    """Last of all: limits that the kernel refuses change nothing."""
+    if policy is None:
+        return
+    with home.lock:
+        spec = msgspec.structs.replace(home.record(key).spec, restart=policy)
+        check_machine(spec)
+        if not only_check:
+            home.update(key, spec=spec)
 
 
 def _write(home: Home, key: int, params: Update, *, pending: bool = False) -> MachineRecord:
@@ -61,8 +81,7 @@ def _write(home: Home, key: int, params: Update, *, pending: bool = False) -> Ma
         record = home.record(key)
         before = record.limits_before or record.spec.limits
         limits = changed(record.spec.limits, params)
-        policy = record.spec.restart if params.restart is None else params.restart
-        spec = msgspec.structs.replace(record.spec, limits=limits, restart=policy)
+        spec = msgspec.structs.replace(record.spec, limits=limits)
         check_machine(spec)
         check_limits(limits, home.facts)
         check_online(limits)
