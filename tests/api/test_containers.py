@@ -203,7 +203,8 @@ def test_health_and_restarts_are_the_engines(cove: Cove, client: Client) -> None
         wait_until(lambda: seen("Health")["Status"] == "unhealthy", "a check that fails")
         assert seen("Health")["Log"][-1]["ExitCode"] == 1
         cove("exec", made.id, "touch", "/well", "/go")
-        wait_until(lambda: seen("Status") and made.attrs["RestartCount"] == 1, "its restart")
+        again = ("running", 1)
+        wait_until(lambda: (seen("Status"), made.attrs["RestartCount"]) == again, "its restart")
         wait_until(lambda: seen("Health")["Status"] == "healthy", "a check that succeeds")
         cove("exec", made.id, "touch", "/go")
         wait_until(lambda: seen("Status") == "exited", "its last end")

@@ -21,8 +21,10 @@ CALL = calls.Call()
 def events(ask: Ask) -> Stream:
     now = time.time_ns()
     since, until = ask.text("since"), ask.text("until")
+    # What happens before this is listened for, as soon as the client has its answer, is told, too.
+    first = 0 if until else now
     params = calls.Events(
-        shown.parse_moment(since, now, UTC) if since else 0,
+        shown.parse_moment(since, now, UTC) if since else first,
         shown.parse_moment(until, now, UTC) if until else 0,
         ask.filters(),
     )
