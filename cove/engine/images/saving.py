@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 from cove.engine.calls import Call
 from cove.engine.calls.ship import ImageSave, ImagesSaved
 from cove.engine.home import Home
-from cove.engine.machines import life, stopping
-from cove.engine.visits import copying
+from cove.engine.visits.visits import send_out
 from cove.errors import HostError, UsageError
 from cove.image import catalog
-from cove.spec.machine import MachineSpec
 
 if TYPE_CHECKING:
     from cove.image.saving import Saved
@@ -52,16 +50,17 @@ def image_save(home: Home, params: ImageSave, call: Call) -> ImagesSaved:
 
 
 def _save_tree(home: Home, params: ImageSave, images: tuple[Saved, ...], call: Call) -> None:
-    """By a machine that is made of it and never started: a daemon that finds it removes it."""
+    """The image's files alone, from inside walls of their own: a machine would add its own."""
+    from cove.engine.builds import trees
+
     if len(images) != 1:
         raise UsageError(
             "cannot save several images as one root file system",
             origin=f"--format {params.format}",
         )
-    labels = {"cove.save": images[0].record.id}
-    record = life.create(home, MachineSpec(images[0].record.id, ("true",), remove=True,
-                                           labels=labels))  # fmt: skip
-    try:
-        copying.export(home, record, call)
-    finally:
-        stopping.remove(home, record, force=True)
+    what = f"save {params.images[0]}"
+    with trees.writable(home) as upper:
+        words = ("out", "/", "", "0")
+        tree = trees.Tree(images[0].record)
+        with trees.visit(home, tree, upper, words, what=what) as archiver:
+            send_out(archiver, call)
