@@ -107,7 +107,9 @@ def test_nobody_takes_all_flows_of_the_host(cove: Cove, host: Host, address: str
         before = int(COUNT.read_text())
         flood("greedy", MOST + 512, "lost")
         assert b"LATE" not in heard
-        assert 0 <= int(COUNT.read_text()) - before - MOST < 64
+        assert (
+            abs(int(COUNT.read_text()) - before - MOST) < 64
+        )  # answered ones are forgotten sooner
         flood("modest", 1, "answered")
         cove("network", "create", "other")  # rules made anew count on
         cove("run", "--rm", "--network", "other", "bb", "true")
