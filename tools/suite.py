@@ -2,7 +2,7 @@
 
     python tools/suite.py [WORDS FOR PYTEST…]
 
-Five thousand tests kill processes at moments that a busy host chooses. Where at most ``FEW`` fail,
+Six thousand tests kill processes at moments that a busy host chooses. Where at most ``FEW`` fail,
 each is run once more, alone: one that passes then is told by name as *unsteady*, with what it said,
 and does not fail the run; one that fails twice does. More than ``FEW``, an error outside of a test
 or an interrupt are never tried again.

@@ -27,6 +27,14 @@ def docker_host(cove: Cove) -> str:
     return cove("system", "docker-socket").out.strip()
 
 
+@pytest.fixture(autouse=True)
+def removed(cove: Cove) -> Iterator[None]:
+    """What a test made goes with it, also where it fails: the daemon serves the next one."""
+    yield
+    if left := cove("ps", "-aq").out.split():
+        cove("rm", "-f", *left, code=None)
+
+
 @pytest.fixture
 def client(cove: Cove) -> Iterator[docker.DockerClient]:
     made = docker.DockerClient(base_url=docker_host(cove), timeout=120)

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 import docker
 import pytest
 
+from cove.engine.slots import READY
 from tests.api.conftest import Raw, read_reply
 from tests.driver import Cove, wait_until
+from tests.kernel.test_slots import waiting_processes
 
 MALFORMED = (
     b"\0\0\0\0\r\n\r\n",
@@ -121,11 +123,24 @@ def descriptors(cove: Cove) -> int:
     return len(os.listdir(f"/proc/{cove.daemon_pid()}/fd"))
 
 
+def at_rest(cove: Cove) -> int:
+    """Descriptors once all slots are made, each of which takes some."""
+    seen = [-1]
+
+    def look() -> bool:
+        seen.append(descriptors(cove))
+        machines = READY + len(cove("ps", "-q").out.split())
+        return seen[-1] == seen[-2] and len(waiting_processes(cove)) == 2 * machines
+
+    wait_until(look, "all slots")
+    return seen[-1]
+
+
 def test_clients_that_vanish_leave_nothing(cove: Cove, raw: Raw) -> None:
     client = docker.DockerClient(base_url=f"unix://{raw.path}", timeout=120)
     made = client.containers.run("bb", ["sleep", "1000"], detach=True)
     raw("GET", "/_ping")
-    before = descriptors(cove)
+    before = at_rest(cove)
     requests = (
         f"POST /containers/{made.id}/wait",
         f"GET /containers/{made.id}/logs?follow=1&stdout=1",

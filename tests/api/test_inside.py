@@ -79,12 +79,14 @@ def test_a_second_process_that_cannot_run_says_why(raw: Raw) -> None:
 
 
 def test_a_detached_process_goes_on(box: Any, client: Client, raw: Raw) -> None:
-    name = new_exec(raw, ["sh", "-c", "touch /was-here; sleep 1000"])
+    name = new_exec(raw, ["sh", "-c", "touch /was-here; sleep 4321"])
     assert raw("POST", f"/exec/{name}/start", {"Detach": True}).status == 200
     wait_until(lambda: seen(raw, name)["Running"], "it runs")
     box.reload()
     assert box.attrs["ExecIDs"] == [name]
-    assert any("sleep 1000" in row[-1] for row in box.top()["Processes"])
+    wait_until(
+        lambda: any("sleep 4321" in row[-1] for row in box.top()["Processes"]), "its program"
+    )
     box.kill()
     box.wait()
     refused = raw("POST", "/containers/box/exec", {"Cmd": ["true"]})

@@ -15,8 +15,9 @@ FLAGS = ("--device-read-bps", "--device-write-bps", "--device-read-iops", "--dev
 
 
 def disk() -> tuple[str, str]:
-    """One of this host's, and its numbers."""
-    for name in sorted(os.listdir("/sys/block")):
+    """One of this host's, and its numbers; a loop device may be of a test beside this one."""
+    unsteady = ("loop", "ram", "zram")
+    for name in sorted(os.listdir("/sys/block"), key=lambda n: (n.startswith(unsteady), n)):
         path = f"/dev/{name}"
         if os.path.exists(path):
             number = os.stat(path).st_rdev

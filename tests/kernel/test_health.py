@@ -47,7 +47,7 @@ def test_a_machine_is_asked_how_it_is(asked: Cove) -> None:
     assert last["ExitCode"] == 3 and "sick" in last["Output"] and "/well" in last["Output"]
     assert shown(cove, "asked").endswith(" (unhealthy)")
     assert cove("ps", "-q", "-f", "health=unhealthy").out != ""
-    cove("exec", "asked", "sh", "-c", "echo good >/well")
+    cove("exec", "asked", "sh", "-c", "echo good >/w; mv /w /well")
     well = wait_for(cove, "healthy")
     assert well["FailingStreak"] == 0
     assert (well["Log"][-1]["ExitCode"], well["Log"][-1]["Output"]) == (0, "good\n")

@@ -14,7 +14,7 @@ from tests.driver import Cove, wait_until
 from tests.networks.asking import seat
 from tests.networks.conftest import Host, inside, machine, network, rules, run
 from tests.networks.publishing import ECHO, answers
-from tests.networks.test_networks import ping
+from tests.networks.test_networks import ping, unheard
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -118,18 +118,18 @@ def test_cove_chooses_and_machines_come_and_go(cove: Cove) -> None:
         assert web != inner and web.prefixlen == inner.prefixlen == 64
         assert all(net.subnet_of(ipaddress.ip_network("fd00::/8")) for net in (web, inner))
         two = address6(cove, "two", "inner")
-        assert not ping(cove, "one", two)
+        assert unheard(cove, "one", two)
         assert "default" not in cove("exec", "two", "ip", "-6", "route").out
         cove("network", "connect", "--ip6", f"{inner[99]}", "inner", "one")
         assert address6(cove, "one", "inner") == str(inner[99])
         assert ping(cove, "one", two) and ping(cove, "two", str(inner[99]))
         cove("network", "disconnect", "web", "one")
-        assert not ping(cove, "one", OUTSIDE6)
+        assert unheard(cove, "one", OUTSIDE6)
         cove("network", "connect", "web", "one")
         assert ping(cove, "one", OUTSIDE6)
         again = cove("network", "connect", "--ip6", f"{web[1]}", "web", "two", code=125)
         assert f"the network's gateway has the address {web[1]}" in again.err
-        assert not ping(cove, "two", OUTSIDE6)
+        assert unheard(cove, "two", OUTSIDE6)
         words = ("run", "--rm", "--network", "web", "--ip6", "fd99::9", "bb", "true")
         assert "cannot connect to web: fd99::9 is no address of" in cove(*words, code=125).err
 
@@ -160,14 +160,14 @@ def test_a_network_without_ipv6_has_none(cove: Cove) -> None:
         local = own.split("inet6 ")[1].split("/")[0]
         bridge = cove("network", "inspect", "-f", "{{.Bridge}}", "web").out.strip()
         assert not run("ip", "-6", "addr", "show", "dev", bridge)
-        assert not ping(cove, "one", f"{local}%eth0")
+        assert unheard(cove, "one", f"{local}%eth0")
         assert address6(cove, "one", "web") == ""
         tag = rules().split("table bridge ")[1].split()[0]
         run("nft", "flush", "chain", "bridge", tag, "guard")
-        wait_until(lambda: ping(cove, "one", f"{local}%eth0"), "what nothing guards")
+        wait_until(lambda: ping(cove, "one", f"{local}%eth0", wait=2), "what nothing guards")
         run("nft", "delete", "table", "bridge", tag)
         cove("run", "--rm", "--network", "web", "bb", "true")
-        assert not ping(cove, "one", f"{local}%eth0")
+        assert unheard(cove, "one", f"{local}%eth0")
 
 
 def settled_in(cove: Cove, name: str) -> bool:

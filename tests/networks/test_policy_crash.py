@@ -73,9 +73,7 @@ def test_a_daemon_killed_at_any_step_of_an_end(fresh_cove: Cove, tmp_path: Path)
     with network(cove, "web"):
         cove(*START)
         verb = "cove.engine.networks.policies:end"
-        for where, _ in walk(
-            cove, tmp_path / "at", verb, ("rm", "-f", NAME), again=START, stride=STRIDE
-        ):
+        for where, _ in walk(cove, tmp_path / "at", verb, ("rm", "-f", NAME), again=START):
             cove("rm", "-f", NAME, code=None)
             wait_until(lambda: not policed() and agrees(cove), f"the end after {where}")
         cove("rm", "-f", NAME, code=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -44,6 +45,14 @@ def guarded(tokens: TokenServer, tmp_path_factory: pytest.TempPathFactory) -> It
     """One that sends everybody to the token server."""
     with docker_registry(tmp_path_factory.mktemp("guarded"), tokens.auth()) as host:
         yield host
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """``HOST:PORT`` where nobody listens, nor can."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{sock.getsockname()[1]}"
 
 
 @pytest.fixture

@@ -32,7 +32,6 @@ from tests.registry.registries import (
     blob_requests,
     body,
     cut,
-    free_port,
     need,
     redirect,
     reply,
@@ -208,9 +207,8 @@ def test_no_such_layer(store: Store, fake: Fake, image: FakeImage, web: str) -> 
 # ---- unreachable ----
 
 
-def test_nobody_listens(store: Store) -> None:
-    host = f"127.0.0.1:{free_port()}"
-    error = fails(store, f"{host}/web:1", f"{host} cannot be reached: connection refused")
+def test_nobody_listens(store: Store, nobody: str) -> None:
+    error = fails(store, f"{nobody}/web:1", f"{nobody} cannot be reached: connection refused")
     for word in ("`host`", "bootstrap debian:bookworm", "cove image import", "cove load"):
         assert word in error.hint
 

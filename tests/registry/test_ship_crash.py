@@ -87,7 +87,8 @@ def test_a_daemon_killed_at_any_step_of_a_removal(
     """What is killed in the middle is there whole, or gone; the next daemon sweeps."""
     fresh, web, image = pulled
     fresh("images")
-    empty = {name: os.listdir(fresh.root / name) for name in ("packed", "recipes", "blobs/sha256")}
+    rooms = ("packed", "recipes", "blobs/sha256")
+    empty = {name: sorted(os.listdir(fresh.root / name)) for name in rooms}
     fresh("pull", "-q", web)
     count = 0
     for where in steps(fresh, "cove.image.removing:remove", tmp_path / "where", ("rmi", web)):
@@ -99,7 +100,8 @@ def test_a_daemon_killed_at_any_step_of_a_removal(
         swept(fresh, where)
         for name, before in empty.items():
             wait_until(
-                lambda name=name, before=before: os.listdir(fresh.root / name) == before, where
+                lambda name=name, before=before: sorted(os.listdir(fresh.root / name)) == before,
+                where,
             )
         fresh("pull", "-q", web)
         count += 1

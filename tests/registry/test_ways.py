@@ -15,7 +15,7 @@ from cove.errors import CoveError
 from cove.oci.proxies import proxy_for
 from tests.driver import Cove
 from tests.images.tars import Tar
-from tests.registry.registries import Fake, FakeImage, cut, free_port, reply, serve, status
+from tests.registry.registries import Fake, FakeImage, cut, reply, serve, status
 from tests.registry.test_verbs import fresh
 
 __all__ = ["fresh"]
@@ -53,9 +53,8 @@ def test_a_mirror_is_asked_first(fresh: Cove, fake: Fake, mirror: Fake, image: F
 
 
 def test_what_no_mirror_has_comes_from_the_registry(
-    fresh: Cove, fake: Fake, mirror: Fake, image: FakeImage
+    fresh: Cove, fake: Fake, mirror: Fake, image: FakeImage, nobody: str
 ) -> None:
-    nobody = f"127.0.0.1:{free_port()}"
     settings(fresh, mirrors={fake.host: [nobody, mirror.host]})
     said = fresh("pull", fake.add("web:1", image)).err
     assert f"mirror {nobody} does not serve" in said and "cannot be reached" in said
@@ -118,9 +117,9 @@ def test_through_a_proxy(
     assert len(seen) == count
 
 
-def test_a_proxy_that_is_not_there(fresh: Cove) -> None:
+def test_a_proxy_that_is_not_there(fresh: Cove, nobody: str) -> None:
     settings(fresh, insecure=["registry.test:5000"])
-    fresh.env["http_proxy"] = f"127.0.0.1:{free_port()}"
+    fresh.env["http_proxy"] = nobody
     said = fresh("pull", "registry.test:5000/web:1", code=1).err
     assert "registry.test:5000 cannot be reached: its proxy" in said
 
