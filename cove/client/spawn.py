@@ -30,6 +30,7 @@ PASSED_ON = frozenset(
         "COVE_DOCKER_SOCKET",
         "COVE_INIT",
         "COVE_PUBLISH_ADDRESS",
+        "COVE_VM_LEAVING",
         "COVE_VM_PATIENCE",
         "COVE_VM_POOL",
         "COVE_RESTART_DELAY",

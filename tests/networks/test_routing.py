@@ -17,7 +17,7 @@ from tests.networks.test_attacks import SNIFF, datagrams, heard, port
 from tests.networks.test_capture import capturing, packets, told
 from tests.networks.test_ipv6 import OUTSIDE6, place, six
 from tests.networks.test_ipv6_attacks import spoof as spoof6
-from tests.networks.test_networks import ping
+from tests.networks.test_networks import ping, unheard
 from tests.networks.test_virtual import with_kernel
 from tests.shared import no_scenario
 
@@ -99,7 +99,7 @@ def test_a_router_of_each_kind(cove: Cove, tmp_path: Path) -> None:
             str(place(cove, name, net)["GlobalIPv6Address"])
             for name, net in (("one", "left"), ("two", "right"))
         )
-        assert not ping(cove, "one", two)
+        assert unheard(cove, "one", two)
         assert place(cove, "vm", "left")["DriverOpts"] == {"forwarding": "true"}
         assert place(cove, "one", "left")["DriverOpts"] is None
         for by in ("box", "vm"):

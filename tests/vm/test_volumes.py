@@ -110,6 +110,19 @@ def test_directories_are_shared_both_ways(cove: Cove, tree: Path) -> None:
     cove("volume", "rm", "shared", "more")
 
 
+@pytest.fixture
+def hasty(cove: Cove) -> Iterator[None]:
+    """Daemons that do not wait long for a guest's own end."""
+    cove("ps")
+    cove.stop_daemon()
+    cove.env["COVE_VM_LEAVING"] = "1"
+    yield
+    del cove.env["COVE_VM_LEAVING"]
+    cove.stop_daemon()
+    cove("ps")
+
+
+@pytest.mark.usefixtures("hasty")
 def test_a_machine_whose_directories_nobody_serves_is_ended(cove: Cove, tree: Path) -> None:
     """Whichever daemon began it; nothing in the guest waits for good."""
     with machine(cove, "unserved", "-v", f"{tree}:/data") as name:

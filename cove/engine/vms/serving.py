@@ -19,8 +19,9 @@ from cove.planner.file_server import PROGRAMS
 from cove.spec.machine import MachineSpec
 from cove.spec.volume import is_disk
 
-LEAVING = 2.0
-"""Seconds that a machine which ends may take to say so after its server has."""
+LEAVING = 10.0
+"""Seconds that a machine which ends may take to say so after its server has, if
+``COVE_VM_LEAVING`` does not say otherwise."""
 NAME_MAX = 15
 """Of a process, in procfs."""
 
@@ -79,4 +80,10 @@ def _gone(home: Home, live: Live, lost: Callable[[], None]) -> None:
         if not live.over and live.ended is None and not live.asked:
             lost()
 
-    live.timers.append(home.reactor.after(LEAVING, partial(home.worker.do, decide)))
+    live.timers.append(home.reactor.after(_leaving(), partial(home.worker.do, decide)))
+
+
+def _leaving() -> float:
+    """What cannot be read is the default."""
+    text = os.environ.get("COVE_VM_LEAVING", "")
+    return float(text) if text.isdigit() and int(text) else LEAVING
