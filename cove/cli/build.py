@@ -62,6 +62,10 @@ def build(typed: Typed, terminal: Terminal, client: Client) -> int:
 def _context(typed: Typed, terminal: Terminal, path: str) -> Iterator[Context]:
     from cove.client import building
 
+    def gone() -> None:
+        if terminal.cancelled.is_set():
+            raise CoveError("interrupted", exit_code=130)
+
     file = typed.text("file")
     if path == "-":
         if terminal.is_terminal(0):
@@ -70,7 +74,7 @@ def _context(typed: Typed, terminal: Terminal, path: str) -> Iterator[Context]:
                 hint="pipe a Dockerfile or an archive in, or name a directory: cove build .",
                 exit_code=1,
             )
-        with building.from_stdin(terminal.fds[0], file) as context:
+        with building.from_stdin(terminal.fds[0], file, gone) as context:
             yield context
         return
     absolute = file if file in ("", "-") else terminal.path(file)

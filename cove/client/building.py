@@ -5,7 +5,6 @@ context, what the base images are, and which files are wanted at all.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import tarfile
 import threading
@@ -14,12 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from cove.build.dockerfile.file import Dockerfile, read_dockerfile
+from cove.build.files.tars import Forward, Gone, Source, Tar
 from cove.build.files.wanted import Wanted as Files
 from cove.build.graph.data import IMAGE, Build, Origin
 from cove.build.graph.plan import Wanted, plan_build
 from cove.build.ignore import NAME, Ignore, ignore_names, read_ignore
 from cove.client.packing import Packer
-from cove.errors import HostError, NotFound, UsageError, printable
+from cove.errors import BadArchive, HostError, NotFound, UsageError, printable
 from cove.oci.config import ImageConfig
 from cove.oci.manifest import Platform
 
@@ -153,7 +153,7 @@ def _cannot(path: str, error: OSError) -> HostError:
 
 
 @contextmanager
-def from_stdin(stdin: int, file: str) -> Iterator[Context]:
+def from_stdin(stdin: int, file: str, gone: Gone) -> Iterator[Context]:
     """A Dockerfile alone, or an archive with one."""
     first = bytearray()
     while len(first) < HEAD and (piece := os.read(stdin, HEAD - len(first))):
@@ -167,9 +167,11 @@ def from_stdin(stdin: int, file: str) -> Iterator[Context]:
     with tempfile.TemporaryFile() as spool:
         spool.write(first)
         with os.fdopen(os.dup(stdin), "rb") as source:
-            shutil.copyfileobj(source, spool, 1 << 20)
+            while data := source.read(1 << 20):
+                gone()
+                spool.write(data)
         spool.flush()
-        yield _in_archive(spool.fileno(), file or "Dockerfile")
+        yield _in_archive(spool.fileno(), file or "Dockerfile", gone)
 
 
 def _is_archive(first: bytes) -> bool:
@@ -183,17 +185,12 @@ def _is_archive(first: bytes) -> bool:
         return False
 
 
-def _in_archive(fd: int, file: str) -> Context:
+def _in_archive(fd: int, file: str, gone: Gone) -> Context:
     found = Context(file, b"", archive=fd)
-    with open(fd, "rb", closefd=False) as stream:
-        stream.seek(0)
-        try:
-            with tarfile.open(fileobj=stream, mode="r:*") as tar:
-                texts = _texts(tar, (file, f"{file}{NAME}", NAME))
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise UsageError(
-                f"cannot read the archive on standard input: {str(error)[:200]}", exit_code=1
-            ) from None
+    try:
+        texts = _texts(fd, (file, f"{file}{NAME}", NAME), gone)
+    except BadArchive as error:
+        raise UsageError(error.message, exit_code=1) from None
     if file not in texts:
         raise NotFound(f"cannot build -: there is no {file} in the archive", hint="name it: -f")
     found.dockerfile = texts[file]
@@ -204,15 +201,31 @@ def _in_archive(fd: int, file: str) -> Context:
     return found
 
 
-def _texts(tar: tarfile.TarFile, names: tuple[str, ...]) -> dict[str, bytes]:
+def _texts(fd: int, names: tuple[str, ...], gone: Gone) -> dict[str, bytes]:
+    """Read in the daemon: with bounds, whatever the archive says."""
+    from cove.image.compress import MAGIC_LENGTH, Damaged, decode, detect
+
     found = {}
-    while (member := tar.next()) is not None:
-        name = os.path.normpath(member.name)
-        if name in names and member.isfile() and member.size <= TEXT_MAX:
-            file = tar.extractfile(member)
-            found[name] = file.read() if file is not None else b""
-        tar.members = []  # type: ignore[attr-defined]  # it would keep all of them
+    what = "the archive on standard input"
+    with open(fd, "rb", closefd=False) as stream:
+        stream.seek(0)
+        kind = detect(os.pread(fd, MAGIC_LENGTH, 0))
+        source: Source = stream if kind == "none" else Forward(_asked(decode(kind, stream), gone))
+        tar = Tar(source, what, gone)
+        try:
+            for member in tar:
+                name = os.path.normpath(member.name)
+                if name in names and member.isfile():
+                    found[name] = tar.content(member, TEXT_MAX)
+        except Damaged as error:
+            raise BadArchive(f"cannot read {what}: {error}") from None
     return found
+
+
+def _asked(pieces: Iterator[bytes], gone: Gone) -> Iterator[bytes]:
+    for piece in pieces:
+        gone()
+        yield piece
 
 
 # ---- which images ----

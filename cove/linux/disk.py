@@ -65,6 +65,12 @@ def trees_usage(paths: Iterable[str]) -> dict[str, int]:
     return found
 
 
+def usage(path: str) -> int:
+    """Bytes on disk of a file, or of a tree."""
+    is_tree = os.path.isdir(path) and not os.path.islink(path)
+    return tree_usage(path) if is_tree else file_usage(path)
+
+
 def file_usage(path: str) -> int:
     """Bytes on disk of one file; a missing one is 0."""
     try:

@@ -12,7 +12,15 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from cove.errors import CoveError, HostError, NotFound, UsageError
-from cove.linux.syscalls import AT_FDCWD, OPEN_TREE, RESOLVE_NO_MAGICLINKS, openat2, syscall
+from cove.linux.syscalls import (
+    AT_FDCWD,
+    OPEN_TREE,
+    RESOLVE_BENEATH,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    openat2,
+    syscall,
+)
 
 OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 AT_EMPTY_PATH, AT_RECURSIVE = 0x1000, 0x8000
@@ -27,16 +35,19 @@ class Source(NamedTuple):
     gid: int
 
 
-def open_source(path: str, target: str, *, origin: str = "", create: bool = False) -> Source:
+def open_source(
+    path: str, target: str, *, origin: str = "", create: bool = False, within: str = ""
+) -> Source:
     """Open a host path that is to be mounted on ``target``; ``create`` makes a missing directory.
 
     Links are followed, as the user sees the path; those of /proc into other processes are not.
+    ``within``: a directory of cove's own, below which lies what strangers sent: none is followed.
     """
     what = f"cannot mount {path} on {target}"
     if not path.startswith("/"):
         raise UsageError(f"{what}: the source is not an absolute path", origin=origin)
     try:
-        fd = _open(path, create=create)
+        fd = _open_within(within, path) if within else _open(path, create=create)
     except OSError as error:
         raise _source_error(what, path, target, origin, error) from error
     try:
@@ -107,6 +118,15 @@ def _open(path: str, *, create: bool) -> int:
             raise
         os.makedirs(path, 0o755, exist_ok=True)
         return openat2(AT_FDCWD, path, flags=os.O_PATH, resolve=RESOLVE_NO_MAGICLINKS)
+
+
+def _open_within(directory: str, path: str) -> int:
+    top = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        below = os.path.relpath(path, directory)
+        return openat2(top, below, flags=os.O_PATH, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+    finally:
+        os.close(top)
 
 
 def _source_error(what: str, path: str, target: str, origin: str, error: OSError) -> CoveError:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from cove.linux.disk import deleted_usage, file_usage, free_space, overlay_devices, tree_usage
+from cove.linux.disk import deleted_usage, free_space, overlay_devices, tree_usage, usage
 
 RESCAN = 60.0
 SPEED = 2 << 30
@@ -68,7 +68,7 @@ class StorageWatch:
         beside: tuple[str, ...] = (),
     ) -> None:
         """From now on. ``pids`` are the machine's processes: what they hold open and unlinked
-        counts too, and so do files ``beside`` the root that the machine may write.
+        counts too, and so do files and trees ``beside`` the root that the machine may write.
         """
         root = _Root(key, path, limit, pids, beside, free=self._free(self._directory))
         with self._lock:
@@ -116,4 +116,4 @@ def _measure(root: _Root) -> int:
     if pids:
         devices = overlay_devices(pids[0])
         hidden = deleted_usage(pids, devices) if devices else 0
-    return tree_usage(os.fspath(root.path)) + sum(map(file_usage, root.beside)) + hidden
+    return tree_usage(os.fspath(root.path)) + sum(map(usage, root.beside)) + hidden

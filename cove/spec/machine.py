@@ -32,6 +32,9 @@ class Mount(msgspec.Struct, frozen=True, omit_defaults=True):
     size: int = 0
     mode: int = 0o1777
     options: tuple[str, ...] = ()
+    within: str = ""
+    """Of a bind: a directory below which ``source`` is and no link is followed: cove's own, with
+    what strangers sent."""
     copy: bool = True
     """A volume that is empty gets what the image has there."""
     subpath: str = ""

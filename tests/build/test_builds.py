@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,47 +20,10 @@ from typing import Any
 import pytest
 
 from cove.store.layout import Layout
+from tests.build.conftest import Build
 from tests.driver import Cove, Done, wait_until
 
 pytestmark = pytest.mark.usefixtures("tidied")
-
-Build = Callable[..., Done]
-
-
-@pytest.fixture
-def tidied(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What is built goes with the test, and then nothing of it is left."""
-    names = [name for name in ("fresh_cove", "cove") if name in request.fixturenames]
-    cove: Cove = request.getfixturevalue(names[0])
-    before = images_of(cove)
-    yield
-    wait_until(lambda: not cove("ps", "-aq").out, "the end of all machines")
-    made = [one for one in images_of(cove) if one not in before]
-    if made:
-        cove("rmi", "-f", *made)
-    cove("builder", "prune", "-af")
-    assert not cove("volume", "ls", "-q").out
-    wait_until(lambda: not os.listdir(cove.root / "tmp"), "an empty tmp")
-    assert "nothing was found" in cove("system", "check").out
-    layers = [name for name in os.listdir(cove.root / "roots") if name.startswith("l")]
-    assert len(layers) <= 2, "bb's and the host's"
-    assert str(cove.root) not in Path("/proc/self/mountinfo").read_text()
-
-
-def images_of(cove: Cove) -> list[str]:
-    return list(dict.fromkeys(cove("images", "-qa", "--no-trunc").out.split()))
-
-
-@pytest.fixture
-def build(cove: Cove, tmp_path: Path) -> Build:
-    """``build(dockerfile, flags..., **files)`` in a context of the test's own."""
-
-    def run(dockerfile: str, *flags: str, code: int | None = 0, **options: Any) -> Done:
-        (tmp_path / "Dockerfile").write_text(dockerfile)
-        words = ("build", "--progress=plain", *flags, str(tmp_path))
-        return cove(*words, code=code, **options)
-
-    return run
 
 
 def put(root: Path, **files: str) -> None:
@@ -299,11 +262,14 @@ def web(tmp_path: Path) -> Iterator[str]:
 
 def test_files_come_from_the_web(cove: Cove, build: Build, web: str) -> None:
     digest = hashlib.sha256(b"web").hexdigest()
-    build(f"FROM bb\nADD --checksum=sha256:{digest} {web}/file /w/\n", "-t", "web")
+    net = ("--network", "host")  # the server listens on this host's loopback
+    build(f"FROM bb\nADD --checksum=sha256:{digest} {web}/file /w/\n", *net, "-t", "web")
     assert says(cove, "web", "cat /w/file; stat -c ' %a' /w/file") == "web 600\n"
-    bad = build(f"FROM bb\nADD --checksum=sha256:{'0' * 64} {web}/file /w/\n", code=1)
+    bad = build(f"FROM bb\nADD --checksum=sha256:{'0' * 64} {web}/file /w/\n", *net, code=1)
     assert f"has the digest sha256:{digest}" in bad.err
-    assert "answered with 404" in build(f"FROM bb\nADD {web}/none /\n", code=1).err
+    assert "answered with 404" in build(f"FROM bb\nADD {web}/none /\n", *net, code=1).err
+    failed = build(f"FROM bb\nADD {web}/file /again/\n", code=1)
+    assert "this host's own loopback" in failed.err and "--network host" in failed.err
 
 
 # ---- mounts ----

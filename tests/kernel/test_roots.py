@@ -229,6 +229,21 @@ class TestStorageWatch:
         now[0] += 61
         assert [over.key for over in watch.check()] == [1]
 
+    def test_what_is_written_beside_the_root_counts(self, tmp_path: Path) -> None:
+        now = [1.0]
+        watch = StorageWatch(str(tmp_path), clock=lambda: now[0], free=lambda _: 1 << 30)
+        for name in ("root", "given", "other"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "file").touch()
+        (tmp_path / "given/link").symlink_to(tmp_path / "other")
+        beside = tuple(str(tmp_path / name) for name in ("given", "file", "given/link", "none"))
+        watch.watch(1, str(tmp_path / "root"), limit=1 << 20, beside=beside)
+        (tmp_path / "other/big").write_bytes(b"x" * (2 << 20))
+        assert watch.check() == [], "no link is followed"
+        (tmp_path / "given/big").write_bytes(b"x" * (2 << 20))
+        now[0] += 61
+        assert [over.key for over in watch.check()] == [1]
+
     def test_the_nearer_the_limit_the_sooner(self, tmp_path: Path) -> None:
         watch = StorageWatch(str(tmp_path), free=lambda _: 1 << 40)
         watch.watch(1, str(tmp_path), limit=1 << 40)

@@ -5,7 +5,7 @@ Its links are data, too: one is followed within the tree, whoever made it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -15,6 +15,12 @@ FILE, FOLDER, LINK, FIFO = "file", "folder", "link", "fifo"
 LINKS_MAX = 40
 """As the kernel has it."""
 PATH_MAX = 4095
+DEPTH_MAX = 250
+"""Folders in each other."""
+ENTRIES_MAX = 1_000_000
+"""Of a tree, the folders that nobody named included; a layer has no more, either."""
+NAMES_MAX = 256 << 20
+"""Characters of all its paths and links together."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -58,29 +64,61 @@ def clean(path: str, what: str) -> str:
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts or "\0" in path or len(path) > PATH_MAX:
         raise BadArchive(f"cannot read {what}: a file is called {printable(path)[:200]}")
+    if len(parts) > DEPTH_MAX + 1:
+        raise BadArchive(f"cannot read {what}: it has more than {DEPTH_MAX} folders in each other")
     return "/".join(parts)
+
+
+def _go_on() -> None:
+    pass
 
 
 class Files:
     """The entries by their paths; folders that nobody named are there all the same."""
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    def __init__(
+        self,
+        entries: Iterable[Entry] = (),
+        *,
+        what: str = "a tree of files",
+        alone: bool = False,
+        gone: Callable[[], None] = _go_on,
+    ) -> None:
+        """``alone``: the root may be a file, which is all there is. ``gone`` raises once nobody
+        wants it any more."""
         self.by_path: dict[str, Entry] = {"": Entry("", FOLDER, 0o755)}
         self._below: dict[str, dict[str, None]] = {}
+        self._what, self._alone, self._letters = what, alone, 0
         for entry in entries:
-            self._add(entry)
+            gone()
+            self.add(entry)
 
-    def _add(self, entry: Entry) -> None:
+    def add(self, entry: Entry) -> None:
+        """Of two with one path the later one counts."""
         path = entry.path
+        self._check(entry)
         new = path not in self.by_path
         self.by_path[path] = entry
+        self._letters += len(entry.link)
         while new and path:
+            self._letters += len(path)
             folder, _, name = path.rpartition("/")
             self._below.setdefault(folder, {})[name] = None
             path = folder
             new = path not in self.by_path
             if new:
                 self.by_path[path] = Entry(path, FOLDER, 0o755)
+        if len(self.by_path) > ENTRIES_MAX or self._letters > NAMES_MAX:
+            raise BadArchive(f"cannot read {self._what}: it has too many files, or too long names")
+
+    def _check(self, entry: Entry) -> None:
+        """A root that is a link would be followed by who asks where the root is."""
+        if not entry.path and entry.kind != FOLDER and (not self._alone or entry.kind == LINK):
+            raise BadArchive(f"cannot read {self._what}: its root is no folder")
+        if len(entry.link) > PATH_MAX or "\0" in entry.link:
+            raise BadArchive(
+                f"cannot read {self._what}: {printable(entry.path)[:200]} leads to what is no path"
+            )
 
     def __contains__(self, path: str) -> bool:
         return path in self.by_path

@@ -122,7 +122,7 @@ def select_parents(
     names = _matches_below(files, base, pattern) if is_wild(pattern) else [pattern]
     found: dict[str, Placed] = {}
     for name in names:
-        if joined(base, name) not in files:
+        if not _is_reached(files, base, name):
             continue
         for path in (*_above(name), name):
             entry = files[joined(base, path)]
@@ -131,6 +131,13 @@ def select_parents(
             path = entry.path[len(base) :].lstrip("/")
             found.setdefault(path, Placed(entry, joined(place.path, path)))
     return [one for path, one in found.items() if ignore is None or ignore.kept(path)]
+
+
+def _is_reached(files: Files, base: str, name: str) -> bool:
+    """Whether it is there, and by folders alone: an archive may put files below a link."""
+    return joined(base, name) in files and all(
+        files[joined(base, one)].kind == FOLDER for one in _above(name)
+    )
 
 
 def _above(path: str) -> list[str]:

@@ -193,8 +193,9 @@ def _step(
     site: Site, stage: StagePlan, step: Step, tree: Tree, title: str
 ) -> tuple[CacheRecord, LayerRecord]:
     sources = Sources(
-        site.home, site.context, _origins(site, stage, step), site.gone, site.clock_ns
-    )
+        site.home, site.context, _origins(site, stage, step), site.gone, site.clock_ns,
+        loopback=site.given.network == "host",
+    )  # fmt: skip
     number = site.number()
     site.tell("begin", number, title=f"{title} {step.title}")
     doing = _Doing(site, stage, step, tree, sources, number)

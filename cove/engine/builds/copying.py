@@ -8,17 +8,17 @@ import os
 import posixpath
 import re
 import stat
-import tarfile
 from dataclasses import dataclass
 
 from cove.build.files.entries import FOLDER, Entry
 from cove.build.files.select import Owner, Place, Placed, restyled
+from cove.build.files.tars import Gone, Tar
 from cove.build.graph.data import CopyStep, WorkdirStep
 from cove.build.source import Place as Line
 from cove.build.source import misfit
 from cove.engine.builds import trees
 from cove.engine.builds.gathering import Gathered, Part, Sources, placed
-from cove.engine.builds.packs import Gone, write_tar
+from cove.engine.builds.packs import check_room, write_tar
 from cove.engine.builds.trees import Tree
 from cove.engine.home import Home
 from cove.engine.ranges import RANGE_SIZE
@@ -70,10 +70,12 @@ class Writing:
                 archiver.finish()
             except NotFound:
                 return ""
-        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-            member = tar.next()
-            file = tar.extractfile(member) if member is not None and member.isfile() else None
-            return file.read().decode("utf-8", "surrogateescape") if file else ""
+        tar = Tar(io.BytesIO(data), f"/{path}", _nothing)
+        for member in tar:
+            if member.isfile():  # of holes alone it may be, and as long as it likes
+                return tar.content(member, NAMES_MAX).decode("utf-8", "surrogateescape")
+            break
+        return ""
 
     def place(self, target: str) -> Place:
         """Where the files go: links of the tree are followed, as BuildKit does."""
@@ -86,6 +88,7 @@ class Writing:
 
     def put(self, found: Gathered, now_ns: int, gone: Gone) -> None:
         """The files, in order."""
+        check_room(self.home.store.layout.roots, found.placed)
         for fd, mine in found.parts:
             if not mine:
                 continue

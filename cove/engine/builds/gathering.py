@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 
 from cove.build.files.entries import FILE, Entry, Files, joined
 from cove.build.files.select import Place, Placed, excluded, literal, select, select_parents
+from cove.build.files.tars import Gone
 from cove.build.graph.data import CONTEXT, HTTP, INLINE, CopyStep, Source
 from cove.build.ignore import Ignore
 from cove.build.source import misfit
 from cove.engine.builds import trees
-from cove.engine.builds.packs import Gone, Pack, decode, is_archive, nameless, read_tar
+from cove.engine.builds.packs import Pack, decode, is_archive, nameless, read_tar
 from cove.engine.builds.trees import Tree
 from cove.engine.home import Home
 from cove.errors import NotFound, UsageError
@@ -97,6 +98,8 @@ class Sources:
     """By ``str`` of their origin."""
     gone: Gone
     clock_ns: int
+    loopback: bool = False
+    """Steps see the host's network: so may ADD of a URL."""
 
 
 def gather(sources: Sources, step: CopyStep, stack: contextlib.ExitStack) -> list[Part]:
@@ -182,7 +185,7 @@ def _fetched(sources: Sources, step: CopyStep, source: Source, stack: contextlib
     from cove.engine.builds.fetching import fetch
 
     fd = stack.enter_context(nameless(sources.home.store))
-    got = fetch(source.origin.name, fd, step.place, sources.gone)
+    got = fetch(source.origin.name, fd, step.place, sources.gone, loopback=sources.loopback)
     if source.checksum and source.checksum != f"sha256:{got.digest}":
         raise misfit(
             step.place,

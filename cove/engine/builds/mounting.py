@@ -18,7 +18,7 @@ from cove.build.files.select import Place, Placed, digest_of, select
 from cove.build.graph.data import CONTEXT, SCRATCH, RunStep, StepMount
 from cove.build.source import misfit
 from cove.engine.builds.gathering import Sources, tree_pack
-from cove.engine.builds.packs import Pack, nameless, write_tar
+from cove.engine.builds.packs import Pack, check_room, nameless, write_tar
 from cove.engine.builds.trees import Tree
 from cove.engine.home import Home
 from cove.engine.volumes import making
@@ -89,7 +89,7 @@ def mounted(sources: Sources, step: RunStep, secrets: dict[str, bytes]) -> Itera
         for script in step.files:
             data = script.content.encode("utf-8", "surrogateescape")
             path = _file(making_one.fresh(), data, script.mode, 0, 0)
-            mounts.append(_shown(path, script.path, "the script"))
+            mounts.append(_shown(directory, path, script.path, "the script"))
         yield Mounted(tuple(mounts), tuple(making_one.whispers))
 
 
@@ -153,13 +153,15 @@ def _bind(one: _Making, mount: StepMount) -> Mount:
             raise misfit(one.step.place, f'"{mount.mount.source or "/"}" is not in {origin}')
         path = _unpacked(one, pack, placed)
     return Mount(
-        "bind", mount.target, source=path, read_only=mount.mount.readonly, origin=_said(mount)
-    )
+        "bind", mount.target, source=path, within=one.directory, read_only=mount.mount.readonly,
+        origin=_said(mount),
+    )  # fmt: skip
 
 
 def _unpacked(one: _Making, pack: Pack, placed: list[Placed]) -> str:
     """The files in a directory of their own, by the unpacker, which follows nothing."""
     target = one.fresh()
+    check_room(one.directory, placed)
     os.mkdir(target, 0o700)
     with nameless(one.home.store) as tar:
         write_tar(tar, pack.fd, placed, one.sources.clock_ns, one.sources.gone)
@@ -181,8 +183,8 @@ def _file(path: str, data: bytes, mode: int, uid: int, gid: int) -> str:
     return path
 
 
-def _shown(path: str, target: str, origin: str) -> Mount:
-    return Mount("bind", target, source=path, read_only=True, origin=origin)
+def _shown(within: str, path: str, target: str, origin: str) -> Mount:
+    return Mount("bind", target, source=path, within=within, read_only=True, origin=origin)
 
 
 def _secret(one: _Making, mount: StepMount) -> Mount | None:
@@ -203,7 +205,7 @@ def _secret(one: _Making, mount: StepMount) -> Mount | None:
     if one.home.facts.kernel < IDMAP_SINCE["tmpfs"]:
         mode |= mode >> 6  # there it belongs to nobody inside, and nobody else sees it
     path = _file(one.secret(), data, mode, wish.uid or 0, wish.gid or 0)
-    return _shown(path, mount.target, _said(mount))
+    return _shown(one.memory, path, mount.target, _said(mount))
 
 
 # ---- caches ----

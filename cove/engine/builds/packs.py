@@ -7,11 +7,13 @@ daemon's own file system: a link in it is a word, and a name leads nowhere.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import re
 import struct
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -29,23 +31,25 @@ from cove.build.files.entries import (
     text,
 )
 from cove.build.files.select import Placed
+from cove.build.files.tars import Gone, Tar
 from cove.errors import NOT_JSON, BadArchive, CoveError
 from cove.image import compress
-from cove.image.pipeline import BYTES_MAX, spool
+from cove.image.layers import RESERVE, RESERVE_PART
+from cove.image.pipeline import BYTES_MAX, RATIO, RATIO_FREE, TooLarge, spool, system_error
 from cove.oci.archive import Span
 from cove.store.db import Store
 
 HEAD = struct.Struct(">I")
 HEAD_MAX = 64 << 10
 PIECE = 1 << 20
-ENTRIES_MAX = 2_000_000
+TIME_MAX = 1 << 40
+"""Seconds: what no file system keeps."""
+ATTRIBUTE_MAX = 64
 KINDS = (FILE, FOLDER, LINK, FIFO)
 XATTRS = ("security.capability",)
 _CAPABILITY = "SCHILY.xattr."
+_TIME = re.compile(r"(-?)([0-9]{1,12})\.([0-9]+)")
 _sent = msgspec.msgpack.Decoder(Sent).decode
-
-Gone = Callable[[], None]
-"""Raises once nobody wants it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,19 @@ def nameless(store: Store) -> Iterator[int]:
         os.close(fd)
 
 
+def room(place: int | str) -> int:
+    """Bytes that the file system there may be given: what is full is full for everybody."""
+    found = os.statvfs(place)
+    reserve = min(RESERVE, found.f_blocks * found.f_frsize // RESERVE_PART)
+    return max(0, found.f_bavail * found.f_frsize - reserve)
+
+
+def check_room(place: str, placed: Iterable[Placed]) -> None:
+    """Before the files are written there: a few bytes may stand for a long one."""
+    if sum(one.entry.size for one in placed) > room(place):
+        raise system_error("the files of a step", errno.ENOSPC, "")
+
+
 # ---- a context as it is sent ----
 
 
@@ -71,19 +88,21 @@ def read_sent(body: int, out: int, gone: Gone) -> Files:
     """What ``client.packing`` sends: heads, each with the bytes of its file; one of no bytes ends
     it.
     """
-    entries: list[Entry] = []
-    at = 0
+    files = Files(what="the build context")
+    at, left = 0, room(out)
     with open(body, "rb", buffering=PIECE, closefd=False) as stream:
         while length := HEAD.unpack(_exactly(stream, HEAD.size))[0]:
             gone()
-            if length > HEAD_MAX or len(entries) >= ENTRIES_MAX:
+            if length > HEAD_MAX:
                 raise BadArchive("cannot read the build context: it is no context, or too large")
             entry = _entry(_exactly(stream, length), at)
             if entry.kind == FILE:
+                if at + entry.size > left:
+                    raise system_error("the build context", errno.ENOSPC, "")
                 entry = msgspec.structs.replace(entry, digest=_take(stream, out, entry.size, gone))
                 at += entry.size
-            entries.append(entry)
-    return Files(entries)
+            files.add(entry)
+    return files
 
 
 def _exactly(stream: BinaryIO, length: int) -> bytes:
@@ -126,8 +145,13 @@ def _take(stream: BinaryIO, out: int, size: int, gone: Gone) -> str:
 
 def _write(fd: int, data: bytes) -> None:
     rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
+    try:
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise system_error("the files of a step", errno.ENOSPC, "") from None
 
 
 # ---- a tar ----
@@ -135,7 +159,13 @@ def _write(fd: int, data: bytes) -> None:
 
 def decode(source: Span, out: int, what: str) -> None:
     """An archive without its compression."""
-    spool(source, out, what=what, limit=BYTES_MAX)
+    left = room(out)
+    try:
+        spool(source, out, what=what, limit=min(BYTES_MAX, left))
+    except TooLarge:
+        if left < BYTES_MAX and os.fstat(out).st_size >= left - PIECE:
+            raise system_error(what, errno.ENOSPC, "") from None
+        raise
 
 
 def is_archive(fd: int, entry: Entry) -> bool:
@@ -152,74 +182,117 @@ def is_archive(fd: int, entry: Entry) -> bool:
 def read_tar(fd: int, what: str, gone: Gone, *, below: str = "") -> Files:
     """An archive without compression, in a file; ``below``: what its first entry is called, which
     is the root of the tree."""
-    entries: dict[str, Entry] = {}
-    contents: dict[int, str] = {}
-    with open(fd, "rb", buffering=PIECE, closefd=False) as stream:
-        stream.seek(0)
-        try:
-            with tarfile.open(
-                fileobj=stream, mode="r:", encoding="utf-8", errors="surrogateescape"
-            ) as tar:
-                while (member := tar.next()) is not None:
-                    gone()
-                    if len(entries) >= ENTRIES_MAX:
-                        raise BadArchive(f"cannot read {what}: it has too many files")
-                    entry = _member(fd, tar, member, entries, contents, what, below)
-                    if entry is not None:
-                        entries[entry.path] = entry
-                    tar.members = []  # type: ignore[attr-defined]  # it would keep all of them
-        except tarfile.TarError as error:
-            raise BadArchive(f"cannot read {what}: {str(error)[:200]}") from None
-    return Files(entries.values())
+    return _Reading(fd, what, gone, below).read()
 
 
-def _member(
-    fd: int,
-    tar: tarfile.TarFile,
-    member: tarfile.TarInfo,
-    before: dict[str, Entry],
-    contents: dict[int, str],
-    what: str,
-    below: str,
-) -> Entry | None:
-    path = _beneath(clean(member.name, what), below)
-    if path is None:
-        return None
-    seconds, _, rest = str(member.pax_headers.get("mtime", "")).partition(".")
-    mtime = int(member.mtime) * 1_000_000_000
-    if rest.isdigit() and seconds.lstrip("-").isdigit():
-        mtime = int(seconds) * 1_000_000_000 + int(rest.ljust(9, "0")[:9])
-    common: dict[str, Any] = {
-        "mode": member.mode & 0o7777,
-        "uid": member.uid,
-        "gid": member.gid,
-        "mtime_ns": mtime,
-    }
-    xattrs = tuple(
-        (name, member.pax_headers[_CAPABILITY + name])
-        for name in XATTRS
-        if _CAPABILITY + name in member.pax_headers
-    )
-    if member.isdir():
-        return Entry(path, FOLDER, **common)
-    if member.issym():
-        return Entry(path, LINK, link=member.linkname, **common)
-    if member.isfifo():
-        return Entry(path, FIFO, **common)
-    if member.islnk():
-        target = _beneath(clean(member.linkname, what), below)
-        first = before.get(target or "")
-        if first is None:
-            raise BadArchive(f"cannot read {what}: a hard link to what is not in it")
-        before[first.path] = msgspec.structs.replace(first, shared=True)
+class _Reading:
+    """Of one archive."""
+
+    def __init__(self, fd: int, what: str, gone: Gone, below: str) -> None:
+        self._fd, self._what, self._gone, self._below = fd, what, gone, below
+        self._size = os.fstat(fd).st_size
+        self._files = Files(what=what, alone=bool(below))
+        self._holes = min(BYTES_MAX, room(fd))
+        """Bytes that files with holes may still have; those of a tree were made by a step."""
+        if not below:
+            self._holes = min(self._holes, RATIO_FREE + RATIO * self._size)
+
+    def read(self) -> Files:
+        with open(self._fd, "rb", buffering=PIECE, closefd=False) as stream:
+            stream.seek(0)
+            for member in Tar(stream, self._what, self._gone, end=self._size):
+                entry = self._entry(member)
+                if entry is not None:
+                    self._files.add(entry)
+        return self._files
+
+    def _bad(self, reason: str) -> BadArchive:
+        return BadArchive(f"cannot read {self._what}: {reason}")
+
+    def _entry(self, member: tarfile.TarInfo) -> Entry | None:
+        path = _beneath(clean(member.name, self._what), self._below)
+        if path is None:
+            return None
+        common: dict[str, Any] = {
+            "mode": member.mode & 0o7777,
+            "uid": member.uid,
+            "gid": member.gid,
+            "mtime_ns": self._time(member),
+        }
+        if member.isdir():
+            return Entry(path, FOLDER, **common)
+        if member.issym():
+            return Entry(path, LINK, link=member.linkname, **common)
+        if member.isfifo():
+            return Entry(path, FIFO, **common)
+        if member.islnk():
+            return self._linked(path, member)
+        if not member.isfile():
+            return None  # a device: as everywhere, no machine gets one
+        content, size = member.offset_data, member.size
+        if member.issparse():
+            content = self._expand(member)
+        elif content + size > self._size:
+            raise self._bad("it ended in the middle")
+        digest = _digest(self._fd, content, size, self._gone)
+        attributes = self._attributes(member)
+        return Entry(
+            path, FILE, size=size, content=content, digest=digest, xattrs=attributes, **common
+        )
+
+    def _linked(self, path: str, member: tarfile.TarInfo) -> Entry:
+        """Another name for a file that came before it."""
+        known = self._files.by_path
+        first = known.get(_beneath(clean(member.linkname, self._what), self._below) or "")
+        if first is None or first.kind == FOLDER:
+            raise self._bad("a hard link to what is not in it")
+        known[first.path] = msgspec.structs.replace(first, shared=True)
         return msgspec.structs.replace(first, path=path, shared=True)
-    if not member.isfile():
-        return None  # a device: as everywhere, no machine gets one
-    content, size = member.offset_data, member.size
-    if member.issparse():
-        content = _expand(fd, tar, member)
-    digest = _digest(fd, content, size)
-    return Entry(path, FILE, size=size, content=content, digest=digest, xattrs=xattrs, **common)
+
+    def _time(self, member: tarfile.TarInfo) -> int:
+        found = _TIME.fullmatch(str(member.pax_headers.get("mtime", "")))
+        if found is not None:
+            ns = int(found[2]) * 1_000_000_000 + int(found[3][:9].ljust(9, "0"))
+            return -ns if found[1] else ns
+        if not -TIME_MAX < member.mtime < TIME_MAX:
+            raise self._bad("a file has a time that cannot be")
+        return int(member.mtime) * 1_000_000_000
+
+    def _attributes(self, member: tarfile.TarInfo) -> tuple[tuple[str, str], ...]:
+        said = member.pax_headers
+        found = tuple(
+            (name, said[_CAPABILITY + name]) for name in XATTRS if _CAPABILITY + name in said
+        )
+        if any(len(value) > ATTRIBUTE_MAX for _, value in found):
+            raise self._bad("a file has an attribute that cannot be")
+        return found
+
+    def _expand(self, member: tarfile.TarInfo) -> int:
+        """A file with holes, behind the archive, with its holes."""
+        self._holes -= member.size
+        if self._holes < 0:
+            raise self._bad("its files with holes are larger than there is room for")
+        start = os.fstat(self._fd).st_size
+        source, last = member.offset_data, 0
+        os.ftruncate(self._fd, start + member.size)
+        for at, length in member.sparse:  # type: ignore[misc, union-attr]  # not what is declared
+            if at < last or length < 0 or at + length > member.size:
+                raise self._bad("a file with holes has them in no order")
+            if source + length > self._size:
+                raise self._bad("it ended in the middle")
+            last = at + length
+            self._copy(source, start + at, length)
+            source += length
+        return start
+
+    def _copy(self, source: int, target: int, length: int) -> None:
+        while length:
+            self._gone()
+            data = os.pread(self._fd, min(length, PIECE), source)
+            if not data:
+                raise self._bad("it ended in the middle")
+            os.pwrite(self._fd, data, target)
+            source, target, length = source + len(data), target + len(data), length - len(data)
 
 
 def _beneath(path: str, below: str) -> str | None:
@@ -230,22 +303,11 @@ def _beneath(path: str, below: str) -> str | None:
     return path[len(below) + 1 :] if path.startswith(f"{below}/") else None
 
 
-def _expand(fd: int, tar: tarfile.TarFile, member: tarfile.TarInfo) -> int:
-    """A file with holes, in full behind the archive."""
-    at = os.fstat(fd).st_size
-    place = at
-    source = tar.extractfile(member)
-    assert source is not None
-    while data := source.read(PIECE):
-        os.pwrite(fd, data, place)
-        place += len(data)
-    return at
-
-
-def _digest(fd: int, at: int, size: int) -> str:
+def _digest(fd: int, at: int, size: int, gone: Gone) -> str:
     whole = hashlib.sha256()
     end = at + size
     while at < end:
+        gone()
         data = os.pread(fd, min(PIECE, end - at), at)
         if not data:
             raise BadArchive("cannot read an archive: it ended in the middle")
@@ -270,7 +332,7 @@ def write_tar(out: int, fd: int, placed: Iterable[Placed], now_ns: int, gone: Go
             continue
         if entry.shared:
             linked[entry.content] = one.target
-        _send(out, fd, entry)
+        _send(out, fd, entry, gone)
     _write(out, bytes(1024))
 
 
@@ -298,9 +360,10 @@ def _seconds(ns: int) -> str:
     return f"{'-' if ns < 0 else ''}{whole}.{part:09d}"
 
 
-def _send(out: int, fd: int, entry: Entry) -> None:
+def _send(out: int, fd: int, entry: Entry, gone: Gone) -> None:
     at, left = entry.content, entry.size
     while left:
+        gone()
         moved = os.sendfile(out, fd, at, min(left, PIECE))
         if not moved:
             raise CoveError("cannot copy: its content is gone")

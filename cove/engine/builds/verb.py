@@ -43,8 +43,9 @@ from cove.store.records import ImageRecord
 LOOK = 0.2
 """Seconds between two looks whether the caller is still there."""
 ASKED_MAX = 64 << 20
-WAITING = 10_000
-"""Steps that a slow reader may leave unread; then the build waits for it."""
+WAITING = 64
+"""Steps, and pieces of what programs say, that a slow reader may leave unread: then the build waits
+for it, and the program for the build."""
 
 # Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
 _decode_asked = msgspec.msgpack.Decoder(ImageBuild).decode
@@ -225,7 +226,7 @@ def _context(
     home: Home, params: ImageBuild, call: Call, out: int, gone: Callable[[], None]
 ) -> Files:
     if params.context == "none" or call.body < 0:
-        return Files([])
+        return Files()
     if params.context == "files":
         return read_sent(call.body, out, gone)
     decode(Span(call.body, -1, -1), out, "the build context")
@@ -233,7 +234,8 @@ def _context(
     if not params.ignore:
         return files
     rules = read_ignore(params.ignore, params.ignore_name)
-    return Files(one for path, one in files.by_path.items() if path and rules.kept(path))
+    kept = (one for path, one in files.by_path.items() if path and rules.kept(path))
+    return Files(kept, what="the build context", gone=gone)
 
 
 def _record(

@@ -27,6 +27,7 @@ from cove.engine.volumes import making
 from cove.engine.volumes.users import publish_unmounts
 from cove.errors import CoveError, error_to_json, one_line
 from cove.executor.messages import ExitRecord, Kind, Report, send
+from cove.linux.disk import usage
 from cove.plan import text
 from cove.planner.jail import keeps_disk
 from cove.store.records import Cause, MachineRecord
@@ -120,7 +121,12 @@ def watch_limits(home: Home, live: Live, record: MachineRecord) -> None:
         pids = partial(_pids, home, live)
         path, beside = home.store.layout.upper(record.upper), home.store.layout.machine(live.key)
         generated = tuple(f"{beside}/{name}" for name in files.TARGETS.values())
-        home.storage.watch(live.key, path, limit=limit, pids=pids, beside=generated)
+        # What a step of a build was given to write in: what it had from the start is not its own.
+        given = tuple(
+            mount.source for mount in record.spec.mounts if mount.within and not mount.read_only
+        )
+        limit += sum(map(usage, given))
+        home.storage.watch(live.key, path, limit=limit, pids=pids, beside=(*generated, *given))
         live.closers.append(partial(home.storage.forget, live.key))
 
 

@@ -22,7 +22,7 @@ def check_binds(spec: MachineSpec) -> None:
     """Before there is a machine, what a start would refuse: it opens the sources anew."""
     for mount in spec.mounts:
         if mount.type == "bind" and not mount.create_source:
-            os.close(open_source(mount.source, mount.target, origin=mount.origin).fd)
+            os.close(_open_bind(mount).fd)
 
 
 def open_binds(home: Home, fds: Descriptors, spec: MachineSpec) -> tuple[BindSource, ...]:
@@ -89,4 +89,11 @@ def _check_idmap(mount: Mount, able: str, path: str) -> None:
 def _open_source(home: Home, mount: Mount) -> Source:
     if mount.type == "volume":
         return open_mount(home, mount)
-    return open_source(mount.source, mount.target, origin=mount.origin, create=mount.create_source)
+    return _open_bind(mount)
+
+
+def _open_bind(mount: Mount) -> Source:
+    return open_source(
+        mount.source, mount.target, origin=mount.origin, create=mount.create_source,
+        within=mount.within,
+    )  # fmt: skip
