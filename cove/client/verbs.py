@@ -50,6 +50,8 @@ class Verb:
     """Takes ``Call.session``; the method gives None once the session is handed to a monitor."""
     body: bool = False
     """Takes ``Call.body``."""
+    secret: bool = False
+    """Its body holds secrets, and is read once, as it comes: HTTP keeps no byte of it."""
     raw: bool = False
     """Writes bytes to ``Call.sink`` before it answers; HTTP: frames, see ``transport``."""
 
@@ -154,7 +156,13 @@ VERBS: dict[str, Verb] = {
             raw=True,
         ),
         Verb(
-            "image.build", "image_build", build.BuildAsked, build.BuildStep, stream=True, body=True
+            "image.build",
+            "image_build",
+            build.BuildAsked,
+            build.BuildStep,
+            stream=True,
+            body=True,
+            secret=True,
         ),
         Verb("build.prune", "build_prune", build.BuildPrune, build.BuildPruned),
         Verb("manifest.create", "manifest_create", lists.ManifestCreate, lists.ManifestShown),

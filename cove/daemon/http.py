@@ -135,7 +135,7 @@ class Server:
         if verb.raw:
             return await streams.answer_raw(request, self._pool, method, params)
         if verb.stream:
-            return await self._stream(request, verb, params, -1)
+            return await self._stream(request, verb, params, -1, Cancel())
         if verb.session and request.headers.get("Upgrade", "") == "cove-session":
             return await self._session(request, verb, params)
         return await self._plain(request, verb, params)
@@ -154,6 +154,10 @@ class Server:
     async def _with_body(self, request: web.Request, verb: Verb) -> web.StreamResponse:
         """The bytes go through a file: the verb reads them at its own pace, and may seek."""
         params = parse_params(verb, request.headers.get("Cove-Params", "{}").encode())
+        if verb.secret:
+            cancel = Cancel()
+            async with streams.piped_body(request, self._pool, cancel) as reader:
+                return await self._stream(request, verb, params, reader, cancel)
         with tempfile.TemporaryFile(dir=self._engine.home.store.layout.tmp) as file:
             async for chunk in request.content.iter_chunked(CHUNK):
                 await self._loop.run_in_executor(self._pool, file.write, chunk)
@@ -162,13 +166,12 @@ class Server:
             if verb.raw:
                 method = getattr(self._engine, verb.method)
                 return await streams.answer_raw(request, self._pool, method, params, file.fileno())
-            return await self._stream(request, verb, params, file.fileno())
+            return await self._stream(request, verb, params, file.fileno(), Cancel())
 
     async def _stream(
-        self, request: web.Request, verb: Verb, params: Any, body: int
+        self, request: web.Request, verb: Verb, params: Any, body: int, cancel: Cancel
     ) -> web.StreamResponse:
         """One JSON document a line; an error before the first line is an answer of its own."""
-        cancel = Cancel()
         items: Iterator[Any] = getattr(self._engine, verb.method)(
             params, Call(body=body, cancelled=cancel)
         )

@@ -5,8 +5,9 @@ client for it. A client that goes is the end of the verb.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
@@ -101,6 +102,46 @@ async def with_piped_body(
         cancel.set()
         raise
     return web.Response(body=encode(result), content_type="application/json")
+
+
+@contextlib.asynccontextmanager
+async def piped_body(request: web.Request, pool: Executor, cancel: Cancel) -> AsyncIterator[int]:
+    """The request's body to read from while the block lasts; of a client that goes, ``cancel`` is
+    set before the end is seen.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    loop = asyncio.get_running_loop()
+    feeding = asyncio.ensure_future(_feed(request, pool, writer, cancel))
+
+    def end() -> None:
+        loop.call_soon_threadsafe(feeding.cancel)
+
+    try:
+        with cancel.then(end):  # who waits for the rest in vain sees an end
+            yield reader
+    finally:
+        os.close(reader)  # a writer that waits for room sees that nobody reads
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+
+
+async def _feed(request: web.Request, pool: Executor, writer: int, cancel: Cancel) -> None:
+    loop = asyncio.get_running_loop()
+    writing: asyncio.Future[None] | None = None
+    try:
+        async for chunk in request.content.iter_chunked(CHUNK):
+            writing = loop.run_in_executor(pool, _write_all, writer, chunk)
+            await asyncio.shield(writing)
+    except BrokenPipeError:
+        pass  # the verb has ended before its input, and says why
+    except BaseException:
+        cancel.set()
+        raise
+    finally:
+        while writing is not None and not writing.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([writing])
+        os.close(writer)
 
 
 def _write_all(fd: int, data: bytes) -> None:
