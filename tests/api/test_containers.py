@@ -173,7 +173,7 @@ def test_what_is_listed_is_what_was_asked_for(client: Client) -> None:
         assert gone["ContainersDeleted"] == [made.id]
 
 
-def test_limits_change_while_it_runs(client: Client) -> None:
+def test_limits_change_while_it_runs(client: Client, raw: Raw) -> None:
     made = client.containers.run("bb", ["sleep", "1000"], detach=True, mem_limit="64m")
     try:
         made.update(mem_limit="32m", memswap_limit="-1", cpu_shares=512)
@@ -182,6 +182,11 @@ def test_limits_change_while_it_runs(client: Client) -> None:
         with pytest.raises(docker.errors.APIError, match="KernelMemory") as refused:
             made.update(kernel_memory="20m")
         assert refused.value.status_code == 501
+        rates = {"Memory": 16 << 20, "BlkioDeviceReadBps": [{"Path": "/dev/sda", "Rate": 1 << 20}]}
+        answer = raw("POST", f"/containers/{made.id}/update", rates)
+        assert answer.status == 501 and "BlkioDeviceReadBps" in answer.message
+        made.reload()
+        assert made.attrs["HostConfig"]["Memory"] == 32 << 20
     finally:
         made.remove(force=True)
 
@@ -276,6 +281,29 @@ def test_several_attach_and_all_hear_what_comes(client: Client, raw: Raw) -> Non
             assert first.frames() == second.frames() == third.frames() == [(1, b"all\n")]
     made.wait()
     made.remove()
+
+
+@pytest.mark.parametrize("by", ["command", "restart"])
+def test_who_attached_before_hears_it_whoever_starts_it(
+    cove: Cove, client: Client, raw: Raw, by: str
+) -> None:
+    made = client.containers.create("bb", ["head", "-n", "1"], stdin_open=True)
+    with raw.upgrade(f"/containers/{made.id}/attach?{ALL}") as session:
+        if by == "command":
+            cove("start", made.id)
+        else:
+            made.restart()
+        session.send(b"all\n")
+        assert session.frames() == [(1, b"all\n")]
+    made.wait()
+    made.remove()
+
+
+def test_who_attached_before_hears_of_its_removal(client: Client, raw: Raw) -> None:
+    made = client.containers.create("bb", ["cat"], stdin_open=True)
+    with raw.upgrade(f"/containers/{made.id}/attach?{ALL}") as session:
+        made.remove()
+        assert session.rest() == b""
 
 
 def test_who_left_before_the_start_is_not_waited_for(client: Client, raw: Raw) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
 
 from tests.api.conftest import Command, Raw
+from tests.driver import Cove
 
 Client = docker.DockerClient
 
@@ -98,6 +101,27 @@ def test_volumes_are_made_used_and_removed(client: Client) -> None:
     with pytest.raises(docker.errors.NotFound, match="no such volume"):
         client.volumes.get("api-vol")
     assert client.volumes.prune()["VolumesDeleted"] is None
+
+
+def test_the_cache_of_builds_takes_room(cove: Cove, client: Client, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text(
+        "FROM bb\nRUN head -c 100000 /dev/zero > /kept-by-a-step\n"
+    )
+    cove("build", "-q", "-t", "cached", str(tmp_path))
+
+    def mine() -> tuple[dict[str, Any], dict[str, Any]]:
+        found = client.df()
+        (one,) = [step for step in found["BuildCache"] if "kept-by-a-step" in step["Description"]]
+        return one, found
+
+    one, _ = mine()
+    assert one["Shared"] and one["Size"] >= 100_000 and one["CreatedAt"].endswith("Z")
+    cove("rmi", "cached")
+    one, found = mine()
+    own = [step["Size"] for step in found["BuildCache"] if not step["Shared"]]
+    assert not one["Shared"] and found["BuilderSize"] == sum(own) >= 100_000
+    cove("builder", "prune", "-f")
+    assert client.df()["BuildCache"] == [] and client.df()["BuilderSize"] == 0
 
 
 def test_events_are_told_as_they_happen(client: Client) -> None:

@@ -155,6 +155,19 @@ def test_limits_are_what_was_asked_for() -> None:
     assert host(CpuPeriod=50_000, CpuQuota=25_000).limits.cpus == 0.5
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps"],
+)
+def test_rates_of_devices_are_those_of_the_beginning(name: str) -> None:
+    rates = {name: [{"Path": "/dev/sda", "Rate": 1 << 20}]}
+    assert len(host(**rates).limits.rates) == 1
+    asked = bodies.UPDATE.decode(msgspec.json.encode({"Memory": 1 << 26} | rates))
+    with pytest.raises(Unsupported, match=f"cannot use {name}: rates of block devices"):
+        spec.refuse_to_change(asked)
+    spec.refuse_to_change(bodies.UPDATE.decode(b'{"Memory": 67108864}'))
+
+
 def test_checks_and_policies_are_what_was_asked_for() -> None:
     asked = made(
         {
@@ -223,6 +236,11 @@ def test_ports_and_networks_are_what_was_asked_for() -> None:
     assert asked.network == "web" and asked.aliases == ("www",) and asked.ip == "10.1.2.3"
     assert asked.connections == (Connection("back"),)
     assert asked.ports == (Publish(80, "tcp", "::1", 8080, 8080), Publish(53, "udp"))
+    opened = {"EndpointsConfig": {"a": None, "b": {"DriverOpts": {"forwarding": "true"}}}}
+    assert made({"NetworkingConfig": opened}).connections == (Connection("b", forwards=True),)
+    opened["EndpointsConfig"]["b"] = {"DriverOpts": {"com.docker.network.endpoint.ifname": "x"}}
+    with pytest.raises(Unsupported, match=r"driver option com\.docker\.network\.endpoint\.ifname"):
+        made({"NetworkingConfig": opened})
     assert host(NetworkMode="default").network == "default"
     assert made({"NetworkDisabled": True}).network == "none"
 

@@ -8,11 +8,44 @@ from collections.abc import Callable, Iterator
 from cove.cli.logs import Marked
 from cove.daemon.docker.ask import Answer, Ask, Hijack
 from cove.daemon.docker.logs import pieces, streams_of
-from cove.daemon.docker.pending import Waiting
+from cove.daemon.docker.pending import Pending, Waiting
 from cove.engine import calls
 from cove.engine.calls import Session
-from cove.errors import UsageError
+from cove.engine.engine import Engine
+from cove.errors import CoveError, NotFound, UsageError
 from cove.spec.values import check_detach_keys
+
+
+def look(engine: Engine, pending: Pending, machine: str) -> None:
+    """Serve who waits for this machine, if it runs by now; who waits for one that is gone, or has
+    ended since it was asked for, hears nothing any more. Asked after each of ``CHANGES``, and by
+    who has just begun to wait: whatever comes between two looks is seen by the second.
+    """
+    for each in pending.held(machine):
+        try:
+            now = engine.found(machine)
+            over = now.finished not in (0.0, each.finished)
+            if not over and not _runs(engine, machine):
+                continue
+        except NotFound:
+            over = True
+        if pending.claim(machine, each):
+            if not over:
+                attach_late(engine, machine, each)
+            each.give_up()
+
+
+def _runs(engine: Engine, machine: str) -> bool:
+    """Its program: a guest may still be booting."""
+    return engine.is_running(machine) and bool(engine.found(machine).pid)
+
+
+def attach_late(engine: Engine, machine: str, waiting: Waiting) -> None:
+    params = calls.Attach(machine, waiting.streams, False, waiting.detach_keys)
+    try:
+        engine.attach(params, calls.Call(session=waiting.session))
+    except CoveError:
+        pass  # it ended already: there is nothing left to hear
 
 
 def attach(ask: Ask) -> Hijack | Answer:
@@ -34,13 +67,14 @@ def attach(ask: Ask) -> Hijack | Answer:
     waiting: list[Waiting] = []
 
     def begin(session: Session, release: Callable[[], None]) -> None:
-        if ask.engine.is_running(machine.id):
+        if _runs(ask.engine, machine.id):
             params = calls.Attach(machine.id, streams, False, keys)
             ask.engine.attach(params, calls.Call(session=session))
             release()
         else:
-            waiting.append(Waiting(session, streams, keys, release))
+            waiting.append(Waiting(session, streams, keys, release, machine.finished))
             ask.pending.add(machine.id, waiting[0])
+            look(ask.engine, ask.pending, machine.id)  # it may have been started just before
 
     def forget() -> None:
         if waiting:

@@ -101,13 +101,14 @@ class Resources(Struct):
     cpuset_mems: str = ""
     pids_limit: int | None = None
     restart_policy: RestartPolicy | None = None
-    # what cove has not
     blkio_weight: int = 0
-    blkio_weight_device: list[Any] | None = None
+    # what cove limits from a start on
     blkio_device_read_bps: Throttles = None
     blkio_device_write_bps: Throttles = None
     blkio_device_read_i_ops: Throttles = msgspec.field(default=None, name="BlkioDeviceReadIOps")
     blkio_device_write_i_ops: Throttles = msgspec.field(default=None, name="BlkioDeviceWriteIOps")
+    # what cove has not
+    blkio_weight_device: list[Any] | None = None
     cpu_realtime_period: int = 0
     cpu_realtime_runtime: int = 0
     cpu_count: int = 0

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 from cove.cli import filters
 from cove.daemon.docker import bodies, shapes, spec
 from cove.daemon.docker.ask import Answer, Ask, Stream, to_json
-from cove.daemon.docker.pending import Waiting
+from cove.daemon.docker.attach import attach_late
 from cove.engine import calls
-from cove.errors import Conflict, CoveError, NotFound, UsageError
+from cove.engine.events import Cancel
+from cove.engine.machines.waiting import Waiter
+from cove.errors import Conflict, NotFound, UsageError
 from cove.spec.assemble import assemble_limits
 from cove.spec.typed import read_values
 from cove.spec.values import parse_name, parse_time
-from cove.store.records import MachineRecord
 
 CALL = calls.Call()
 DONE = Answer(status=204)
@@ -92,19 +93,11 @@ def start(ask: Ask) -> Answer:
         else:
             ask.engine.start(calls.Start(machine.id), CALL)
         for other in waiting[1:]:
-            _attach_late(ask, machine, other)
+            attach_late(ask.engine, machine.id, other)
     finally:
         for each in waiting:
             each.give_up()
     return DONE
-
-
-def _attach_late(ask: Ask, machine: MachineRecord, waiting: Waiting) -> None:
-    params = calls.Attach(machine.id, waiting.streams, False, waiting.detach_keys)
-    try:
-        ask.engine.attach(params, calls.Call(session=waiting.session))
-    except CoveError:
-        pass  # it ended already: there is nothing left to hear
 
 
 def stop(ask: Ask) -> Answer:
@@ -154,14 +147,31 @@ def wait(ask: Ask) -> Stream:
     condition = ask.text("condition") or "not-running"
     if condition not in CONDITIONS:
         raise UsageError(f'invalid condition: "{condition}"')
-    waiter = ask.engine.waiter(ask.machine().id, condition)
+    return Stream(Ends(ask.engine.waiter(ask.machine().id, condition), ask.cancel), early=True)
 
-    def ends() -> Iterator[bytes]:
-        with waiter:
-            code, _ = waiter.wait(ask.cancel)
-            yield to_json({"StatusCode": code})
 
-    return Stream(ends(), early=True)
+class Ends:
+    """One piece: how it ended. It listens from the beginning, so a generator would not do: one that
+    was never begun has nothing to close.
+    """
+
+    def __init__(self, waiter: Waiter, cancel: Cancel) -> None:
+        self._waiter, self._cancel = waiter, cancel
+        self._told = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._told:
+            raise StopIteration
+        self._told = True
+        with self._waiter:
+            code, _ = self._waiter.wait(self._cancel)
+        return to_json({"StatusCode": code})
+
+    def close(self) -> None:
+        self._waiter.close()
 
 
 def remove(ask: Ask) -> Answer:
@@ -192,6 +202,7 @@ def prune(ask: Ask) -> Answer:
 def update(ask: Ask) -> Answer:
     machine, asked = ask.machine(), ask.read(bodies.UPDATE)
     spec.refuse(asked)
+    spec.refuse_to_change(asked)
     values = read_values.__wrapped__(spec.typed(spec.resource_words(asked)))
     limits = assemble_limits(values)
     changed = calls.Update(

@@ -9,11 +9,13 @@ from typing import Any
 
 from cove.cli import events as shown
 from cove.cli import volumes as of_volumes
+from cove.cli.units import stamp
 from cove.daemon.docker import shapes
 from cove.daemon.docker.ask import Answer, Ask, Stream, to_json
 from cove.daemon.docker.images import listed_to_docker
 from cove.engine import calls
 from cove.engine.calls import volumes
+from cove.engine.calls.disk import CacheUsage
 
 CALL = calls.Call()
 
@@ -40,7 +42,7 @@ def events(ask: Ask) -> Stream:
 def disk(ask: Ask) -> Answer:
     seen = ask.engine.disk_usage(calls.Nothing(), CALL)
     wanted = set(ask.texts("type")) or {"image", "container", "volume", "build-cache"}
-    found: dict[str, Any] = {"LayersSize": seen.layers, "BuilderSize": 0}
+    found: dict[str, Any] = {"LayersSize": seen.layers, "BuilderSize": seen.cache}
     if "image" in wanted:
         found["Images"] = [
             listed_to_docker(usage.image) | {"SharedSize": usage.shared} for usage in seen.images
@@ -61,5 +63,20 @@ def disk(ask: Ask) -> Answer:
             if (name := one.record.name) in held
         ]
     if "build-cache" in wanted:
-        found["BuildCache"] = []
+        found["BuildCache"] = [_cached_to_docker(one) for one in seen.cached]
     return Answer(found)
+
+
+def _cached_to_docker(one: CacheUsage) -> dict[str, Any]:
+    record = one.record
+    return {
+        "ID": record.key,
+        "Type": "regular",
+        "Description": record.title,
+        "InUse": False,
+        "Shared": one.shared,
+        "Size": one.size,
+        "CreatedAt": stamp(record.created),
+        "LastUsedAt": stamp(record.used),
+        "UsageCount": 0,
+    }

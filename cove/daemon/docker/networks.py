@@ -128,7 +128,9 @@ def connect(ask: Ask) -> Answer:
     wish = spec.connection_from_docker(network, asked.endpoint_config or bodies.EndpointConfig())
     machine = ask.machine_called(asked.container)
     ask.engine.network_connect(
-        networks.NetworkConnect(network, machine.id, wish.ip, wish.mac, wish.aliases, wish.ip6),
+        networks.NetworkConnect(
+            network, machine.id, wish.ip, wish.mac, wish.aliases, wish.ip6, wish.forwards
+        ),
         CALL,
     )
     return Answer()

@@ -9,7 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cove.engine.calls import Session, Streams
+from cove.engine.calls import Event, Session, Streams
+from cove.engine.events import Subscription
 from cove.engine.machines.exec import Extra
 from cove.errors import Conflict, NotFound
 from cove.spec.machine import ExecSpec
@@ -21,12 +22,18 @@ MACHINES = 4096
 """That somebody waits for: the oldest are given up."""
 
 
+CHANGES = ("start", "die", "destroy")
+"""Events after which who waits for a machine may not have to wait any more."""
+
+
 @dataclass(slots=True)
 class Waiting:
     session: Session
     streams: Streams
     detach_keys: str
     give_up: Callable[[], None]
+    finished: float = 0.0
+    """When the machine had ended last, as its client knew: it waits for what comes after that."""
 
 
 @dataclass(slots=True)
@@ -50,8 +57,12 @@ class Pending:
         with self._lock:
             return self._of.pop(machine, [])
 
-    def drop(self, machine: str, waiting: Waiting) -> None:
-        """Its client has left. One that was taken is given up by who took it, once it is used."""
+    def held(self, machine: str) -> tuple[Waiting, ...]:
+        with self._lock:
+            return tuple(self._of.get(machine, ()))
+
+    def claim(self, machine: str, waiting: Waiting) -> bool:
+        """Whether it was still waiting, which it is no more."""
         with self._lock:
             held = self._of.get(machine, [])
             left = [each for each in held if each is not waiting]
@@ -59,8 +70,29 @@ class Pending:
                 self._of[machine] = left
             else:
                 self._of.pop(machine, None)
-        if len(left) < len(held):
+        return len(left) < len(held)
+
+    def drop(self, machine: str, waiting: Waiting) -> None:
+        """Its client has left. One that was taken is given up by who took it, once it is used."""
+        if self.claim(machine, waiting):
             waiting.give_up()
+
+
+class Changes(Subscription):
+    """Hears what happens to machines that somebody waits for, as it is published: ``told`` is
+    called with the machine's id, and must not block.
+    """
+
+    def __init__(self, pending: Pending, told: Callable[[str], object]) -> None:
+        super().__init__()
+        self._pending, self._told = pending, told
+
+    def put(self, event: Event) -> None:
+        if event.type == "container" and event.action in CHANGES and self._pending.held(event.id):
+            self._told(event.id)
+
+    def wake(self) -> None:
+        pass
 
 
 @dataclass(slots=True)

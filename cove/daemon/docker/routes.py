@@ -72,7 +72,7 @@ CONTAINERS = (
         "/containers/{name}/update",
         "containers.update",
         "partial",
-        "limits of block devices are refused by name",
+        "rates of block devices are refused by name",
     ),
     Route("POST", "/containers/{name}/resize", "containers.resize"),
     Route("POST", "/containers/{name}/rename", "containers.rename"),
@@ -177,7 +177,14 @@ VOLUMES = (
 
 WATCHING = (
     Route("GET", "/events", "events.events", kind="lasting"),
-    Route("GET", "/system/df", "events.disk", since=(1, 25)),
+    Route(
+        "GET",
+        "/system/df",
+        "events.disk",
+        "partial",
+        "how often a step of the build cache was used is not counted",
+        (1, 25),
+    ),
 )
 
 CHECKPOINTS = "cove has no checkpoints of containers"

@@ -7,8 +7,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -27,7 +28,8 @@ from cove.daemon.docker.ask import (
     readable,
     told,
 )
-from cove.daemon.docker.pending import Execs, Pending
+from cove.daemon.docker.attach import look
+from cove.daemon.docker.pending import Changes, Execs, Pending
 from cove.daemon.docker.routes import (
     NEWEST,
     OLDEST,
@@ -113,7 +115,18 @@ class Door:
     def application(self) -> web.Application:
         application = web.Application(client_max_size=BODY_MAX)
         application.router.add_route("*", "/{rest:.*}", self._answer)
+        application.cleanup_ctx.append(self._listening)
         return application
+
+    async def _listening(self, application: web.Application) -> AsyncIterator[None]:
+        """A machine may be started by others than its clients: who attached before hears it too."""
+        changes = Changes(self._pending, self._look)
+        with self._engine.home.events.subscribe(changes):
+            yield
+
+    def _look(self, machine: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the daemon ends, and so does every connection
+            self._pool.submit(_safely, partial(look, self._engine, self._pending, machine))
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -195,6 +208,7 @@ class Door:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             ask.cancel.set()
+            future.add_done_callback(_forget)
             raise
 
     # ---- bytes in ----
@@ -321,6 +335,21 @@ class Door:
             ask.cancel.set()
             taken.close()
         return hijack.Done()
+
+
+def _safely(call: Callable[[], None]) -> None:
+    try:
+        call()
+    except Exception:
+        complain("a client that waits for a machine")
+
+
+def _forget(future: asyncio.Future[Result]) -> None:
+    """What was to be answered to one who has left meanwhile: what it holds is let go."""
+    if not future.cancelled() and future.exception() is None:
+        result = future.result()
+        if isinstance(result, Stream):
+            hijack.close(result.chunks)
 
 
 def _closing(handler: Handler, ask: Ask) -> Result:

@@ -141,6 +141,18 @@ def refuse(config: Resources) -> None:
             )
 
 
+def refuse_to_change(config: Resources) -> None:
+    """What an update leaves as it is, by its name."""
+    for field in (
+        "blkio_device_read_bps",
+        "blkio_device_write_bps",
+        "blkio_device_read_i_ops",
+        "blkio_device_write_i_ops",
+    ):
+        if getattr(config, field):
+            raise unsupported(field, "rates of block devices are those that it was made with")
+
+
 def unsupported(field: str, why: str) -> CoveError:
     names = {f.name: f.encode_name for f in msgspec.structs.fields(HostConfig)}
     return Unsupported(f"cannot use {names.get(field, field)}: {why}")
@@ -382,4 +394,9 @@ def connection_from_docker(name: str, place: EndpointConfig) -> network.Connecti
         ip6=network.parse_ipv6(wishes.i_pv6_address) if wishes.i_pv6_address else "",
         mac=network.parse_mac(place.mac_address) if place.mac_address else "",
         aliases=tuple(dict.fromkeys(map(network.parse_alias, place.aliases or ()))),
+        forwards=[False, *map(network.parse_driver_option, _options(place))][-1],
     )
+
+
+def _options(place: EndpointConfig) -> list[str]:
+    return [f"{name}={value}" for name, value in (place.driver_opts or {}).items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from cove.engine.calls.images import Image, ImageRemoved
-from cove.store.records import MachineRecord
+from cove.store.records import CacheRecord, MachineRecord
 
 
 class ImageTag(msgspec.Struct, frozen=True):
@@ -112,6 +112,16 @@ class VolumeUsage(msgspec.Struct, frozen=True):
     """Bytes on the disk."""
 
 
+class CacheUsage(msgspec.Struct, frozen=True):
+    """What a step of a build made."""
+
+    record: CacheRecord
+    size: int
+    """Bytes on the disk; 0 where an earlier step made the same."""
+    shared: bool
+    """An image has it, too."""
+
+
 class DiskUsage(msgspec.Struct, frozen=True):
     """Bytes on the disk; what several images have is counted once."""
 
@@ -129,3 +139,5 @@ class DiskUsage(msgspec.Struct, frozen=True):
     """Of builds, of which the cache knows what they made."""
     cache: int = 0
     """Of layers that only the cache has."""
+    cached: tuple[CacheUsage, ...] = ()
+    """The steps, oldest first."""

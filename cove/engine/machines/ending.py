@@ -343,7 +343,7 @@ def put_away(home: Home, live: Live) -> None:
         home.places.give_back(key)
         home.lives.pop(key, None)
     ports.forbid(home, published)
-    home.retries.arm(record, monitor, ran=live.ended is not None)
+    home.retries.arm(key, monitor, ran=live.ended is not None)
     home.events.nudge()
     home.worker.do(home.slots.refill)
     _checkpoint_when_idle(home)

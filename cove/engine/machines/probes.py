@@ -49,17 +49,17 @@ class Probe:
         reactor = self._home.reactor
         self._reader, writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._reader, False)
-        self._front, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            session = Session(theirs.fileno(), (-1, writer, writer), 0, 0, 0)
-            streams = ("stdout", "stderr")
-            foreground = Foreground(session, streams, sig_proxy=False, bound=True)
-            reactor.watch(self._reader, self._ready)
-            self._timer = reactor.after(self._timeout, self._late)
-            exec_in(self._home, record, ExecSpec(argv), foreground, ended=self._ended)
+            self._front, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                session = Session(theirs.fileno(), (-1, writer, writer), 0, 0, 0)
+                streams = ("stdout", "stderr")
+                foreground = Foreground(session, streams, sig_proxy=False, bound=True)
+                reactor.watch(self._reader, self._ready)
+                self._timer = reactor.after(self._timeout, self._late)
+                exec_in(self._home, record, ExecSpec(argv), foreground, ended=self._ended)
         finally:
             os.close(writer)
-            theirs.close()
 
     def answer(self, code: int, text: str) -> None:
         """On the reactor's thread, as all that follows. Whatever still runs of it is ended."""

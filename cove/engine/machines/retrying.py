@@ -50,29 +50,38 @@ class Retries:
             before = record.state == "exited" and record.boot not in ("", home.boot)
             if before and with_host(record.spec.restart, stopped=record.stopping):
                 words = {"stopping": False, "restarts": 0, "delay": first_delay()}
-                record = home.update(record.key, state="restarting", retry=0.0, **words)
-            self.arm(record)
+                home.update(record.key, state="restarting", retry=0.0, **words)
+            self.arm(record.key)
 
     def close(self) -> None:
-        self._open, self._closed = False, True
+        with self._home.lock:
+            self._open, self._closed = False, True
         self._crew.close()
         for key in list(self._monitors):
             self.let_go(key)
 
-    def arm(
-        self, record: MachineRecord, monitor: socket.socket | None = None, *, ran: bool = False
-    ) -> None:
+    def arm(self, key: int, monitor: socket.socket | None = None, *, ran: bool = False) -> None:
         """Let it be started in time, if it waits for that. ``monitor``: of its last run, which
         stays as long as it waits, to bring this daemon back.
+
+        By its record as it is now: who stopped or removed it a moment ago has found no monitor.
         """
-        waits = record.state == "restarting" and not self._closed
-        if waits and ran and monitor is not None:
-            self.let_go(record.key)
-            self._monitors[record.key] = monitor
-        elif monitor is not None:
-            _dismiss(monitor)
-        if not waits or not self._open:
-            return
+        with self._home.lock:
+            record = self._home.record(key) if self._home.store.has_machine(key) else None
+            if record is None or record.state != "restarting" or self._closed:
+                self.let_go(key)
+                if monitor is not None:
+                    _dismiss(monitor)
+                return
+            if monitor is not None and ran:
+                self.let_go(key)
+                self._monitors[key] = monitor
+            elif monitor is not None:
+                _dismiss(monitor)
+            if self._open:
+                self._wind(record)
+
+    def _wind(self, record: MachineRecord) -> None:
         old = self._timers.pop(record.key, None)
         if old is not None:
             old.cancel()
@@ -90,22 +99,23 @@ class Retries:
     def _start(self, key: int) -> None:
         home = self._home
         self._timers.pop(key, None)
-        if self._closed or not home.store.has_machine(key):
-            return
-        record = home.record(key)
-        if record.state != "restarting":
-            return
+        with home.lock:
+            record = home.record(key) if home.store.has_machine(key) else None
+            if record is None or record.state != "restarting" or self._closed:
+                self.let_go(key)
+                return
         if record.stopping or record.spec.restart.policy == "no":
             give_up(home, key)
             return
         try:
             life.start(home, record, None, again=True)
         except Exception as error:
-            self._failed(key, error)
+            self._failed(key, error, record.retry)
 
-    def _failed(self, key: int, error: Exception) -> None:
+    def _failed(self, key: int, error: Exception, retry: float) -> None:
         """It could not be started: it is tried again, as after any end. Where its record said that
-        it runs, ``ending.start_failed`` has decided that already.
+        it runs, ``ending.start_failed`` has decided that already: the time for the next start is
+        another than ``retry``, by which this one came. What the clock says by now decides nothing.
         """
         home = self._home
         if self._closed:
@@ -116,9 +126,9 @@ class Retries:
             if not home.store.has_machine(key) or key in home.lives:
                 return
             record = home.record(key)
-            if record.state != "restarting" or record.retry > time.time():
+            if record.state != "restarting" or record.retry != retry:
                 return
             code = error.exit_code if isinstance(error, CoveError) else 125
             record = home.update(key, exit_code=code, **outcome(record, code=code, ran=0.0))
-        self.arm(record)
+            self.arm(key)
         home.events.nudge()

@@ -37,6 +37,10 @@ class Waiter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nobody waits any more."""
         self._stack.close()
 
     def wait(self, cancelled: threading.Event | None) -> tuple[int, Cause]:

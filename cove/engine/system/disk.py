@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from cove.engine.calls import (
     SystemPruned,
 )
 from cove.engine.calls.build import BuildPrune, BuildPruned
-from cove.engine.calls.disk import SnapshotUsage
+from cove.engine.calls.disk import CacheUsage, SnapshotUsage
 from cove.engine.calls.networks import NetworkPrune
 from cove.engine.calls.volumes import VolumePrune, VolumesPruned
 from cove.engine.home import Home
@@ -120,8 +120,8 @@ def disk_usage(home: Home) -> DiskUsage:
             )
         )
     partial = partial_usage(home.store)
-    cached = home.store.cached_layers() - users.keys()
-    cache = sum(sizes.get(layer, 0) for layer in cached)
+    cached = _cache_usage(home, sizes, users.keys())
+    cache = sum(one.size for one in cached if not one.shared)
     machines = [
         MachineUsage(as_seen(record), written(home, record))
         for record in reversed(home.store.machines())
@@ -135,8 +135,18 @@ def disk_usage(home: Home) -> DiskUsage:
         unfinished=partial,
         snapshots=_snapshot_usage(home),
         volumes=volumes.usage(home),
-        steps=len(home.store.all_cached()),
+        steps=len(cached),
         cache=cache,
+        cached=cached,
+    )
+
+
+def _cache_usage(home: Home, sizes: dict[str, int], of_images: Set[str]) -> tuple[CacheUsage, ...]:
+    """Of steps that made the same, the oldest has it."""
+    left = dict(sizes)
+    return tuple(
+        CacheUsage(record, left.pop(record.diff_id, 0), record.diff_id in of_images)
+        for record in sorted(home.store.all_cached(), key=lambda record: record.created)
     )
 
 
