@@ -30,6 +30,8 @@ from cove.store.lists import ManifestList, Member, read_list, remove_list, write
 
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 FEATURES = ("os.version", "os.features")
+_changing = threading.Lock()
+"""A list is read and written anew by one thread at a time, and never while a registry is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +50,26 @@ class Asking:
 
 def create(asking: Asking, text: str, members: tuple[str, ...], *, amend: bool) -> ManifestList:
     name = _place(text, "create")
-    known = read_list(asking.store.layout, str(name))
+    _there(asking.store, name, text, amend=amend)
+    looked_up = [_look_up(asking, one) for one in members]
+    with _changing:
+        known = _there(asking.store, name, text, amend=amend)
+        found = {member.digest: member for member in (*known, *looked_up)}
+        made = ManifestList(str(name), tuple(found.values()))
+        write_list(asking.store.layout, made)
+    return made
+
+
+def _there(store: Store, name: Reference, text: str, *, amend: bool) -> tuple[Member, ...]:
+    """What the list has already; nothing may be there unless it is added to."""
+    known = read_list(store.layout, str(name))
     if known is not None and not amend:
         raise Conflict(
             f"cannot create manifest list {name.familiar()}: it is there",
             origin=text,
             hint=f"add to it: --amend; or begin anew: cove manifest rm {name.familiar()}",
         )
-    found = {member.digest: member for member in (known.members if known else ())}
-    for one in members:
-        member = _look_up(asking, one)
-        found[member.digest] = member
-    made = ManifestList(str(name), tuple(found.values()))
-    write_list(asking.store.layout, made)
-    return made
+    return known.members if known else ()
 
 
 def _place(text: str, verb: str) -> Reference:
@@ -121,13 +129,15 @@ def known_list(store: Store, text: str, verb: str) -> ManifestList:
 
 def annotate(store: Store, text: str, member: str, given: dict[str, object]) -> ManifestList:
     """``given``: fields of the member, those that are not empty."""
-    known = known_list(store, text, "annotate")
-    one = _member(known, member, "annotate")
-    changed = msgspec.structs.replace(one, **{key: value for key, value in given.items() if value})
-    made = msgspec.structs.replace(
-        known, members=tuple(changed if m is one else m for m in known.members)
-    )
-    write_list(store.layout, made)
+    said = {key: value for key, value in given.items() if value}
+    with _changing:
+        known = known_list(store, text, "annotate")
+        one = _member(known, member, "annotate")
+        changed = msgspec.structs.replace(one, **said)
+        made = msgspec.structs.replace(
+            known, members=tuple(changed if m is one else m for m in known.members)
+        )
+        write_list(store.layout, made)
     return made
 
 
@@ -203,7 +213,9 @@ def push(asking: Asking, text: str, *, purge: bool) -> Item:
         assert isinstance(registry, Upload)
         registry.manifest(reference.tag, item.kind, item.data)
     if purge:
-        remove_list(asking.store.layout, known.name)
+        with _changing:  # not what was added meanwhile, and is in no registry
+            if read_list(asking.store.layout, known.name) == known:
+                remove_list(asking.store.layout, known.name)
     return item
 
 

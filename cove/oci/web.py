@@ -204,7 +204,7 @@ class Web:
         foreign: bool,
         body: bytes | None = None,
     ) -> Answer:
-        """Credentials go to the host they were meant for and to no other."""
+        """Credentials go to the host they were meant for and to no other, also those in a form."""
         moved = False
         for _ in range(REDIRECTS_MAX + 1):
             sent = self._send(url, headers, method, foreign or moved, body)
@@ -216,6 +216,9 @@ class Web:
             answer.finish()
             self.check_place(target, plain=urlsplit(url).scheme == "http")
             if _place(target) != _place(url):
+                if body is not None and _is_form(headers):
+                    text = f"it sends what is secret on to {_place(target)[1]}"
+                    raise Trouble("forbidden", _place(url)[1], text)
                 headers = {k: v for k, v in headers.items() if k != "Authorization"}
                 moved = True
             url = target
@@ -418,6 +421,10 @@ def _tls_reason(error: BaseException) -> str:
 def _reason(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error)
     return str(text).lower()
+
+
+def _is_form(headers: dict[str, str]) -> bool:
+    return headers.get("Content-Type", "").startswith("application/x-www-form-urlencoded")
 
 
 def _place(url: str) -> tuple[str, str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from tests.conftest import need
@@ -100,3 +101,21 @@ def test_what_cannot_be(fresh: Cove, fake: Fake, depot: Depot) -> None:
     (path,) = (fresh.root / "lists").iterdir()
     path.write_bytes(b"[" * 5000)
     assert "cannot read manifest list" in refused(fresh, "inspect", name)
+
+
+def test_what_is_added_while_a_registry_is_asked_is_kept(fresh: Cove, fake: Fake) -> None:
+    """Two that add to one list: the second begins and ends while the first waits for an answer."""
+    one, two, amd, arm = pair(fake)
+    name = f"{fake.host}/both:1"
+
+    def meanwhile(request: BaseHTTPRequestHandler, data: bytes) -> bool:
+        fresh("manifest", "create", "--amend", name, amd)
+        return False
+
+    fake.fault("/manifests/arm", meanwhile)
+    fresh("manifest", "create", "--amend", name, arm)
+    listed = json.loads(fresh("manifest", "inspect", name).out)["manifests"]
+    assert {each["digest"] for each in listed} == {digest(one.manifest), digest(two.manifest)}
+    fake.fault("/manifests/arm", meanwhile)
+    fresh("manifest", "rm", name)
+    assert "it is there" in refused(fresh, "create", name, arm)

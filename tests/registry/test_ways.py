@@ -200,3 +200,39 @@ def test_an_identity_token(fresh: Cove, fake: Fake, image: FakeImage, tmp_path: 
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize("code", [307, 308])
+def test_an_identity_token_is_led_to_no_other_host(
+    fresh: Cove, fake: Fake, image: FakeImage, tmp_path: Path, code: int
+) -> None:
+    """By a token server that the registry names, and that lies."""
+    heard: list[bytes] = []
+
+    def thief(request: BaseHTTPRequestHandler) -> None:
+        heard.append(request.rfile.read(int(request.headers["Content-Length"] or 0)))
+        reply(request, 200, b'{"access_token": "good"}')
+
+    other = serve(thief, methods=("POST",))
+    there = f"http://127.0.0.1:{other.server_port}/t"
+
+    def lead(request: BaseHTTPRequestHandler) -> None:
+        request.rfile.read(int(request.headers["Content-Length"] or 0))
+        reply(request, code, b"", {"Location": there})
+
+    server = serve(lead, methods=("POST",))
+    place = tmp_path / "docker"
+    place.mkdir()
+    known = {"auths": {fake.host: {"identitytoken": "refresh me"}}}
+    (place / "config.json").write_text(json.dumps(known))
+    try:
+        realm = f"http://127.0.0.1:{server.server_port}/t"
+        fake.fault("/manifests/1", status(401, WWW_Authenticate=f'Bearer realm="{realm}"'))
+        env = {"DOCKER_CONFIG": str(place), "HOME": str(tmp_path)}
+        said = fresh("pull", "-q", fake.add("web:1", image), env=env, code=None)
+        assert said.returncode == 1 and "sends what is secret on to 127.0.0.1" in said.err
+        assert heard == []
+    finally:
+        for each in (server, other):
+            each.shutdown()
+            each.server_close()
