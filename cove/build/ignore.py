@@ -18,7 +18,9 @@ from cove.errors import UsageError
 NAME = ".dockerignore"
 SIZE_MAX = 1 << 20
 PATTERNS_MAX = 10_000
-GLUED_MAX = 3
+GLUED_MAX = 1
+NAME_MAX = 255
+"""Characters of a name: no file system has longer ones, and a wildcard tries each."""
 _WILD = re.compile(r"[*?\[\]\\]")
 _STAR, _FOLDERS = "*", "**"
 _STRIPPED = "\t\n\v\f\r \x85\xa0"
@@ -50,7 +52,11 @@ class Ignore:
         self._folders: dict[str, tuple[bool, ...]] = {"": (False,) * len(self._runs)}
 
     def kept(self, path: str) -> bool:
-        """Whether ``path``, relative and with slashes, is part of the context."""
+        """Whether ``path``, relative and with slashes, is part of the context. One that no file can
+        have is: who makes the file says so.
+        """
+        if _too_long(path):
+            return True
         return not self._judge(path, self._above(path))[0]
 
     def enters(self, path: str) -> bool:
@@ -59,6 +65,8 @@ class Ignore:
 
     def why(self, path: str) -> Pattern | None:
         """The pattern that decided, for messages; None: none fits."""
+        if _too_long(path):
+            return None
         parts = path.split("/")
         above = ["/".join(parts[: n + 1]) for n in range(len(parts))]
         for pattern in reversed(self.patterns):
@@ -130,6 +138,10 @@ class _Run:
         return self.anywhere is not None and self.anywhere.fullmatch(path) is not None
 
 
+def _too_long(path: str) -> bool:
+    return len(path) > NAME_MAX and max(map(len, path.split("/"))) > NAME_MAX
+
+
 def _either(texts: list[str]) -> re.Pattern[str]:
     return re.compile("|".join(texts), re.DOTALL)
 
@@ -189,7 +201,7 @@ def path_regex(pattern: str) -> str:
     if not glued:
         return _atomic(tokens)
     if len(wild) > GLUED_MAX:
-        raise ValueError(f"** inside a word and more than {GLUED_MAX} wildcards are too many")
+        raise ValueError("** inside a word beside another wildcard is not supported")
     return "".join({_STAR: "[^/]*", _FOLDERS: "(?:.*/)?"}.get(token, token) for token in tokens)
 
 

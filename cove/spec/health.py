@@ -14,7 +14,10 @@ from cove.spec import values
 
 NONE = ("NONE",)
 INTERVAL, TIMEOUT, START_INTERVAL, RETRIES = 30.0, 30.0, 5.0, 3
-LEAST = 0.001
+LEAST, LEAST_OF_IMAGE = 0.001, 1.0
+"""Seconds between two probes, of who typed them and of an image: a stranger may not keep the host
+busy.
+"""
 LOG, OUTPUT = 5, 4096
 """How many answers are kept, and how many bytes of each."""
 SHELL = ("/bin/sh", "-c")
@@ -123,14 +126,17 @@ def _of_image(config: Mapping[str, object]) -> Health:
         seconds = value / 1e9 if isinstance(value, int) else 0.0
         return seconds if LEAST <= seconds < 1 << 31 else 0.0
 
+    def pause(name: str) -> float:
+        return max(seconds, LEAST_OF_IMAGE) if (seconds := span(name)) else 0.0
+
     test, retries = config.get("Test"), config.get("Retries")
     words = test if isinstance(test, list) and all(isinstance(w, str) for w in test) else []
     return Health(
         tuple(words) if words and words[0] in ("NONE", "CMD", "CMD-SHELL") else (),
-        span("Interval"),
+        pause("Interval"),
         span("Timeout"),
         span("StartPeriod"),
-        span("StartInterval"),
+        pause("StartInterval"),
         retries if isinstance(retries, int) and 0 < retries < 1 << 31 else 0,
     )
 

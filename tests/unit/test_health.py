@@ -54,6 +54,10 @@ def test_an_image_that_makes_no_sense_asks_for_nothing(image: dict[str, object])
 def test_times_of_a_stranger() -> None:
     strange = {"Test": ["CMD", "x"], "Interval": -5, "Timeout": 10**30, "Retries": -1}
     assert check_of(Health(), strange, ()) == Check(("x",))
+    hasty = {"Test": ["CMD", "x"], "Interval": 10**6, "Timeout": 10**6, "StartInterval": 10**8}
+    assert check_of(Health(), hasty, ()) == Check(("x",), 1.0, 0.001, 0.0, 1.0)
+    typed = Health(interval=0.05, start_interval=0.01)
+    assert check_of(typed, hasty, ()) == Check(("x",), 0.05, 0.001, 0.0, 0.01)
 
 
 def test_what_is_typed() -> None:
