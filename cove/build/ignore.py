@@ -18,7 +18,6 @@ from cove.errors import UsageError
 NAME = ".dockerignore"
 SIZE_MAX = 1 << 20
 PATTERNS_MAX = 10_000
-GLUED_MAX = 1
 NAME_MAX = 255
 """Characters of a name: no file system has longer ones, and a wildcard tries each."""
 _WILD = re.compile(r"[*?\[\]\\]")
@@ -200,8 +199,9 @@ def path_regex(pattern: str) -> str:
     )
     if not glued:
         return _atomic(tokens)
-    if len(wild) > GLUED_MAX:
-        raise ValueError("** inside a word beside another wildcard is not supported")
+    # One that follows tries each name once; before it, or two, each place would be tried with each.
+    if wild not in ([_FOLDERS], [_FOLDERS, _STAR]):
+        raise ValueError("** inside a word beside other wildcards but one that follows is refused")
     return "".join({_STAR: "[^/]*", _FOLDERS: "(?:.*/)?"}.get(token, token) for token in tokens)
 
 
