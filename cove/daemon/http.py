@@ -7,7 +7,6 @@ Streams are JSON lines; a session upgrades the connection to framed session mess
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import re
@@ -24,21 +23,17 @@ from aiohttp import web
 from cove.client.verbs import PREFIX, VERBS, Verb
 from cove.daemon import streams
 from cove.daemon.docker.server import Door
+from cove.daemon.lasting import THREADS, Lasting
 from cove.daemon.params import parse_params
 from cove.daemon.upgrade import SessionBridge
 from cove.engine.calls import Call
 from cove.engine.engine import Engine
 from cove.engine.events import Cancel
 from cove.engine.reactor import complain
-from cove.errors import Conflict, CoveError, NotFound, UsageError, error_to_json
+from cove.errors import CoveError, NotFound, UsageError, error_to_json
 
-THREADS = 1024
-"""A stream that waits holds one: listeners by the hundred leave room for others."""
 LOOK = 1.0
 """Seconds after which a stream that says nothing finds that its reader has left."""
-LONG = 480
-"""Requests that may go on for as long as somebody likes, of two threads at most each: they leave
-room for those that end them."""
 WAITS = frozenset(("machine.wait",))
 BODY_MAX = 16 << 20
 """Of parameters; bodies of images are streamed."""
@@ -65,7 +60,7 @@ class Server:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="api")
         self._loop = asyncio.new_event_loop()
         self._done = asyncio.Event()
-        self._long = 0
+        self._lasting = Lasting()
 
     def run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -100,7 +95,7 @@ class Server:
             if verb is None:
                 raise NotFound(f'cannot carry out "{name}": the daemon has no such verb')
             if verb.body or verb.raw or verb.stream or name in WAITS:
-                with self._lasting():
+                with self._lasting.one():
                     return await self._carry_out(request, verb)
             return await self._carry_out(request, verb)
         except CoveError as error:
@@ -111,18 +106,6 @@ class Server:
             return error_answer(UsageError(f"cannot read the request: {error.reason.lower()}"))
         except Exception as error:
             return bug_answer(error)
-
-    @contextlib.contextmanager
-    def _lasting(self) -> Iterator[None]:
-        if self._long >= LONG:
-            raise Conflict(
-                f"cannot begin another one: {LONG} requests that wait or stream are under way"
-            )
-        self._long += 1
-        try:
-            yield
-        finally:
-            self._long -= 1
 
     async def _carry_out(self, request: web.Request, verb: Verb) -> web.StreamResponse:
         method = getattr(self._engine, verb.method)

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from cove.daemon.http import LONG
+from cove.daemon.lasting import LONG
 from tests.driver import Cove, new_cove, wait_until
 
 

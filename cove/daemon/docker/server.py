@@ -40,17 +40,15 @@ from cove.daemon.docker.routes import (
     split_version,
     version_text,
 )
+from cove.daemon.lasting import THREADS, Lasting
 from cove.engine.engine import Engine
 from cove.engine.events import Cancel
 from cove.engine.reactor import complain
-from cove.errors import Conflict, CoveError, NotFound, UsageError
+from cove.errors import CoveError, NotFound, UsageError
 
 CHUNK = 256 << 10
 LOOK = 1.0
 """Seconds after which a stream that says nothing finds that its reader has left."""
-THREADS = 1024
-LONG = 480
-"""Requests that may go on for as long as somebody likes, of two threads at most each."""
 BODY_MAX = 16 << 20
 """Of parameters; what is larger is read as it comes."""
 HEADERS = {
@@ -110,7 +108,7 @@ class Door:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="docker")
         self._handlers = handlers()
         self._pending, self._execs = Pending(), Execs()
-        self._long = 0
+        self._lasting = Lasting()
 
     def application(self) -> web.Application:
         application = web.Application(client_max_size=BODY_MAX)
@@ -133,7 +131,7 @@ class Door:
             route, ask = self._asked(request)
             if route.kind == "hijack":
                 return await self._hijack(request, route, ask)
-            with self._lasting() if route.kind != "plain" else contextlib.nullcontext():
+            with self._lasting.one() if route.kind != "plain" else contextlib.nullcontext():
                 return await self._carry_out(request, route, ask)
         except CoveError as error:
             return self._plain(problem(error))
@@ -166,18 +164,6 @@ class Door:
             execs=self._execs,
         )
         return route, ask
-
-    @contextlib.contextmanager
-    def _lasting(self) -> Iterator[None]:
-        if self._long >= LONG:
-            raise Conflict(
-                f"cannot begin another one: {LONG} requests that wait or stream are under way"
-            )
-        self._long += 1
-        try:
-            yield
-        finally:
-            self._long -= 1
 
     def _plain(self, answer: Answer) -> web.Response:
         headers = HEADERS | answer.headers
