@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from cove.build.graph.data import CONTEXT, HTTP, INLINE, CopyStep, Source
 from cove.build.ignore import Ignore
 from cove.build.source import misfit
 from cove.engine.builds import trees
-from cove.engine.builds.packs import Pack, decode, is_archive, nameless, read_tar
+from cove.engine.builds.packs import Pack, decode, is_archive, nameless, read_tar, write_all
 from cove.engine.builds.trees import Tree
 from cove.engine.home import Home
 from cove.errors import NotFound, UsageError
@@ -168,7 +167,7 @@ def _opened(
 def _inline(sources: Sources, source: Source, stack: contextlib.ExitStack) -> Pack:
     data = source.content.encode("utf-8", "surrogateescape")
     fd = stack.enter_context(nameless(sources.home.store))
-    os.write(fd, data)
+    write_all(fd, data)
     entry = Entry(
         source.origin.name,
         FILE,

@@ -137,13 +137,14 @@ def _take(stream: BinaryIO, out: int, size: int, gone: Gone) -> str:
         if not data:
             raise BadArchive("cannot read the build context: it ended in the middle")
         whole.update(data)
-        _write(out, data)
+        write_all(out, data)
         size -= len(data)
         gone()
     return whole.hexdigest()
 
 
-def _write(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
+    """Raises HostError where the disk is full."""
     rest = memoryview(data)
     try:
         while rest:
@@ -327,13 +328,13 @@ def write_tar(out: int, fd: int, placed: Iterable[Placed], now_ns: int, gone: Go
         entry = one.entry
         first = linked.get(entry.content) if entry.shared else None
         info = _info(one, now_ns, first)
-        _write(out, info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+        write_all(out, info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
         if entry.kind != FILE or first is not None:
             continue
         if entry.shared:
             linked[entry.content] = one.target
         _send(out, fd, entry, gone)
-    _write(out, bytes(1024))
+    write_all(out, bytes(1024))
 
 
 def _info(one: Placed, now_ns: int, first: str | None) -> tarfile.TarInfo:
@@ -370,4 +371,4 @@ def _send(out: int, fd: int, entry: Entry, gone: Gone) -> None:
         at, left = at + moved, left - moved
     pad = -entry.size % 512
     if pad:
-        _write(out, bytes(pad))
+        write_all(out, bytes(pad))
