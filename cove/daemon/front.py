@@ -111,6 +111,7 @@ class CallerGone(Cancel):
     def __init__(self, conn: socket.socket, reactor: Reactor) -> None:
         super().__init__()
         self._conn, self._reactor = conn, reactor
+        self._watching, self._turn = 0, threading.Lock()
 
     def is_set(self) -> bool:
         if not super().is_set():
@@ -124,11 +125,20 @@ class CallerGone(Cancel):
     @contextmanager
     def then(self, callback: Callable[[], None]) -> Iterator[None]:
         with super().then(callback):
-            self._reactor.watch(self._conn.fileno(), lambda events: self._look())
+            self._watch(1)
             try:
                 yield
             finally:
-                self._reactor.forget(self._conn.fileno())
+                self._watch(-1)
+
+    def _watch(self, more: int) -> None:
+        """The reactor looks while anybody waits; several may at once."""
+        with self._turn:
+            self._watching += more
+            if more > 0 and self._watching == 1:
+                self._reactor.watch(self._conn.fileno(), self, lambda events: self._look())
+            elif self._watching == 0:
+                self._reactor.forget(self._conn.fileno(), self)
 
     def _look(self) -> None:
         """A signal or the end of the front cancels; what else it sends before a session says
@@ -141,7 +151,7 @@ class CallerGone(Cancel):
         except OSError:
             data = b""
         if len(data) < HEADER.size or HEADER.unpack(data)[0] == Kind.SIGNAL:
-            self._reactor.forget(self._conn.fileno())
+            self._reactor.forget(self._conn.fileno(), self)
             self.set()
 
 

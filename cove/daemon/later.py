@@ -26,7 +26,7 @@ class Api:
 
     def open(self) -> None:
         for listener in (self._own, self._docker):
-            self._engine.home.reactor.watch(listener.fileno(), self._wanted)
+            self._engine.home.reactor.watch(listener.fileno(), self, self._wanted)
 
     def close(self) -> None:
         self._forget()
@@ -39,7 +39,7 @@ class Api:
 
     def _forget(self) -> None:
         for listener in (self._own, self._docker):
-            self._engine.home.reactor.forget(listener.fileno())
+            self._engine.home.reactor.forget(listener.fileno(), self)
 
     def _wanted(self, events: int) -> None:
         self._forget()

@@ -29,7 +29,7 @@ class LogWatch:
         with self._lock:
             if self._fd < 0:
                 self._fd = inotify.init()
-                reactor.watch(self._fd, self._ready)
+                reactor.watch(self._fd, self, self._ready)
             try:
                 number = inotify.add(self._fd, directory, MASK)
                 self._bells.setdefault(number, set()).add(bell)

@@ -87,7 +87,7 @@ def open_home(
     reactor.start()
     stack.callback(reactor.close)
     _open_guests(stack, home)
-    reactor.watch(groups.events_fd, partial(ending.limits_hit, home))
+    reactor.watch(groups.events_fd, home, partial(ending.limits_hit, home))
     refusals.listen(home)
     home.storage = StorageGuard(store.layout.roots, partial(ending.storage_full, home))
     home.storage.start()

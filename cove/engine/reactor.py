@@ -18,6 +18,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 Call = Callable[[], None]
 
@@ -51,14 +52,27 @@ class Timer:
         self.call = None
 
 
+class _Watched(NamedTuple):
+    owner: object
+    callback: Callable[[int], None]
+    round: int
+    """That of the reactor when this was asked for."""
+
+
 class Reactor:
-    """epoll, timers by heap, and calls posted by other threads."""
+    """epoll, timers by heap, and calls posted by other threads.
+
+    The number of a descriptor is another's as soon as it is closed, and other threads open and
+    close them all the time. So only who watches one may forget it, and what one round of
+    epoll_wait(2) tells is nothing to whoever began to watch since.
+    """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._wake, select.EPOLLIN)
-        self._watched: dict[int, Callable[[int], None]] = {}
+        self._watched: dict[int, _Watched] = {}
+        self._round = 0
         self._timers: list[tuple[float, int, Timer]] = []
         self._serial = itertools.count()
         self._posted: deque[Call] = deque()
@@ -78,17 +92,28 @@ class Reactor:
         self._epoll.close()
         os.close(self._wake)
 
-    def watch(self, fd: int, callback: Callable[[int], None], events: int = select.EPOLLIN) -> None:
-        """Call ``callback(events)`` whenever ``fd`` is ready, until ``forget``."""
-        self._watched[fd] = callback
-        try:
-            self._epoll.register(fd, events)
-        except FileExistsError:
-            self._epoll.modify(fd, events)
+    def watch(
+        self,
+        fd: int,
+        owner: object,
+        callback: Callable[[int], None],
+        events: int = select.EPOLLIN,
+    ) -> None:
+        """Call ``callback(events)`` whenever ``fd`` is ready, until ``owner`` forgets it."""
+        with self._lock:
+            self._watched[fd] = _Watched(owner, callback, self._round)
+            try:
+                self._epoll.register(fd, events)
+            except FileExistsError:
+                self._epoll.modify(fd, events)
 
-    def forget(self, fd: int) -> None:
-        """Before ``fd`` is closed."""
-        if self._watched.pop(fd, None) is not None:
+    def forget(self, fd: int, owner: object) -> None:
+        """Before ``fd`` is closed. Of no effect when ``owner`` does not watch it (any more)."""
+        with self._lock:
+            watched = self._watched.get(fd)
+            if watched is None or watched.owner is not owner:
+                return
+            del self._watched[fd]
             try:
                 self._epoll.unregister(fd)
             except (OSError, ValueError):
@@ -115,13 +140,14 @@ class Reactor:
 
     def _run(self) -> None:
         while not self._stop:
+            self._round += 1
             for fd, events in self._epoll.poll(self._pause()):
                 if fd == self._wake:
                     os.eventfd_read(self._wake)
                     continue
-                callback = self._watched.get(fd)
-                if callback is not None:
-                    self._safely(callback, events)
+                watched = self._watched.get(fd)
+                if watched is not None and watched.round < self._round:
+                    self._safely(watched.callback, events)
             while self._posted:
                 self._safely(self._posted.popleft())
             self._ring()

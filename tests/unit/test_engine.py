@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from cove.client.verbs import PROTOCOL
+from cove.daemon.front import CallerGone
 from cove.engine.events import Cancel, Cancelled, Events
 from cove.engine.machines import causes
 from cove.engine.machines.names import ADJECTIVES, NOUNS, choose_name
@@ -188,12 +190,60 @@ def test_a_watched_descriptor_and_one_that_is_forgotten(reactor: Reactor) -> Non
         os.read(reader, 10)
         seen.set()
 
-    reactor.watch(reader, ready)
+    reactor.watch(reader, reactor, ready)
     os.write(writer, b"x")
     assert seen.wait(120)
-    reactor.forget(reader)
+    reactor.forget(reader, reactor)
     os.close(reader)
     os.close(writer)
+
+
+def test_only_who_watches_forgets(reactor: Reactor) -> None:
+    """Somebody who closed his descriptor and forgets its number late does not make the next owner
+    of the number deaf.
+    """
+    reader, writer = os.pipe()
+    seen = threading.Event()
+
+    def ready(events: int) -> None:
+        reactor.forget(reader, "new")
+        seen.set()
+
+    reactor.watch(reader, "old", lambda events: None)
+    reactor.watch(reader, "new", ready)
+    reactor.forget(reader, "old")
+    os.write(writer, b"x")
+    assert seen.wait(120)
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("_", range(20))
+def test_several_who_wait_for_one_caller(reactor: Reactor, _: int) -> None:
+    """Whichever leaves first, the others still hear that the caller went away."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    gone = CallerGone(ours, reactor)
+    heard, all_here = threading.Semaphore(0), threading.Barrier(4)
+
+    def wait(times: int) -> None:
+        all_here.wait(120)
+        for _ in range(times):
+            with gone.then(lambda: None):
+                pass
+        with gone.then(heard.release):
+            all_here.wait(120)
+            gone.wait(120)
+
+    threads = [threading.Thread(target=wait, args=(times,)) for times in (0, 1, 200)]
+    for thread in threads:
+        thread.start()
+    all_here.wait(120)
+    all_here.wait(120)
+    theirs.close()
+    for thread in threads:
+        assert heard.acquire(timeout=120)
+        thread.join()
+    ours.close()
 
 
 def test_a_callback_that_fails_does_not_end_the_reactor(

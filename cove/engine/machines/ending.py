@@ -316,7 +316,7 @@ def put_away(home: Home, live: Live) -> None:
     """Undo the start of a machine that ended; an ephemeral one is forgotten altogether."""
     key = live.key
     if live.ctl is not None:
-        home.reactor.forget(live.ctl.fileno())
+        home.reactor.forget(live.ctl.fileno(), live)
     if live.group is not None:
         home.groups.remove(live.group)
     monitor, live.ctl = live.ctl, None

@@ -104,7 +104,7 @@ def exec_in(
     if foreground is None:
         _wait_started(home, extra)
     else:
-        home.reactor.watch(ctl.fileno(), partial(_ready, home, extra))
+        home.reactor.watch(ctl.fileno(), extra, partial(_ready, home, extra))
     return extra
 
 
@@ -174,7 +174,7 @@ def _wait_started(home: Home, extra: Extra) -> None:
             _forget(home, extra)
             raise HostError(f"cannot exec in {extra.machine.name}: its monitor ended")
         _hear(home, extra, message)
-    home.reactor.watch(extra.ctl.fileno(), partial(_ready, home, extra))
+    home.reactor.watch(extra.ctl.fileno(), extra, partial(_ready, home, extra))
     if extra.failure is not None:
         raise extra.failure
 
@@ -228,7 +228,7 @@ def _publish(home: Home, extra: Extra, action: str) -> None:
 
 def _forget(home: Home, extra: Extra) -> None:
     if home.extras.pop(extra.id, None) is not None:
-        home.reactor.forget(extra.ctl.fileno())
+        home.reactor.forget(extra.ctl.fileno(), extra)
         extra.ctl.close()
         if extra.ended is not None:
             extra.ended(extra)

@@ -34,7 +34,7 @@ REFILL = 0.02
 def watch(home: Home, live: Live) -> None:
     """Let the reactor hear this machine's monitor from now on."""
     assert live.ctl is not None
-    home.reactor.watch(live.ctl.fileno(), partial(_ready, home, live))
+    home.reactor.watch(live.ctl.fileno(), live, partial(_ready, home, live))
 
 
 def wait_started(home: Home, live: Live) -> None:
@@ -166,7 +166,7 @@ def _why(home: Home, live: Live, report: Report) -> CoveError:
 def _gone(home: Home, live: Live) -> None:
     live.gone = True
     if live.ctl is not None:
-        home.reactor.forget(live.ctl.fileno())
+        home.reactor.forget(live.ctl.fileno(), live)
     if live.ended is None and live.failure is None:
         ending.lost(home, live)
     home.worker.do(partial(ending.put_away, home, live))

@@ -55,7 +55,7 @@ class Probe:
                 session = Session(theirs.fileno(), (-1, writer, writer), 0, 0, 0)
                 streams = ("stdout", "stderr")
                 foreground = Foreground(session, streams, sig_proxy=False, bound=True)
-                reactor.watch(self._reader, self._ready)
+                reactor.watch(self._reader, self, self._ready)
                 self._timer = reactor.after(self._timeout, self._late)
                 exec_in(self._home, record, ExecSpec(argv), foreground, ended=self._ended)
         finally:
@@ -108,6 +108,6 @@ class Probe:
 
     def _close_reader(self) -> None:
         if self._reader >= 0:
-            self._home.reactor.forget(self._reader)
+            self._home.reactor.forget(self._reader, self)
             close_quietly(self._reader)
             self._reader = -1

@@ -24,7 +24,7 @@ it is known already, and other machines need the processor.
 def listen(home: Home) -> None:
     """Read records as they come."""
     if home.audit is not None and not home.closing:
-        home.reactor.watch(home.audit.fileno(), lambda events: drain(home))
+        home.reactor.watch(home.audit.fileno(), home, lambda events: drain(home))
 
 
 def _one_of(lives: list[Live], pid: int) -> Live | None:
@@ -48,7 +48,7 @@ def drain(home: Home) -> None:
     if not found:
         return
     if len(found) == FLOOD:
-        home.reactor.forget(home.audit.fileno())
+        home.reactor.forget(home.audit.fileno(), home)
         home.reactor.after(REST, partial(listen, home))
     by_range: dict[int, list[Live]] = {}
     for one in home.lives.values():

@@ -142,7 +142,7 @@ class Names:
             self._say(_pack_network(network), door.fds)
         for batch in control.batches(self._told.values()):
             self._say(batch, whole=True)
-        self._reactor.watch(self._pidfd, lambda events: self._died())
+        self._reactor.watch(self._pidfd, self, lambda events: self._died())
 
     def _say(self, fact: bytes, fds: Iterable[int] = (), *, whole: bool = False) -> None:
         if self._server is None:
@@ -186,7 +186,7 @@ class Names:
             os.unlink(f"/proc/self/fd/{self._run_fd}/{SOCKET}")
 
     def _reap(self) -> None:
-        self._reactor.forget(self._pidfd)
+        self._reactor.forget(self._pidfd, self)
         with suppress(ChildProcessError):
             os.waitpid(self._pid, 0)
         os.close(self._pidfd)
@@ -202,7 +202,7 @@ class Names:
             if not self._told:
                 self._end()
             elif self._server is not None:
-                self._reactor.forget(self._pidfd)
+                self._reactor.forget(self._pidfd, self)
                 os.close(self._pidfd)
                 self._server.close()
                 self._pidfd, self._server = -1, None

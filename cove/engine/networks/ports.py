@@ -190,7 +190,7 @@ def serve(home: Home, live: Live) -> None:
 def _serve(home: Home, live: Live, record: MachineRecord) -> None:
     served = live.served
     relay = served.relay = served.relay or _find(home, live)
-    home.reactor.watch(relay.sock.fileno(), partial(_lost, home, live), select.EPOLLHUP)
+    home.reactor.watch(relay.sock.fileno(), relay, partial(_lost, home, live), select.EPOLLHUP)
     have, want = relay.served().ids, {port.id: port for port in record.published}
     way = way_in(record.endpoints)
     address = way.address.partition("/")[0] if way is not None else ""
@@ -229,8 +229,8 @@ def _find(home: Home, live: Live) -> Relay:
 
 def _lost(home: Home, live: Live, events: int) -> None:
     """It was killed, or its machine has ended: whoever puts that away is there first."""
-    if live.served.relay is not None:
-        home.reactor.forget(live.served.relay.sock.fileno())
+    if (relay := live.served.relay) is not None:
+        home.reactor.forget(relay.sock.fileno(), relay)
     home.worker.do(partial(_replace, home, live))
 
 
@@ -251,7 +251,7 @@ def _later(home: Home, live: Live) -> None:
 def _lose(home: Home, live: Live) -> None:
     relay, live.served.relay = live.served.relay, None
     if relay is not None:
-        home.reactor.forget(relay.sock.fileno())
+        home.reactor.forget(relay.sock.fileno(), relay)
         relay.close()
 
 

@@ -44,8 +44,8 @@ def watch(home: Home, live: Live, spec: MachineSpec, *, lost: Callable[[], None]
     if not servers:
         gone()
     for fd in servers:
-        home.reactor.watch(fd, partial(_ended, home, fd, gone))
-        live.closers.append(partial(_close, home, fd))
+        home.reactor.watch(fd, live, partial(_ended, home, live, fd, gone))
+        live.closers.append(partial(_close, home, live, fd))
 
 
 def _servers(pids: list[int]) -> Iterator[int]:
@@ -65,13 +65,13 @@ def _servers(pids: list[int]) -> Iterator[int]:
                 os.close(fd)
 
 
-def _ended(home: Home, fd: int, gone: Callable[[], None], events: int) -> None:
-    home.reactor.forget(fd)
+def _ended(home: Home, live: Live, fd: int, gone: Callable[[], None], events: int) -> None:
+    home.reactor.forget(fd, live)
     gone()
 
 
-def _close(home: Home, fd: int) -> None:
-    home.reactor.forget(fd)
+def _close(home: Home, live: Live, fd: int) -> None:
+    home.reactor.forget(fd, live)
     os.close(fd)
 
 
