@@ -7,35 +7,26 @@ it. A cache is a volume that only builds know.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import tempfile
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from cove.build.dockerfile.mounts import Mount as Wish
 from cove.build.files.select import Place, Placed, digest_of, select
 from cove.build.graph.data import CONTEXT, SCRATCH, RunStep, StepMount
 from cove.build.source import misfit
+from cove.engine.builds import caches
 from cove.engine.builds.gathering import Sources, tree_pack
 from cove.engine.builds.packs import Pack, check_room, nameless, write_tar
 from cove.engine.builds.trees import Tree
 from cove.engine.home import Home
-from cove.engine.volumes import making
 from cove.image import pipeline
 from cove.image.pipeline import NO_LIMITS
 from cove.linux.in_memory import directory_in_memory
 from cove.linux.probe import IDMAP_SINCE
 from cove.oci.archive import Span
 from cove.spec.machine import Mount
-from cove.spec.volume import VolumeSpec
-
-CACHE = "build-cache-"
-LABEL = "cove.build.cache"
-
-_guard = threading.Condition()
-_held: dict[tuple[str, str], int] = {}
-"""By state directory and volume: how many have it, -1 for one alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +43,8 @@ class _Making:
     step: RunStep
     directory: str
     stack: contextlib.ExitStack
+    caches: dict[str, str]
+    """Volumes by id, which the step has for itself or with others."""
     memory: str = ""
     """A directory on no disk, once there is one."""
     whispers: list[str] = field(default_factory=list)
@@ -82,9 +75,10 @@ def mounted(sources: Sources, step: RunStep, secrets: dict[str, bytes]) -> Itera
         return
     home = sources.home
     with contextlib.ExitStack() as stack:
+        held = stack.enter_context(caches.taken(home, _caches(step), sources.gone))
         directory = tempfile.mkdtemp(prefix="step-", dir=home.store.layout.tmp)
         stack.callback(home.remover.remove, directory)
-        making_one = _Making(sources, secrets, step, directory, stack)
+        making_one = _Making(sources, secrets, step, directory, stack, held)
         mounts = [one for mount in step.mounts if (one := _mount(making_one, mount)) is not None]
         for script in step.files:
             data = script.content.encode("utf-8", "surrogateescape")
@@ -208,55 +202,17 @@ def _secret(one: _Making, mount: StepMount) -> Mount | None:
     return _shown(one.memory, path, mount.target, _said(mount))
 
 
-# ---- caches ----
-
-
 def _cache(one: _Making, mount: StepMount) -> Mount:
-    wish = mount.mount
-    if mount.origin is not None and mount.origin.kind != SCRATCH:
-        raise misfit(one.step.place, "from= of a cache mount is not supported yet")
-    name = CACHE + hashlib.sha256(wish.id.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    name = one.stack.enter_context(_taken(one, name, wish.sharing))
-    new = one.home.store.volume(name) is None
-    making.make(one.home, VolumeSpec(name, {LABEL: wish.id}))
-    if new:
-        path = one.home.store.layout.volume_data(name)
-        os.chmod(path, 0o755 if wish.mode is None else wish.mode & 0o7777)
-        os.chown(path, wish.uid or 0, wish.gid or 0)
+    name = one.caches[mount.mount.id]
+    caches.made(one.home, name, mount.mount)
     return Mount(
-        "volume", mount.target, source=name, read_only=wish.readonly, copy=False,
+        "volume", mount.target, source=name, read_only=mount.mount.readonly, copy=False,
         origin=_said(mount),
     )  # fmt: skip
 
 
-@contextlib.contextmanager
-def _taken(one: _Making, name: str, sharing: str) -> Iterator[str]:
-    """``locked``: who wants it too waits; ``private``: he gets another one."""
-    root = one.home.root
-    with _guard:
-        if sharing == "private":
-            number = 0
-            base = name
-            while _held.get((root, name)):
-                number += 1
-                name = f"{base}-{number}"
-        elif sharing == "locked":
-            while _held.get((root, name)):
-                _guard.wait(0.2)
-                one.sources.gone()
-        else:
-            while _held.get((root, name), 0) < 0:
-                _guard.wait(0.2)
-                one.sources.gone()
-        key = (root, name)
-        _held[key] = -1 if sharing != "shared" else _held.get(key, 0) + 1
-    try:
-        yield name
-    finally:
-        with _guard:
-            left = 0 if _held[key] < 0 else _held[key] - 1
-            if left:
-                _held[key] = left
-            else:
-                del _held[key]
-            _guard.notify_all()
+def _caches(step: RunStep) -> list[Wish]:
+    found = [mount for mount in step.mounts if mount.mount.type == "cache"]
+    if any(mount.origin is not None and mount.origin.kind != SCRATCH for mount in found):
+        raise misfit(step.place, "from= of a cache mount is not supported yet")
+    return [mount.mount for mount in found]

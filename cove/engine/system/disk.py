@@ -188,7 +188,7 @@ def system_prune(home: Home, params: SystemPrune) -> SystemPruned:
 
 def build_prune(home: Home, params: BuildPrune) -> BuildPruned:
     """What steps of builds made is forgotten, caches and layers that no image has go with it."""
-    from cove.engine.builds.mounting import LABEL
+    from cove.engine.builds.caches import LABEL
     from cove.image.layers import drop_unused
 
     store, sizes, now = home.store, layer_sizes(home.store), time.time()

@@ -1,0 +1,95 @@
+"""Caches of ``RUN --mount=type=cache``: volumes that only builds know, and who has them now.
+
+A step takes all of them before anything else of it is made, in the order of their names: no two
+steps ever wait for each other. What it names twice it takes once, as BuildKit does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+from cove.build.dockerfile.mounts import Mount as Wish
+from cove.engine.home import Home
+from cove.engine.volumes import making
+from cove.spec.volume import VolumeSpec
+
+PREFIX = "build-cache-"
+LABEL = "cove.build.cache"
+LOOK = 0.2
+"""Seconds between two looks whether the build is still wanted."""
+
+Key = tuple[str, str]
+"""State directory and volume."""
+
+_guard = threading.Condition()
+_held: dict[Key, int] = {}
+"""How many have it, -1 for one alone."""
+
+
+def volume_of(cache: str) -> str:
+    """The name of the volume for the id of a cache."""
+    return PREFIX + hashlib.sha256(cache.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def sharing_of(wishes: Iterable[Wish]) -> dict[str, str]:
+    """By id: of several ways to have a cache the one that keeps the others' promises, too."""
+    found: dict[str, str] = {}
+    for wish in wishes:
+        found[wish.id] = max(found.get(wish.id, "shared"), wish.sharing or "shared", key=_STRICT)
+    return found
+
+
+_STRICT = ("shared", "private", "locked").index
+
+
+@contextlib.contextmanager
+def taken(home: Home, wishes: Iterable[Wish], gone: Callable[[], None]) -> Iterator[dict[str, str]]:
+    """Id to the volume that the step has until the block ends. ``locked``: who wants it too waits;
+    ``private``: he gets another one.
+    """
+    sharing = sharing_of(wishes)
+    names: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        for cache in sorted(sharing, key=volume_of):
+            key = _take(home.root, volume_of(cache), sharing[cache], gone)
+            stack.callback(_give, key)
+            names[cache] = key[1]
+        yield names
+
+
+def _take(root: str, name: str, sharing: str, gone: Callable[[], None]) -> Key:
+    with _guard:
+        base, number = name, 0
+        while (held := _held.get((root, name), 0)) and (sharing != "shared" or held < 0):
+            if sharing == "private":
+                number += 1
+                name = f"{base}-{number}"
+            else:
+                _guard.wait(LOOK)
+                gone()
+        _held[root, name] = held + 1 if sharing == "shared" else -1
+    return root, name
+
+
+def _give(key: Key) -> None:
+    with _guard:
+        left = _held[key] - 1 if _held[key] > 0 else 0
+        if left:
+            _held[key] = left
+        else:
+            del _held[key]
+        _guard.notify_all()
+
+
+def made(home: Home, name: str, wish: Wish) -> None:
+    """The volume of a cache that is taken; a new one is as the first who wants it says."""
+    new = home.store.volume(name) is None
+    making.make(home, VolumeSpec(name, {LABEL: wish.id}))
+    if new:
+        path = home.store.layout.volume_data(name)
+        os.chmod(path, 0o755 if wish.mode is None else wish.mode & 0o7777)
+        os.chown(path, wish.uid or 0, wish.gid or 0)
