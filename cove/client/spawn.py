@@ -106,9 +106,9 @@ def _replace_older(root: str) -> None:
     if not _answers(root):
         return
     import _signal  # type: ignore[import-not-found]  # signal imports enum and re
-    import select
 
     from cove.linux.program import build_stamp, is_older
+    from cove.linux.ready import readable
 
     own = os.environ.get("COVE_STAMP") or build_stamp()
     pid = _listener(root)
@@ -123,7 +123,7 @@ def _replace_older(root: str) -> None:
         stamp = _stamp(root)
         if stamp and is_older(stamp, own) and _listener(root) == pid:
             _signal.pidfd_send_signal(pidfd, _signal.SIGHUP)
-            if not select.select([pidfd], [], [], REPLACE_SECONDS)[0]:
+            if not readable(pidfd, REPLACE_SECONDS):
                 raise cannot_start(
                     "cannot replace the daemon: it is of an older version and does not end",
                     host=f"pid {pid}",

@@ -6,9 +6,11 @@ their own.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import os
+import resource
 import signal
 import socket
 import stat
@@ -89,7 +91,17 @@ def seal(options: Options) -> dict[str, str]:
     for fd in (options.lock_fd, options.ready_fd):
         if fd is not None:
             os.set_inheritable(fd, False)
+    _raise_limit()
     return environment
+
+
+def _raise_limit() -> None:
+    """Of descriptors, to what may be had: a shell's 1024 are 200 commands. No machine inherits it:
+    its own is in every plan.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # fs.nr_open was lowered since
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _redirect(root: str) -> None:

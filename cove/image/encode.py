@@ -12,7 +12,6 @@ import errno
 import hashlib
 import json
 import os
-import select
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +32,8 @@ class _Out:
     def write(self, data: bytes) -> None:
         if not data:
             return
+        from cove.linux.ready import wait_writable
+
         self.hash.update(data)
         self.size += len(data)
         rest = memoryview(data)
@@ -40,7 +41,7 @@ class _Out:
             try:
                 rest = rest[os.write(self.fd, rest) :]
             except BlockingIOError:  # the caller's own pipe
-                select.select([], [self.fd], [])
+                wait_writable(self.fd)
 
 
 def say(line: dict[str, object]) -> None:

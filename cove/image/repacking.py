@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from cove.errors import Bug, CoveError, HostError, NotFound, printable
 from cove.image import encode, pipeline
 from cove.image.layers import short
 from cove.linux.program import init_program
+from cove.linux.ready import readable
 from cove.store.db import Store
 from cove.store.records import LayerRecord
 
@@ -100,7 +100,7 @@ def listen(
     while True:
         if gone():
             raise Unwanted("interrupted")
-        if not select.select([fd], [], [], LOOK)[0]:
+        if not readable(fd, LOOK):
             continue
         data = os.read(fd, 1 << 16)
         if not data:

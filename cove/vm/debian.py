@@ -10,13 +10,13 @@ import contextlib
 import glob
 import os
 import re
-import select
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from cove.errors import HostError, NotFound, Unsupported, UsageError, printable
 from cove.image.host import PATH
+from cove.linux.ready import readable
 from cove.vm.kernels import Kernels, Progress, Source
 from cove.vm.record import Kernel, Step
 
@@ -72,7 +72,7 @@ def run(
             while True:
                 if gone():
                     raise Stopped("interrupted", exit_code=130)
-                if not select.select([fd], [], [], LOOK)[0]:
+                if not readable(fd, LOOK):
                     continue
                 data = os.read(fd, 1 << 16)
                 if not data:

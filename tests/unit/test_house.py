@@ -118,6 +118,15 @@ def test_children_are_started_in_one_way(path: Path) -> None:
             assert not shell, f"{path.name}:{node.value.lineno}: shell=True"
 
 
+@pytest.mark.parametrize("path", sources(*ROOMS), ids=lambda p: str(p.relative_to(ROOT)))
+def test_nobody_waits_for_a_descriptor_by_select(path: Path) -> None:
+    """It knows no number above 1023, and a daemon has thousands: ``linux/ready.py``."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "select.select":
+            waited = [ast.unparse(word) for word in node.args[:3]]
+            assert waited == ["[]"] * 3, f"{path.name}:{node.lineno}"
+
+
 def test_asyncio_lives_in_the_daemon_and_in_one_file_of_the_client() -> None:
     """The Python API's twin for asyncio waits there, and is not imported before it is asked for."""
     twin = ROOT / "cove/client/aio_steps.py"

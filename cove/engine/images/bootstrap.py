@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import threading
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from cove.image.distributions import Wish, command, sources_for, tool_for
 from cove.image.host import HOST, PATH
 from cove.image.importing import import_rootfs
 from cove.image.layers import Progress
+from cove.linux.ready import readable
 from cove.spec.machine import MachineSpec, Security
 from cove.store.records import ImageRecord, MachineRecord
 
@@ -167,7 +167,7 @@ def _listen(
         if not left and gone():
             left = True
             end()
-        if not select.select([fd], [], [], LOOK)[0]:
+        if not readable(fd, LOOK):
             continue
         data = os.read(fd, 1 << 16)
         *lines, rest = (rest + data).replace(b"\r", b"\n").split(b"\n")

@@ -35,6 +35,7 @@ from cove.engine.vms.virtual import MEMORY
 from cove.errors import Conflict, CoveError, HostError, NotFound
 from cove.executor.archiver import Archiver, run_archiver
 from cove.linux.cgroup import Group
+from cove.linux.ready import readable
 from cove.plan.ops import Barrier, Plan
 from cove.planner.archive import plan_stopped
 from cove.planner.guest import guest_place, plan_visit
@@ -73,7 +74,7 @@ class OpenDisks(Beside):
     timer: Timer | None = None
 
     def alive(self) -> bool:
-        return not select.select([self.pidfd], [], [], 0)[0]
+        return not readable(self.pidfd, 0)
 
     def close(self) -> None:
         """Returns when nobody has the disks any more."""
@@ -293,7 +294,7 @@ def _resume(home: Home, slot: Slot, loaded: Loaded) -> None:
 
 def _wait_holder(archiver: Archiver, call: Call) -> None:
     """It says that it is there; one that ends before says why."""
-    while not select.select([archiver.stdout], [], [], TICK)[0]:
+    while not readable(archiver.stdout, TICK):
         if call.cancelled is not None and call.cancelled.is_set():
             raise Cancelled("interrupted")
     if not os.read(archiver.stdout, 1):

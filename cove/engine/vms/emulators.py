@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import select
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from cove.engine.vms.virtual import listen_at
 from cove.errors import CoveError, HostError, one_line
 from cove.executor.messages import Kind, Start, StartFlag, receive, send_start
 from cove.linux.cgroup import Group
+from cove.linux.ready import readable
 from cove.plan import wire
 from cove.plan.facts import Facts
 from cove.plan.ops import Plan
@@ -141,7 +141,7 @@ def spawn(
         except BaseException:
             control.close()
             raise
-        while select.select([ctl], [], [], 0)[0]:
+        while readable(ctl.fileno(), 0):
             _check_monitor(ctl)  # its first word; a later one would be its end
         agent = Agent(socket.socket(fileno=os.dup(serial)))
         return Emulator(ctl, plan, control, agent, os.dup(ours["console"]), os.dup(ours["hub"]))
