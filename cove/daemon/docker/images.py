@@ -102,7 +102,11 @@ def found(ask: Ask) -> calls.Image:
 
 
 def inspect(ask: Ask) -> Answer:
-    return Answer(image_document(found(ask)))
+    """With what Docker took away in 1.45, the container that a build committed: docker-compose 1.29
+    asks for the newest version and ends where an image has none.
+    """
+    document = image_document(found(ask))
+    return Answer(document | {"Container": "", "ContainerConfig": document["Config"]})
 
 
 def history(ask: Ask) -> Answer:
