@@ -18,6 +18,7 @@ from cove.client.raw import ANSWER, DATA, ERROR, frame
 from cove.engine.calls import Call
 from cove.engine.events import Cancel
 from cove.errors import CoveError, error_to_json
+from cove.linux.pump import write_all
 
 CHUNK = 256 << 10
 Method = Callable[[Any, Call], Any]
@@ -85,7 +86,7 @@ async def with_piped_body(
     try:
         try:
             async for chunk in request.content.iter_chunked(CHUNK):
-                writing = loop.run_in_executor(pool, _write_all, writer, chunk)
+                writing = loop.run_in_executor(pool, write_all, writer, chunk)
                 await asyncio.shield(writing)
         except BrokenPipeError:
             pass  # the verb has ended before its input, and says why
@@ -130,7 +131,7 @@ async def _feed(request: web.Request, pool: Executor, writer: int, cancel: Cance
     writing: asyncio.Future[None] | None = None
     try:
         async for chunk in request.content.iter_chunked(CHUNK):
-            writing = loop.run_in_executor(pool, _write_all, writer, chunk)
+            writing = loop.run_in_executor(pool, write_all, writer, chunk)
             await asyncio.shield(writing)
     except BrokenPipeError:
         pass  # the verb has ended before its input, and says why
@@ -142,12 +143,6 @@ async def _feed(request: web.Request, pool: Executor, writer: int, cancel: Cance
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([writing])
         os.close(writer)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
 
 
 async def _begin(request: web.Request) -> web.StreamResponse:

@@ -9,6 +9,7 @@ import socket
 from functools import cache
 from typing import NamedTuple
 
+from cove.linux.pump import write_all
 from cove.planner.files import render_hostname, render_hosts
 from cove.planner.resolv import parse_resolv, resolv_alone, resolv_on_host, resolv_on_network
 from cove.spec.machine import MachineSpec
@@ -160,7 +161,7 @@ def _write(directory: int, texts: tuple[tuple[str, str], ...]) -> dict[str, int]
         for name, text in texts:
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = found[name] = os.open(name, flags, 0o644, dir_fd=directory)
-            os.write(fd, text.encode("utf-8", "surrogateescape"))
+            write_all(fd, text.encode("utf-8", "surrogateescape"))
     except BaseException:
         for fd in found.values():
             os.close(fd)

@@ -19,6 +19,7 @@ from cove.errors import BadArchive, Conflict, CoveError, HostError, NotFound, Un
 from cove.executor.explain import GUEST_SIDE, explain
 from cove.executor.messages import Report
 from cove.linux.program import init_program
+from cove.linux.pump import write_all
 from cove.plan import wire
 from cove.plan.ops import Plan
 
@@ -181,7 +182,7 @@ def run_archiver(
         for part in (plan.host, plan.machine):
             memory = os.memfd_create("cove-plan", os.MFD_CLOEXEC)
             stack.callback(os.close, memory)
-            os.write(memory, wire.encode(part))
+            write_all(memory, wire.encode(part))
             parts.append(memory)
         argv = [init_program(), "run-plan", *(f"/proc/self/fd/{fd}" for fd in parts)]
         argv += [f"{name}={fd}" for name, fd in fds.items()]

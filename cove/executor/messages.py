@@ -16,6 +16,7 @@ from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 from cove.errors import Bug
+from cove.linux.pump import write_all
 
 MSG_MAX = 192 << 10
 FDS_MAX = 96
@@ -326,9 +327,7 @@ def sealed_memory(name: str, chunks: Sequence[bytes], *, executable: bool = Fals
     fd = _memfd(name, executable=executable)
     try:
         for chunk in chunks:
-            rest = memoryview(chunk)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
+            write_all(fd, chunk)
         fcntl.fcntl(fd, F_ADD_SEALS, F_SEAL_ALL)
     except BaseException:
         os.close(fd)

@@ -20,6 +20,7 @@ import msgspec
 from cove.errors import BadArchive, Bug, CoveError, HostError, printable
 from cove.image import stream
 from cove.linux.program import init_program
+from cove.linux.pump import write_all
 from cove.oci.archive import Span
 
 PIPE_SIZE = 1 << 20
@@ -128,10 +129,8 @@ def unpack_plain(data: bytes, directory: str, *, what: str, limits: Limits) -> U
             unpacker = stack.enter_context(child(argv, stdin=reader))
         finally:
             os.close(reader)
-        rest = memoryview(data)
         with contextlib.suppress(BrokenPipeError):  # it says why
-            while rest:
-                rest = rest[os.write(writer, rest) :]
+            write_all(writer, data)
         ends.close()
         text, complaint = unpacker.communicate()
     if unpacker.returncode != 0:

@@ -27,6 +27,7 @@ from cove.image.implied import fit_chain
 from cove.image.layers import Blob, Progress, Step, add_layer, drop_unused, short
 from cove.image.loading import Adding, add_layers, created_of, forget_manifests, parse_fitting
 from cove.image.registries import mirrors_of, open_for
+from cove.linux.pump import write_all
 from cove.oci.archive import DEPTH_MAX, Span
 from cove.oci.auth import Credentials
 from cove.oci.config import ParsedConfig
@@ -344,12 +345,12 @@ def _downloading(wish: _Wish, layer: Descriptor, small: bytearray | None) -> Ite
                 small.clear()
             with leftovers.open_partial(wish.store, layer) as kept:
                 for piece in kept.pieces():
-                    _write(writer, piece)
+                    write_all(writer, piece)
                 for piece in wish.registry.blob(layer, kept.size):
                     kept.write(piece)
                     if small is not None:
                         small.extend(piece)
-                    _write(writer, piece)
+                    write_all(writer, piece)
         except BrokenPipeError:
             pass  # the reader says why it stopped
         except BaseException as error:
@@ -371,12 +372,6 @@ def _downloading(wish: _Wish, layer: Descriptor, small: bytearray | None) -> Ite
     feeder.join()
     if failures:
         raise failures[0]
-
-
-def _write(fd: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
 
 
 # ---- records ----

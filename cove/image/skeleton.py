@@ -13,6 +13,8 @@ import os
 import re
 import stat
 
+from cove.linux.pump import write_all
+
 VERSION = 1
 """Of this file: another one makes another layer."""
 
@@ -254,7 +256,7 @@ def _copy_file(source: int, target: int, name: str) -> int:
     out = os.open(name, flags, 0o644, dir_fd=target)
     try:
         if data:
-            os.write(out, data)
+            write_all(out, data)
         _attributes(out, status)
     finally:
         os.close(out)
@@ -316,7 +318,7 @@ def _lines(lines: list[str]) -> bytes:
 def _write(path: str, data: bytes, mode: int) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        os.write(fd, data)
+        write_all(fd, data)
         os.fchmod(fd, mode)
     finally:
         os.close(fd)

@@ -21,6 +21,13 @@ class Stopped(Exception):
     """``stopped()`` said so."""
 
 
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """write(2) may take less than all: a signal came, a pipe or a disk is nearly full."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
 def pump(
     source: int,
     target: int,
@@ -65,9 +72,7 @@ def pump(
 
 def _copy(source: int, target: int, *, whole: bool) -> int:
     data = os.read(source, PIECE if whole else SMALL)
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(target, rest) :]
+    write_all(target, data)
     return len(data)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cove.errors import BadArchive, HostError, NotFound
+from cove.linux.pump import write_all
 from cove.store.layout import Layout
 from cove.store.lock import state_error
 
@@ -34,9 +35,7 @@ class BlobFile:
 
     def write(self, data: bytes | memoryview) -> None:
         self.hash.update(data)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(self.fd, rest) :]
+        write_all(self.fd, data)
         self.size += len(data)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import msgspec
 
 from cove.errors import NOT_JSON, HostError
+from cove.linux.pump import write_all
 from cove.vm import templates
 from cove.vm.templates import META_MAX, STATE_MAX
 
@@ -137,7 +138,7 @@ def load(directory: str, what: str) -> Held:
 def _load_guest(directory: str, kept: Kept, shape: Shape, held: Held, what: str) -> None:
     with templates.open_file(f"{directory}/state") as file:
         data = file.read(STATE_MAX)
-    os.write(held.state, data)
+    write_all(held.state, data)
     os.ftruncate(held.memory, shape.memory)
     if any(begin < 0 or n < 0 or begin + n > shape.memory for begin, n in kept.extents):
         raise _damaged(what, "its record does not fit its memory")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import msgspec
 
 from cove.errors import NOT_JSON, HostError, NotFound
+from cove.linux.pump import write_all
 from cove.roots.remove import remove_tree
 from cove.store.layout import Layout
 
@@ -120,7 +121,7 @@ def load(layout: Layout, template: Template) -> Loaded:
         # QEMU, which is nobody in its jail, opens it once more by its descriptor; it is sealed.
         with open_file(f"{directory}/state") as file:
             data = file.read(STATE_MAX)
-        os.write(state, data)
+        write_all(state, data)
         if any(at < 0 or n < 0 or at + n > template.memory for at, n in template.extents):
             raise _damaged(template, "its record does not fit its memory")
         digest = copy_in(f"{directory}/memory", memory, template.extents)

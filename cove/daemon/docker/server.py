@@ -45,6 +45,7 @@ from cove.engine.engine import Engine
 from cove.engine.events import Cancel
 from cove.engine.reactor import complain
 from cove.errors import CoveError, NotFound, UsageError
+from cove.linux.pump import write_all
 
 CHUNK = 256 << 10
 LOOK = 1.0
@@ -209,7 +210,7 @@ class Door:
         try:
             try:
                 async for chunk in request.content.iter_chunked(CHUNK):
-                    writing = loop.run_in_executor(self._pool, _write_all, writer, chunk)
+                    writing = loop.run_in_executor(self._pool, write_all, writer, chunk)
                     await asyncio.shield(writing)
             except BrokenPipeError:
                 pass  # it has ended before its input, and says why
@@ -356,9 +357,3 @@ async def _finish(waiting: list[Any], reader: int) -> None:
     """Once nobody reads it: the handler has ended, and with it the last look."""
     await asyncio.gather(*waiting, return_exceptions=True)
     os.close(reader)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]

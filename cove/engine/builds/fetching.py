@@ -9,13 +9,13 @@ from __future__ import annotations
 import email.utils
 import errno
 import hashlib
-import os
 from dataclasses import dataclass
 
 from cove.build.files.tars import Gone
 from cove.build.source import Place, misfit
 from cove.engine.builds.packs import room
 from cove.image.pipeline import BYTES_MAX, system_error
+from cove.linux.pump import write_all
 from cove.oci import doubt
 from cove.oci.endpoint import Endpoint
 from cove.oci.web import Answer, Patience, Trouble, Web
@@ -62,9 +62,7 @@ def _take(answer: Answer, out: int, line: Place, gone: Gone) -> Got:
             raise misfit(line, f"{answer.url} is larger than {BYTES_MAX >> 30} GiB")
         if size > left:
             raise system_error(answer.url, errno.ENOSPC, "")
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(out, rest) :]
+        write_all(out, data)
     if answer.length is not None and size < answer.length:
         raise misfit(line, f"{answer.url} cannot be fetched: the connection was cut")
     return Got(whole.hexdigest(), size, _modified(answer.header("Last-Modified")))

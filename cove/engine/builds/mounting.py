@@ -25,6 +25,7 @@ from cove.image import pipeline
 from cove.image.pipeline import NO_LIMITS
 from cove.linux.in_memory import directory_in_memory
 from cove.linux.probe import IDMAP_SINCE
+from cove.linux.pump import write_all
 from cove.oci.archive import Span
 from cove.spec.machine import Mount
 
@@ -167,9 +168,7 @@ def _unpacked(one: _Making, pack: Pack, placed: list[Placed]) -> str:
 def _file(path: str, data: bytes, mode: int, uid: int, gid: int) -> str:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(fd, rest) :]
+        write_all(fd, data)
         os.fchown(fd, uid, gid)
         os.fchmod(fd, mode)
     finally:

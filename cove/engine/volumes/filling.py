@@ -19,7 +19,7 @@ from cove.engine.volumes.users import is_mounted
 from cove.errors import Conflict, CoveError, HostError, NotFound
 from cove.executor.archiver import Archiver, run_archiver
 from cove.linux.mounts import clone_mount
-from cove.linux.pump import Stopped, pump
+from cove.linux.pump import Stopped, pump, write_all
 from cove.planner import Place
 from cove.planner.archive import plan_stopped, plan_tree
 from cove.planner.mounts import ROOT
@@ -164,9 +164,7 @@ def pass_on(reader: Archiver, writer: Archiver, first: bytes = b"") -> None:
         return reader.stopped.is_set() or writer.stopped.is_set()
 
     try:
-        rest = memoryview(first)
-        while rest:
-            rest = rest[os.write(writer.stdin, rest) :]
+        write_all(writer.stdin, first)
         pump(reader.stdout, writer.stdin, gone)
     except BrokenPipeError:
         pass

@@ -21,6 +21,7 @@ from cove.image.copying.copying import linked_of
 from cove.image.copying.sources import CHUNK, Item, Source
 from cove.image.layers import Progress, Step, short
 from cove.image.repacking import listen
+from cove.linux.pump import write_all
 from cove.oci.archive import Span
 from cove.oci.digest import digest_of
 from cove.oci.linked import is_foreign
@@ -148,9 +149,7 @@ class Converted:
 
     def _feed(self, one: Descriptor, fd: int) -> None:
         for piece in self.source.pieces(one, 0):
-            rest = memoryview(piece)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
+            write_all(fd, piece)
 
     def _decode(self, one: Descriptor, source: int, out: int) -> None:
         what = f"layer {one.digest} of {self.text}"
