@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cove.cli import buildout
 from cove.cli.ask import ELSEWHERE, confirmed, must_go_elsewhere
+from cove.cli.buildcontexts import Contexts, contexts_of, parse_context
 from cove.cli.buildlog import Rows, log_for
 from cove.cli.command import Command, Typed
 from cove.cli.pull import fetch
@@ -27,6 +28,7 @@ from cove.spec import grants, values
 from cove.spec.flags import Flag
 
 if TYPE_CHECKING:  # 30 ms to import, for one command
+    from cove.build.graph.data import Origin
     from cove.build.graph.plan import Wanted
     from cove.client.building import Context
 
@@ -52,10 +54,11 @@ def build(typed: Typed, terminal: Terminal, client: Client) -> int:
             hint="fetch it first, then: cove build DIRECTORY, or cove build - <ARCHIVE",
             exit_code=1,
         )
-    with _context(typed, terminal, path) as context:
+    with _context(typed, terminal, path) as context, contexts_of(typed, terminal, client) as named:
+        finder = _Finder(typed, terminal, client, named)
         if typed.on("check"):
-            return _check(typed, terminal, client, context)
-        return _build(typed, terminal, client, context)
+            return _check(typed, terminal, context, finder)
+        return _build(typed, terminal, client, context, finder)
 
 
 @contextlib.contextmanager
@@ -81,7 +84,7 @@ def _context(typed: Typed, terminal: Terminal, path: str) -> Iterator[Context]:
     yield building.from_directory(terminal.path(path), absolute, path, terminal.fds[0])
 
 
-def _wanted(typed: Typed, terminal: Terminal, context: Context) -> Wanted:
+def _wanted(typed: Typed, terminal: Terminal, context: Context, named: Contexts) -> Wanted:
     from cove.build.graph.plan import Wanted
 
     platform = typed.text("platform")
@@ -91,6 +94,7 @@ def _wanted(typed: Typed, terminal: Terminal, context: Context) -> Wanted:
         target=typed.text("target"),
         arguments=_arguments(typed, terminal),
         labels=dict(typed.values.get("labels", ())),
+        contexts=tuple(named.all),
         ignore=context.rules,
         patience=Patience(f"cannot build {context.name}", terminal.cancelled),
         every_stage=typed.on("check"),
@@ -117,11 +121,14 @@ def _arguments(typed: Typed, terminal: Terminal) -> dict[str, str]:
 class _Finder:
     """Images that are here, or are fetched."""
 
-    def __init__(self, typed: Typed, terminal: Terminal, client: Client) -> None:
-        self.typed, self.terminal, self.client = typed, terminal, client
+    def __init__(self, typed: Typed, terminal: Terminal, client: Client, named: Contexts) -> None:
+        self.typed, self.terminal, self.client, self.named = typed, terminal, client, named
         self.quiet = typed.on("quiet") or typed.text("progress", "auto") in ("json", "rawjson")
 
-    def __call__(self, name: str, platform: Platform) -> tuple[str, ImageConfig]:
+    def __call__(self, origin: Origin, platform: Platform) -> tuple[str, ImageConfig] | None:
+        name = self.named.image(origin)
+        if not name:
+            return None
         if not self.typed.on("pull"):
             with contextlib.suppress(NoSuchImage):
                 found = self._here(name, platform)
@@ -138,8 +145,8 @@ class _Finder:
         return found
 
     def _here(self, name: str, platform: Platform) -> tuple[str, ImageConfig] | None:
-        known = parse_reference(name)
-        record = self.client.image(calls.ImageInspect(known.familiar())).record
+        known = name if name.startswith("sha256:") else parse_reference(name).familiar()
+        record = self.client.image(calls.ImageInspect(known)).record
         config = config_from_json(record.config)
         has = Platform(config.architecture, config.os or "linux", config.variant)
         # One that says nothing of itself, or of another CPU than asked for but made here, is taken.
@@ -151,22 +158,28 @@ class _Finder:
 # ---- the build ----
 
 
-def _build(typed: Typed, terminal: Terminal, client: Client, context: Context) -> int:
+def _build(
+    typed: Typed, terminal: Terminal, client: Client, context: Context, finder: _Finder
+) -> int:
     from cove.client import building
     from cove.client.packing import packed
 
-    planned = building.plan(
-        context.read(), _wanted(typed, terminal, context), _Finder(typed, terminal, client)
-    )
+    named = finder.named
+    wanted = _wanted(typed, terminal, context, named)
+    planned = building.plan(context.read(), wanted, finder)
     for unused in planned.build.unused:
         terminal.error(f"build argument {printable(unused)} is used nowhere\n")
-    params = _params(typed, terminal, context, planned.images)
-    writer = context.writer(planned.build, terminal.cancelled)
+    kinds = named.kinds(planned.build)
+    params = _params(typed, terminal, context, planned.images, kinds)
+    writers = [
+        *named.writers(planned.build, kinds, terminal.cancelled),
+        context.writer(planned.build.context_paths, terminal.cancelled),
+    ]
     log = log_for(terminal, typed.text("progress", "auto"), quiet=typed.on("quiet"))
     image = ""
     tags: tuple[str, ...] = ()
     with contextlib.ExitStack() as stack:
-        body, finish = stack.enter_context(packed(params, writer))
+        body, finish = stack.enter_context(packed(params, writers))
         if isinstance(log, Rows):
             stack.enter_context(log.ticking())
         try:
@@ -180,20 +193,21 @@ def _build(typed: Typed, terminal: Terminal, client: Client, context: Context) -
                 finish()  # why the context is not whole
             raise
     log.finish(well=True)
-    return _end(typed, terminal, client, context, image, tags)
+    sockets = (*context.sockets, *named.sockets)
+    return _end(typed, terminal, client, sockets, image, tags)
 
 
 def _end(
     typed: Typed,
     terminal: Terminal,
     client: Client,
-    context: Context,
+    sockets: tuple[str, ...],
     image: str,
     tags: tuple[str, ...],
 ) -> int:
     if terminal.cancelled.is_set() or not image:
         return 130
-    for name in context.sockets:
+    for name in sockets:
         terminal.error(f"{printable(name)} is a socket, which no image holds\n")
     if typed.text("iidfile"):
         _write(terminal, typed.text("iidfile"), image)
@@ -222,7 +236,11 @@ def _write(terminal: Terminal, name: str, text: str) -> None:
 
 
 def _params(
-    typed: Typed, terminal: Terminal, context: Context, images: dict[str, str]
+    typed: Typed,
+    terminal: Terminal,
+    context: Context,
+    images: dict[str, str],
+    contexts: dict[str, str],
 ) -> ImageBuild:
     network = typed.text("network")
     return ImageBuild(
@@ -231,6 +249,7 @@ def _params(
         context=context.kind,
         ignore=context.ignore,
         ignore_name=context.ignore_name,
+        contexts=contexts,
         images=images,
         tags=tuple(typed.values.get("tags", ())),
         arguments=_arguments(typed, terminal),
@@ -283,19 +302,19 @@ def _secret(text: str, terminal: Terminal) -> tuple[str, bytes]:
 # ---- check ----
 
 
-def _check(typed: Typed, terminal: Terminal, client: Client, context: Context) -> int:
+def _check(typed: Typed, terminal: Terminal, context: Context, finder: _Finder) -> int:
     """Nothing is built, and no image fetched: one that is not here has no ONBUILD to look at."""
     from cove.build.graph.plan import check_build
 
-    finder = _Finder(typed, terminal, client)
-
-    def lookup(origin: object, platform: Platform) -> ImageConfig | None:
+    def lookup(origin: Origin, platform: Platform) -> ImageConfig | None:
         with contextlib.suppress(CoveError):
-            found = finder._here(getattr(origin, "name", ""), platform)
+            name = finder.named.image(origin)
+            found = finder._here(name, platform) if name else None
             return found[1] if found else None
         return None
 
-    warnings, error = check_build(context.read(), _wanted(typed, terminal, context), lookup)
+    wanted = _wanted(typed, terminal, context, finder.named)
+    warnings, error = check_build(context.read(), wanted, lookup)
     for warning in warnings:
         terminal.write(f"{printable(str(warning))}\n  {printable(warning.place.excerpt)}\n")
     if error is not None:
@@ -322,7 +341,7 @@ def prune(typed: Typed, terminal: Terminal, client: Client) -> int:
 _LATER = "it comes with a later version of cove"
 REFUSED = dict.fromkeys(
     (
-        "allow", "annotation", "attest", "build-context", "builder", "cache-from", "cache-to",
+        "allow", "annotation", "attest", "builder", "cache-from", "cache-to",
         "cgroup-parent", "metadata-file", "provenance", "push", "sbom", "ssh", "squash",
     ),
     (_LATER, True),
@@ -337,6 +356,9 @@ BUILD = Command(
              grants.parse_host, repeat=True),
         Flag("build-arg", "arguments", "A value for an ARG; a name alone takes your own variable's",
              "", "NAME[=VALUE]", repeat=True),
+        Flag("build-context", "contexts", "What a name in FROM or --from means: a directory, "
+             "docker-image://IMAGE, oci-layout://DIR", "", "NAME=PATH", parse_context,
+             repeat=True),
         Flag("check", "check", "Only say what there is to warn of"),
         Flag("file", "file", "The Dockerfile, if not PATH/Dockerfile; - is standard input", "f",
              "FILE"),

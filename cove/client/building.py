@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from cove.build.dockerfile.file import Dockerfile, read_dockerfile
 from cove.build.files.tars import Forward, Gone, Source, Tar
 from cove.build.files.wanted import Wanted as Files
-from cove.build.graph.data import IMAGE, Build, Origin
+from cove.build.graph.data import IMAGE, NAMED, Build, Origin
 from cove.build.graph.plan import Wanted, plan_build
 from cove.build.ignore import NAME, Ignore, ignore_names, read_ignore
 from cove.client.packing import Packer
@@ -23,6 +23,8 @@ from cove.errors import BadArchive, HostError, NotFound, UsageError, printable
 from cove.oci.config import ImageConfig
 from cove.oci.manifest import Platform
 
+Writer = Callable[[int], object]
+"""Is given where to."""
 DOCKERFILES = ("Dockerfile", "dockerfile")
 TEXT_MAX = 16 << 20
 HEAD = 512
@@ -53,11 +55,10 @@ class Context:
     def read(self) -> Dockerfile:
         return read_dockerfile(self.dockerfile, self.name)
 
-    def writer(self, build: Build, cancelled: threading.Event) -> Callable[[int], object] | None:
+    def writer(self, patterns: tuple[str, ...], cancelled: threading.Event) -> Writer | None:
         """Writes the context, as far as the build needs it."""
         if self.archive >= 0:
             return self._copy
-        patterns = build.context_paths
         if not self.directory:
             return None
 
@@ -94,13 +95,25 @@ def from_directory(directory: str, file: str, shown: str, stdin: int) -> Context
     else:
         name, text, beside = _dockerfile(directory, file, shown)
     found = Context(name, text, directory)
-    places = ignore_names(beside)[:1] if beside else ()
-    for path in (*places, os.path.join(directory, NAME)):
+    _find_ignore(found, ignore_names(beside)[:1] if beside else ())
+    return found
+
+
+def named_directory(directory: str, typed: str) -> Context:
+    """A context with a name: no Dockerfile is looked for in it."""
+    if not os.path.isdir(directory):
+        raise NotFound(f"cannot build with {printable(directory)}: no such directory", origin=typed)
+    found = Context("", b"", directory)
+    _find_ignore(found, ())
+    return found
+
+
+def _find_ignore(found: Context, beside: tuple[str, ...]) -> None:
+    for path in (*beside, os.path.join(found.directory, NAME)):
         data = _read_if_there(path)
         if data is not None:
             found.ignore, found.ignore_name = data, os.path.basename(path)
             break
-    return found
 
 
 def _dockerfile(directory: str, file: str, shown: str) -> tuple[str, bytes, str]:
@@ -239,21 +252,26 @@ class Planned:
 
 
 def plan(
-    file: Dockerfile, wanted: Wanted, find: Callable[[str, Platform], tuple[str, ImageConfig]]
+    file: Dockerfile,
+    wanted: Wanted,
+    find: Callable[[Origin, Platform], tuple[str, ImageConfig] | None],
 ) -> Planned:
-    """``find`` gets an image: its id and its config."""
+    """``find`` gets an image: its id and its config; None: a named context that is none."""
     images: dict[str, str] = {}
     configs: dict[str, ImageConfig] = {}
 
     def lookup(origin: Origin, platform: Platform) -> ImageConfig | None:
         key = f"{origin.name} {platform}"
-        if key not in images:
-            images[key], configs[key] = find(origin.name, platform)
+        if key not in configs:
+            found = find(origin, platform)
+            if found is None:
+                return None
+            images[key], configs[key] = found
         return configs[key]
 
     build = plan_build(file, wanted, lookup)
     for stage in build.stages:
         for origin in stage.origins:
-            if origin.kind == IMAGE:
+            if origin.kind in (IMAGE, NAMED):
                 lookup(origin, stage.platform)
     return Planned(build, images)

@@ -13,7 +13,7 @@ import os
 import stat
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -246,10 +246,10 @@ class Packer:
 
 @contextlib.contextmanager
 def packed(
-    params: ImageBuild, write: Callable[[int], object] | None
+    params: ImageBuild, writers: Sequence[Callable[[int], object] | None]
 ) -> Iterator[tuple[int, Callable[[], None]]]:
-    """A descriptor to read what is asked for from, then the context that ``write`` writes; and what
-    is called after its end, which raises why the context is not whole.
+    """A descriptor to read what is asked for from, then the contexts that ``writers`` write; and
+    what is called after its end, which raises why they are not whole.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     failed: list[BaseException] = []
@@ -258,7 +258,7 @@ def packed(
         try:
             head = _encode(params)
             write_all(writer, HEAD.pack(len(head)) + head)
-            if write is not None:
+            for write in filter(None, writers):
                 write(writer)
         except BrokenPipeError:
             pass  # the reader says why

@@ -171,15 +171,27 @@ class Build:
     @property
     def context_paths(self) -> tuple[str, ...]:
         """What is read of the build context, as patterns; ``/`` is all of it."""
+        return self.paths_of(Origin(CONTEXT))
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The named contexts that are needed."""
+        origins = (origin for stage in self.stages for origin in stage.origins)
+        return tuple(dict.fromkeys(one.name for one in origins if one.kind == NAMED))
+
+    def paths_of(self, origin: Origin) -> tuple[str, ...]:
+        """What is read of a context; of one that a stage begins with all."""
         found = set()
         for stage in self.stages:
+            if stage.base == origin:
+                return ("/",)
             for step in stage.steps:
                 if isinstance(step, CopyStep):
-                    mine = (s for s in step.sources if s.origin.kind == CONTEXT)
+                    mine = (s for s in step.sources if s.origin == origin)
                     found |= {
                         posixpath.normpath(f"{s.path}/{s.pattern}").replace("//", "/") for s in mine
                     }
                 elif isinstance(step, RunStep):
-                    mounts = (m for m in step.mounts if m.origin and m.origin.kind == CONTEXT)
+                    mounts = (m for m in step.mounts if m.origin == origin)
                     found |= {posixpath.normpath(f"/{m.mount.source}") for m in mounts}
         return ("/",) if "/" in found else tuple(sorted(found))

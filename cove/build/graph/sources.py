@@ -80,8 +80,9 @@ def is_url(word: str) -> bool:
     return word.startswith(("http://", "https://"))
 
 
-def read_git(word: str, place: Place) -> Git | None:
-    """``ssh://``, ``git://``, ``git@host:path``; of http and https only what ends with ``.git``."""
+def git_of(word: str) -> tuple[Git, str] | None:
+    """``ssh://``, ``git://``, ``git@host:path``; of http and https only what ends with ``.git``;
+    with what stands behind its ``?``."""
     if word.startswith(("./", "../")):
         return None
     match = _URL.fullmatch(word)
@@ -95,6 +96,15 @@ def read_git(word: str, place: Place) -> Git | None:
         return None
     ref, _, folder = (fragment or "").partition(":")
     git = Git(re.split(r"[?#]", word, maxsplit=1)[0], ref, absolute(folder).lstrip("/"))
+    return git, query or ""
+
+
+def read_git(word: str, place: Place) -> Git | None:
+    """None: it is no repository."""
+    found = git_of(word)
+    if found is None:
+        return None
+    git, query = found
     git = _with_query(git, query, place) if query else git
     if git.ref.startswith("-"):
         raise misfit(place, f'"{git.ref}" is no reference of a git repository')

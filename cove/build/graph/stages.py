@@ -61,8 +61,8 @@ class Names:
 
     def _named(self, name: str, before: int, place: Place) -> Origin:
         low = name.lower()
-        if name in self.contexts:
-            return Origin(NAMED, name)
+        if context := same_name(name, self.contexts):
+            return Origin(NAMED, context)
         above = [number for number in self.stages.get(low, ()) if number < before]
         if above:
             return self._stage(above[-1])
@@ -87,6 +87,24 @@ class Names:
 
     def _stage(self, number: int) -> Origin:
         return Origin(STAGE, self.file.stages[number].name, number)
+
+
+def context_name(name: str) -> str:
+    """The name of a context as it is compared: that of an image is the same with and without
+    ``docker.io/`` and ``:latest``. Raises where no FROM could have it.
+    """
+    return parse_reference(name).familiar().removesuffix(":latest")
+
+
+def same_name(name: str, known: Collection[str]) -> str:
+    """The context that a word of FROM or ``--from`` means; empty: none."""
+    if name in known:
+        return name
+    try:
+        found = context_name(name)
+    except UsageError:
+        return ""
+    return found if found in known else ""
 
 
 def names_of(file: Dockerfile, contexts: Collection[str]) -> Names:

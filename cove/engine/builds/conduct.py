@@ -6,6 +6,7 @@ A step that was done before, on the same files, is not done again: its layer is 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import threading
 import time
@@ -70,6 +71,8 @@ class Site:
     build: Build
     images: Images
     context: Pack
+    named: dict[str, Pack]
+    """Named contexts that are files."""
     given: Given
     secrets: dict[str, bytes]
     tell: Tell
@@ -103,7 +106,7 @@ class Site:
         """Of a stage, once it is built, or an image; None: it is neither."""
         if origin.kind == STAGE:
             return self.stages[origin.stage].result().tree
-        if origin.kind in (IMAGE, NAMED):
+        if origin.kind == IMAGE or (origin.kind == NAMED and origin.name not in self.named):
             return Tree(self.images[origin.name, str(stage.platform)])
         return Tree() if origin.kind == SCRATCH else None
 
@@ -138,7 +141,7 @@ def _stage(site: Site, stage: StagePlan) -> Done:
         below = _result(site, stage.base.stage)
         tree, pasts, base = below.tree, list(below.pasts), below.base
     else:
-        found = site.tree_of(stage.base, stage) or Tree()
+        found = site.tree_of(stage.base, stage) or _of_files(site, stage.base.name)
         tree, pasts, base = found, [], found.image
     layers = [step for step in stage.steps if step.layer]
     total, at = len(layers) + 1, 1
@@ -154,6 +157,25 @@ def _stage(site: Site, stage: StagePlan) -> Done:
         tree = tree.above(layer.diff_id)
         pasts.append(past_of(step, stamp(record.created), epoch))
     return Done(tree, tuple(pasts), base)
+
+
+def _of_files(site: Site, name: str) -> Tree:
+    """A named context that a stage begins with: a layer, which is kept as a step's is."""
+    store, what = site.home.store, f"copy the context {name}"
+    found = copying.whole_of(site.named[name])
+    key = hashlib.sha256(f"context {digest_of(found.placed)}".encode()).hexdigest()
+    record = store.cached(key)
+    layer = store.layer(record.diff_id) if record is not None else None
+    if record is not None and layer is not None:
+        with site.lock:
+            site.pins.enter_context(store.pinned(record.diff_id))
+        if (layer := store.layer(record.diff_id)) is not None and store.is_whole(layer):
+            store.use_cached(record, site.now)
+            return Tree().above(record.diff_id)
+    layer = copying.whole(site.home, found, site.clock_ns, site.gone, what, site.pins)
+    now = time.time()
+    store.put_cached(CacheRecord(key, layer.diff_id, now, now, f"FROM {name}"[:200]))
+    return Tree().above(layer.diff_id)
 
 
 def _result(site: Site, number: int) -> Done:
@@ -194,7 +216,7 @@ def _step(
 ) -> tuple[CacheRecord, LayerRecord]:
     sources = Sources(
         site.home, site.context, _origins(site, stage, step), site.gone, site.clock_ns,
-        loopback=site.given.network == "host",
+        loopback=site.given.network == "host", named=site.named,
     )  # fmt: skip
     number = site.number()
     site.tell("begin", number, title=f"{title} {step.title}")

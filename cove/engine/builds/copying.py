@@ -11,14 +11,14 @@ import stat
 from dataclasses import dataclass
 
 from cove.build.files.entries import FOLDER, Entry
-from cove.build.files.select import Owner, Place, Placed, restyled
+from cove.build.files.select import Owner, Place, Placed, restyled, select
 from cove.build.files.tars import Gone, Tar
 from cove.build.graph.data import CopyStep, WorkdirStep
 from cove.build.source import Place as Line
 from cove.build.source import misfit
 from cove.engine.builds import trees
 from cove.engine.builds.gathering import Gathered, Part, Sources, placed
-from cove.engine.builds.packs import check_room, write_tar
+from cove.engine.builds.packs import Pack, check_room, write_tar
 from cove.engine.builds.trees import Tree
 from cove.engine.home import Home
 from cove.engine.ranges import RANGE_SIZE
@@ -166,6 +166,22 @@ def copy(
         except (BadArchive, Unsupported) as error:
             raise misfit(step.place, error.message.partition(": ")[2]) from error
         return trees.layer_of(home, below, upper, writing.what, pins)
+
+
+def whole_of(pack: Pack) -> Gathered:
+    """All files of a context."""
+    place = Place("", folder=True, exists=True)
+    return Gathered([(pack.fd, select(pack.files, "", place, None))])
+
+
+def whole(
+    home: Home, found: Gathered, now_ns: int, gone: Gone, what: str, pins: contextlib.ExitStack
+) -> LayerRecord:
+    """Files as a layer of its own."""
+    with trees.writable(home) as upper:
+        writing = Writing(home, Tree(), upper, what)
+        writing.put(found, now_ns, gone)
+        return trees.layer_of(home, Tree(), upper, what, pins)
 
 
 def _check_target(step: CopyStep, place: Place, found: Gathered) -> None:

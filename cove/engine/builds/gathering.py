@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from cove.build.files.entries import FILE, Entry, Files, joined
 from cove.build.files.select import Place, Placed, excluded, literal, select, select_parents
 from cove.build.files.tars import Gone
-from cove.build.graph.data import CONTEXT, HTTP, INLINE, CopyStep, Source
+from cove.build.graph.data import CONTEXT, HTTP, INLINE, NAMED, CopyStep, Origin, Source
 from cove.build.ignore import Ignore
 from cove.build.source import misfit
 from cove.engine.builds import trees
@@ -37,6 +37,8 @@ class Part:
     path: str
     name: str
     """What a file alone in its tree is called; empty: as it is."""
+    whole: bool = False
+    """The pack is a whole context, not only what is at the source's path."""
     unpacked: bool = False
     """The files are those of an archive."""
 
@@ -46,7 +48,7 @@ class Part:
         if self.unpacked:
             return select(files, "", Place(place.path, folder=True, exists=place.exists), ignore)
         if self.source.pattern:
-            front = self.path if self.source.origin.kind == CONTEXT else ""
+            front = self.path if self.whole else ""
             return select_parents(files, front, self.source.pattern, place, ignore)
         return [_renamed(one, self.name, place) for one in select(files, self.path, place, ignore)]
 
@@ -99,6 +101,14 @@ class Sources:
     clock_ns: int
     loopback: bool = False
     """Steps see the host's network: so may ADD of a URL."""
+    named: dict[str, Pack] = field(default_factory=dict)
+    """Named contexts that are files."""
+
+    def pack_of(self, origin: Origin) -> Pack | None:
+        """Of a build context; None: it is no such thing."""
+        if origin.kind == CONTEXT:
+            return self.context
+        return self.named.get(origin.name) if origin.kind == NAMED else None
 
 
 def gather(sources: Sources, step: CopyStep, stack: contextlib.ExitStack) -> list[Part]:
@@ -108,7 +118,7 @@ def gather(sources: Sources, step: CopyStep, stack: contextlib.ExitStack) -> lis
         pack, path, name = _opened(sources, step, source, stack)
         if pack is None:
             raise _missing(step, source)
-        part = Part(source, pack, path, name)
+        part = Part(source, pack, path, name, sources.pack_of(source.origin) is pack)
         if source.unpack and (inner := _archive(sources, step, pack, path, stack)) is not None:
             part = Part(source, inner, "", "", unpacked=True)
         found.append(part)
@@ -149,8 +159,8 @@ def _opened(
 ) -> tuple[Pack | None, str, str]:
     """The files, the source's path among them, and what it is called where that says nothing."""
     kind, path = source.origin.kind, source.path.strip("/")
-    if kind == CONTEXT:
-        return sources.context, path, ""
+    if (pack := sources.pack_of(source.origin)) is not None:
+        return pack, path, ""
     if kind == INLINE:
         return _inline(sources, source, stack), source.origin.name, ""
     if kind == HTTP:
@@ -212,8 +222,11 @@ def _archive(
 
 
 def _missing(step: CopyStep, source: Source) -> UsageError:
-    where = {CONTEXT: "the build context"}.get(source.origin.kind, str(source.origin))
+    kind, name = source.origin.kind, source.origin.name
+    where = {CONTEXT: "the build context", NAMED: f"the context {name}"}.get(
+        kind, str(source.origin)
+    )
     path = f"{source.path}/{source.pattern}" if source.pattern else source.path
-    of_context = source.origin.kind == CONTEXT
+    of_context = kind == CONTEXT
     hint = "paths begin at the context's root; .dockerignore may leave it out" * of_context
     return misfit(step.place, f'"{path}" is not in {where}', hint=hint)

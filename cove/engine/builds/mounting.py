@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from cove.build.dockerfile.mounts import Mount as Wish
 from cove.build.files.select import Place, Placed, digest_of, select
-from cove.build.graph.data import CONTEXT, SCRATCH, RunStep, StepMount
+from cove.build.graph.data import SCRATCH, RunStep, StepMount
 from cove.build.source import misfit
 from cove.engine.builds import caches
 from cove.engine.builds.gathering import Sources, tree_pack
@@ -95,8 +95,8 @@ def digest(sources: Sources, step: RunStep) -> list[str]:
         if mount.mount.type != "bind" or mount.origin is None:
             continue
         tree = sources.trees.get(str(mount.origin))
-        if mount.origin.kind == CONTEXT:
-            found.append(digest_of(_placed(sources.context, mount)))
+        if (pack := sources.pack_of(mount.origin)) is not None:
+            found.append(digest_of(_placed(pack, mount)))
         elif tree is not None:
             found.append(tree.key)
     return found
@@ -134,9 +134,9 @@ def _bind(one: _Making, mount: StepMount) -> Mount:
     sources, origin = one.sources, mount.origin
     assert origin is not None
     with contextlib.ExitStack() as stack:
-        if origin.kind == CONTEXT:
-            pack: Pack | None = sources.context
-            placed = _placed(sources.context, mount)
+        pack = sources.pack_of(origin)
+        if pack is not None:
+            placed = _placed(pack, mount)
         else:
             tree = sources.trees.get(str(origin), Tree())
             path = mount.mount.source.strip("/")

@@ -85,23 +85,28 @@ def check_room(place: str, placed: Iterable[Placed]) -> None:
 
 
 def read_sent(body: int, out: int, gone: Gone) -> Files:
+    """A build context alone."""
+    with open(body, "rb", buffering=PIECE, closefd=False) as stream:
+        return read_files(stream, out, gone)
+
+
+def read_files(stream: BinaryIO, out: int, gone: Gone, what: str = "the build context") -> Files:
     """What ``client.packing`` sends: heads, each with the bytes of its file; one of no bytes ends
     it.
     """
-    files = Files(what="the build context")
+    files = Files(what=what)
     at, left = 0, room(out)
-    with open(body, "rb", buffering=PIECE, closefd=False) as stream:
-        while length := HEAD.unpack(_exactly(stream, HEAD.size))[0]:
-            gone()
-            if length > HEAD_MAX:
-                raise BadArchive("cannot read the build context: it is no context, or too large")
-            entry = _entry(_exactly(stream, length), at)
-            if entry.kind == FILE:
-                if at + entry.size > left:
-                    raise system_error("the build context", errno.ENOSPC, "")
-                entry = msgspec.structs.replace(entry, digest=_take(stream, out, entry.size, gone))
-                at += entry.size
-            files.add(entry)
+    while length := HEAD.unpack(_exactly(stream, HEAD.size))[0]:
+        gone()
+        if length > HEAD_MAX:
+            raise BadArchive("cannot read the build context: it is no context, or too large")
+        entry = _entry(_exactly(stream, length), at)
+        if entry.kind == FILE:
+            if at + entry.size > left:
+                raise system_error("the build context", errno.ENOSPC, "")
+            entry = msgspec.structs.replace(entry, digest=_take(stream, out, entry.size, gone))
+            at += entry.size
+        files.add(entry)
     return files
 
 

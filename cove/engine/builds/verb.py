@@ -14,13 +14,13 @@ from typing import Any
 import msgspec
 
 from cove.build.dockerfile.file import read_dockerfile
-from cove.build.files.entries import Files
-from cove.build.graph.data import IMAGE, Build, Origin
+from cove.build.graph.data import IMAGE, NAMED, Build, Origin
 from cove.build.graph.plan import Wanted, plan_build
 from cove.build.ignore import read_ignore
 from cove.build.result import image_config
 from cove.engine.builds.conduct import Done, Images, Site, conduct
-from cove.engine.builds.packs import HEAD, Pack, decode, nameless, read_sent, read_tar
+from cove.engine.builds.packs import HEAD, nameless
+from cove.engine.builds.receiving import received
 from cove.engine.builds.running import Given
 from cove.engine.calls import Call
 from cove.engine.calls.build import BuildStep, ImageBuild
@@ -31,7 +31,6 @@ from cove.image import catalog
 from cove.image.history import moment
 from cove.image.importing import parse_name
 from cove.linux.patience import Patience
-from cove.oci.archive import Span
 from cove.oci.config import ImageConfig
 from cove.oci.digest import digest_of
 from cove.oci.manifest import Platform, host_platform_of, parse_platform
@@ -120,7 +119,7 @@ def _build(
     home: Home, params: ImageBuild, call: Call, tell: Callable[..., None], stopped: Cancel
 ) -> BuildStep:
     names = tuple(parse_name(tag) for tag in params.tags)
-    images = _Images(home, params.images)
+    images = _Images(home, params.images, params.contexts)
     build = _plan(params, images.lookup, stopped)
     for warning in build.warnings:
         tell("warning", 0, text=str(warning).encode())
@@ -132,12 +131,14 @@ def _build(
     with contextlib.ExitStack() as pins, nameless(home.store) as fd:
         for record in images.found.values():
             pins.enter_context(home.store.pinned(*record.layers))
+        context, named = received(home, params, call.body, fd, pins, gone)
         now = time.time()
         site = Site(
             home=home,
             build=build,
             images=images.found,
-            context=Pack(fd, _context(home, params, call, fd, gone)),
+            context=context,
+            named=named,
             given=_given(params),
             secrets=params.secrets,
             tell=tell,
@@ -160,11 +161,13 @@ def _build(
 class _Images:
     """What the names in a Dockerfile mean; all of them were chosen by who asks for the build."""
 
-    def __init__(self, home: Home, meant: dict[str, str]) -> None:
-        self.home, self.meant = home, meant
+    def __init__(self, home: Home, meant: dict[str, str], contexts: dict[str, str]) -> None:
+        self.home, self.meant, self.contexts = home, meant, contexts
         self.found: Images = {}
 
     def lookup(self, origin: Origin, platform: Platform) -> ImageConfig | None:
+        if origin.kind == NAMED and self.contexts.get(origin.name) != "image":
+            return None
         return catalog.image_config(self.find(origin, platform))
 
     def find(self, origin: Origin, platform: Platform) -> ImageRecord:
@@ -198,6 +201,7 @@ def _plan(
             target=params.target,
             arguments=params.arguments,
             labels=params.labels,
+            contexts=tuple(params.contexts),
             ignore=ignore,
             patience=Patience(f"cannot build {params.name}", stopped),
         ),
@@ -205,7 +209,7 @@ def _plan(
     )
     for stage in build.stages:  # images that files are taken from have configs, too
         for origin in stage.origins:
-            if origin.kind == IMAGE:
+            if origin.kind in (IMAGE, NAMED):
                 lookup(origin, stage.platform)
     return build
 
@@ -220,22 +224,6 @@ def _epoch(params: ImageBuild) -> int | None:
 def _given(params: ImageBuild) -> Given:
     limits = Limits(memory=params.memory, shm=params.shm, ulimits=params.ulimits)
     return Given(secrets.token_hex(16), params.network, params.hosts, limits)
-
-
-def _context(
-    home: Home, params: ImageBuild, call: Call, out: int, gone: Callable[[], None]
-) -> Files:
-    if params.context == "none" or call.body < 0:
-        return Files()
-    if params.context == "files":
-        return read_sent(call.body, out, gone)
-    decode(Span(call.body, -1, -1), out, "the build context")
-    files = read_tar(out, "the build context", gone)
-    if not params.ignore:
-        return files
-    rules = read_ignore(params.ignore, params.ignore_name)
-    kept = (one for path, one in files.by_path.items() if path and rules.kept(path))
-    return Files(kept, what="the build context", gone=gone)
 
 
 def _record(

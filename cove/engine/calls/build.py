@@ -21,6 +21,10 @@ class ImageBuild(msgspec.Struct, frozen=True):
     """Of the Dockerfile, for messages."""
     context: str = "files"
     """What the body is: ``files`` as ``client.packing`` sends them, a ``tar``, or ``none``."""
+    contexts: dict[str, str] = {}
+    """Those with names: ``image``, which ``images`` says, or ``files``: these stand in front of the
+    build context, in this order.
+    """
     ignore: bytes = b""
     """``.dockerignore``, for warnings: what it says is left out of the body already."""
     ignore_name: str = ""
