@@ -382,7 +382,9 @@ def test_warnings_and_a_check(cove: Cove, build: Build) -> None:
 
 
 def test_arguments_and_hosts(cove: Cove, build: Build) -> None:
-    text = "FROM bb\nARG A=1\nARG B\nRUN echo $A $B >/f; grep db /etc/hosts >>/f; ulimit -n >>/f\n"
+    text = (
+        "FROM bb\nARG A=1\nARG B\nRUN echo $A $B >/f; grep -w db /etc/hosts >>/f; ulimit -n >>/f\n"
+    )
     flags = ("--build-arg", "A=2", "--build-arg", "B", "--add-host", "db:10.0.0.5",
              "--ulimit", "nofile=77:99", "--network", "none")  # fmt: skip
     build(text, *flags, "-t", "args", env={"B": "from-env"})
