@@ -18,7 +18,17 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from cove.build.files.entries import FIFO, FILE, FOLDER, LINK, LINKS_MAX, Sent, joined
+from cove.build.files.entries import (
+    ATTRIBUTES_MAX,
+    FIFO,
+    FILE,
+    FOLDER,
+    LINK,
+    LINKS_MAX,
+    Sent,
+    is_attribute,
+    joined,
+)
 from cove.build.files.select import literal
 from cove.build.files.wanted import Wanted
 from cove.engine.calls.build import ImageBuild
@@ -31,6 +41,7 @@ DEPTH_MAX = 250
 """Each level holds a descriptor, and calls of Python's."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+Attributes = tuple[tuple[bytes, bytes], ...]
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -47,6 +58,8 @@ class Packer:
     sockets: list[str] = field(default_factory=list)
     """Left out, as every archive does."""
     _links: list[str] = field(default_factory=list)
+    _unsaid: list[tuple[str, os.stat_result, Attributes]] = field(default_factory=list)
+    """Folders on the way that are left out themselves, until something in them is not."""
     _buffer: bytearray = field(default_factory=bytearray)
 
     def pack(self) -> None:
@@ -159,9 +172,12 @@ class Packer:
                 return  # something else took its name meanwhile
             raise self._cannot(path, error) from error
         try:
+            self._unsaid.append((path, found, self._attributes(fd, path)))
             if kept:
-                self._say(path, FOLDER, found)
+                self._say_folders()
             self._folder(fd, path, inside=takes, depth=depth + 1)
+            if self._unsaid:
+                self._unsaid.pop()
         finally:
             os.close(fd)
 
@@ -190,7 +206,8 @@ class Packer:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 return  # something else took its name meanwhile
-            self._say(path, FILE, found, size=found.st_size)
+            attributes = self._attributes(fd, path)
+            self._say(path, FILE, found, size=found.st_size, xattrs=attributes)
             self._content(fd, path, found.st_size)
         except OSError as error:
             if error.errno == errno.EPIPE:
@@ -198,6 +215,25 @@ class Packer:
             raise self._cannot(path, error) from error
         finally:
             os.close(fd)
+
+    def _attributes(self, fd: int, path: str) -> Attributes:
+        """What file systems have none for has none."""
+        found = []
+        try:
+            for name in os.listxattr(fd):
+                if is_attribute(name):
+                    found.append((os.fsencode(name), os.getxattr(fd, name)))
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENODATA, errno.E2BIG, errno.EPERM):
+                raise self._cannot(path, error) from error
+        if sum(len(name) + len(value) for name, value in found) > ATTRIBUTES_MAX:
+            raise Unsupported(
+                f"cannot read {self.shown}: {printable(path)} has over "
+                f"{ATTRIBUTES_MAX >> 10} KiB of extended attributes",
+                hint="leave it out: .dockerignore",
+                exit_code=1,
+            )
+        return tuple(found)
 
     def _content(self, fd: int, path: str, size: int) -> None:
         if size <= SMALL:
@@ -231,13 +267,26 @@ class Packer:
     # ---- the stream ----
 
     def _say(
-        self, path: str, kind: str, found: os.stat_result, *, size: int = 0, link: bytes = b""
+        self,
+        path: str,
+        kind: str,
+        found: os.stat_result,
+        *,
+        size: int = 0,
+        link: bytes = b"",
+        xattrs: Attributes = (),
     ) -> None:
+        self._say_folders()
         mode = stat.S_IMODE(found.st_mode)
-        head = _encode(Sent(os.fsencode(path), kind, mode, found.st_mtime_ns, size, link))
+        head = _encode(Sent(os.fsencode(path), kind, mode, found.st_mtime_ns, size, link, xattrs))
         self._buffer += HEAD.pack(len(head)) + head
         if len(self._buffer) >= PIECE:
             self._flush()
+
+    def _say_folders(self) -> None:
+        unsaid, self._unsaid = self._unsaid, []
+        for path, found, xattrs in unsaid:
+            self._say(path, FOLDER, found, xattrs=xattrs)
 
     def _flush(self) -> None:
         write_all(self.out, bytes(self._buffer))

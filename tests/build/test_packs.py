@@ -19,7 +19,7 @@ import pytest
 
 from cove.build.files import entries
 from cove.build.files.entries import DEPTH_MAX, FILE, LINK, Entry, Files, Sent, clean
-from cove.build.files.select import Place, select, select_parents
+from cove.build.files.select import Place, Placed, digest_of, select, select_parents
 from cove.build.source import Place as Line
 from cove.client import building
 from cove.engine.builds import fetching, verb
@@ -94,6 +94,26 @@ def send(*sent: Sent) -> Files:
     with opened(words + HEAD.pack(0)) as body, opened(b"") as out:
         os.lseek(body, 0, os.SEEK_SET)
         return read_sent(body, out, go_on)
+
+
+# ---- attributes ----
+
+
+def test_attributes_are_kept_byte_by_byte_and_have_an_end() -> None:
+    """A capability has bytes that are no UTF-8, and so may what a file is known by."""
+    kept = {"SCHILY.xattr.user.a": "1\udcff\0", "SCHILY.xattr.security.capability": "\udc80"}
+    dropped = {"SCHILY.xattr.trusted.overlay.opaque": "y", "SCHILY.xattr.system.x": "x"}
+    found = read(pax_of("x", kept | dropped) + member("f") + END)["f"]
+    assert found.xattrs == (("security.capability", "\udc80"), ("user.a", "1\udcff\0"))
+    sent = send(Sent(b"f", FILE, 0o644, 0, xattrs=((b"user.a", b"\xff"), (b"trusted.a", b""))))
+    assert sent["f"].xattrs == (("user.a", "\udcff"),)
+    others = [digest_of([Placed(one, "f")]) for one in (found, sent["f"], Entry("f", FILE))]
+    assert len(set(others)) == 3
+    for name in ("user." + "a" * 20_000, "user.a"):
+        with pytest.raises(BadArchive, match="over 16 KiB of attributes"):
+            read(pax_of("x", {f"SCHILY.xattr.{name}": "v" * 17_000}) + member("f") + END)
+        with pytest.raises(BadArchive, match="over 16 KiB of attributes"):
+            send(Sent(b"f", FILE, 0o644, 0, xattrs=((name.encode(), b"v" * 17_000),)))
 
 
 # ---- where the root is ----

@@ -20,7 +20,11 @@ DEPTH_MAX = 250
 ENTRIES_MAX = 1_000_000
 """Of a tree, the folders that nobody named included; a layer has no more, either."""
 NAMES_MAX = 256 << 20
-"""Characters of all its paths and links together."""
+"""Characters of all its paths, links and attributes together."""
+CAPABILITY = "security.capability"
+CAPABILITY_MAX = 64
+ATTRIBUTES_MAX = 16 << 10
+"""Bytes of all attributes of one file."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -42,6 +46,7 @@ class Entry(msgspec.Struct, frozen=True):
     shared: bool = False
     """A hard link: others have the same ``content``."""
     xattrs: tuple[tuple[str, str], ...] = ()
+    """Of files and folders: those that ``is_attribute`` says are kept."""
 
 
 class Sent(msgspec.Struct, frozen=True, array_like=True):
@@ -53,6 +58,24 @@ class Sent(msgspec.Struct, frozen=True, array_like=True):
     mtime_ns: int
     size: int = 0
     link: bytes = b""
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def is_attribute(name: str) -> bool:
+    """What a layer keeps: users' own, and what a program may do (setcap)."""
+    return name == CAPABILITY or (name.startswith("user.") and "\0" not in name)
+
+
+def attributes_of(found: Iterable[tuple[str, str]], what: str) -> tuple[tuple[str, str], ...]:
+    """Those that are kept, judged; in order, since what a file is known by has them."""
+    kept = tuple(sorted((name, value) for name, value in found if is_attribute(name)))
+    if sum(len(name) + len(value) for name, value in kept) > ATTRIBUTES_MAX:
+        raise BadArchive(
+            f"cannot read {what}: a file has over {ATTRIBUTES_MAX >> 10} KiB of attributes"
+        )
+    if any(name == CAPABILITY and len(value) > CAPABILITY_MAX for name, value in kept):
+        raise BadArchive(f"cannot read {what}: a file has a capability that cannot be")
+    return kept
 
 
 def text(name: bytes) -> str:
@@ -100,6 +123,8 @@ class Files:
         new = path not in self.by_path
         self.by_path[path] = entry
         self._letters += len(entry.link)
+        for name, value in entry.xattrs:
+            self._letters += len(name) + len(value)
         while new and path:
             self._letters += len(path)
             folder, _, name = path.rpartition("/")

@@ -175,15 +175,20 @@ def digest_of(placed: Iterable[Placed]) -> str:
         entry = one.entry
         words = (
             one.target, entry.kind, entry.mode, entry.uid, entry.gid,
-            entry.digest if entry.kind == FILE else entry.link, entry.xattrs,
+            entry.digest if entry.kind == FILE else entry.link,
+            [part for attribute in entry.xattrs for part in attribute],
         )  # fmt: skip
         whole.update(msgspec.json.encode(_plain(words)) + b"\n")
     return whole.hexdigest()
 
 
-def _plain(words: tuple[object, ...]) -> list[object]:
-    """Names that are no UTF-8 as what they are called in escapes."""
+def _plain(words: Iterable[object]) -> list[object]:
+    """Names and values that are no UTF-8 as what they are called in escapes."""
     return [
-        word.encode("utf-8", "surrogateescape").hex() if isinstance(word, str) else word
+        word.encode("utf-8", "surrogateescape").hex()
+        if isinstance(word, str)
+        else _plain(word)
+        if isinstance(word, list)
+        else word
         for word in words
     ]

@@ -27,6 +27,7 @@ from cove.build.files.entries import (
     Entry,
     Files,
     Sent,
+    attributes_of,
     clean,
     text,
 )
@@ -44,10 +45,8 @@ HEAD_MAX = 64 << 10
 PIECE = 1 << 20
 TIME_MAX = 1 << 40
 """Seconds: what no file system keeps."""
-ATTRIBUTE_MAX = 64
 KINDS = (FILE, FOLDER, LINK, FIFO)
-XATTRS = ("security.capability",)
-_CAPABILITY = "SCHILY.xattr."
+_ATTRIBUTE = "SCHILY.xattr."
 _TIME = re.compile(r"(-?)([0-9]{1,12})\.([0-9]+)")
 _sent = msgspec.msgpack.Decoder(Sent).decode
 
@@ -132,6 +131,11 @@ def _entry(data: bytes, at: int) -> Entry:
         size=sent.size if sent.kind == FILE else 0,
         content=at if sent.kind == FILE else -1,
         link=text(sent.link),
+        xattrs=attributes_of(
+            ((text(name), text(value)) for name, value in sent.xattrs), "the build context"
+        )
+        if sent.kind in (FILE, FOLDER)
+        else (),
     )
 
 
@@ -226,7 +230,7 @@ class _Reading:
             "mtime_ns": self._time(member),
         }
         if member.isdir():
-            return Entry(path, FOLDER, **common)
+            return Entry(path, FOLDER, xattrs=self._attributes(member), **common)
         if member.issym():
             return Entry(path, LINK, link=member.linkname, **common)
         if member.isfifo():
@@ -265,13 +269,10 @@ class _Reading:
         return int(member.mtime) * 1_000_000_000
 
     def _attributes(self, member: tarfile.TarInfo) -> tuple[tuple[str, str], ...]:
-        said = member.pax_headers
-        found = tuple(
-            (name, said[_CAPABILITY + name]) for name in XATTRS if _CAPABILITY + name in said
-        )
-        if any(len(value) > ATTRIBUTE_MAX for _, value in found):
-            raise self._bad("a file has an attribute that cannot be")
-        return found
+        length = len(_ATTRIBUTE)
+        said = member.pax_headers.items()
+        found = ((name[length:], value) for name, value in said if name.startswith(_ATTRIBUTE))
+        return attributes_of(found, self._what)
 
     def _expand(self, member: tarfile.TarInfo) -> int:
         """A file with holes, behind the archive, with its holes."""
@@ -357,7 +358,7 @@ def _info(one: Placed, now_ns: int, first: str | None) -> tarfile.TarInfo:
     when = now_ns if one.made else entry.mtime_ns
     info.pax_headers = {"mtime": _seconds(when)}
     for name, value in entry.xattrs:
-        info.pax_headers[_CAPABILITY + name] = value
+        info.pax_headers[_ATTRIBUTE + name] = value
     return info
 
 
