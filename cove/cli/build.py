@@ -1,4 +1,4 @@
-"""``build``, and ``builder prune``."""
+"""``build``."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cove.cli import buildout
-from cove.cli.ask import ELSEWHERE, confirmed, must_go_elsewhere
 from cove.cli.buildcontexts import Contexts, contexts_of, parse_context
 from cove.cli.buildlog import Rows, log_for
 from cove.cli.command import Command, Typed
 from cove.cli.pull import fetch
 from cove.cli.terminal import Terminal
-from cove.cli.units import human_size
 from cove.client.api import Client
 from cove.engine import calls
-from cove.engine.calls.build import BuildPrune, ImageBuild
+from cove.engine.calls.build import ImageBuild
 from cove.errors import CoveError, NoSuchImage, Unsupported, UsageError, printable
 from cove.linux.patience import Patience
 from cove.oci.config import ImageConfig, config_from_json
@@ -327,17 +325,6 @@ def _check(typed: Typed, terminal: Terminal, context: Context, finder: _Finder) 
     return 0
 
 
-def prune(typed: Typed, terminal: Terminal, client: Client) -> int:
-    if not typed.on("force") and must_go_elsewhere(terminal):
-        return ELSEWHERE
-    warning = "WARNING! This will forget what the steps of builds have made."
-    if not typed.on("force") and not confirmed(terminal, warning):
-        return 0
-    pruned = client.build_prune(BuildPrune())
-    terminal.write(f"Total reclaimed space: {human_size(pruned.reclaimed)}\n")
-    return 0
-
-
 _LATER = "it comes with a later version of cove"
 REFUSED = dict.fromkeys(
     (
@@ -398,14 +385,3 @@ BUILD = Command(
     "Dockerfile alone, from standard input. Steps run as machines; what they made is kept, and "
     "taken again where nothing changed: cove builder prune forgets it.",
 )  # fmt: skip
-PRUNE = Command(
-    "prune",
-    prune,
-    help="Forget what steps of builds have made",
-    flags=(
-        Flag("all", "all", "Accepted; all of it is forgotten", "a"),
-        Flag("force", "force", "Do not ask", "f"),
-    ),
-    group="Images",
-)
-BUILDER = {"prune": PRUNE, "build": BUILD}

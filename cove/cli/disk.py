@@ -94,19 +94,46 @@ def summary(seen: calls.DiskUsage) -> list[Record]:
         kind("Containers", len(machines), sum(runs), written, idle, share=True),
         *(more if kept.count or kept.size else ()),  # Docker knows none
         _volumes_kind(seen),
-        kind("Build Cache", seen.steps, 0, seen.cache, seen.cache, share=False),
+        _cache_kind(seen),
     ]
 
 
 def _volumes_kind(seen: calls.DiskUsage) -> Record:
-    volumes = seen.volumes
+    volumes = _volumes(seen)
     active, size = sum(v.links > 0 for v in volumes), sum(v.size for v in volumes)
     idle = sum(v.size for v in volumes if not v.links)
     return kind("Local Volumes", len(volumes), active, size, idle, share=True)
 
 
 def volume_rows_of(seen: calls.DiskUsage) -> list[Record]:
-    return [Record(Name=v.name, Links=str(v.links), Size=size_text(v.size)) for v in seen.volumes]
+    found = _volumes(seen)
+    return [Record(Name=v.name, Links=str(v.links), Size=size_text(v.size)) for v in found]
+
+
+def _volumes(seen: calls.DiskUsage) -> list[calls.VolumeUsage]:
+    return [one for one in seen.volumes if not one.cache]
+
+
+def _cache_kind(seen: calls.DiskUsage) -> Record:
+    own = [one for one in seen.cached if not one.shared]
+    used = sum(one.in_use for one in seen.cached)
+    idle = sum(one.size for one in own if not one.in_use)
+    return kind("Build Cache", seen.steps, used, seen.cache, idle, share=False)
+
+
+def cache_rows_of(seen: calls.DiskUsage, *, now: float, full: bool) -> list[Record]:
+    return [
+        Record(
+            ID=one.record.key if full else one.record.key[:12],
+            CacheType=one.kind,
+            Size=size_text(one.size),
+            CreatedSince=units.human_duration(now - one.record.created) + " ago",
+            LastUsedSince=units.human_duration(now - one.record.used) + " ago",
+            UsageCount="",
+            Shared=str(one.shared).lower(),
+        )
+        for one in seen.cached
+    ]
 
 
 def image_rows_of(
@@ -145,7 +172,7 @@ def df(typed: Typed, terminal: Terminal, client: Client) -> int:
             "Images": image_rows_of(seen, now=now, full=True, zone=zone),
             "Containers": machine_rows_of(seen, now=now, full=True, zone=zone),
             "Volumes": volume_rows_of(seen),
-            "BuildCache": [],
+            "BuildCache": cache_rows_of(seen, now=now, full=True),
         }
         terminal.write(_formed(parts, form))
         return 0
@@ -156,7 +183,8 @@ def df(typed: Typed, terminal: Terminal, client: Client) -> int:
         text += f"\nUnfinished pulls space usage: {size_text(seen.unfinished)}\n"
     text += "\nContainers space usage:\n\n" + table.render(machines, MACHINES, "")
     text += "\nLocal Volumes space usage:\n\n" + table.render(volume_rows_of(seen), VOLUMES, "")
-    text += "\nBuild cache usage: 0B\n\n" + table.render([], CACHE, "")
+    text += f"\nBuild cache usage: {size_text(seen.cache)}\n\n"
+    text += table.render(cache_rows_of(seen, now=now, full=False), CACHE, "")
     terminal.write(text)
     return 0
 

@@ -78,10 +78,10 @@ def _of_images() -> click.Command:
 
 
 def _of_builds() -> dict[str, click.Command]:
-    from cove.cli import build
+    from cove.cli import build, builder
 
-    builder = Group("builder", build.BUILDER, help="What builds keep", group="Images")
-    return {"build": build.BUILD, "builder": builder}
+    kept = Group("builder", builder.BUILDER, help="What builds keep", group="Images")
+    return {"build": build.BUILD, "builder": kept}
 
 
 def _of_manifests() -> click.Command:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 from cove.engine import calls
+from cove.engine.builds import collecting
 from cove.engine.calls import build as of_builds
 from cove.engine.calls import capture as of_capture
 from cove.engine.calls import kernels as of_kernels
@@ -84,6 +85,7 @@ class Engine:
             home.slots.open()
             home.pool.open()
             disk.watch_leftovers(home, time.time)
+            collecting.watch(home)
             plan.warm_up(home)
             recorder = trees.Recorder(home)
             recorder.start()
@@ -480,7 +482,7 @@ class Engine:
         return building.image_build(self.home, call)
 
     def build_prune(self, params: of_builds.BuildPrune, call: calls.Call) -> of_builds.BuildPruned:
-        return disk.build_prune(self.home, params)
+        return collecting.prune(self.home, params)
 
     def image_bootstrap(
         self, params: calls.ImageBootstrap, call: calls.Call

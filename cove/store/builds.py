@@ -28,6 +28,8 @@ class Builds:
 
     _lock: threading.RLock
     _cached: dict[str, CacheRecord]
+    _written: dict[str, float]
+    """When steps were last used, by the records on the disk."""
     _write: Callable[..., None]
     needed: Callable[[Callable[[], None]], None]
 
@@ -39,6 +41,7 @@ class Builds:
             row = (record.key, _encode(record))
             self._write("INSERT OR REPLACE INTO build VALUES (?, ?)", *row)
             self._cached[record.key] = record
+            self._written.pop(record.key, None)
 
     def cached(self, key: str) -> CacheRecord | None:
         return self._cached.get(key)
@@ -48,15 +51,23 @@ class Builds:
             return list(self._cached.values())
 
     def use_cached(self, record: CacheRecord, now: float) -> None:
-        """It was useful once more."""
-        if now - record.used > FRESH:
-            self.put_cached(msgspec.structs.replace(record, used=now))
+        """It was useful once more. Until it is written down, only this daemon knows."""
+        with self._lock:
+            held = self._cached.get(record.key)
+            written = self._written.get(record.key, record.used)
+            new = msgspec.structs.replace(record, used=max(now, record.used))
+            if held is None or now - written > FRESH:  # who cleans up may have forgotten it
+                self.put_cached(new)
+            else:
+                self._written[record.key] = written
+                self._cached[record.key] = new
 
     def remove_cached(self, keys: Iterable[str]) -> None:
         with self._lock:
             for key in keys:
                 self.needed(lambda key=key: self._write("DELETE FROM build WHERE key = ?", key))  # type: ignore[misc]
                 self._cached.pop(key, None)
+                self._written.pop(key, None)
 
     def cached_layers(self) -> set[str]:
         """Diff IDs that the cache holds."""

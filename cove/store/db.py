@@ -96,6 +96,7 @@ class Store(Images, Snapshots, Networks, Volumes, Builds):
         self._images, self._layers, self._tags, self._leftovers = {}, {}, {}, {}
         self._snapshots, self._strata, self._networks, self._volumes = {}, {}, {}, {}
         self._cached: dict[str, CacheRecord] = {}
+        self._written: dict[str, float] = {}
         self._ranges = Ranges()
         self._pins: dict[str, int] = {}
         _check_version(layout)

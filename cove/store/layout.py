@@ -46,6 +46,11 @@ class Layout:
         return f"{self.root}/registries.json"
 
     @property
+    def builder(self) -> str:
+        """Written by people: how much builds may keep."""
+        return f"{self.root}/builder.json"
+
+    @property
     def blobs(self) -> str:
         return f"{self.root}/blobs/sha256"
 

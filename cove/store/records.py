@@ -282,6 +282,8 @@ class VolumeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Its directory may not be there yet."""
     removing: bool = False
     """Its directory may be gone already."""
+    used: float = 0.0
+    """When a build last had it."""
 
 
 class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -54,7 +54,7 @@ def disk(ask: Ask) -> Answer:
             for usage in seen.machines
         ]
     if "volume" in wanted:
-        held = {usage.name: usage for usage in seen.volumes}
+        held = {usage.name: usage for usage in seen.volumes if not usage.cache}
         listed = ask.engine.volume_list(volumes.VolumeList(), CALL).volumes
         found["Volumes"] = [
             dict(of_volumes.document(one))
@@ -71,9 +71,9 @@ def _cached_to_docker(one: CacheUsage) -> dict[str, Any]:
     record = one.record
     return {
         "ID": record.key,
-        "Type": "regular",
+        "Type": one.kind,
         "Description": record.title,
-        "InUse": False,
+        "InUse": one.in_use,
         "Shared": one.shared,
         "Size": one.size,
         "CreatedAt": stamp(record.created),

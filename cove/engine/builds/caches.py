@@ -10,12 +10,20 @@ import contextlib
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from cove.build.dockerfile.mounts import Mount as Wish
+import msgspec
+
 from cove.engine.home import Home
 from cove.engine.volumes import making
+from cove.errors import Conflict, NotFound
 from cove.spec.volume import VolumeSpec
+from cove.store.records import VolumeRecord
+
+if TYPE_CHECKING:  # what disks are measured by needs no Dockerfile
+    from cove.build.dockerfile.mounts import Mount as Wish
 
 PREFIX = "build-cache-"
 LABEL = "cove.build.cache"
@@ -85,10 +93,35 @@ def _give(key: Key) -> None:
         _guard.notify_all()
 
 
+def is_cache(record: VolumeRecord) -> bool:
+    return record.name.startswith(PREFIX) and LABEL in record.labels
+
+
+def is_held(home: Home, name: str) -> bool:
+    return (home.root, name) in _held
+
+
+def remove(home: Home, name: str) -> bool:
+    """Unless somebody has it."""
+    key = (home.root, name)
+    with _guard:
+        if key in _held:
+            return False
+        _held[key] = -1
+    try:
+        making.take_away(home, name)
+        return True
+    except (Conflict, NotFound):
+        return False
+    finally:
+        _give(key)
+
+
 def made(home: Home, name: str, wish: Wish) -> None:
     """The volume of a cache that is taken; a new one is as the first who wants it says."""
     new = home.store.volume(name) is None
-    making.make(home, VolumeSpec(name, {LABEL: wish.id}))
+    record = making.make(home, VolumeSpec(name, {LABEL: wish.id}))
+    home.store.put_volume(msgspec.structs.replace(record, used=time.time()))
     if new:
         path = home.store.layout.volume_data(name)
         os.chmod(path, 0o755 if wish.mode is None else wish.mode & 0o7777)

@@ -79,6 +79,8 @@ class Site:
     stopped: Cancel
     pins: contextlib.ExitStack
     now: float
+    made: list[str]
+    """Keys of what was not there before."""
     epoch: int | None = None
     """SOURCE_DATE_EPOCH."""
     no_cache: bool = False
@@ -332,10 +334,11 @@ class _Doing:
     def _made(
         self, keys: tuple[str, ...], layer: LayerRecord, *, created: float = 0.0
     ) -> tuple[CacheRecord, LayerRecord]:
-        now = created or time.time()
+        now, used = created or time.time(), self.site.now
         records = [
-            CacheRecord(key, layer.diff_id, now, time.time(), self.step.title[:200]) for key in keys
+            CacheRecord(key, layer.diff_id, now, used, self.step.title[:200]) for key in keys
         ]
+        self.site.made += keys
         for record in records:
             self.site.home.store.put_cached(record)
         return records[0], layer

@@ -18,6 +18,7 @@ from cove.build.graph.data import IMAGE, NAMED, Build, Origin
 from cove.build.graph.plan import Wanted, plan_build
 from cove.build.ignore import read_ignore
 from cove.build.result import image_config
+from cove.engine.builds import collecting
 from cove.engine.builds.conduct import Done, Images, Site, conduct
 from cove.engine.builds.packs import HEAD, nameless
 from cove.engine.builds.receiving import received
@@ -119,6 +120,7 @@ def _build(
     home: Home, params: ImageBuild, call: Call, tell: Callable[..., None], stopped: Cancel
 ) -> BuildStep:
     names = tuple(parse_name(tag) for tag in params.tags)
+    collecting.settings(home)  # somebody hears what is wrong with them
     images = _Images(home, params.images, params.contexts)
     build = _plan(params, images.lookup, stopped)
     for warning in build.warnings:
@@ -128,7 +130,9 @@ def _build(
         if stopped.is_set() or (call.cancelled is not None and call.cancelled.is_set()):
             raise Cancelled("interrupted")
 
+    made: list[str] = []
     with contextlib.ExitStack() as pins, nameless(home.store) as fd:
+        pins.callback(lambda: collecting.after_build(home) if made else None)
         for record in images.found.values():
             pins.enter_context(home.store.pinned(*record.layers))
         context, named = received(home, params, call.body, fd, pins, gone)
@@ -145,6 +149,7 @@ def _build(
             stopped=stopped,
             pins=pins,
             now=now,
+            made=made,
             epoch=_epoch(params),
             no_cache=params.no_cache,
             no_cache_stages=frozenset(name.lower() for name in params.no_cache_stages),

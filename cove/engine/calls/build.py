@@ -69,12 +69,23 @@ class BuildStep(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class BuildPrune(msgspec.Struct, frozen=True):
-    """Forget what steps have made."""
+    """Forget what steps have made. Bytes; 0: none. With any of the limits only as much as they ask
+    for goes, what was used longest ago first.
+    """
 
     older: float = 0.0
     """Only what was not used for so many seconds."""
+    reserved: int = 0
+    """What may always stay."""
+    most: int = 0
+    """What may stay at most."""
+    free: int = 0
+    """What shall be free on the disk."""
+    kinds: tuple[str, ...] = ()
+    """Only these: regular, exec.cachemount."""
 
 
 class BuildPruned(msgspec.Struct, frozen=True):
     keys: tuple[str, ...]
+    """Of steps, and names of cache mounts."""
     reclaimed: int

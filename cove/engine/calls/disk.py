@@ -110,6 +110,8 @@ class VolumeUsage(msgspec.Struct, frozen=True):
     """Machines that have it."""
     size: int
     """Bytes on the disk."""
+    cache: bool = False
+    """Of builds, among which it is counted."""
 
 
 class CacheUsage(msgspec.Struct, frozen=True):
@@ -120,6 +122,10 @@ class CacheUsage(msgspec.Struct, frozen=True):
     """Bytes on the disk; 0 where an earlier step made the same."""
     shared: bool
     """An image has it, too."""
+    kind: str = "regular"
+    """Or ``exec.cachemount``."""
+    in_use: bool = False
+    """A build that runs holds it."""
 
 
 class DiskUsage(msgspec.Struct, frozen=True):
@@ -136,8 +142,8 @@ class DiskUsage(msgspec.Struct, frozen=True):
     snapshots: SnapshotUsage = SnapshotUsage()
     volumes: tuple[VolumeUsage, ...] = ()
     steps: int = 0
-    """Of builds, of which the cache knows what they made."""
+    """Of builds, of which the cache knows what they made, and cache mounts."""
     cache: int = 0
-    """Of layers that only the cache has."""
+    """Of layers that only the cache has, and of cache mounts."""
     cached: tuple[CacheUsage, ...] = ()
-    """The steps, oldest first."""
+    """The steps, oldest first, then the cache mounts."""

@@ -1,19 +1,16 @@
 """How much room images and machines take, and what can be given back: df and the prunes.
 
-What is measured is what is allocated on the disk. A layer never changes, so it is measured once.
+What is measured is what is allocated on the disk.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Set
-from contextlib import suppress
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cove.engine import uppers
+from cove.engine.builds import collecting
 from cove.engine.calls import (
     DiskUsage,
     Image,
@@ -26,73 +23,29 @@ from cove.engine.calls import (
     SystemPrune,
     SystemPruned,
 )
-from cove.engine.calls.build import BuildPrune, BuildPruned
-from cove.engine.calls.disk import CacheUsage, SnapshotUsage
+from cove.engine.calls.build import BuildPrune
+from cove.engine.calls.disk import SnapshotUsage
 from cove.engine.calls.networks import NetworkPrune
 from cove.engine.calls.volumes import VolumePrune, VolumesPruned
 from cove.engine.home import Home
 from cove.engine.looking.listing import as_seen
 from cove.engine.machines import prune, stopping
 from cove.engine.networks import networks
+from cove.engine.system.layers import layer_sizes
 from cove.engine.volumes import volumes
 from cove.engine.written import written
 from cove.image import catalog
 from cove.image.host import HOST
-from cove.linux.disk import file_usage, trees_usage
 from cove.oci.config import config_from_json
-from cove.store.db import Store
 from cove.store.gc import LEFTOVER_LIFE
 from cove.store.names import holds_name
-from cove.store.records import ImageRecord, LayerRecord
+from cove.store.records import ImageRecord
 
 if TYPE_CHECKING:
     from cove.image.removing import Removed
 
 EXPIRE_EVERY = 3600.0
 """Seconds."""
-
-_guard = threading.Lock()
-_measured: dict[str, tuple[int, str]] = {}
-"""Directory of a layer to its bytes and its family: layers whose files are links to each other's
-have one plain diff ID.
-"""
-
-
-def layer_sizes(store: Store) -> dict[str, int]:
-    """Diff ID to bytes on the disk. Of layers that share files the oldest has them."""
-    layers = sorted(store.layers(), key=lambda layer: layer.key)
-    recipes = _recipe_sizes(store, layers)
-    places = {
-        store.layout.layer(layer.key): (layer.diff_id, layer.diff_id.partition("+")[0])
-        for layer in layers
-    }
-    with _guard:
-        mine = [path for path in _measured if path.startswith(f"{store.layout.roots}/")]
-        changed = {_measured.pop(path)[1] for path in mine if path not in places}
-        changed |= {family for path, (_, family) in places.items() if path not in _measured}
-        again = [path for path, (_, family) in places.items() if family in changed]
-        if again:
-            found = trees_usage(again)
-            _measured.update((path, (found.get(path, 0), places[path][1])) for path in again)
-        return {
-            diff_id: _measured[path][0] + recipes[diff_id] for path, (diff_id, _) in places.items()
-        }
-
-
-def _recipe_sizes(store: Store, layers: list[LayerRecord]) -> dict[str, int]:
-    """With the archives that layers came as. One file may be that of several layers: of the oldest,
-    then.
-    """
-    sizes: dict[str, int] = {}
-    seen: set[int] = set()
-    for layer in layers:
-        for path in (store.layout.recipe(layer.key), store.layout.packed_layer(layer.key)):
-            with suppress(FileNotFoundError):
-                number = os.stat(path).st_ino
-                size = file_usage(path) if number not in seen else 0
-                sizes[layer.diff_id] = sizes.get(layer.diff_id, 0) + size
-                seen.add(number)
-    return {layer.diff_id: sizes.get(layer.diff_id, 0) for layer in layers}
 
 
 def disk_usage(home: Home) -> DiskUsage:
@@ -120,8 +73,9 @@ def disk_usage(home: Home) -> DiskUsage:
             )
         )
     partial = partial_usage(home.store)
-    cached = _cache_usage(home, sizes, users.keys())
+    cached = collecting.usage(home, sizes, users.keys())
     cache = sum(one.size for one in cached if not one.shared)
+    mounts = sum(one.size for one in cached if one.kind == collecting.MOUNT)
     machines = [
         MachineUsage(as_seen(record), written(home, record))
         for record in reversed(home.store.machines())
@@ -130,7 +84,7 @@ def disk_usage(home: Home) -> DiskUsage:
     return DiskUsage(
         tuple(images),
         tuple(machines),
-        layers=sum(sizes.values()) + partial - cache,
+        layers=sum(sizes.values()) + partial - (cache - mounts),
         needed=sum(sizes.get(layer, 0) for layer in needed),
         unfinished=partial,
         snapshots=_snapshot_usage(home),
@@ -138,15 +92,6 @@ def disk_usage(home: Home) -> DiskUsage:
         steps=len(cached),
         cache=cache,
         cached=cached,
-    )
-
-
-def _cache_usage(home: Home, sizes: dict[str, int], of_images: Set[str]) -> tuple[CacheUsage, ...]:
-    """Of steps that made the same, the oldest has it."""
-    left = dict(sizes)
-    return tuple(
-        CacheUsage(record, left.pop(record.diff_id, 0), record.diff_id in of_images)
-        for record in sorted(home.store.all_cached(), key=lambda record: record.created)
     )
 
 
@@ -182,23 +127,8 @@ def system_prune(home: Home, params: SystemPrune) -> SystemPruned:
     found = _prune_images(home, ImagePrune(params.all, **chosen))  # type: ignore[arg-type]
     reclaimed = machines.reclaimed + kept.reclaimed + found.reclaimed
     if not any(chosen.values()):
-        reclaimed += build_prune(home, BuildPrune()).reclaimed
+        reclaimed += collecting.prune(home, BuildPrune()).reclaimed
     return SystemPruned(machines.ids, found.removed, reclaimed, gone.names, kept.names)
-
-
-def build_prune(home: Home, params: BuildPrune) -> BuildPruned:
-    """What steps of builds made is forgotten, caches and layers that no image has go with it."""
-    from cove.engine.builds.caches import LABEL
-    from cove.image.layers import drop_unused
-
-    store, sizes, now = home.store, layer_sizes(home.store), time.time()
-    doomed = [one for one in store.all_cached() if now - one.used >= params.older]
-    store.remove_cached([one.key for one in doomed])
-    gone = drop_unused(store, [one.diff_id for one in doomed])
-    reclaimed = sum(sizes.get(diff_id, 0) for diff_id in gone)
-    if not params.older:
-        reclaimed += volumes.prune(home, VolumePrune(labels=(LABEL,), all=True)).reclaimed
-    return BuildPruned(tuple(one.key for one in doomed), reclaimed)
 
 
 def _prune_images(home: Home, params: ImagePrune) -> ImagesPruned:

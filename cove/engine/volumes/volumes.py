@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from cove.engine.builds.caches import is_cache
 from cove.engine.calls.disk import VolumeUsage
 from cove.engine.calls.volumes import Volume, VolumePrune, VolumesPruned
 from cove.engine.home import Home
@@ -84,6 +85,7 @@ def _wanted(record: VolumeRecord, params: VolumePrune) -> bool:
 def usage(home: Home) -> tuple[VolumeUsage, ...]:
     """What a volume that is a directory of the host's own has in it is not counted."""
     records, used = home.store.volumes(), all_used(home)
+    held = {record.name: record for record in records}
     layout = home.store.layout
     paths = {
         record.name: (layout.volume_data if is_plain(record.options) else layout.volume)(
@@ -93,5 +95,6 @@ def usage(home: Home) -> tuple[VolumeUsage, ...]:
     }
     sizes = trees_usage(paths.values()) if paths else {}
     return tuple(
-        VolumeUsage(name, used.get(name, 0), sizes.get(path, 0)) for name, path in paths.items()
+        VolumeUsage(name, used.get(name, 0), sizes.get(path, 0), is_cache(held[name]))
+        for name, path in paths.items()
     )

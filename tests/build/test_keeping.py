@@ -1,0 +1,152 @@
+"""How much builds keep: limits, what goes first, and what never does."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cove.build.keeping import Kept, Limits, doomed
+from cove.cli.disk import size_text
+from cove.engine.builds.caches import volume_of
+from cove.linux.disk import tree_usage
+from tests.build.test_builds import wait_for_line
+from tests.driver import Cove, wait_until
+
+A, B, C = (Kept(name, 10, used, used) for name, used in (("a", 3), ("b", 1), ("c", 2)))
+
+
+@pytest.mark.parametrize(
+    ("limits", "free", "names"),
+    [
+        (Limits(), 0, "bca"),
+        (Limits(most=30), 0, ""),
+        (Limits(most=29), 0, "b"),
+        (Limits(most=11), 0, "bc"),
+        (Limits(reserved=20), 100, ""),
+        (Limits(free=50), 50, ""),
+        (Limits(free=55), 50, "b"),
+        (Limits(free=500), 0, "bca"),
+        (Limits(free=500, reserved=15), 0, "bc"),
+        (Limits(most=25, free=65), 50, "bc"),
+        (Limits(most=1, reserved=20), 0, "b"),
+        (Limits(older=8), 0, "bc"),
+        (Limits(most=1, older=9), 0, "b"),
+    ],
+)
+def test_what_goes(limits: Limits, free: int, names: str) -> None:
+    assert "".join(one.name for one in doomed([A, B, C], limits, now=10, free=free)) == names
+
+
+def test_what_a_build_holds_counts_and_stays() -> None:
+    held = Kept("b", 10, 1, 1, held=True)
+    assert doomed([A, held, C], Limits(most=11), now=10, free=0) == [C, A]
+    assert doomed([held], Limits(), now=10, free=0) == []
+
+
+def test_of_one_build_the_last_step_goes_first() -> None:
+    steps = [Kept(str(n), 1, 5, n) for n in range(3)]
+    assert [one.name for one in doomed(steps, Limits(most=1), now=9, free=0)] == ["2", "1"]
+
+
+# ---- on the real disk ----
+
+
+def text_of(name: str) -> str:
+    return f"FROM bb\nRUN head -c 2097152 /dev/urandom >/{name}\n"
+
+
+def built(cove: Cove, text: str) -> str:
+    """What was said; of its result only the cache is left."""
+    done = cove("build", "--progress=plain", "-t", "kept", "-", stdin=text)
+    cove("rmi", "kept")
+    return done.err
+
+
+def parts(cove: Cove) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(cove("system", "df", "-v", "--format", "json").out)
+    return found
+
+
+def total(cove: Cove) -> str:
+    rows = cove("system", "df", "--format", "{{.Type}}|{{.TotalCount}}|{{.Size}}").out.splitlines()
+    return next(row for row in rows if row.startswith("Build Cache"))
+
+
+def test_what_was_used_last_stays(fresh_cove: Cove) -> None:
+    cove = fresh_cove
+    for name in "abc":
+        built(cove, text_of(name))
+    assert "CACHED" in built(cove, text_of("a"))
+    said = cove("builder", "prune", "-f", "--max-used-space", "5m").out
+    assert (
+        said.startswith("Deleted build cache objects:\n") and "Total reclaimed space: 2.1" in said
+    )
+    assert cove("builder", "prune", "-f", "--keep-storage", "5m").out.endswith(": 0B\n")
+    assert [name for name in "acb" if "CACHED" in built(cove, text_of(name))] == ["a", "c"]
+    assert cove("builder", "prune", "-f", "--filter", "until=1h").out.endswith(": 0B\n")
+    failed = cove("builder", "prune", "-f", "--filter", "type=frontend", code=125)
+    assert 'type "frontend"' in failed.err and "exec.cachemount" in failed.err
+    assert "6.3" in cove("builder", "prune", "-f").out.rpartition("\n\n")[2]
+
+
+def test_what_df_says_is_on_the_disk(fresh_cove: Cove) -> None:
+    cove = fresh_cove
+    run = "RUN --mount=type=cache,id=df,target=/c head -c 1048576 /dev/urandom >/c/f"
+    cove("build", "-t", "both", "-", stdin=f"{text_of('x')}{run} && cp /c/f /f\n")
+    layers = {name for name in os.listdir(cove.root / "roots") if name.startswith("l")}
+    rows = {row["CacheType"] + row["Shared"]: row["Size"] for row in parts(cove)["BuildCache"]}
+    mount = tree_usage(str(cove.root / "volumes" / volume_of("df") / "_data"))
+    assert mount > 1 << 20 and rows["exec.cachemountfalse"] == size_text(mount)
+    assert total(cove) == f"Build Cache|3|{size_text(mount)}", "an image has the layers"
+    volumes = cove("system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Size}}").out
+    assert "Local Volumes 0 0B" in volumes and parts(cove)["Volumes"] == []
+    cove("rmi", "both")
+    sizes = [row["Size"] for row in parts(cove)["BuildCache"]]
+    assert "Build cache usage: 0B" not in cove("system", "df", "-v").out
+    cove("builder", "prune", "-f", "--filter", "type=exec.cachemount")
+    kept = {row["CacheType"] for row in parts(cove)["BuildCache"]}
+    assert kept == {"regular"} and not cove("volume", "ls", "-q").out and len(sizes) == 3
+    cove("builder", "prune", "-f")
+    left = {name for name in os.listdir(cove.root / "roots") if name.startswith("l")}
+    assert len(layers - left) == 2 and total(cove) == "Build Cache|0|0B"
+
+
+def test_what_a_build_that_runs_has_stays(fresh_cove: Cove, tmp_path: Path) -> None:
+    cove = fresh_cove
+    go = cove.root / "volumes" / volume_of("held") / "_data/go"
+    mount = "--mount=type=cache,id=held,target=/c"
+    (tmp_path / "Dockerfile").write_text(
+        f"{text_of('x')}RUN {mount} mkfifo /c/go && echo ready && cat /c/go >/got\n"
+    )
+    caller = cove.spawn("build", "--progress=plain", "-t", "held", str(tmp_path))
+    wait_for_line(caller, b" ready")
+    in_use = [row for row in parts(cove)["BuildCache"] if row["CacheType"] == "exec.cachemount"]
+    assert len(in_use) == 1 and go.exists()
+    for flags in ((), ("--max-used-space", "1"), ("--min-free-space", "1000t")):
+        assert cove("builder", "prune", "-af", *flags).out == "Total reclaimed space: 0B\n"
+    assert not cove("system", "prune", "-f").out.startswith("Deleted build")
+    go.write_text("went")
+    assert caller.communicate(timeout=180) and caller.returncode == 0
+    assert cove("run", "--rm", "held", "sh", "-c", "cat /got; stat -c %s /x").out == "went2097152\n"
+    cove("rmi", "held")
+    assert "3.1" not in cove("builder", "prune", "-af").out and total(cove) == "Build Cache|0|0B"
+
+
+def test_the_limit_is_kept_without_a_word(fresh_cove: Cove) -> None:
+    cove, settings = fresh_cove, fresh_cove.root / "builder.json"
+    settings.write_text('{"gc": {"enabled": false, "defaultMaxUsedSpace": "1"}}')
+    for name in "abc":
+        built(cove, text_of(name))
+    assert total(cove).startswith("Build Cache|3|6.3")
+    settings.write_text('{"gc": {"defaultMaxUsedSpace": "5m"}}')
+    cove("build", "-t", "d", "-", stdin=text_of("d"))
+    wait_until(lambda: total(cove).startswith("Build Cache|3|4.2"), "two, and that of an image")
+    assert [name for name in "bc" if "CACHED" in built(cove, text_of(name))] == ["b", "c"]
+    for wrong in ('{"gc": {"defaultMaxUsedSpace": "much"}}', '{"gc": 1}', '{"GC": {}}', "{"):
+        settings.write_text(wrong)
+        failed = cove("build", "-", stdin=text_of("a"), code=1)
+        assert f"cannot read {settings.resolve()}" in failed.err and "hint: write" in failed.err
