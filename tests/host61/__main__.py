@@ -38,7 +38,7 @@ CORE = (
         for name in (
             *("run", "plan_runs", "cgroup", "life", "slots", "roots", "causes", "recovery"),
             *("snapshots", "changes", "volumes", "copy", "logs", "audit", "faults_kills"),
-            *("older_kernels", "host", "doors", "watching", "remounting"),
+            *("older_kernels", "host", "doors", "watching", "remounting", "devices_limits"),
         )
     ),
     *(f"tests/attack/test_{name}.py" for name in ("containers", "escapes")),

@@ -39,6 +39,16 @@ def test_out_of_memory_is_in_inspect(cove: Cove) -> None:
     assert "out of memory: tail" in str(state["Cause"])
 
 
+def test_memory_up_to_the_limit_whatever_the_kernel_has(cove: Cove) -> None:
+    """/proc/meminfo tells of the host's memory in one kind, in the other of the guest's."""
+    take = "dd if=/dev/zero of=/dev/null count=1 bs="
+    script = f"{take}40M && grep MemTotal: /proc/meminfo && {take}100M"
+    flags = ("-m", "64m", "--memory-swap", "64m")
+    done = run(cove, "sh", "-c", script, flags=flags, code=137)
+    assert "cove: out of memory: dd (pid " in done.err
+    assert int(done.out.split()[1]) > 128 << 10
+
+
 def test_pids_limit(cove: Cove) -> None:
     script = "for i in 1 2 3 4 5 6 7 8; do sleep 9 & done; wait"
     done = run(cove, "sh", "-c", script, flags=("--pids-limit", "5"), code=2)
