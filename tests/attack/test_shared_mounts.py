@@ -60,7 +60,6 @@ def test_a_mount_over_a_generated_file(
     shared("rm", "-f", "mounter")
 
 
-@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_a_volume_is_filled_kept_and_brought_back(
     fresh_cove: Cove, shared: Shared, bb_tar: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.driver import Cove, wait_until
 from tests.kernel.settled import settled
 from tests.kernel.volumes import inspect, sh, volumes
-from tests.shared import container_only, no_scenario
+from tests.shared import no_scenario
 
 __all__ = ["settled"]
 
@@ -79,7 +79,6 @@ def test_several_machines_have_one_and_the_same(cove: Cove) -> None:
     cove("volume", "rm", "both")
 
 
-@container_only("volumes of virtual machines are shared or disks: tests/vm/test_volumes.py")
 def test_copies_have_the_size_too(cove: Cove, tmp_path: Path) -> None:
     cove("volume", "create", "--opt", "size=20m", "one")
     sh(cove, "echo one > /x/a; chown 999:998 /x/a", "-v", "one:/x")
