@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import select
 import socket
 import threading
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cove.engine import files
+from cove.engine.machines.names import choose_id
 from cove.engine.ranges import range_base
 from cove.errors import Bug, CoveError
 from cove.executor.forker import Forker
@@ -187,7 +187,7 @@ class Slots:
         self._later(lambda: self.give_up(slot))
 
     def _make(self) -> Slot:
-        return self.fill(Slot(self._store.new_key(), secrets.token_hex(32), self._group(), -1))
+        return self.fill(Slot(self._store.new_key(), choose_id(), self._group(), -1))
 
     def _group(self) -> Group:
         return self._groups.make(Limits(pids=PIDS))

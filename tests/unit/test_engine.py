@@ -13,7 +13,7 @@ from cove.client.verbs import PROTOCOL
 from cove.daemon.front import CallerGone
 from cove.engine.events import Cancel, Cancelled, Events
 from cove.engine.machines import causes
-from cove.engine.machines.names import ADJECTIVES, NOUNS, choose_name
+from cove.engine.machines.names import ADJECTIVES, NOUNS, choose_id, choose_name
 from cove.engine.reactor import Reactor, Worker
 from cove.engine.system import info
 from cove.executor.messages import ExitRecord
@@ -96,6 +96,13 @@ def test_causes(evidence: causes.Evidence, kind: str, line: str) -> None:
 
 
 # ---- names ----
+
+
+def test_an_id_whose_beginning_is_a_number_is_no_machines() -> None:
+    """It is a host name, too, and one of digits alone is an address to a C library's resolver."""
+    made = iter(["123456789012" + "a" * 52, "0" * 64, "12345678901f" + "0" * 52])
+    assert choose_id(lambda size: next(made)) == "12345678901f" + "0" * 52
+    assert len(choose_id()) == 64
 
 
 def test_a_name_is_an_adjective_and_a_noun() -> None:

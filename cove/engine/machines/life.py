@@ -16,7 +16,7 @@ import msgspec
 from cove.engine.home import Base, Home, effective
 from cove.engine.images.foreign import check_emulation
 from cove.engine.live import Live
-from cove.engine.machines.names import choose_name
+from cove.engine.machines.names import choose_id, choose_name
 from cove.engine.machines.start import Foreground, launch
 from cove.engine.machines.stopping import KILL_WAIT, catch_up, has_ended, running, settle
 from cove.engine.networks import joining, places, ports
@@ -100,7 +100,7 @@ def new_record(
     check_binds(spec)
     if spec.name and not home.store.name_free(spec.name):
         _wait_for_name(home, spec.name)
-    machine_id = slot.id if slot else secrets.token_hex(32)
+    machine_id = slot.id if slot else choose_id()
     name = spec.name or _free_name(home, machine_id)
     if spec.mounts:  # who has just ended has no volume any more
         settle(home, tuple(home.lives))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 
 _ADJECTIVES = """
@@ -25,6 +26,9 @@ river robin rowan sail seal shore sky slate sparrow spring spruce star stone sto
 swan teal thistle tide trail trout tulip vale valley vine wave willow wind wren yew
 """
 
+SHORT = 12
+"""Letters of an id that are enough to tell it by, and a machine's host name if it has no other."""
+
 ADJECTIVES, NOUNS = _ADJECTIVES.split(), _NOUNS.split()
 
 
@@ -39,3 +43,12 @@ def choose_name(machine_id: str, taken: Callable[[str], bool]) -> str:
             return name
         seed = seed * 6364136223846793005 + 1442695040888963407 & (1 << 60) - 1
     return machine_id[:12]
+
+
+def choose_id(token: Callable[[int], str] = secrets.token_hex) -> str:
+    """Of a machine. The C library's resolver takes a host name of nothing but digits for an
+    address that is wrong, and asks nobody: ``hostname -i`` was "unknown host" in one of 281.
+    """
+    while (found := token(32))[:SHORT].isdecimal():
+        pass
+    return found

@@ -138,10 +138,11 @@ class Names:
                 ) from error
         self._pidfd = os.pidfd_open(self._pid)
         self._server, self._begun = ours, time.monotonic()
-        for network, door in self._doors.values():
-            self._say(_pack_network(network), door.fds)
+        # Before it has the sockets, in which questions of these machines may wait already.
         for batch in control.batches(self._told.values()):
             self._say(batch, whole=True)
+        for network, door in self._doors.values():
+            self._say(_pack_network(network), door.fds)
         self._reactor.watch(self._pidfd, self, lambda events: self._died())
 
     def _say(self, fact: bytes, fds: Iterable[int] = (), *, whole: bool = False) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import threading
 import time
 
@@ -18,6 +17,7 @@ from cove.engine.calls.templates import (
     TemplatesListed,
 )
 from cove.engine.home import Home
+from cove.engine.machines.names import choose_id
 from cove.engine.slots import Slot
 from cove.engine.vms import emulators
 from cove.engine.vms.emulators import Emulator, Where, key_of
@@ -118,7 +118,7 @@ def empty_slot(home: Home, memory: int) -> Slot:
     """A key, ids, a group and directories for an emulator without a machine."""
     limits = jail_spec(MachineSpec(JAIL_IMAGE), memory=memory).limits
     group = home.groups.make(limits)
-    slot = Slot(home.store.new_key(), secrets.token_hex(32), group, -1, limits=limits)
+    slot = Slot(home.store.new_key(), choose_id(), group, -1, limits=limits)
     return home.slots.fill(slot, views=len(home.base(JAIL_IMAGE).views))
 
 
