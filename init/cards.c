@@ -89,6 +89,18 @@ static int find_card(int sock, const char *mac)
 	return 0;
 }
 
+int tell_links(int sock, const void *ask, size_t size)
+{
+	struct {
+		struct nlmsghdr head;
+		struct nlmsgerr error;
+	} said;
+
+	if (send(sock, ask, size, 0) < 0 || recv(sock, &said, sizeof(said), 0) < 0)
+		return -errno;
+	return said.head.nlmsg_type == NLMSG_ERROR ? said.error.error : -EPROTO;
+}
+
 /* Into another network namespace, under this name; on the way it goes down and loses its addresses. */
 static int move(int sock, int index, int ns, const char *name)
 {
@@ -106,15 +118,9 @@ static int move(int sock, int index, int ns, const char *name)
 		.ns = ns,
 		.as = {.nla_len = sizeof(ask.as) + sizeof(ask.name), .nla_type = IFLA_IFNAME},
 	};
-	struct {
-		struct nlmsghdr head;
-		struct nlmsgerr error;
-	} said;
 
 	strcpy(ask.name, name);
-	if (send(sock, &ask, sizeof(ask), 0) < 0 || recv(sock, &said, sizeof(said), 0) < 0)
-		return -errno;
-	return said.head.nlmsg_type == NLMSG_ERROR ? said.error.error : -EPROTO;
+	return tell_links(sock, &ask, sizeof(ask));
 }
 
 static int set_up(int sock, struct ifreq *req, short up)

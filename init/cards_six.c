@@ -4,6 +4,7 @@
  */
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <net/route.h>
 #include <stdio.h>
@@ -14,13 +15,6 @@
 
 #include "cards.h"
 #include "ops.h"
-
-/* linux/ipv6.h has it, which not every C library's headers stand beside. */
-struct six_address {
-	struct in6_addr address;
-	uint32_t bits;
-	int link;
-};
 
 /* Off, and on again with other rules: what addresses it had before are gone. */
 static const char *const switches[][2] = {
@@ -44,14 +38,29 @@ static int set_switch(const char *link, const char *name, const char *value)
 	return err;
 }
 
-/* ioctl(2) of IPv6; `request` has the number of the link already. */
-static int ask_six(unsigned long what, void *request)
+/*
+ * By rtnetlink, which can be told IFA_F_NODAD. Without it an address is tentative until a worker of the kernel's has
+ * had its turn, even where nobody is asked whose it is, and nothing can be sent from it before.
+ */
+static int add_address(const char *name, const char *address, uint8_t bits)
 {
-	int sock = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0), err;
+	struct {
+		struct nlmsghdr head;
+		struct ifaddrmsg link;
+		struct nlattr as;
+		struct in6_addr own;
+	} ask = {
+		.head = {sizeof(ask), RTM_NEWADDR, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, 0, 0},
+		.link = {AF_INET6, bits, IFA_F_NODAD, RT_SCOPE_UNIVERSE, if_nametoindex(name)},
+		.as = {.nla_len = sizeof(ask.as) + sizeof(ask.own), .nla_type = IFA_LOCAL},
+	};
+	int sock, err;
 
-	if (sock < 0)
+	if (inet_pton(AF_INET6, address, &ask.own) != 1)
+		return -EINVAL;
+	if ((sock = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE)) < 0)
 		return -errno;
-	err = ioctl(sock, what, request) ? -errno : 0;
+	err = tell_links(sock, &ask, sizeof(ask));
 	close(sock);
 	return err;
 }
@@ -65,24 +74,24 @@ int route_six(const char *name, const char *gateway)
 		return -ENODEV;
 	if (inet_pton(AF_INET6, gateway, &route.rtmsg_gateway) != 1)
 		return -EINVAL;
-	return ask_six(SIOCADDRT, &route);
+	int sock = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	int err = sock < 0 || ioctl(sock, SIOCADDRT, &route) ? -errno : 0;
+	if (sock >= 0)
+		close(sock);
+	return err;
 }
 
 /* Words: machine, name, address, bits. */
 int op_card_six(struct run *run, const struct op *op)
 {
-	struct six_address own = {.bits = (uint32_t)word_u(op->argv[3])};
 	int back = card_enter(run, op->argv[0]), err = 0;
 
 	if (back < 0)
 		return back;
 	for (size_t i = 0; !err && i < sizeof(switches) / sizeof(switches[0]); i++)
 		err = set_switch(op->argv[1], switches[i][0], switches[i][1]);
-	own.link = (int)if_nametoindex(op->argv[1]);
-	if (!err && inet_pton(AF_INET6, op->argv[2], &own.address) != 1)
-		err = -EINVAL;
 	if (!err)
-		err = ask_six(SIOCSIFADDR, &own);
+		err = add_address(op->argv[1], op->argv[2], (uint8_t)word_u(op->argv[3]));
 	err = card_leave(back, err);
 	return err ? fault(run, err, op->argv[1]) : 0;
 }

@@ -104,7 +104,7 @@ class Card(Op):
 @row("card_six", "g", "fssu")
 @dataclass(frozen=True, slots=True)
 class CardSix(Op):
-    """ioctl(2) SIOCSIFADDR: the machine's card has this IPv6 address at once and believes no
+    """rtnetlink(7) RTM_NEWADDR: the machine's card has this IPv6 address at once and believes no
     router: whose namespace, name, address, bits
     """
 

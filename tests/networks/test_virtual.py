@@ -181,11 +181,17 @@ def test_ipv6_while_it_runs_and_from_its_start(cove: Cove, up: tuple[str, str]) 
         assert f"default via {gateway} dev eth0" in shown and "tentative" not in shown
         prefix = gateway.removesuffix("1")
         assert f"inet6 {prefix}" in shown and f"\n{prefix}" in shown
+        # Nobody is asked whether it is taken, so the first thing that it sends has its address:
+        # permanent (80), without duplicate address detection (02), and never tentative (40).
+        ear = address6(cove, "ear6", "six")
+        first = cove(*flags, f"nc {ear} 9 < /dev/null; cat /proc/net/if_inet6")
+        assert "Connection refused" in first.err, first.err
+        (line,) = [line for line in first.out.splitlines() if line.startswith("fd")]
+        assert line.split()[4:] == ["82", "eth0"], first.out
         cove("network", "connect", "six", "vm")
         own = address6(cove, "vm", "six")
         shown = inside(cove, "ip", "-6", "addr", "show", "dev", "eth1")
         assert f"{own}/64" in shown and "tentative" not in shown
-        ear = address6(cove, "ear6", "six")
         assert ping(cove, "vm", ear) and ping(cove, "vm", gateway) and ping(cove, "vm", "ear6")
         with seat(cove, "ear6") as seen:
             assert [str(rr.rdata) for rr in seen.ask("vm", "AAAA").rr] == [own]
@@ -218,6 +224,41 @@ def test_its_network_policy_is_kept_outside_of_it(cove: Cove, up: tuple[str, str
         form = "{{.Address}} {{.Port}} {{.Protocol}}"
         shown = cove("network", "refused", "--format", form, "held").out.splitlines()
         assert f"{ear} 4000 udp" in shown and f"{gateway}  icmp" in shown
+
+
+def test_forks_and_restores_of_it_have_its_network_policy(cove: Cove, up: tuple[str, str]) -> None:
+    """Each by its own addresses, which are others: they go on in the middle of what they did."""
+    gateway, own = up[0], address(cove, "vm", "web")
+    ear, target = address(cove, "ear", "web"), mac_of(cove, "ear")
+    policy = f"allow={own}/32/icmp"
+
+    def held(name: str, here: str) -> None:
+        assert cove.inspect(name)["HostConfig"]["NetworkPolicy"] == [policy]
+        wait_until(lambda: ping(cove, name, own, wait=2), "the way that is allowed")
+        assert unheard(cove, name, gateway) and unheard(cove, name, ear)
+        frame = ethernet(target, mac_of(cove, name), 0x800, udp(here, ear, 4000, b"AROUND"))
+        before = received(cove, "ear")
+        assert inside(cove, "probe", "frames", "eth0", frame, name=name) == "ok\n"
+        assert ping(cove, name, own)  # behind it
+        assert received(cove, "ear") == before
+        form = "{{.Address}} {{.Port}} {{.Protocol}}"
+        shown = cove("network", "refused", "--format", form, name).out.splitlines()
+        assert {f"{ear} 4000 udp", f"{gateway}  icmp", f"{ear}  icmp"} <= set(shown)
+
+    with machine(cove, "first", "web", "--vm", "--network-policy", policy) as first:
+        try:
+            cove("snapshot", "create", "first", "then")
+            cove("fork", "first", "-n", "2")
+            places = {name: address(cove, name, "web") for name in ("first-1", "first-2")}
+            assert len({first, *places.values()}) == 3
+            for name, here in places.items():
+                held(name, here)
+            cove("rm", "-f", "first-1", "first-2")
+            cove("restore", "first", "then")
+            held("first", address(cove, "first", "web"))
+        finally:
+            cove("rm", "-f", "first-1", "first-2", code=None)
+            cove("snapshot", "rm", "-f", "then", code=None)
 
 
 def test_a_fork_has_addresses_of_its_own(cove: Cove, up: tuple[str, str]) -> None:
