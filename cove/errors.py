@@ -104,6 +104,14 @@ class Failed(CoveError):
     result: object = None
 
 
+class StepFailed(UsageError):
+    """A program that a step of a build ran did not succeed."""
+
+    exit_code = 1
+    code = 0
+    """Its own."""
+
+
 class Bug(CoveError):
     """cove's own mistake; the message asks for a report."""
 

@@ -141,6 +141,16 @@ def tags_of(
     if typed.tag or typed.digest:
         raise UsageError(f'cannot pull all tags of "{text}": it names one', origin=text)
     tell = progress or (lambda step: None)
+    for mirror in mirrors_of(store, typed):
+        try:
+            with open_for(
+                store, text, None, tell, stopped, patience, mirror=mirror
+            ) as (reference, registry):  # fmt: skip
+                return tuple(f"{reference.familiar_name}:{tag}" for tag in registry.tags())
+        except CoveError as error:
+            if stopped is not None and stopped.is_set():
+                raise
+            tell(Step(f"mirror {mirror} does not serve: {error.message}"))
     with open_for(store, text, credentials, tell, stopped, patience) as (reference, registry):
         return tuple(f"{reference.familiar_name}:{tag}" for tag in registry.tags())
 
@@ -154,8 +164,8 @@ def _pull(wish: _Wish) -> Pulled:
     if known is not None:
         leftovers.end(wish.store, kept)  # of one whose daemon was killed when all was there
         return known
-    wish.tell(Step(f"pulling from {wish.reference.path}", wish.reference.tag or "digest"))
     found = _find(wish)
+    wish.tell(Step(f"pulling from {wish.reference.path}", wish.reference.tag or "digest"))
     before = wish.store.tagged(str(wish.reference))
     image_id = digest_of(found.config)
     diff_ids = list(found.parsed.diff_ids)

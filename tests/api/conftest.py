@@ -51,10 +51,18 @@ class Command:
     host: str
 
     def __call__(
-        self, *words: str, stdin: bytes = b"", code: int | None = 0
+        self,
+        *words: str,
+        stdin: bytes = b"",
+        code: int | None = 0,
+        env: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         ran = subprocess.run(
-            ["docker", *words], env=self.env, input=stdin, capture_output=True, timeout=120
+            ["docker", *words],
+            env=env or self.env,
+            input=stdin,
+            capture_output=True,
+            timeout=120,
         )
         if code is not None:
             assert ran.returncode == code, (words, ran.returncode, ran.stdout, ran.stderr)

@@ -59,6 +59,8 @@ def test_a_container_becomes_an_image(client: Client) -> None:
 def test_a_registry_that_is_not_there_is_told(client: Client, raw: Raw) -> None:
     with pytest.raises(docker.errors.APIError, match="localhost:1"):
         client.images.pull("localhost:1/nothing:here")
+    reply = raw("POST", "/images/create?fromImage=localhost%3A1%2Fnothing&tag=here")
+    assert reply.status == 500 and "localhost:1" in reply.message
     with pytest.raises(docker.errors.NotFound, match="cannot push localhost:1/nothing:here"):
         client.images.push("localhost:1/nothing", "here")
     bad = b"POST /images/x/push HTTP/1.1\r\nHost: d\r\nConnection: close\r\nX-Registry-Auth: !\r\n"

@@ -45,11 +45,14 @@ def settings(cove: Cove, **known: object) -> None:
 
 def test_a_mirror_is_asked_first(fresh: Cove, fake: Fake, mirror: Fake, image: FakeImage) -> None:
     mirror.add("cache/web:1", image)
+    mirror.pages("cache/web", [["1"]])
     settings(fresh, mirrors={fake.host: [f"{mirror.host}/cache"]})
     assert fresh("pull", "-q", f"{fake.host}/web:1").out == f"{fake.host}/web:1\n"
     assert fake.requests == []
     names = fresh("image", "inspect", "-f", "{{json .RepoDigests}}", f"{fake.host}/web:1").out
     assert f"{fake.host}/web@" in names and mirror.host not in names
+    assert f"{fake.host}/web:1: sha256:" in fresh("pull", "-a", f"{fake.host}/web").out
+    assert fake.requests == []
 
 
 def test_what_no_mirror_has_comes_from_the_registry(

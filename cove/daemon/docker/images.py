@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -52,19 +52,27 @@ def login_of(ask: Ask) -> calls.Login | None:
     return calls.Login(found.username, found.password) if found.username else None
 
 
+def keyed(known: Mapping[str, Auth]) -> Iterator[tuple[str, calls.Login]]:
+    """By the registry's name, of what a client keeps by its address."""
+    for address, found in known.items():
+        if found.identitytoken:
+            raise Unsupported("cannot use an identity token: log in with a name and a password")
+        if found.username:
+            yield _domain(address), calls.Login(found.username, found.password)
+
+
 def auth(ask: Ask) -> Answer:
     asked = ask.read(AUTH)
     if not asked.username:
         raise UsageError("cannot log in: no user name was given")
-    domain = asked.serveraddress.partition("://")[2] or asked.serveraddress
-    domain = domain.partition("/")[0] or "docker.io"
     login = calls.Login(asked.username, asked.password)
-    ask.engine.registry_login(ship.RegistryLogin(_registry(domain), login), ask.call())
+    ask.engine.registry_login(ship.RegistryLogin(_domain(asked.serveraddress), login), ask.call())
     return Answer({"Status": "Login Succeeded", "IdentityToken": ""})
 
 
-def _registry(domain: str) -> str:
-    return "docker.io" if domain == "index.docker.io" else domain
+def _domain(address: str) -> str:
+    domain = (address.partition("://")[2] or address).partition("/")[0]
+    return "docker.io" if domain in ("", "index.docker.io") else domain
 
 
 # ---- looking ----
@@ -185,22 +193,37 @@ def create(ask: Ask) -> Answer | Stream:
 def _pulled(ask: Ask, params: calls.ImagePull) -> Iterator[bytes]:
     begun = False
     try:
-        for step in ask.engine.image_pull(params, ask.call()):
-            if not begun:
-                begun = True
-                reference = parse_reference(params.image)
-                yield to_json({"status": f"Pulling from {reference.path}", "id": reference.tag})
-            if step.stage == "done":
-                news = "Downloaded newer image for" if step.fresh else "Image is up to date for"
-                yield to_json({"status": f"Digest: {step.digest}"})
-                for name in step.tags:
-                    yield to_json({"status": f"Status: {news} {name}"})
-            else:
-                yield progress(step)
+        for line in pulled(ask, params):
+            begun = True
+            yield line
     except CoveError as error:
         if not begun:
             raise
         yield failed(error)
+
+
+def pulled(ask: Ask, params: calls.ImagePull) -> Iterator[bytes]:
+    """What is shown of a pull, until it is done; nothing, until there is something to pull: then
+    an error is still an answer of its own, as in Docker.
+    """
+    before: list[bytes] = []
+    begun = False
+    for step in ask.engine.image_pull(params, calls.Call(cancelled=ask.cancel)):
+        if not begun and not step.id and step.stage != "done":
+            before.append(progress(step))
+            continue
+        if not begun:
+            begun = True
+            reference = parse_reference(params.image)
+            yield to_json({"status": f"Pulling from {reference.path}", "id": reference.tag})
+            yield from before
+        if step.stage == "done":
+            news = "Downloaded newer image for" if step.fresh else "Image is up to date for"
+            yield to_json({"status": f"Digest: {step.digest}"})
+            for name in step.tags:
+                yield to_json({"status": f"Status: {news} {name}"})
+        else:
+            yield progress(step)
 
 
 def progress(step: calls.Progress) -> bytes:

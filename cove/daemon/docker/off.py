@@ -27,12 +27,6 @@ def plugins(ask: Ask) -> Answer:
     raise Unsupported("cannot use plugins: cove runs none")
 
 
-def build(ask: Ask) -> Answer:
-    raise Unsupported(
-        "cannot build over Docker's API yet", hint="build with cove itself: cove build DIRECTORY"
-    )
-
-
 def session(ask: Ask) -> Answer:
     raise Unsupported(
         "cannot begin a session of BuildKit: cove speaks none", hint="DOCKER_BUILDKIT=0"

@@ -145,8 +145,15 @@ IMAGES = (
     Route("POST", "/commit", "images.commit", "partial", "the body's config is not read: changes"),
     Route("POST", "/auth", "images.auth"),
     Route("GET", "/distribution/{name*}/json", "off.distribution", "no", "pull it", (1, 30)),
-    Route("POST", "/build", "off.build", "no", "not over Docker's API yet: cove build"),
-    Route("POST", "/build/prune", "off.build", "no", "not over Docker's API yet", (1, 31)),
+    Route(
+        "POST",
+        "/build",
+        "build.build",
+        "partial",
+        "as the classic builder answers; no contexts from an address, no limits of CPUs, no squash",
+        kind="body",
+    ),
+    Route("POST", "/build/prune", "build.prune", "partial", "not by size", (1, 31)),
     Route("POST", "/session", "off.session", "no", "cove speaks no BuildKit sessions", (1, 31)),
 )
 

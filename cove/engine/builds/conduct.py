@@ -38,7 +38,7 @@ from cove.engine.builds.running import Given
 from cove.engine.builds.trees import Tree
 from cove.engine.events import Cancel, Cancelled
 from cove.engine.home import Home
-from cove.errors import CoveError
+from cove.errors import CoveError, StepFailed
 from cove.store.records import CacheRecord, ImageRecord, LayerRecord
 
 AT_ONCE = max(2, os.cpu_count() or 2)
@@ -155,7 +155,7 @@ def _stage(site: Site, stage: StagePlan) -> Done:
             continue
         at += 1
         site.gone()
-        record, layer = _step(site, stage, step, tree, f"{_prefix(site, stage)}{at}/{total}]")
+        record, layer = _step(site, stage, step, tree, (at, total))
         tree = tree.above(layer.diff_id)
         pasts.append(past_of(step, stamp(record.created), epoch))
     return Done(tree, tuple(pasts), base)
@@ -201,7 +201,7 @@ def _say_base(site: Site, stage: StagePlan, total: int, base: ImageRecord) -> No
         title = f"{_prefix(site, stage)}1/{total}] FROM {stage.base.name}"
         if base.id:
             title += f"@{base.id}" if "@" not in title else ""
-        site.tell("begin", number, title=title)
+        site.tell("begin", number, title=title, stage=stage.number, place=1)
         site.tell("end", number)
 
 
@@ -214,14 +214,15 @@ def stamp(seconds: float) -> str:
 
 
 def _step(
-    site: Site, stage: StagePlan, step: Step, tree: Tree, title: str
+    site: Site, stage: StagePlan, step: Step, tree: Tree, at: tuple[int, int]
 ) -> tuple[CacheRecord, LayerRecord]:
     sources = Sources(
         site.home, site.context, _origins(site, stage, step), site.gone, site.clock_ns,
         loopback=site.given.network == "host", named=site.named,
     )  # fmt: skip
     number = site.number()
-    site.tell("begin", number, title=f"{title} {step.title}")
+    title = f"{_prefix(site, stage)}{at[0]}/{at[1]}] {step.title}"
+    site.tell("begin", number, title=title, stage=stage.number, place=at[0])
     doing = _Doing(site, stage, step, tree, sources, number)
     with site.turns:
         site.gone()
@@ -230,7 +231,8 @@ def _step(
         except CoveError as error:
             if not isinstance(error, Cancelled):
                 error.origin = error.origin or step.place.excerpt
-                site.tell("failed", number, text=error.message.encode())
+                code = error.code if isinstance(error, StepFailed) else 0
+                site.tell("failed", number, text=error.message.encode(), code=code)
             raise
     site.tell("end", number, cached=doing.cached)
     return record, layer

@@ -22,7 +22,7 @@ from cove.engine.events import Cancel, Cancelled
 from cove.engine.home import Home
 from cove.engine.machines import life, stopping, waiting
 from cove.engine.machines.start import Foreground
-from cove.errors import CoveError, Unsupported
+from cove.errors import CoveError, StepFailed, Unsupported
 from cove.oci.config import ImageConfig
 from cove.spec.machine import Limits, MachineSpec, Mount
 from cove.spec.network import ASKED_FOR
@@ -65,7 +65,7 @@ def run(
         spec = _spec(step, tree, given, mounted)
         ended = _run(home, spec, tree, token, log, stopped)
         if ended.exit_code or ended.cause.kind == "start":
-            raise misfit(step.place, _why(ended.exit_code, ended.cause))
+            raise _failed(step, ended.exit_code, ended.cause)
         return trees.layer_of(home, tree, ended.upper, "keep what a step wrote", pins)
     finally:
         home.whispers.pop(token, None)
@@ -105,10 +105,12 @@ def _spec(step: RunStep, tree: Tree, given: Given, mounted: Mounted) -> MachineS
     )
 
 
-def _why(code: int, cause: Cause) -> str:
-    if cause.kind in ("", "exit") or not cause.text:
-        return f"RUN ended with exit code {code}"
-    return f"RUN ended with exit code {code}: {cause.text}"
+def _failed(step: RunStep, code: int, cause: Cause) -> StepFailed:
+    why = "" if cause.kind in ("", "exit") or not cause.text else f": {cause.text}"
+    found = misfit(step.place, f"RUN ended with exit code {code}{why}")
+    error = StepFailed(found.message, origin=found.origin)
+    error.code = code
+    return error
 
 
 def _run(

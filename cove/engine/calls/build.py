@@ -57,6 +57,11 @@ class BuildStep(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of the step, from 1 on in the order in which they begin."""
     title: str = ""
     """With ``begin``: ``[build 2/5] RUN make``."""
+    stage: int = -1
+    place: int = 0
+    """With ``begin``: its stage, and the how manieth there; FROM and what makes layers count."""
+    code: int = 0
+    """With ``failed``: its program's exit code."""
     text: bytes = b""
     """With ``log``: what its program said; with ``failed`` and ``warning``: why."""
     time: float = 0.0
