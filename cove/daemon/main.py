@@ -34,6 +34,9 @@ SWITCH = 1e-4
 """
 LAST = 8.0
 """Seconds that commands have to end when a newer daemon wants this one's place (SIGHUP)."""
+FILES = 1 << 20
+"""Open at most, if the host allows more: tools there are that close every number up to the limit.
+"""
 LOCKED = 75
 """Exit code when another daemon has the state directory (EX_TEMPFAIL)."""
 
@@ -100,8 +103,9 @@ def _raise_limit() -> None:
     its own is in every plan.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
     with contextlib.suppress(OSError, ValueError):  # fs.nr_open was lowered since
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _redirect(root: str) -> None:

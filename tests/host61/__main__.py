@@ -120,6 +120,7 @@ def main() -> int:
     else:
         argv = [python, "-u", "tools/suite.py", *suite_words(words, tests, options.begin)]
     environment = {"COVE_WALK": "9", "COVE_TEST_KINDS": "container", "PYTEST_ADDOPTS": OF_PYTEST}
+    environment["PYTHONUNBUFFERED"] = "1"  # what hangs has said what it does
     if not (options.exec or words):
         environment["COVE_MUST_RUN"] = MUST_RUN
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the disks are put away all the same

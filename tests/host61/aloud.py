@@ -24,7 +24,7 @@ class Aloud:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             self._failed += 1
-            self._say(f"{report.when} of {report.nodeid}: {report.longreprtext[-3000:]}")
+            self._say(f"{report.when} of {report.nodeid}: {_said(report)}")
 
     def pytest_runtest_protocol(
         self, item: pytest.Item, nextitem: pytest.Item | None
@@ -50,6 +50,13 @@ class Aloud:
         terminal = self._config.pluginmanager.getplugin("terminalreporter")
         if terminal is not None:
             terminal.write_line(f"\n{text}")
+
+
+def _said(report: pytest.TestReport) -> str:
+    """Its beginning is what the test says, its end the daemon's log."""
+    text = report.longreprtext
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return text if crash is None else f"{crash.message[:2000]}\n[…]\n{text[-3000:]}"
 
 
 def pytest_configure(config: pytest.Config) -> None:
