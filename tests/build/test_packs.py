@@ -27,6 +27,7 @@ from cove.engine.builds.gathering import TOP
 from cove.engine.builds.packs import HEAD, PIECE, read_sent, read_tar
 from cove.engine.calls import Call
 from cove.engine.calls.build import BuildStep
+from cove.engine.events import Cancel
 from cove.errors import BadArchive, CoveError, HostError, UsageError
 from cove.linux.mounts import open_source
 from tests.driver import wait_until
@@ -370,7 +371,7 @@ def server() -> Iterator[tuple[str, list[str]]]:
 
 def fetched(url: str, *, loopback: bool) -> fetching.Got:
     with opened(b"") as fd:
-        return fetching.fetch(url, fd, LINE, go_on, loopback=loopback)
+        return fetching.fetch(url, fd, LINE, Cancel(), loopback=loopback)
 
 
 def test_nothing_is_fetched_from_this_host(server: tuple[str, list[str]]) -> None:

@@ -218,6 +218,7 @@ def _step(
 ) -> tuple[CacheRecord, LayerRecord]:
     sources = Sources(
         site.home, site.context, _origins(site, stage, step), site.gone, site.clock_ns,
+        site.stopped,
         loopback=site.given.network == "host", named=site.named,
     )  # fmt: skip
     number = site.number()

@@ -9,11 +9,14 @@ from __future__ import annotations
 import email.utils
 import errno
 import hashlib
+import os
+import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
 
-from cove.build.files.tars import Gone
 from cove.build.source import Place, misfit
 from cove.engine.builds.packs import room
+from cove.engine.events import Cancel, Cancelled
 from cove.image.pipeline import BYTES_MAX, system_error
 from cove.linux.pump import write_all
 from cove.oci import doubt
@@ -29,33 +32,70 @@ class Got:
     """What the server says of it; 0: nothing."""
 
 
-def fetch(url: str, out: int, line: Place, gone: Gone, *, loopback: bool) -> Got:
-    """Into the file ``out``. ``loopback``: servers on this host's own loopback, too."""
-    parts = doubt.split(url)
-    if parts is None:
-        raise misfit(line, f"{url[:200]} is no web address")
-    endpoint = Endpoint(parts.netloc.rpartition("@")[2], loopback=loopback)
-    web = Web(endpoint, Patience(), notice=lambda why, seconds: gone())
-    try:
-        web.check_place(url, plain=True)
-        answer = web.get(url, {}, foreign=True)
-        if answer.status != 200:
-            raise misfit(line, f"{url} is answered with {answer.status}")
-        return _take(answer, out, line, gone)
-    except Trouble as trouble:
-        hint = ""
-        if trouble.kind == "forbidden" and "own loopback" in trouble.text:
-            hint = "allow it to the build: --network host"
-        raise misfit(line, f"{url} cannot be fetched: {trouble.text[:200]}", hint=hint) from trouble
-    finally:
-        web.close()
+def fetch(url: str, out: int, line: Place, stopped: Cancel, *, loopback: bool) -> Got:
+    """Into the file ``out``. ``loopback``: servers on this host's own loopback, too. Ended at once,
+    whatever it waits for: to look a name up, and to connect, nobody can be stopped from outside, so
+    a thread is left behind with that and a descriptor of its own.
+    """
+    over: Future[Got] = Future()
+    fetching = _Fetching(url, line, loopback=loopback)
+    own = os.dup(out)
+
+    def work() -> None:
+        try:
+            over.set_result(fetching.fetch(own))
+        except BaseException as error:
+            over.set_exception(error)
+        finally:
+            os.close(own)
+
+    woken = threading.Event()
+    over.add_done_callback(lambda _: woken.set())
+    threading.Thread(target=work, name="fetch", daemon=True).start()
+    with stopped.then(woken.set):
+        woken.wait()
+    if not over.done():
+        fetching.stop()
+        raise Cancelled("interrupted")
+    return over.result()
 
 
-def _take(answer: Answer, out: int, line: Place, gone: Gone) -> Got:
+class _Fetching:
+    """One URL."""
+
+    def __init__(self, url: str, line: Place, *, loopback: bool) -> None:
+        parts = doubt.split(url)
+        if parts is None:
+            raise misfit(line, f"{url[:200]} is no web address")
+        endpoint = Endpoint(parts.netloc.rpartition("@")[2], loopback=loopback)
+        self.url, self.line, self.web = url, line, Web(endpoint, Patience())
+
+    def stop(self) -> None:
+        self.web.stop()
+
+    def fetch(self, out: int) -> Got:
+        web, url, line = self.web, self.url, self.line
+        try:
+            web.check_place(url, plain=True)
+            answer = web.get(url, {}, foreign=True)
+            if answer.status != 200:
+                raise misfit(line, f"{url} is answered with {answer.status}")
+            return _take(answer, out, line)
+        except Trouble as trouble:
+            hint = ""
+            if trouble.kind == "forbidden" and "own loopback" in trouble.text:
+                hint = "allow it to the build: --network host"
+            raise misfit(
+                line, f"{url} cannot be fetched: {trouble.text[:200]}", hint=hint
+            ) from trouble
+        finally:
+            web.close()
+
+
+def _take(answer: Answer, out: int, line: Place) -> Got:
     whole, size = hashlib.sha256(), 0
     left = room(out)
     for data in answer.pieces():
-        gone()
         whole.update(data)
         size += len(data)
         if size > BYTES_MAX:

@@ -19,6 +19,7 @@ from cove.build.source import misfit
 from cove.engine.builds import trees
 from cove.engine.builds.packs import Pack, decode, is_archive, nameless, read_tar, write_all
 from cove.engine.builds.trees import Tree
+from cove.engine.events import Cancel
 from cove.engine.home import Home
 from cove.errors import NotFound, UsageError
 from cove.linux.pump import pump
@@ -99,6 +100,7 @@ class Sources:
     """By ``str`` of their origin."""
     gone: Gone
     clock_ns: int
+    stopped: Cancel
     loopback: bool = False
     """Steps see the host's network: so may ADD of a URL."""
     named: dict[str, Pack] = field(default_factory=dict)
@@ -194,7 +196,7 @@ def _fetched(sources: Sources, step: CopyStep, source: Source, stack: contextlib
     from cove.engine.builds.fetching import fetch
 
     fd = stack.enter_context(nameless(sources.home.store))
-    got = fetch(source.origin.name, fd, step.place, sources.gone, loopback=sources.loopback)
+    got = fetch(source.origin.name, fd, step.place, sources.stopped, loopback=sources.loopback)
     if source.checksum and source.checksum != f"sha256:{got.digest}":
         raise misfit(
             step.place,
