@@ -16,7 +16,7 @@ from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
 from cove.engine.calls.build import ImageBuild
-from cove.errors import CoveError, NoSuchImage, Unsupported, UsageError, printable
+from cove.errors import CoveError, NoSuchImage, UsageError, printable
 from cove.linux.patience import Patience
 from cove.oci.config import ImageConfig, config_from_json
 from cove.oci.manifest import Platform, host_platform_of, matches, parse_platform
@@ -46,12 +46,6 @@ def parse_progress(text: str) -> str:
 
 def build(typed: Typed, terminal: Terminal, client: Client) -> int:
     path = typed.words[0]
-    if path.startswith(URLS):
-        raise Unsupported(
-            f"cannot build {printable(path)}: contexts from the web come with a later version",
-            hint="fetch it first, then: cove build DIRECTORY, or cove build - <ARCHIVE",
-            exit_code=1,
-        )
     with _context(typed, terminal, path) as context, contexts_of(typed, terminal, client) as named:
         finder = _Finder(typed, terminal, client, named)
         if typed.on("check"):
@@ -78,6 +72,15 @@ def _context(typed: Typed, terminal: Terminal, path: str) -> Iterator[Context]:
         with building.from_stdin(terminal.fds[0], file, gone) as context:
             yield context
         return
+    if path.startswith(URLS):
+        from cove.build.contexts import FOLDER, kind_of
+        from cove.client.remote import from_remote, full
+
+        kind = kind_of(full(path))
+        if kind != FOLDER:
+            with from_remote(full(path), kind, file, terminal.cancelled, terminal.env) as context:
+                yield context
+            return
     absolute = file if file in ("", "-") else terminal.path(file)
     yield building.from_directory(terminal.path(path), absolute, path, terminal.fds[0])
 
@@ -376,12 +379,13 @@ BUILD = Command(
         Flag("ulimit", "ulimits", "A limit of each process", "", "NAME=SOFT[:HARD]",
              grants.parse_ulimit, repeat=True),
     ),
-    words="PATH|-",
+    words="PATH|URL|-",
     least=1,
     most=1,
     group="Images",
     refused=REFUSED,
-    about="PATH is the build context: what COPY can take. - reads an archive of one, or a "
-    "Dockerfile alone, from standard input. Steps run as machines; what they made is kept, and "
-    "taken again where nothing changed: cove builder prune forgets it.",
+    about="PATH is the build context: what COPY can take. URL is that of an archive, of a "
+    "Dockerfile or of a git repository (#REF:FOLDER). - reads an archive, or a Dockerfile alone, "
+    "from standard input. Steps run as machines; what they made is kept, and taken again where "
+    "nothing changed: cove builder prune forgets it.",
 )  # fmt: skip

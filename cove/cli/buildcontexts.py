@@ -14,7 +14,7 @@ from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
 from cove.engine.calls.ship import ImageCopy
-from cove.errors import NotFound, Unsupported, UsageError
+from cove.errors import NotFound, UsageError
 
 if TYPE_CHECKING:  # only builds pay for it
     from cove.build.contexts import Named
@@ -106,18 +106,18 @@ def contexts_of(typed: Typed, terminal: Terminal, client: Client) -> Iterator[Co
     if not found.all:
         yield found
         return
-    from cove.build.contexts import FOLDER, IMAGE, LAYOUT
+    from cove.build.contexts import FOLDER, GIT, WEB
     from cove.client import building
+    from cove.client.remote import named_remote
 
-    for named in found.all.values():
-        if named.kind == FOLDER:
-            found.files[named.name] = building.named_directory(
-                terminal.path(named.value), named.typed
-            )
-        elif named.kind not in (IMAGE, LAYOUT):
-            raise Unsupported(
-                f"cannot build with {named.value}: contexts from the web come with a later version",
-                origin=named.typed,
-                exit_code=1,
-            )
-    yield found
+    with contextlib.ExitStack() as stack:
+        for named in found.all.values():
+            if named.kind == FOLDER:
+                path = terminal.path(named.value)
+                found.files[named.name] = building.named_directory(path, named.typed)
+            elif named.kind in (GIT, WEB):
+                remote = named_remote(
+                    named.value, named.kind, named.typed, terminal.cancelled, terminal.env
+                )
+                found.files[named.name] = stack.enter_context(remote)
+        yield found

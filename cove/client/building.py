@@ -43,6 +43,8 @@ class Context:
     ignore: bytes = b""
     ignore_name: str = ""
     sockets: list[str] = field(default_factory=list)
+    write: Writer | None = None
+    """Writes all of it, where that is no directory and no archive."""
 
     @property
     def kind(self) -> str:
@@ -57,8 +59,8 @@ class Context:
 
     def writer(self, patterns: tuple[str, ...], cancelled: threading.Event) -> Writer | None:
         """Writes the context, as far as the build needs it."""
-        if self.archive >= 0:
-            return self._copy
+        if self.archive >= 0 or self.write is not None:
+            return self.write or self._copy
         if not self.directory:
             return None
 
@@ -171,7 +173,7 @@ def from_stdin(stdin: int, file: str, gone: Gone) -> Iterator[Context]:
     first = bytearray()
     while len(first) < HEAD and (piece := os.read(stdin, HEAD - len(first))):
         first += piece
-    if not _is_archive(bytes(first)):
+    if not is_archive(bytes(first)):
         rest = _read_fd(stdin, "standard input")
         yield Context("Dockerfile", bytes(first) + rest)
         return
@@ -184,10 +186,10 @@ def from_stdin(stdin: int, file: str, gone: Gone) -> Iterator[Context]:
                 gone()
                 spool.write(data)
         spool.flush()
-        yield _in_archive(spool.fileno(), file or "Dockerfile", gone)
+        yield in_archive(spool.fileno(), file or "Dockerfile", gone, "-")
 
 
-def _is_archive(first: bytes) -> bool:
+def is_archive(first: bytes) -> bool:
     from cove.image.compress import MAGIC_LENGTH, detect
 
     if detect(first[:MAGIC_LENGTH]) != "none":
@@ -198,14 +200,14 @@ def _is_archive(first: bytes) -> bool:
         return False
 
 
-def _in_archive(fd: int, file: str, gone: Gone) -> Context:
+def in_archive(fd: int, file: str, gone: Gone, shown: str) -> Context:
     found = Context(file, b"", archive=fd)
     try:
-        texts = _texts(fd, (file, f"{file}{NAME}", NAME), gone)
+        texts = _texts(fd, (file, f"{file}{NAME}", NAME), gone, shown)
     except BadArchive as error:
         raise UsageError(error.message, exit_code=1) from None
     if file not in texts:
-        raise NotFound(f"cannot build -: there is no {file} in the archive", hint="name it: -f")
+        raise NotFound(f"cannot build {shown}: there is no {file} in it", hint="name it: -f")
     found.dockerfile = texts[file]
     for name in (f"{file}{NAME}", NAME):
         if name in texts:
@@ -214,12 +216,12 @@ def _in_archive(fd: int, file: str, gone: Gone) -> Context:
     return found
 
 
-def _texts(fd: int, names: tuple[str, ...], gone: Gone) -> dict[str, bytes]:
+def _texts(fd: int, names: tuple[str, ...], gone: Gone, shown: str) -> dict[str, bytes]:
     """Read in the daemon: with bounds, whatever the archive says."""
     from cove.image.compress import MAGIC_LENGTH, Damaged, decode, detect
 
     found = {}
-    what = "the archive on standard input"
+    what = "the archive on standard input" if shown == "-" else shown
     with open(fd, "rb", closefd=False) as stream:
         stream.seek(0)
         kind = detect(os.pread(fd, MAGIC_LENGTH, 0))

@@ -31,6 +31,7 @@ from cove.build.files.entries import (
 )
 from cove.build.files.select import literal
 from cove.build.files.wanted import Wanted
+from cove.build.ignore import NAME, read_ignore
 from cove.engine.calls.build import ImageBuild
 from cove.errors import CoveError, HostError, Unsupported, printable
 
@@ -291,6 +292,38 @@ class Packer:
     def _flush(self) -> None:
         write_all(self.out, bytes(self._buffer))
         self._buffer.clear()
+
+
+def send_archive(fd: int, what: str, out: int, gone: Callable[[], None]) -> None:
+    """The files of an archive, less what its own ``.dockerignore`` leaves out."""
+    import tempfile
+
+    from cove.engine.builds.packs import decode, read_tar
+    from cove.oci.archive import Span
+
+    with tempfile.TemporaryFile() as spool:
+        source = spool.fileno()
+        decode(Span(fd, 0, os.fstat(fd).st_size), source, what)
+        files = read_tar(source, what, gone)
+        known = files.by_path.get(NAME)
+        rules = None
+        if known is not None and known.kind == FILE:
+            rules = read_ignore(os.pread(source, known.size, known.content), NAME)
+        for path, entry in files.by_path.items():
+            gone()
+            if not path or (rules is not None and not rules.kept(path)):
+                continue
+            name, link = os.fsencode(path), os.fsencode(entry.link)
+            said = tuple((os.fsencode(key), os.fsencode(value)) for key, value in entry.xattrs)
+            head = _encode(
+                Sent(name, entry.kind, entry.mode, entry.mtime_ns, entry.size, link, said)
+            )
+            write_all(out, HEAD.pack(len(head)) + head)
+            at, end = entry.content, entry.content + entry.size
+            while at < end:
+                gone()
+                at += os.sendfile(out, source, at, min(PIECE, end - at))
+        write_all(out, HEAD.pack(0))
 
 
 @contextlib.contextmanager

@@ -234,11 +234,11 @@ def test_the_dockerfile_of_an_archive_is_looked_for_with_the_same_care(compress:
     file = member("./Dockerfile", data=b"FROM x\n")
     front = member("big", data=bytes(3 << 20))
     with opened(packed(front + file + END)) as fd:
-        found = building._in_archive(fd, "Dockerfile", go_on)
+        found = building.in_archive(fd, "Dockerfile", go_on, "-")
     assert found.dockerfile == b"FROM x\n"
     for bad in (SENSELESS[0], SENSELESS[4], SENSELESS[8]):
         with opened(packed(bad + file + END)) as fd, pytest.raises(UsageError):
-            building._in_archive(fd, "Dockerfile", go_on)
+            building.in_archive(fd, "Dockerfile", go_on, "-")
     calls = iter(range(2))
 
     def gone() -> None:
@@ -247,7 +247,7 @@ def test_the_dockerfile_of_an_archive_is_looked_for_with_the_same_care(compress:
 
     data = packed(member("big", data=bytes(40 << 20)) + file + END)
     with opened(data) as fd, pytest.raises(CoveError, match="interrupted"):
-        building._in_archive(fd, "Dockerfile", gone)
+        building.in_archive(fd, "Dockerfile", gone, "-")
 
 
 # ---- how much ----

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 ROOMS = (
     "errors", "spec", "oci", "plan", "linux", "store", "planner", "image", "roots",
-    "executor", "net", "vm", "build", "engine", "client", "cli", "daemon",
+    "executor", "net", "vm", "build", "git", "engine", "client", "cli", "daemon",
 )  # fmt: skip
 """Each may import only what stands before it."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from cove.build.files.entries import FILE, Entry, Files, joined
 from cove.build.files.select import Place, Placed, excluded, literal, select, select_parents
 from cove.build.files.tars import Gone
-from cove.build.graph.data import CONTEXT, HTTP, INLINE, NAMED, CopyStep, Origin, Source
+from cove.build.graph.data import CONTEXT, GIT, HTTP, INLINE, NAMED, CopyStep, Origin, Source
 from cove.build.ignore import Ignore
 from cove.build.source import misfit
 from cove.engine.builds import trees
@@ -167,9 +167,9 @@ def _opened(
         return _inline(sources, source, stack), source.origin.name, ""
     if kind == HTTP:
         return _fetched(sources, step, source, stack), path, ""
-    tree = sources.trees.get(str(source.origin))
-    if tree is None:
-        raise misfit(step.place, f"files of a {kind} repository are not supported yet")
+    if kind == GIT:
+        return _cloned(sources, step, source, stack), path, ""
+    tree = sources.trees[str(source.origin)]
     front, rest = literal(path)
     what = f"copy /{front} of {source.origin}"
     opened = tree_pack(sources.home, tree, front, what, sources.gone)
@@ -207,6 +207,16 @@ def _fetched(sources: Sources, step: CopyStep, source: Source, stack: contextlib
         digest=got.digest,
     )  # fmt: skip
     return Pack(fd, Files([entry]))
+
+
+def _cloned(sources: Sources, step: CopyStep, source: Source, stack: contextlib.ExitStack) -> Pack:
+    from cove.engine.builds.cloning import clone
+
+    assert source.git is not None
+    fd = stack.enter_context(nameless(sources.home.store))
+    place = sources.home.store.layout.tmp
+    clone(source.git, fd, step.place, sources.stopped, place=place, loopback=sources.loopback)
+    return Pack(fd, read_tar(fd, source.git.remote, sources.gone))
 
 
 def _archive(

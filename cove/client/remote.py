@@ -1,0 +1,143 @@
+"""Contexts of builds that are on the web or in a git repository: fetched by who asks for the build,
+to where he has typed.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+
+from cove.build.contexts import GIT, WEB
+from cove.build.files.tars import Gone
+from cove.build.graph.sources import read_git
+from cove.build.source import Place
+from cove.client.building import Context, in_archive, is_archive
+from cove.client.packing import send_archive
+from cove.engine.events import Cancel
+from cove.errors import CoveError, HostError, UsageError, printable
+from cove.git.fetching import GitStopped, GitTrouble, Repository, fetch_git
+from cove.linux.pump import write_all
+from cove.oci import doubt
+from cove.oci.endpoint import Endpoint
+from cove.oci.web import Answer, Patience, Trouble, Web
+
+TEXT_MAX = 16 << 20
+HEAD = 512
+GITHUB = "github.com/"
+
+
+def full(text: str) -> str:
+    """``github.com/a/b`` is a repository, as Docker has it."""
+    if not text.startswith(GITHUB):
+        return text
+    path, mark, fragment = text.partition("#")
+    return f"https://{path.removesuffix('.git')}.git{mark}{fragment}"
+
+
+@contextmanager
+def from_remote(
+    url: str, kind: str, file: str, cancelled: threading.Event, env: Mapping[str, str]
+) -> Iterator[Context]:
+    """``file``: the Dockerfile's name in it."""
+    with _fetched(url, kind, cancelled, env) as fd:
+        head = os.pread(fd, HEAD, 0)
+        if kind == WEB and not is_archive(head):
+            size = os.fstat(fd).st_size
+            if size > TEXT_MAX:
+                raise UsageError(
+                    f"cannot read {url}: it is no archive, and over 16 MiB", origin=url
+                )
+            yield Context("Dockerfile", os.pread(fd, size, 0))
+        else:
+            yield in_archive(fd, file or "Dockerfile", _asks(cancelled), url)
+
+
+@contextmanager
+def named_remote(
+    url: str, kind: str, typed: str, cancelled: threading.Event, env: Mapping[str, str]
+) -> Iterator[Context]:
+    """One with a name: its archive is sent file by file."""
+    with _fetched(url, kind, cancelled, env) as fd:
+        if not is_archive(os.pread(fd, HEAD, 0)):
+            raise UsageError(
+                f"cannot build with {url}: it is no archive", origin=typed, exit_code=1
+            )
+        context = Context("", b"")
+        context.write = lambda out: send_archive(fd, url, out, _asks(cancelled))
+        yield context
+
+
+def _asks(cancelled: threading.Event) -> Gone:
+    def gone() -> None:
+        if cancelled.is_set():
+            raise CoveError("interrupted", exit_code=130)
+
+    return gone
+
+
+@contextmanager
+def _fetched(
+    url: str, kind: str, cancelled: threading.Event, env: Mapping[str, str]
+) -> Iterator[int]:
+    with tempfile.TemporaryFile() as spool:
+        if kind == GIT:
+            _clone(url, spool.fileno(), cancelled, env)
+        else:
+            _download(url, spool.fileno(), cancelled, env)
+        yield spool.fileno()
+
+
+def _clone(url: str, out: int, cancelled: threading.Event, env: Mapping[str, str]) -> None:
+    git = read_git(url, Place(url, 1, 1, ""))
+    assert git is not None
+    wanted = Repository(
+        git.remote, git.ref, git.folder, git.keep_git_dir, git.checksum, git.submodules
+    )
+    free = os.fstatvfs(out)
+    room = free.f_bavail * free.f_frsize
+    place = tempfile.gettempdir()
+    try:
+        fetch_git(wanted, out, cancelled.is_set, place=place, room=room, loopback=True, env=env)
+    except GitStopped:
+        raise CoveError("interrupted", exit_code=130) from None
+    except GitTrouble as trouble:
+        raise HostError(
+            f"cannot build {printable(url)}: {printable(str(trouble))}", origin=url, exit_code=1
+        ) from trouble
+
+
+def _download(url: str, out: int, cancelled: threading.Event, env: Mapping[str, str]) -> None:
+    parts = doubt.split(url)
+    if parts is None:
+        raise UsageError(f"cannot build {printable(url)}: it is no web address", exit_code=1)
+    web = Web(Endpoint(parts.netloc.rpartition("@")[2], loopback=True), Patience(), env=env)
+    gone = _asks(cancelled)
+    ended = cancelled.then(web.stop) if isinstance(cancelled, Cancel) else nullcontext()
+    try:
+        with ended:
+            answer = web.get(url, {})
+            _take(answer, url, out, gone)
+    except Trouble as trouble:
+        gone()
+        raise HostError(
+            f"cannot build {printable(url)}: {printable(trouble.text[:200])}",
+            origin=url,
+            exit_code=1,
+        ) from trouble
+    finally:
+        web.close()
+
+
+def _take(answer: Answer, url: str, out: int, gone: Gone) -> None:
+    if answer.status != 200:
+        raise HostError(
+            f"cannot build {printable(url)}: it is answered with {answer.status}",
+            origin=url,
+            exit_code=1,
+        )
+    for piece in answer.pieces():
+        gone()
+        write_all(out, piece)

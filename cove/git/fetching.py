@@ -1,0 +1,159 @@
+"""A repository's files, as an archive in a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from cove.errors import Unsupported
+from cove.git.door import Door
+from cove.git.jail import COMMAND, FAILED
+from cove.oci.endpoint import forbidden, is_loopback
+
+LOOK = 0.2
+SAID_MAX = 4096
+
+
+class GitTrouble(Exception):
+    """Why there are no files."""
+
+
+class GitStopped(Exception):
+    """Nobody wants them any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """``https://host/repo.git``, and what is wanted of it."""
+
+    remote: str
+    ref: str = ""
+    """A branch, a tag, a commit, ``refs/...``; empty: what the server calls HEAD."""
+    folder: str = ""
+    keep_git_dir: bool = False
+    checksum: str = ""
+    """The beginning of the commit that it has to be."""
+    submodules: bool = True
+
+
+def fetch_git(
+    repository: Repository,
+    out: int,
+    stopped: Callable[[], bool],
+    *,
+    place: str,
+    room: int,
+    loopback: bool = False,
+    env: Mapping[str, str] = os.environ,
+) -> None:
+    """Into the file ``out``. ``place``: a directory in which one for git's files is made; ``room``:
+    how many bytes there may be of them. ``loopback``: servers on this host's own loopback, too.
+    """
+    if not repository.remote.lower().startswith(("https://", "http://", "git://")):
+        raise GitTrouble("repositories over ssh are not supported: write https://")
+    if os.geteuid() != 0:
+        raise Unsupported("cannot run git behind walls: that needs root", exit_code=1)
+    if shutil.which("git") is None:
+        raise GitTrouble("this host has no git: install it, apt install git")
+    directory = tempfile.mkdtemp(prefix="cove-git-", dir=place)
+    try:
+        os.chmod(directory, 0o700)
+        _Run(repository, out, stopped, room, loopback, env).run(directory)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@dataclass(slots=True)
+class _Run:
+    repository: Repository
+    out: int
+    stopped: Callable[[], bool]
+    room: int
+    loopback: bool
+    env: Mapping[str, str]
+
+    def run(self, directory: str) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, tempfile.TemporaryFile() as said:
+            with theirs:
+                child = self._spawn(directory, theirs, said.fileno())
+            doors: list[Door] = []
+            try:
+                self._open(ours, doors)
+                self._wait(child, directory)
+            finally:
+                child.terminate()  # it ends the others, and waits for them
+                child.wait()
+                for door in doors:
+                    door.close()
+            if child.returncode:
+                said.seek(0)
+                text = said.read(SAID_MAX).decode("utf-8", "replace").strip()
+                raise GitTrouble(self._why(child.returncode, text, doors))
+
+    def _spawn(self, directory: str, theirs: socket.socket, said: int) -> subprocess.Popen[bytes]:
+        words = (sys.executable, *COMMAND, "outer", directory, str(theirs.fileno()))
+        env = {name: self.env[name] for name in ("PATH", "PYTHONPATH") if name in self.env}
+        return subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=self.out, stderr=said, env=env, cwd="/",
+            pass_fds=(theirs.fileno(),), start_new_session=True,
+        )  # fmt: skip
+
+    def _open(self, ours: socket.socket, doors: list[Door]) -> None:
+        """The doors, once their listeners are there; then the jail is told what is wanted."""
+        try:
+            _, fds, _, _ = socket.recv_fds(ours, 16, 2)
+            listeners = [socket.socket(fileno=fd) for fd in fds]
+            if len(listeners) < 2:
+                return
+            one = self.repository
+            wish = {
+                "remote": one.remote, "ref": one.ref, "folder": one.folder,
+                "keep": one.keep_git_dir, "checksum": one.checksum, "submodules": one.submodules,
+                "room": self.room,
+            }  # fmt: skip
+            parts = urlsplit(one.remote)
+            place = (parts.hostname or "", parts.port or 9418)
+            doors.append(Door(listeners[0], self._forbidden, self.env))
+            doors.append(Door(listeners[1], self._forbidden, self.env, only=place))
+            ours.send(json.dumps(wish).encode())
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has ended, and says why
+
+    def _forbidden(self, host: str) -> str:
+        if is_loopback(host) and not self.loopback:
+            return "this host's own loopback"
+        return forbidden(host, loopback=self.loopback)
+
+    def _wait(self, child: subprocess.Popen[bytes], directory: str) -> None:
+        pidfd = os.pidfd_open(child.pid)
+        try:
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            while not poll.poll(LOOK * 1000):
+                if self.stopped():
+                    raise GitStopped
+                free = os.statvfs(directory)
+                if free.f_bavail * free.f_frsize < min(self.room, 64 << 20):
+                    raise GitTrouble("no space left on device")
+        finally:
+            os.close(pidfd)
+        child.wait()
+
+    def _why(self, code: int, text: str, doors: list[Door]) -> str:
+        for door in doors:
+            if door.refused:
+                return door.refused
+        if code == FAILED and text:
+            return text
+        last = text.splitlines()[-1] if text else f"git ended with {code}"
+        return last[:300]

@@ -1,0 +1,318 @@
+"""Git repositories: ``ADD``, contexts, and what a hostile one cannot do. git is in a jail."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import io
+import os
+import signal
+import socket
+import subprocess
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cove.build.contexts import GIT, kind_of
+from cove.client.remote import full
+from cove.git.door import Door
+from tests.build.conftest import Build
+from tests.build.test_attacks import nameless
+from tests.build.test_builds import id_of, says
+from tests.driver import Cove, wait_until
+
+
+@pytest.fixture(autouse=True)
+def _tidied(request: pytest.FixtureRequest) -> None:
+    if "cove" in request.fixturenames:
+        request.getfixturevalue("tidied")
+
+
+WHO = {
+    "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a",
+    "GIT_COMMITTER_EMAIL": "a@b", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null",
+    "PATH": os.environ["PATH"],
+}  # fmt: skip
+NET = ("--network", "host")
+"""The servers listen on this host's loopback."""
+
+
+def git(root: Path, *words: str) -> str:
+    ran = subprocess.run(["git", "-C", str(root), *words], env=WHO, check=True, capture_output=True)
+    return ran.stdout.decode().strip()
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    """Two commits, the first of which is v1; ``next`` is a branch."""
+    root = tmp_path / "srv" / "one.git"
+    root.mkdir(parents=True)
+    git(root, "init", "-q", "-b", "main")
+    (root / "sub").mkdir()
+    (root / "Dockerfile").write_text("FROM bb\nCOPY . /all/\n")
+    (root / "sub/Dockerfile").write_text("FROM bb\nCOPY f /f\n")
+    (root / "sub/f").write_text("1\n")
+    (root / "run").write_text("x")
+    (root / "run").chmod(0o755)
+    (root / "link").symlink_to("/etc/passwd")
+    commit(root, "first")
+    git(root, "tag", "-a", "-m", "t", "v1")
+    (root / "sub/f").write_text("2\n")
+    commit(root, "second")
+    git(root, "branch", "next", "HEAD~1")
+    return root
+
+
+def commit(root: Path, why: str) -> None:
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", why)
+
+
+@pytest.fixture
+def served(repo: Path) -> Iterator[str]:
+    """By git's own protocol."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        stop = threading.Event()
+
+        def serve() -> None:
+            while True:
+                sock, _ = server.accept()
+                with sock:
+                    if stop.is_set():
+                        return
+                    words = ("git", "daemon", "--inetd", "--export-all")
+                    base = f"--base-path={repo.parent}"
+                    env = {**WHO, "GIT_CONFIG_COUNT": "2", "GIT_CONFIG_KEY_0": "safe.directory",
+                           "GIT_CONFIG_VALUE_0": "*",
+                           "GIT_CONFIG_KEY_1": "uploadpack.allowReachableSHA1InWant",
+                           "GIT_CONFIG_VALUE_1": "true"}  # fmt: skip
+                    subprocess.run([*words, base], stdin=sock, stdout=sock, env=env, check=False)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = server.getsockname()[1]
+        try:
+            yield f"git://127.0.0.1:{port}/one.git"
+        finally:
+            stop.set()
+            socket.create_connection(("127.0.0.1", port)).close()
+            thread.join()
+
+
+@contextlib.contextmanager
+def web(root: Path) -> Iterator[str]:
+    """Files over HTTP, among them repositories as git's dumb protocol has them."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(root))  # type: ignore[arg-type]
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+# ---- what is a repository ----
+
+
+def test_what_is_a_repository() -> None:
+    for text in ("git://h/x", "https://h/x.git#main:a", "git@h:x", "ssh://h/x", "github.com/a/b"):
+        assert kind_of(full(text)) == GIT, text
+    assert full("github.com/a/b#c") == "https://github.com/a/b.git#c"
+    assert kind_of("https://h/x") == "web" and kind_of("./git@h:x") == "folder"
+
+
+# ---- ADD ----
+
+
+def test_a_repository_is_added(build: Build, cove: Cove, repo: Path, served: str) -> None:
+    head, first = git(repo, "rev-parse", "HEAD"), git(repo, "rev-parse", "HEAD~1")
+    text = f"""\
+FROM bb
+ADD {served} /head/
+ADD {served}#v1 /tag/
+ADD {served}#next:sub /branch/
+ADD {served}#{first} /commit/
+ADD --keep-git-dir=true --checksum={head[:12]} {served} /kept/
+"""
+    done = build(text, *NET, "-t", "added")
+    script = "cat /head/sub/f /tag/sub/f /branch/f /commit/sub/f; ls -A /head; cat /kept/.git/HEAD;"
+    script += "stat -c %u:%a /head/run; readlink /head/link"
+    said = says(cove, "added", script).splitlines()
+    assert said[:4] == ["2", "1", "1", "1"] and said[-2:] == ["0:755", "/etc/passwd"]
+    assert said[4:-3] == ["Dockerfile", "link", "run", "sub"] and said[-3] == head
+    again = build(text.rpartition("ADD")[0], *NET)
+    assert again.err.count("CACHED") == 4 and id_of(again) != id_of(done)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("{url}#none /x/", "it has no branch, tag or commit none"),
+        ("{url}#v1:none /x/", "it has no folder none"),
+        ("{url}#v1:link /x/", "it has no folder link"),
+        ("--checksum=0123456789ab {url} /x/", "is the commit "),
+        ("{url}x /x/", "cannot be cloned: "),
+        ("ssh://git@127.0.0.1/x.git /x/", "over ssh are not supported"),
+        ("{url}#--upload-pack=x /x/", "is no reference"),
+    ],
+)
+def test_what_cannot_be_added(build: Build, served: str, words: str, why: str) -> None:
+    failed = build(f"FROM bb\nADD {words.format(url=served)}\n", *NET, code=1)
+    assert why in failed.err and "Dockerfile:2" in failed.err
+
+
+def test_a_repository_on_this_host_is_not_added(build: Build, served: str) -> None:
+    failed = build(f"FROM bb\nADD {served} /x/\n", code=1)
+    assert "this host's own loopback" in failed.err and "--network host" in failed.err
+
+
+def test_over_http_and_with_submodules(build: Build, cove: Cove, repo: Path) -> None:
+    """What a submodule or a redirect names is led where the door leads, and to no file."""
+    bare = repo.parent / "bare.git"
+    git(repo.parent, "clone", "-q", "--bare", str(repo), str(bare))
+    git(bare, "update-server-info")
+    with web(repo.parent) as url:
+        top = repo.parent / "top"
+        top.mkdir()
+        git(top, "init", "-q", "-b", "main")
+        (top / "m").mkdir()
+        (top / "f").write_text("top")
+        (top / ".gitmodules").write_text(f'[submodule "m"]\n\tpath = m\n\turl = {url}/bare.git\n')
+        named = git(repo, "rev-parse", "HEAD")
+        git(top, "update-index", "--add", "--cacheinfo", f"160000,{named},m")
+        commit(top, "with a submodule")
+        git(repo.parent, "clone", "-q", "--bare", str(top), "top.git")
+        git(repo.parent / "top.git", "update-server-info")
+        build(f"FROM bb\nADD {url}/top.git /x/\n", *NET, "-t", "deep")
+        assert says(cove, "deep", "cat /x/f /x/m/sub/f; ls -A /x/m") == (
+            "top2\nDockerfile\nlink\nrun\nsub\n"
+        )
+        (top / ".gitmodules").write_text(f'[submodule "m"]\n\tpath = m\n\turl = file://{repo}\n')
+        commit(top, "with a file")
+        git(top, "push", "-q", str(repo.parent / "top.git"), "main")
+        git(repo.parent / "top.git", "update-server-info")
+        failed = build(f"FROM bb\nADD {url}/top.git /x/\n", *NET, code=1)
+        assert "transport 'file' not allowed" in failed.err
+
+
+# ---- contexts ----
+
+
+def test_a_repository_is_the_context(cove: Cove, served: str) -> None:
+    cove("build", "-t", "ctx", f"{served}#v1:sub")
+    assert says(cove, "ctx", "cat /f") == "1\n"
+    cove("build", "-t", "ctx", "-f", "sub/Dockerfile", f"{served}?branch=main&subdir=sub", code=1)
+    cove("build", "-t", "ctx", served)
+    assert says(cove, "ctx", "cat /all/sub/f; ls -A /all") == "2\nDockerfile\nlink\nrun\nsub\n"
+    failed = cove("build", f"{served}#none", code=1)
+    assert "it has no branch, tag or commit none" in failed.err
+
+
+def test_what_is_on_the_web_is_the_context(
+    cove: Cove, build: Build, tmp_path: Path, served: str
+) -> None:
+    root = tmp_path / "web"
+    root.mkdir()
+    (root / "alone").write_text("FROM bb\nRUN echo alone >/f\n")
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as tar:
+        for name, text in (("Dockerfile", "FROM bb\nCOPY g /f\n"), ("g", "tar\n"), ("h", "h\n"),
+                           (".dockerignore", "h\n")):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    (root / "x.tar.gz").write_bytes(data.getvalue())
+    with web(root) as url:
+        for name, said in (("alone", "alone\n"), ("x.tar.gz", "tar\n")):
+            cove("build", "-t", "fromweb", f"{url}/{name}")
+            assert says(cove, "fromweb", "cat /f") == said
+        flags = (f"--build-context=a={url}/x.tar.gz", f"--build-context=b={served}#v1:sub")
+        text = "FROM a AS s\nFROM bb\nCOPY --from=s / /a/\nCOPY --from=b f /b\n"
+        build(text, *flags, "-t", "named")
+        assert says(cove, "named", "ls -A /a; cat /b") == ".dockerignore\nDockerfile\ng\n1\n"
+        assert "answered with 404" in cove("build", f"{url}/none", code=1).err
+        bad = build("FROM a\n", f"--build-context=a={url}/alone", code=1)
+        assert "it is no archive" in bad.err
+
+
+# ---- hostile ----
+
+
+def test_a_server_that_says_nothing_holds_no_build(cove: Cove, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(120)
+        port = server.getsockname()[1]
+        (tmp_path / "Dockerfile").write_text(f"FROM bb\nADD git://127.0.0.1:{port}/x.git /x/\n")
+        caller = cove.spawn("build", *NET, str(tmp_path))
+        sock, _ = server.accept()
+        with sock:
+            sock.settimeout(120)
+            heard = b""
+            while b"x.git" not in heard:
+                data = sock.recv(1 << 16)
+                assert data, heard
+                heard += data
+            caller.send_signal(signal.SIGINT)
+            caller.communicate()
+            assert caller.returncode == 130
+            while sock.recv(1 << 16):
+                pass
+    wait_until(lambda: not nameless(cove), "the end of the build")
+
+
+def test_hooks_filters_and_settings_of_a_repository_run_nothing(
+    build: Build, cove: Cove, repo: Path, served: str, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    (repo / ".gitattributes").write_text("* filter=evil\n")
+    (repo / ".gitconfig").write_text(f'[filter "evil"]\n\tsmudge = touch {mark}\n')
+    (repo / ".lfsconfig").write_text("[lfs]\n\turl = http://127.0.0.1:1/\n")
+    hook = repo / ".git/hooks/post-checkout"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    hook.chmod(0o755)
+    commit(repo, "evil")
+    build(f"FROM bb\nADD {served} /x/\n", *NET, "-t", "evil")
+    assert says(cove, "evil", "cat /x/sub/f") == "2\n"
+    assert not mark.exists()
+
+
+def test_a_door_leads_only_where_it_may() -> None:
+    """Whatever a program in the jail asks of it."""
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        listener = socket.create_server(("127.0.0.1", 0))
+        door = Door(listener, lambda host: "no" if host == "127.0.0.1" else "", {})
+        place = listener.getsockname()
+        port = there.getsockname()[1].to_bytes(2, "big")
+        try:
+            for words, said in (
+                (b"\5\1\0\5\1\0\1\x7f\0\0\1" + port, b"\5\0\5\2\0\1" + bytes(6)),
+                (b"\5\1\0\5\1\0\3\x09localhost" + port, b"\5\0\5\2\0\1" + bytes(6)),
+                (b"\5\1\0\5\2\0\1\x7f\0\0\1" + port, b"\5\0"),
+                (b"GET / HTTP/1.1\r\n\r\n" + bytes(80), b""),
+                (b"\4\1" + bytes(300), b""),
+            ):
+                with socket.create_connection(place, 120) as sock:
+                    sock.sendall(words)
+                    heard = b""
+                    with contextlib.suppress(ConnectionResetError):
+                        while data := sock.recv(1 << 10):
+                            heard += data
+                    assert heard.startswith(said) if said else True
+                    assert b"\5\0\5\0" not in heard
+            there.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                there.accept()
+        finally:
+            door.close()
