@@ -325,7 +325,8 @@ def _ports(record: MachineRecord) -> dict[str, Any]:
 
 def _networks(record: MachineRecord) -> Record:
     """The places it has while it runs; those that it asks for otherwise."""
-    held = {endpoint.name: _network(endpoint) for endpoint in record.endpoints}
+    wished = {wish.network: wish for wish in connections_of(record.spec)}
+    held = {one.name: _network(one, wished.get(one.name)) for one in record.endpoints}
     first = next(iter(held.values()), _network(None))
     wishes = connections_of(record.spec) or (Connection(record.spec.network),)
     if machine_of(record.spec.network):
@@ -348,13 +349,22 @@ def _network(endpoint: Endpoint | None, wish: Connection | None = None) -> Recor
     address, _, bits = endpoint.address.partition("/") if endpoint else ("", "", "0")
     address6, _, bits6 = endpoint.address6.partition("/") if endpoint else ("", "", "")
     return Record(
-        IPAMConfig=None, Links=NoList(), Aliases=list(aliases) or NoList(), DriverOpts=options,
-        MacAddress=endpoint.mac if endpoint else "",
+        IPAMConfig=_addresses(wish), Links=NoList(), Aliases=list(aliases) or NoList(),
+        DriverOpts=options,
+        MacAddress=said.mac if said else "",
         NetworkID=endpoint.network if endpoint else "", EndpointID="",
         Gateway=endpoint.gateway if endpoint else "", IPAddress=address, IPPrefixLen=int(bits),
         IPv6Gateway=endpoint.gateway6 if endpoint else "", GlobalIPv6Address=address6,
         GlobalIPv6PrefixLen=int(bits6 or 0), DNSNames=NoList(),
     )  # fmt: skip
+
+
+def _addresses(wish: Connection | None) -> Record | None:
+    """Those that it asked for."""
+    if wish is None or not (wish.ip or wish.ip6):
+        return None
+    asked = {"IPv4Address": wish.ip, "IPv6Address": wish.ip6}
+    return Record({name: address for name, address in asked.items() if address})
 
 
 # ---- an image ----

@@ -373,7 +373,7 @@ def test_docker_run_is_whole(command: Command) -> None:
     listed = command("ps", "--filter", "name=by-command", "--format", "{{.Names}} {{.Image}}")
     assert listed.stdout == b"by-command bb\n"
     shown = command("inspect", "-f", "{{.State.Status}} {{.HostConfig.Isolation}}", "by-command")
-    assert shown.stdout == b"running container\n"
+    assert shown.stdout == b"running default\n"
     assert command("stop", "-t", "0", "by-command").stdout == b"by-command\n"
     assert command("wait", "by-command").stdout == b"137\n"
     assert command("rm", "by-command").stdout == b"by-command\n"

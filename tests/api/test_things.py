@@ -42,7 +42,7 @@ def test_images_go_out_and_come_back(client: Client) -> None:
     made = client.api.import_image_from_data(data.getvalue(), repository="imported", tag="v2")
     assert json.loads(made)["status"] == client.images.get("imported:v2").id
     client.images.remove("imported:v2")
-    with pytest.raises(docker.errors.APIError):
+    with pytest.raises(docker.errors.ImageLoadError, match="not a tar archive"):
         client.images.load(b"no archive" * 100)
 
 

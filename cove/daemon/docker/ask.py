@@ -82,8 +82,14 @@ class Hijack:
     """The client has left."""
     ended: Callable[[int], None] = lambda code: None
     """With the exit code, unless the client left first."""
+    raw: bool | None = None
+    """Without frames; None: where there is a terminal."""
     last: bool = False
     """Whether the client hears why there was no program to run."""
+
+    @property
+    def framed(self) -> bool:
+        return not (self.tty if self.raw is None else self.raw)
 
 
 Result = Answer | Stream | Piped | Hijack
@@ -152,7 +158,7 @@ class Ask:
         """The body, as what it has to be. As in Go, null is nothing."""
         try:
             found = without_nulls(msgspec.json.decode(self.body or b"{}"))
-            return msgspec.convert(found, decoder.type)
+            return msgspec.convert(spelled(found, decoder.type), decoder.type)
         except NOT_JSON as error:
             raise UsageError(f"cannot read the request: {error}") from error
 
@@ -179,6 +185,16 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, list):
         return [without_nulls(item) for item in value]
     return value
+
+
+def spelled(value: Any, kind: Any) -> Any:
+    """The names of a body's own fields as they are: Go, and so Docker, reads them in any case."""
+    fields = getattr(kind, "__struct_encode_fields__", ())
+    if not isinstance(value, dict) or not fields:
+        return value
+    known = {name.lower(): name for name in fields}
+    others = {known.get(name.lower(), name): one for name, one in value.items()}
+    return others | {name: value[name] for name in fields if name in value}
 
 
 def _values(value: Any) -> tuple[str, ...]:

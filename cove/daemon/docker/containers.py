@@ -178,7 +178,16 @@ def remove(ask: Ask) -> Answer:
     if ask.on("link"):
         raise UsageError("cannot remove a link: cove has no links between machines")
     params = calls.Remove(ask.machine().id, force=ask.on("force"), volumes=ask.on("v"))
-    ask.engine.remove(params, CALL)
+    try:
+        ask.engine.remove(params, CALL)
+    except Conflict as error:
+        state = ask.machine().state
+        if state not in ACTIVE:
+            raise
+        raise Conflict(
+            f'cannot remove container "/{ask.machine().name}": container is {state}: stop the '
+            "container before removing or force remove"
+        ) from error
     return DONE
 
 

@@ -56,7 +56,14 @@ def start(ask: Ask) -> Answer | Hijack:
         _begin(ask, made, calls.Call(session=sized))
         release()
 
-    return Hijack(begin, tty=made.spec.tty, stdin=made.spec.stdin_open, ended=made.end, last=True)
+    return Hijack(
+        begin,
+        tty=made.spec.tty,
+        stdin=made.spec.stdin_open,
+        raw=how.tty,  # as Docker: who starts it says what he can read
+        ended=made.end,
+        last=True,
+    )
 
 
 def _begin(ask: Ask, made: Exec, call: calls.Call) -> None:

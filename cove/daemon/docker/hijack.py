@@ -157,7 +157,7 @@ async def serve(taken: Taken, pool: Executor, ask: Ask, asked: Hijack, *, upgrad
         except BaseException:
             pair.release()
             raise
-        several = ask.version >= MULTIPLEXED_SINCE and not asked.tty
+        several = ask.version >= MULTIPLEXED_SINCE and asked.framed
         await taken.begin(MULTIPLEXED if several else RAW_STREAM, upgrade=upgrade)
         try:
             while (chunk := await loop.run_in_executor(pool, next, asked.before, None)) is not None:
@@ -264,13 +264,13 @@ class Relay:
                 if not self._served.done():
                     self._served.set_result(None)
             elif kind == OUTPUT and payload:
-                await self._tell(payload if self._asked.tty else framed(max(value, 1), payload))
+                await self._tell(framed(max(value, 1), payload) if self._asked.framed else payload)
             elif kind == EXIT:
                 said = payload.partition(b"\0")[0]
                 if not self._detached:
                     self._asked.ended(value & 255)
                 if said and self._asked.last:
-                    await self._tell(said if self._asked.tty else framed(2, said))
+                    await self._tell(framed(2, said) if self._asked.framed else said)
                 return
 
     async def _tell(self, data: bytes) -> None:

@@ -15,7 +15,7 @@ from cove.daemon.docker.ask import Answer, Ask, Piped, Stream, readable, to_json
 from cove.daemon.docker.containers import PRUNE_KEYS, prune_fields
 from cove.engine import calls
 from cove.engine.calls import ship
-from cove.errors import NOT_JSON, CoveError, NotFound, Unsupported, UsageError
+from cove.errors import NOT_JSON, BadArchive, CoveError, NotFound, Unsupported, UsageError
 from cove.oci.reference import familiar, parse_reference
 from cove.spec.flags import parse_platform
 from cove.spec.values import parse_bool
@@ -256,12 +256,17 @@ def _import(ask: Ask) -> Answer:
 
 
 def load(ask: Ask) -> Answer:
-    lines = []
-    for step in ask.engine.image_load(calls.ImageLoad(), ask.call()):
-        if step.stage == "done":
-            names = [f"Loaded image: {name}\n" for name in step.tags]
-            lines += names or [f"Loaded image ID: {step.image}\n"]
-    return Answer(b"".join(to_json({"stream": line}) for line in lines))
+    """An archive that is none is told in what is answered, as by Docker: clients look there."""
+    told: list[bytes] = []
+    try:
+        for step in ask.engine.image_load(calls.ImageLoad(), ask.call()):
+            if step.stage == "done":
+                names = [f"Loaded image: {name}\n" for name in step.tags]
+                names = names or [f"Loaded image ID: {step.image}\n"]
+                told += [to_json({"stream": line}) for line in names]
+    except BadArchive as error:
+        told.append(failed(error))
+    return Answer(b"".join(told))
 
 
 def save(ask: Ask) -> Piped:

@@ -44,13 +44,20 @@ def pieces(ask: Ask, machine: MachineRecord, params: calls.Logs, marked: Marked)
             for entry in entries:
                 data = marked.lines(entry)
                 if data:
-                    yield data if machine.spec.tty else framed(entry.stream, data)
+                    yield data if machine.spec.tty else by_lines(entry.stream, data)
         finally:
             end = getattr(entries, "close", None)
             if end is not None:
                 end()
 
     return each()
+
+
+def by_lines(stream: int, data: bytes) -> bytes:
+    """Each line is a frame, as Docker has it: clients take a frame for a line."""
+    *lines, rest = data.split(b"\n")
+    found = [framed(stream, line + b"\n") for line in lines]
+    return b"".join(found) + (framed(stream, rest) if rest else b"")
 
 
 def streams_of(ask: Ask) -> calls.Streams:

@@ -9,6 +9,7 @@ from typing import Any
 from cove.cli.inspect import machine_document
 from cove.cli.list import status
 from cove.engine import calls
+from cove.spec.machine import MachineSpec
 from cove.store.records import MachineRecord
 
 Json = dict[str, Any]
@@ -56,4 +57,17 @@ def ports_to_docker(record: MachineRecord) -> list[Json]:
 
 
 def inspected_to_docker(seen: calls.Inspected) -> Json:
-    return machine_document(seen)
+    """Of the log only what is not by default; a container's isolation is Docker's own."""
+    found, spec, plain = machine_document(seen), seen.record.spec, MachineSpec("")
+    host = found["HostConfig"]
+    log = dict(host["LogConfig"]["Config"])
+    for name, same in (
+        ("max-size", spec.log_max == plain.log_max),
+        ("max-file", spec.log_files == plain.log_files),
+    ):
+        if same:
+            log.pop(name, None)
+    host["LogConfig"] = {"Type": host["LogConfig"]["Type"], "Config": log}
+    if spec.isolation == "container":
+        host["Isolation"] = "default"
+    return found

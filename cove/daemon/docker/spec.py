@@ -62,6 +62,11 @@ OTHERS = {
     "i_o_maximum_bandwidth": "only Windows has it",
     "cgroup": "every machine has its own control group",
 }
+LOG_DRIVERS = (
+    "json-file", "local", "none", "syslog", "journald", "gelf", "fluentd", "awslogs", "splunk",
+    "etwlogs", "gcplogs",
+)  # fmt: skip
+"""Docker's; those that cove has not are refused by its flag."""
 DEFAULT_LOG = "json-file"
 """docker-py reads no log of a container whose driver it does not know to keep one."""
 RUNTIMES = ("", "cove", "runc", "io.containerd.runc.v2")
@@ -264,6 +269,8 @@ def _host(host: HostConfig) -> Words:
         yield from ((name, f"{key}={value}") for key, value in (pairs or {}).items())
     yield from _files(host)
     log = host.log_config or LogConfig()
+    if log.type and log.type not in LOG_DRIVERS:
+        raise UsageError(f"logger: no log driver named '{log.type}' is registered")
     yield "log-driver", log.type or DEFAULT_LOG
     yield from (("log-opt", f"{key}={value}") for key, value in (log.config or {}).items())
 
