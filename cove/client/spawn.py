@@ -28,6 +28,7 @@ PASSED_ON = frozenset(
         "COVE_DEFAULT_NETWORK",
         "COVE_DOCKER_GROUP",
         "COVE_DOCKER_SOCKET",
+        "COVE_DOCKER_TLS",
         "COVE_INIT",
         "COVE_PUBLISH_ADDRESS",
         "COVE_VM_LEAVING",

@@ -22,10 +22,13 @@ from typing import TYPE_CHECKING
 from cove.errors import Conflict, CoveError, HostError, UsageError
 
 if TYPE_CHECKING:
+    from cove.daemon.tls import TlsDoor
+    from cove.engine.home import Home
     from cove.engine.reactor import Reactor
 
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "COVE_DEBUG", "COVE_INIT",
-        "COVE_DEFAULT_NETWORK", "COVE_DOCKER_GROUP", "COVE_DOCKER_SOCKET", "COVE_PUBLISH_ADDRESS",
+        "COVE_DEFAULT_NETWORK", "COVE_DOCKER_GROUP", "COVE_DOCKER_SOCKET", "COVE_DOCKER_TLS",
+        "COVE_PUBLISH_ADDRESS",
         "COVE_VM_LEAVING", "COVE_VM_PATIENCE", "COVE_VM_POOL", "COVE_RESTART_DELAY",
         "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
         "http_proxy", "https_proxy", "no_proxy")  # fmt: skip
@@ -165,7 +168,7 @@ def serve(options: Options, environment: dict[str, str]) -> int:
     from cove.client.transport import Direct
     from cove.daemon.front import Door
     from cove.daemon.later import Api
-    from cove.daemon.sockets import listen, open_docker
+    from cove.daemon.sockets import listen
     from cove.engine.engine import Engine
     from cove.linux.program import build_stamp
 
@@ -178,6 +181,8 @@ def serve(options: Options, environment: dict[str, str]) -> int:
         command_tree()
         stamp = build_stamp()
         _write(home.store.layout.daemon_version, stamp)
+        # What may be refused comes first: a command that finds a front's socket expects a daemon.
+        docker_socket, docker, tls = _open_docker(home)
         door = Door(
             listen(home.run_fd, "front.sock", socket.SOCK_SEQPACKET),
             engine,
@@ -185,7 +190,6 @@ def serve(options: Options, environment: dict[str, str]) -> int:
             stamp=stamp,
         )
         own = listen(home.run_fd, "api.sock", socket.SOCK_STREAM)
-        docker_socket, docker = open_docker(home.store.layout, home.run_fd)
         api = Api(own, docker, engine)
         _write(home.store.layout.daemon_pid, str(os.getpid()))
         layout = home.store.layout
@@ -195,14 +199,34 @@ def serve(options: Options, environment: dict[str, str]) -> int:
         gc.freeze()
         door.open()
         api.open()
+        if tls is not None:
+            tls.open()
         _answer(options, "\0")
         asked = signal.sigwait(signals)
+        if tls is not None:
+            tls.close()  # the next daemon listens at the same address
         _hide(sockets)
         if asked == signal.SIGHUP:
             door.make_way(LAST)
         door.close()
         api.close()
     return 0
+
+
+def _open_docker(home: Home) -> tuple[str, socket.socket, TlsDoor | None]:
+    """Where Docker's API is served: all of it, or nothing."""
+    from cove.daemon.sockets import open_docker
+
+    path, listener = open_docker(home.store.layout, home.run_fd)
+    if not os.environ.get("COVE_DOCKER_TLS"):
+        return path, listener, None  # asyncio and ssl cost 100 ms
+    try:
+        from cove.daemon.tls import open_tls
+
+        return path, listener, open_tls(path)
+    except BaseException:
+        listener.close()
+        raise
 
 
 def _end_soon(reactor: Reactor, sockets: tuple[str, ...]) -> None:

@@ -36,6 +36,9 @@ def listen(directory: int, name: str, kind: socket.SocketKind) -> socket.socket:
 def open_docker(layout: Layout, run_fd: int) -> tuple[str, socket.socket]:
     """The socket of Docker's API, and its path."""
     path = docker_socket(layout)
+    if path.startswith("tcp:"):
+        raise _wrong(path, "whoever reached it would be root here: COVE_DOCKER_TLS serves holders "
+                     "of a certificate")  # fmt: skip
     if not path.startswith("/"):
         raise _wrong(path, "it is not an absolute path")
     directory, name = os.path.split(path)
