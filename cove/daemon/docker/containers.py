@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Self
 
 from cove.cli import filters
@@ -13,10 +14,11 @@ from cove.daemon.docker.attach import attach_late
 from cove.engine import calls
 from cove.engine.events import Cancel
 from cove.engine.machines.waiting import Waiter
-from cove.errors import Conflict, NotFound, UsageError
+from cove.errors import Conflict, CoveError, NotFound, UsageError
 from cove.spec.assemble import assemble_limits
 from cove.spec.typed import read_values
 from cove.spec.values import parse_name, parse_time
+from cove.store.records import MachineRecord
 
 CALL = calls.Call()
 DONE = Answer(status=204)
@@ -80,6 +82,8 @@ def start(ask: Ask) -> Answer:
     if ask.text("checkpoint"):
         raise UsageError("cannot start from a checkpoint: cove has none; it has snapshots")
     machine, keys = ask.machine(), ask.text("detachKeys")
+    if machine.state == "paused":
+        raise Conflict("cannot start a paused container, try unpause instead")
     if ask.engine.is_running(machine.id):
         return NOT_MODIFIED
     waiting = ask.pending.take(machine.id)
@@ -94,10 +98,22 @@ def start(ask: Ask) -> Answer:
             ask.engine.start(calls.Start(machine.id), CALL)
         for other in waiting[1:]:
             attach_late(ask.engine, machine.id, other)
+    except CoveError:
+        _give_up(ask, machine)
+        raise
     finally:
         for each in waiting:
             each.give_up()
     return DONE
+
+
+def _give_up(ask: Ask, machine: MachineRecord) -> None:
+    """One that is removed at its end is removed, too, if it cannot begin: ``docker run --rm`` waits
+    for that.
+    """
+    with suppress(NotFound):
+        if machine.spec.remove and not ask.engine.is_running(machine.id):
+            ask.engine.remove(calls.Remove(machine.id, volumes=True), CALL)
 
 
 def stop(ask: Ask) -> Answer:

@@ -245,7 +245,7 @@ def _import(ask: Ask) -> Answer:
         raise Unsupported("cannot import from an address: send the archive")
     name = ask.text("repo") and _name(ask.text("repo"), ask.text("tag"))
     params = calls.ImageImport(
-        name, ask.text("message"), tuple(ask.texts("changes")), ask.text("platform")
+        name, ask.text("message"), tuple(ask.texts("changes")), ask.text("platform"), "-"
     )
     lines = [
         to_json({"status": step.image})

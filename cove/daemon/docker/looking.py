@@ -30,7 +30,7 @@ def changes(ask: Ask) -> Answer:
         {"Path": change.path.decode("utf-8", "replace"), "Kind": KINDS[change.kind]}
         for change in found
     ]
-    return Answer(shown or None)
+    return Answer(shown or b"null\n")
 
 
 def stats(ask: Ask) -> Answer | Stream:

@@ -1,0 +1,55 @@
+"""Where Docker's own command showed a difference between cove and dockerd that was cove's fault."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+
+import docker
+import pytest
+
+from tests.api.conftest import Command
+from tests.driver import Cove
+
+Client = docker.DockerClient
+
+
+def test_a_command_may_end_before_its_input(command: Command) -> None:
+    """What is closed with something unread in it would take the output along."""
+    ran = command("run", "--rm", "-i", "bb", "head", "-n", "1", stdin=b"yes\n" * 1_000_000)
+    assert ran.stdout == b"yes\n" and ran.stderr == b""
+
+
+def test_what_is_removed_at_its_end_goes_where_it_cannot_begin(
+    cove: Cove, command: Command
+) -> None:
+    for flags in (("--cpus", "9999"), ("--cpuset-cpus", "9999")):
+        command("run", "--rm", *flags, "bb", "true", code=125)
+    assert cove("ps", "-aq").out == ""
+
+
+def test_a_paused_container_is_not_started(client: Client) -> None:
+    made = client.containers.run("bb", ["sleep", "1000"], detach=True)
+    made.pause()
+    with pytest.raises(docker.errors.APIError, match="paused") as refused:
+        made.start()
+    assert refused.value.status_code == 409
+    made.unpause()
+    made.start()
+    made.remove(force=True)
+
+
+def test_no_change_is_null(client: Client, command: Command) -> None:
+    made = client.containers.run("bb", ["true"], detach=True)
+    made.wait()
+    assert client.api.diff(made.id) is None
+    assert command("diff", made.id).stdout == b""
+
+
+def test_an_import_says_where_it_came_from(client: Client, command: Command) -> None:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("empty"))
+    made = command("import", "-", "from:here", stdin=data.getvalue()).stdout.decode().strip()
+    assert client.images.get(made).attrs["Comment"] == "Imported from -"
+    client.images.remove("from:here")
