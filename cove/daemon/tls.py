@@ -15,6 +15,7 @@ import threading
 from dataclasses import dataclass
 from typing import NoReturn
 
+from cove.daemon.ends import linger
 from cove.engine.reactor import complain
 from cove.errors import UsageError
 
@@ -26,8 +27,6 @@ STRANGERS = 64
 """Connections without a certificate so far; the oldest goes for one more."""
 PATIENCE = 20.0
 """Seconds that a stranger has to show one."""
-LINGER = 2.0
-"""Seconds that a client may take to hear of the end, while it still sends."""
 PLAIN = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
     b"Connection: close\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
@@ -262,12 +261,7 @@ class Tunnel:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        # What is closed with something unread in it takes what the client has not read along.
-        with contextlib.suppress(OSError, asyncio.TimeoutError):
-            self._writer.write_eof()
-            async with asyncio.timeout(LINGER):
-                while await self._reader.read(CHUNK):
-                    pass
+        await linger(self._reader, self._writer)
 
     async def _inward(self, writer: asyncio.StreamWriter) -> None:
         """Who only has nothing more to say says so inside of TLS; the end of TCP is the end."""

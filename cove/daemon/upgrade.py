@@ -6,11 +6,13 @@ by their own headers; a SEQPACKET pair carries the same to and from the monitor.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 
 from aiohttp import web
 
+from cove.daemon.ends import heard, linger
 from cove.engine.calls import Session
 
 HEADER = struct.Struct("<IiII")
@@ -47,12 +49,16 @@ class SessionBridge:
             reader.feed_data(rest)
         writer = asyncio.StreamWriter(transport, stream, reader, loop)
         inward = loop.create_task(self._inward(reader, loop))
-        outward = loop.create_task(self._outward(writer, loop))
+        outward = loop.create_task(self._outward(writer))
         try:
             await asyncio.wait({inward, outward}, return_when=asyncio.FIRST_COMPLETED)
             if inward.done() and not outward.done():
                 # The client closed its side: what the machine still says has nobody to hear it.
                 self._ours.shutdown(socket.SHUT_WR)
+            else:
+                inward.cancel()
+                await asyncio.wait({inward})
+                await linger(reader, writer)
         finally:
             for task in (inward, outward):
                 task.cancel()
@@ -70,9 +76,10 @@ class SessionBridge:
                 payload = await reader.readexactly(length)
             except (asyncio.IncompleteReadError, ConnectionError):
                 return
-            await loop.sock_sendall(self._ours, head + payload)
+            with contextlib.suppress(OSError):  # its end is on the way to us
+                await loop.sock_sendall(self._ours, head + payload)
 
-    async def _outward(self, writer: asyncio.StreamWriter, loop: asyncio.AbstractEventLoop) -> None:
-        while message := await loop.sock_recv(self._ours, HEADER.size + MESSAGE_MAX):
+    async def _outward(self, writer: asyncio.StreamWriter) -> None:
+        while message := await heard(self._ours, HEADER.size + MESSAGE_MAX):
             writer.write(message)
             await writer.drain()

@@ -31,6 +31,7 @@ from cove.client.session import (
     DetachKeys,
 )
 from cove.daemon.docker.ask import MULTIPLEXED, RAW_STREAM, Answer, Ask, Hijack
+from cove.daemon.ends import heard, linger
 from cove.engine.calls import Session
 from cove.errors import UsageError
 
@@ -41,8 +42,6 @@ LOOK = 1.0
 """Seconds between two looks whether a client that says nothing more is still there."""
 PATIENCE = 1.0
 """Seconds that a client may take to read the head of an answer."""
-LINGER = 2.0
-"""Seconds that a client may take to hear of the end, while it still sends."""
 MULTIPLEXED_SINCE = (1, 42)
 
 
@@ -119,17 +118,6 @@ class Taken:
             patience -= pause
             pause = min(2 * pause, 0.01)
 
-    async def end(self) -> None:
-        """Nothing more is said, and what the client still says is thrown away until it has heard
-        that: where a socket is closed with something unread in it, the client loses what it has
-        not read yet, and is told of a reset connection.
-        """
-        with contextlib.suppress(OSError, asyncio.TimeoutError):
-            self.writer.write_eof()
-            async with asyncio.timeout(LINGER):
-                while await self.reader.read(CHUNK):
-                    pass
-
     def close(self) -> None:
         self.writer.close()
 
@@ -180,7 +168,7 @@ async def serve(taken: Taken, pool: Executor, ask: Ask, asked: Hijack, *, upgrad
             await asyncio.shield(loop.run_in_executor(pool, close, asked.before))
         if asked.live:
             await Relay(taken, pair.ours, asked, loop).run()
-        await taken.end()
+        await linger(taken.reader, taken.writer)
     finally:
         asked.forget()
         pair.ours.close()
@@ -265,10 +253,7 @@ class Relay:
 
     async def _outward(self) -> None:
         while True:
-            try:
-                message = await self._loop.sock_recv(self._ours, HEAD.size + MESSAGE_MAX)
-            except ConnectionError:
-                return
+            message = await heard(self._ours, HEAD.size + MESSAGE_MAX)
             if len(message) < HEAD.size:
                 return
             kind, value, _, _ = HEAD.unpack_from(message)
