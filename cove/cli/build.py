@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from cove.cli import buildout
+from cove.cli import buildcache, buildout
 from cove.cli.buildcontexts import Contexts, contexts_of, parse_context
 from cove.cli.buildlog import Rows, log_for
 from cove.cli.command import Command, Typed
@@ -179,7 +179,10 @@ def _build(
     log = log_for(terminal, typed.text("progress", "auto"), quiet=typed.on("quiet"))
     image = ""
     tags: tuple[str, ...] = ()
+    caches: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
+        known = stack.enter_context(buildcache.caches_of(typed, terminal, client))
+        params = buildcache.asked(params, typed, known)
         body, finish = stack.enter_context(packed(params, writers))
         if isinstance(log, Rows):
             stack.enter_context(log.ticking())
@@ -187,7 +190,7 @@ def _build(
             for step in client.image_build(calls.Call(body=body, cancelled=terminal.cancelled)):
                 log.show(step)
                 if step.event == "done":
-                    image, tags = step.image, step.tags
+                    image, tags, caches = step.image, step.tags, step.caches
         except CoveError as error:
             log.finish(well=False)
             if "ended in the middle" in error.message:
@@ -195,7 +198,9 @@ def _build(
             raise
     log.finish(well=True)
     sockets = (*context.sockets, *named.sockets)
-    return _end(typed, terminal, client, sockets, image, tags)
+    code = _end(typed, terminal, client, sockets, image, tags)
+    buildcache.hand_out(typed, terminal, client, caches)
+    return code
 
 
 def _end(
@@ -331,7 +336,7 @@ def _check(typed: Typed, terminal: Terminal, context: Context, finder: _Finder) 
 _LATER = "it comes with a later version of cove"
 REFUSED = dict.fromkeys(
     (
-        "allow", "annotation", "attest", "builder", "cache-from", "cache-to",
+        "allow", "annotation", "attest", "builder",
         "cgroup-parent", "metadata-file", "provenance", "push", "sbom", "ssh", "squash",
     ),
     (_LATER, True),
@@ -349,6 +354,11 @@ BUILD = Command(
         Flag("build-context", "contexts", "What a name in FROM or --from means: a directory, "
              "docker-image://IMAGE, oci-layout://DIR", "", "NAME=PATH", parse_context,
              repeat=True),
+        Flag("cache-from", "cache_from", "Steps made elsewhere: type=registry,ref=NAME or "
+             "type=local,src=DIR", "", "CACHE", buildcache.parse_source, repeat=True),
+        Flag("cache-to", "cache_to", "Bring what steps made there, too: type=registry,ref=NAME, "
+             "type=local,dest=DIR or type=inline; mode=min|max", "", "CACHE",
+             buildcache.parse_target, repeat=True),
         Flag("check", "check", "Only say what there is to warn of"),
         Flag("file", "file", "The Dockerfile, if not PATH/Dockerfile; - is standard input", "f",
              "FILE"),

@@ -19,7 +19,7 @@ ROOMS = (
 PURE = (
     "errors", "spec", "plan", "planner",
     "build/source", "build/dockerfile", "build/expand", "build/ignore", "build/lint", "build/graph",
-    "build/files", "build/result", "build/contexts", "build/keeping",
+    "build/files", "build/result", "build/contexts", "build/keeping", "build/handing",
 )  # fmt: skip
 """No files, no kernel, no clock, no environment: facts are arguments."""
 

@@ -81,6 +81,10 @@ class Site:
     now: float
     made: list[str]
     """Keys of what was not there before."""
+    used: dict[str, CacheRecord] = field(default_factory=dict)
+    """What was made, or found, by its key."""
+    received: dict[str, CacheRecord] = field(default_factory=dict)
+    """What other caches say there is."""
     epoch: int | None = None
     """SOURCE_DATE_EPOCH."""
     no_cache: bool = False
@@ -322,7 +326,7 @@ class _Doing:
         if site.no_cache or {self.stage.name, str(self.stage.number)} & site.no_cache_stages:
             return None
         store = site.home.store
-        record = store.cached(key)
+        record = store.cached(key) or site.received.get(key)
         layer = store.layer(record.diff_id) if record is not None else None
         if record is None or layer is None:
             return None
@@ -332,6 +336,7 @@ class _Doing:
             return None
         self.cached = True
         store.use_cached(record, site.now)
+        site.used[key] = record
         return record, layer
 
     def _made(
@@ -343,5 +348,6 @@ class _Doing:
         ]
         self.site.made += keys
         for record in records:
+            self.site.used[record.key] = record
             self.site.home.store.put_cached(record)
         return records[0], layer

@@ -18,7 +18,7 @@ from cove.build.graph.data import IMAGE, NAMED, Build, Origin
 from cove.build.graph.plan import Wanted, plan_build
 from cove.build.ignore import read_ignore
 from cove.build.result import image_config
-from cove.engine.builds import collecting
+from cove.engine.builds import collecting, handing
 from cove.engine.builds.conduct import Done, Images, Site, conduct
 from cove.engine.builds.packs import HEAD, nameless
 from cove.engine.builds.receiving import received
@@ -150,17 +150,20 @@ def _build(
             pins=pins,
             now=now,
             made=made,
+            received=handing.received(home, params.cache_from, tell),
             epoch=_epoch(params),
             no_cache=params.no_cache,
             no_cache_stages=frozenset(name.lower() for name in params.no_cache_stages),
         )
         done = conduct(site)
-        image = _record(home, build, done, names, now)
+        more = handing.kept_in(site, done.tree.chain) if params.cache_inline else {}
+        image = _record(home, build, done, names, now, more)
+        caches = {mode: handing.made(site, done, mode) for mode in params.cache_to}
     for name in names:
         home.publish_image("tag", image, name.familiar())
     home.publish_image("build", image)
     tags = tuple(name.familiar() for name in names)
-    return BuildStep("done", image=image.id, tags=tags)
+    return BuildStep("done", image=image.id, tags=tags, caches=caches)
 
 
 class _Images:
@@ -232,10 +235,16 @@ def _given(params: ImageBuild) -> Given:
 
 
 def _record(
-    home: Home, build: Build, done: Done, names: tuple[Reference, ...], now: float
+    home: Home,
+    build: Build,
+    done: Done,
+    names: tuple[Reference, ...],
+    now: float,
+    more: dict[str, object],
 ) -> ImageRecord:
     store, chain = home.store, done.tree.chain
-    data = msgspec.json.encode(image_config(build.result, done.base.config, done.pasts, chain))
+    made = image_config(build.result, done.base.config, done.pasts, chain)
+    data = msgspec.json.encode(made | more)
     image_id = digest_of(data)
     with store.pinned(image_id):
         Blobs(store.layout).put(data, image_id)

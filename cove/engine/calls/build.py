@@ -44,6 +44,12 @@ class ImageBuild(msgspec.Struct, frozen=True):
     shm: int = 0
     memory: int = 0
     secrets: dict[str, bytes] = {}
+    cache_from: tuple[str, ...] = ()
+    """Ids of images that say of their layers which steps made them."""
+    cache_to: tuple[str, ...] = ()
+    """min, max: images to be made of what this build took from the cache or made."""
+    cache_inline: bool = False
+    """The result is such an image, too."""
     logins: dict[str, Login] = {}
     """By the registry's name."""
 
@@ -71,6 +77,8 @@ class BuildStep(msgspec.Struct, frozen=True, omit_defaults=True):
     image: str = ""
     """With ``done``: the image's id."""
     tags: tuple[str, ...] = ()
+    caches: dict[str, str] = {}
+    """With ``done``: ids of the images that ``cache_to`` asked for."""
 
 
 class BuildPrune(msgspec.Struct, frozen=True):
