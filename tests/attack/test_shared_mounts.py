@@ -40,8 +40,18 @@ def shared(fresh_cove: Cove) -> Iterator[Shared]:
     cove.stop_daemon()
 
 
+NAMES = ("hosts", "hostname", "resolv.conf")
+
+
 def mounts_of_daemon(cove: Cove) -> list[str]:
     return Path(f"/proc/{cove.daemon_pid()}/mountinfo").read_text().splitlines()
+
+
+def over_names(mounts: list[str]) -> list[str]:
+    """The mount points that are such files. (The daemon itself mounts a root for the next machine,
+    whenever it comes to it.)"""
+    places = [line.split()[4] for line in mounts]
+    return [place for place in places if place.rpartition("/")[2] in NAMES]
 
 
 @container_only("a guest has mounts of its own")
@@ -53,10 +63,10 @@ def test_a_mount_over_a_generated_file(
     shared("run", "-d", "--name", "mounter", *ids, "bb", "sleep", "1000")
     before = mounts_of_daemon(fresh_cove)
     assert any(" shared:" in line for line in before), "the daemon is on such a host"
-    for name in ("hosts", "hostname", "resolv.conf"):
+    for name in NAMES:
         shared("exec", "mounter", "mount", "--bind", "/etc/passwd", f"/etc/{name}")
     assert "ada" in shared("exec", "mounter", "cat", "/etc/hosts")
-    assert mounts_of_daemon(fresh_cove) == before
+    assert over_names(mounts_of_daemon(fresh_cove)) == over_names(before)
     shared("rm", "-f", "mounter")
 
 
