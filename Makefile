@@ -49,6 +49,10 @@ test-host61: $(VENV)/.tested ## the core of the tests on Debian's Linux 6.1 with
 	@$(call need,$(HOST61_PACKAGES))
 	$(VENV)/bin/python -m tests.host61
 
+test-docker-py: $(VENV)/.tested ## docker-py's own integration tests, of its repository in DOCKER_PY=DIR
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check paramiko
+	$(VENV)/bin/python -m tests.docker_py $(DOCKER_PY)
+
 check: $(VENV)/.tested ## linters, types, sizes
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,166 @@
+"""docker-py's own integration tests against cove.
+
+    git clone https://github.com/docker/docker-py DIR
+    make test-docker-py DOCKER_PY=DIR          # python -m tests.docker_py DIR [of pytest...]
+
+docker-py's archive on PyPI has no tests, so its repository is named by whoever has it; the package
+that is tested with is the one that is installed. It runs in a network namespace of its own: images
+that the tests pull come from a registry that is begun here, as a mirror of docker.io.
+
+``failing.toml`` names each test that fails, with the reason, and those that depend on who is
+faster. The run fails where one that is said to fail passes, or another one fails. With words for
+pytest behind DIR nothing is compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.driver import ROOT, Cove, busybox_tar, new_cove
+from tests.registry.registries import docker_registry
+
+FAILING = Path(__file__).with_name("failing.toml")
+SWARM = (
+    "api_config_test",
+    "api_plugin_test",
+    "api_secret_test",
+    "api_service_test",
+    "api_swarm_test",
+    "models_nodes_test",
+    "models_services_test",
+    "models_swarm_test",
+)
+"""Files whose tests are about swarms and plugins, of which cove has none."""
+IMAGES = ("busybox:latest", "alpine:latest", "alpine:3.10")
+POSTGRES = "mkdir -p /var/opt && echo postgres:x:70:70::/:/bin/sh >> /etc/passwd"
+"""Of Alpine's image: a user and a directory that the tests know."""
+PATIENCE = 120
+"""Seconds for one test."""
+
+
+def make_images(cove: Cove, registry: str, place: Path) -> None:
+    """What docker-py's tests know by name; ``hello-world`` is pulled and removed by them."""
+    tar = busybox_tar(place / "busybox.tar")
+    hello = place / "hello"
+    hello.write_text("#!/bin/sh\necho hello\n")
+    small = busybox_tar(place / "hello.tar", extra={"hello": hello})
+    cove("image", "import", str(tar), "bare")
+    cove("image", "import", str(small), "small")
+    for source, names in (
+        (f'FROM bare\nRUN {POSTGRES}\nCMD ["sh"]\n', IMAGES),
+        ('FROM small\nCMD ["/hello"]\n', ("hello-world:latest",)),
+    ):
+        cove("build", "-q", "-t", names[0], "-", stdin=source)
+        for name in names:
+            if name != names[0]:
+                cove("tag", names[0], name)
+            cove("tag", name, f"{registry}/library/{name}")
+            cove("push", "-q", f"{registry}/library/{name}")
+            cove("rmi", f"{registry}/library/{name}")
+    cove("rmi", "hello-world:latest", "small", "bare")
+
+
+@contextmanager
+def served(place: Path) -> Iterator[Cove]:
+    cove = new_cove(network="bridge")
+    with docker_registry(place / "registry") as registry:
+        told = {"insecure": [registry], "mirrors": {"docker.io": [registry]}}
+        (cove.root / "registries.json").write_text(json.dumps(told))
+        try:
+            make_images(cove, registry, place)
+            yield cove
+        except BaseException:
+            print(cove.post_mortem(), file=sys.stderr)
+            raise
+        finally:
+            cove.close()
+
+
+def run(cove: Cove, tree: Path, place: Path, words: list[str]) -> dict[str, str]:
+    """What became of each test: passed, failed or skipped."""
+    suite = place / "suite"
+    shutil.copytree(tree / "tests", suite / "tests")
+    report = place / "report.xml"
+    chosen = words or [
+        str(file.relative_to(suite))
+        for file in sorted((suite / "tests/integration").glob("*_test.py"))
+        if file.stem not in SWARM
+    ]
+    home = place / "home"
+    home.mkdir()
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("COVE_", "DOCKER_"))}
+    env |= {"DOCKER_HOST": cove("system", "docker-socket").out.strip(), "HOME": str(home)}
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider",
+         f"--timeout={PATIENCE}", "-c", "/dev/null", f"--rootdir={suite}",
+         f"--junitxml={report}", *chosen],
+        cwd=suite, env=env, check=False,
+    )  # fmt: skip
+    return dict(outcomes(report))
+
+
+def outcomes(report: Path) -> Iterator[tuple[str, str]]:
+    for case in ElementTree.parse(report).iter("testcase"):
+        names = case.get("classname", "").split(".")
+        inside = "::".join((*names[3:], case.get("name", "")))
+        kinds = {child.tag for child in case}
+        bad = bool(kinds & {"failure", "error"})
+        yield (
+            f"{names[2]}::{inside}",
+            "failed" if bad else "skipped" if kinds & {"skipped"} else "passed",
+        )
+
+
+def judge(found: dict[str, str]) -> int:
+    tables: dict[str, dict[str, str]] = tomllib.loads(FAILING.read_text())
+    known, unsteady = set(tables["failing"]), set(tables["unsteady"])
+    failed = {name for name, end in found.items() if end == "failed"}
+    wrong = [
+        f"fails, and is not in {FAILING.name}: {name}" for name in sorted(failed - known - unsteady)
+    ]
+    wrong += [
+        f"is in {FAILING.name}, but {found.get(name, 'is not there')}: {name}"
+        for name in sorted(known - failed)
+    ]
+    print("\n".join(wrong))
+    ends = list(found.values())
+    print(
+        f"{len(ends)} tests without a swarm or plugins: {ends.count('passed')} passed, "
+        f"{ends.count('failed')} failed, {ends.count('skipped')} skipped by docker-py itself"
+    )
+    return bool(wrong)
+
+
+def main() -> int:
+    if len(sys.argv) < 2 or not Path(sys.argv[1], "tests/integration").is_dir():
+        print(
+            "docker-py's archive on PyPI has no tests. Get its repository, and name it:\n"
+            "  git clone https://github.com/docker/docker-py DIR\n"
+            "  make test-docker-py DOCKER_PY=DIR",
+            file=sys.stderr,
+        )
+        return 2
+    tree, words = Path(sys.argv[1]).resolve(), sys.argv[2:]
+    if os.environ.get("COVE_DOCKER_PY") != "inside":
+        inside = os.environ | {"COVE_DOCKER_PY": "inside"}
+        again = ["unshare", "--net", sys.executable, "-m", "tests.docker_py", str(tree), *words]
+        return subprocess.run(again, env=inside, cwd=ROOT, check=False).returncode
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1\n")
+    with tempfile.TemporaryDirectory(dir="/tmp") as scratch, served(Path(scratch)) as cove:
+        found = run(cove, tree, Path(scratch), words)
+    return 0 if words else judge(found)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
