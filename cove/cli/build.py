@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cove.cli import buildcache, buildout
+from cove.cli.buildagents import agent_of
 from cove.cli.buildcontexts import Contexts, contexts_of, parse_context
 from cove.cli.buildlog import Rows, log_for
 from cove.cli.command import Command, Typed
@@ -269,6 +270,7 @@ def _params(
         ulimits=tuple(typed.values.get("ulimits", ())),
         shm=int(typed.values.get("shm", 0)),
         memory=int(typed.values.get("memory", 0)),
+        ssh=dict(agent_of(text, terminal) for text in typed.values.get("agents", ())),
         secrets=dict(_secret(text, terminal) for text in typed.values.get("secrets", ())),
     )
 
@@ -337,7 +339,7 @@ _LATER = "it comes with a later version of cove"
 REFUSED = dict.fromkeys(
     (
         "allow", "annotation", "attest", "builder",
-        "cgroup-parent", "metadata-file", "provenance", "push", "sbom", "ssh", "squash",
+        "cgroup-parent", "metadata-file", "provenance", "push", "sbom", "squash",
     ),
     (_LATER, True),
 )  # fmt: skip
@@ -384,6 +386,8 @@ BUILD = Command(
         Flag("secret", "secrets", "A file or variable for RUN --mount=type=secret", "",
              "id=NAME[,src=FILE]", repeat=True),
         Flag("shm-size", "shm", "Size of /dev/shm of each RUN", "", "SIZE", values.parse_size),
+        Flag("ssh", "agents", "An agent for RUN --mount=type=ssh: default is yours", "",
+             "default|ID[=SOCKET]", repeat=True),
         Flag("tag", "tags", "A name for the image", "t", "NAME[:TAG]", repeat=True),
         Flag("target", "target", "Build this stage, not the last one", "", "STAGE"),
         Flag("ulimit", "ulimits", "A limit of each process", "", "NAME=SOFT[:HARD]",

@@ -23,6 +23,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -308,6 +309,24 @@ static int v_carry(char **a)
 	return 1;
 }
 
+/* a question of one byte to an agent, and the first byte of what it answers: PATH NUMBER */
+static int v_agent(char **a)
+{
+	struct sockaddr_un to = { .sun_family = AF_UNIX };
+	unsigned char ask[5] = { 0, 0, 0, 1, (unsigned char)atoi(a[1]) }, said[5];
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	snprintf(to.sun_path, sizeof(to.sun_path), "%s", a[0]);
+	if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof(to))) {
+		printf("errno %d\n", errno);
+		return 0;
+	}
+	if (!all(fd, ask, sizeof(ask), put) || !all(fd, said, sizeof(said), get))
+		return 1;
+	printf("%d\n", said[4]);
+	return 0;
+}
+
 static const struct {
 	const char *name;
 	int (*run)(char **);
@@ -318,7 +337,7 @@ static const struct {
 	{ "mount", v_mount },	  { "hog", v_hog },	    { "bomb", v_bomb },
 	{ "hide", v_hide },	    { "cmdlines", v_cmdlines },
 	{ "dumpable", v_dumpable }, { "chroot-escape", v_chroot_escape },
-	{ "frames", v_frames },	  { "carry", v_carry },
+	{ "frames", v_frames },	  { "carry", v_carry },	    { "agent", v_agent },
 };
 
 int main(int argc, char **argv)

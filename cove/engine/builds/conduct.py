@@ -75,6 +75,8 @@ class Site:
     """Named contexts that are files."""
     given: Given
     secrets: dict[str, bytes]
+    agents: dict[str, int]
+    """Sockets of the caller's agents."""
     tell: Tell
     stopped: Cancel
     pins: contextlib.ExitStack
@@ -284,7 +286,7 @@ class _Doing:
         def log(data: bytes) -> None:
             site.tell("log", self.number, text=data)
 
-        with mounting.mounted(self.sources, step, site.secrets) as mounted:
+        with mounting.mounted(self.sources, step, site.secrets, site.agents) as mounted:
             layer = running.run(
                 site.home, step, self.tree, site.given, mounted, log, site.stopped, site.pins
             )

@@ -17,6 +17,7 @@ from cove.build.files.select import Place, Placed, digest_of, select
 from cove.build.graph.data import SCRATCH, RunStep, StepMount
 from cove.build.source import misfit
 from cove.engine.builds import caches
+from cove.engine.builds.agents import served
 from cove.engine.builds.gathering import Sources, tree_pack
 from cove.engine.builds.packs import Pack, check_room, nameless, write_tar
 from cove.engine.builds.trees import Tree
@@ -28,6 +29,8 @@ from cove.linux.probe import IDMAP_SINCE
 from cove.linux.pump import write_all
 from cove.oci.archive import Span
 from cove.spec.machine import Mount
+
+SOCKET = "SSH_AUTH_SOCK="
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class _Making:
     stack: contextlib.ExitStack
     caches: dict[str, str]
     """Volumes by id, which the step has for itself or with others."""
+    agents: dict[str, int]
+    """Of the caller, by their ids: descriptors of their sockets."""
     memory: str = ""
     """A directory on no disk, once there is one."""
     whispers: list[str] = field(default_factory=list)
@@ -70,7 +75,9 @@ class _Making:
 
 
 @contextlib.contextmanager
-def mounted(sources: Sources, step: RunStep, secrets: dict[str, bytes]) -> Iterator[Mounted]:
+def mounted(
+    sources: Sources, step: RunStep, secrets: dict[str, bytes], agents: dict[str, int]
+) -> Iterator[Mounted]:
     if not step.mounts and not step.files:
         yield Mounted()
         return
@@ -79,7 +86,7 @@ def mounted(sources: Sources, step: RunStep, secrets: dict[str, bytes]) -> Itera
         held = stack.enter_context(caches.taken(home, _caches(step), sources.gone))
         directory = tempfile.mkdtemp(prefix="step-", dir=home.store.layout.tmp)
         stack.callback(home.remover.remove, directory)
-        making_one = _Making(sources, secrets, step, directory, stack, held)
+        making_one = _Making(sources, secrets, step, directory, stack, held, agents)
         mounts = [one for mount in step.mounts if (one := _mount(making_one, mount)) is not None]
         for script in step.files:
             data = script.content.encode("utf-8", "surrogateescape")
@@ -116,7 +123,7 @@ def _mount(one: _Making, mount: StepMount) -> Mount | None:
         case "secret":
             return _secret(one, mount)
         case "ssh":
-            raise misfit(one.step.place, "--mount=type=ssh is not supported yet")
+            return _agent(one, mount)
         case "cache":
             return _cache(one, mount)
         case _:
@@ -199,6 +206,25 @@ def _secret(one: _Making, mount: StepMount) -> Mount | None:
         mode |= mode >> 6  # there it belongs to nobody inside, and nobody else sees it
     path = _file(one.secret(), data, mode, wish.uid or 0, wish.gid or 0)
     return _shown(one.memory, path, mount.target, _said(mount))
+
+
+def _agent(one: _Making, mount: StepMount) -> Mount | None:
+    """The first one is where programs look for it."""
+    wish = mount.mount
+    agent = one.agents.get(wish.id)
+    if agent is None:
+        if wish.required:
+            raise misfit(
+                one.step.place, f'the agent "{wish.id}" is not given',
+                hint="--ssh default" if wish.id == "default" else f"--ssh {wish.id}=SOCKET",
+            )  # fmt: skip
+        return None
+    mode = 0o600 if wish.mode is None else wish.mode
+    door = served(agent, one.fresh(), mode, wish.uid or 0, wish.gid or 0)
+    path = one.stack.enter_context(door)
+    if not any(word.startswith(SOCKET) for word in one.whispers):
+        one.whispers.append(f"{SOCKET}{mount.target}")
+    return _shown(one.directory, path, mount.target, _said(mount))
 
 
 def _cache(one: _Making, mount: StepMount) -> Mount:

@@ -18,7 +18,7 @@ from cove.build.graph.data import IMAGE, NAMED, Build, Origin
 from cove.build.graph.plan import Wanted, plan_build
 from cove.build.ignore import read_ignore
 from cove.build.result import image_config
-from cove.engine.builds import collecting, handing
+from cove.engine.builds import agents, collecting, handing
 from cove.engine.builds.conduct import Done, Images, Site, conduct
 from cove.engine.builds.packs import HEAD, nameless
 from cove.engine.builds.receiving import received
@@ -145,6 +145,7 @@ def _build(
             named=named,
             given=_given(params),
             secrets=params.secrets,
+            agents=pins.enter_context(agents.opened(params.ssh)),
             tell=tell,
             stopped=stopped,
             pins=pins,

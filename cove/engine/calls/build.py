@@ -50,6 +50,8 @@ class ImageBuild(msgspec.Struct, frozen=True):
     """min, max: images to be made of what this build took from the cache or made."""
     cache_inline: bool = False
     """The result is such an image, too."""
+    ssh: dict[str, str] = {}
+    """Agents for RUN --mount=type=ssh: an id, and the path of a socket of this host."""
     logins: dict[str, Login] = {}
     """By the registry's name."""
 

@@ -1,0 +1,159 @@
+"""``RUN --mount=type=ssh``: the caller's agent, for the time of one step.
+
+The agent's socket is opened once, when the build begins: what its path leads to later is nobody's
+concern. A step may ask it for its keys and for signatures, and for nothing else: none is added,
+removed or locked by what a Dockerfile runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import struct
+import threading
+from collections.abc import Iterator, Mapping
+
+from cove.errors import UsageError, printable
+
+LIST, SIGN, FAILURE = 11, 13, 5
+MESSAGE_MAX = 256 << 10
+AT_ONCE = 16
+HEAD = struct.Struct(">I")
+NAME = "agent"
+
+
+@contextlib.contextmanager
+def opened(paths: Mapping[str, str]) -> Iterator[dict[str, int]]:
+    """The agents of a build, by their ids, as descriptors of their sockets."""
+    with contextlib.ExitStack() as stack:
+        found = {}
+        for name, path in paths.items():
+            try:
+                fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            except OSError as error:
+                raise _bad(name, path, (error.strerror or "").lower()) from error
+            stack.callback(os.close, fd)
+            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                raise _bad(name, path, "it is no socket of an agent")
+            found[name] = fd
+        yield found
+
+
+def _bad(name: str, path: str, why: str) -> UsageError:
+    return UsageError(
+        f"cannot use agent {printable(name)}: {printable(path)}: {why}",
+        origin=f"--ssh {name}={path}",
+        hint="keys go into an agent first: ssh-add FILE",
+        exit_code=1,
+    )
+
+
+@contextlib.contextmanager
+def served(agent: int, directory: str, mode: int, uid: int, gid: int) -> Iterator[str]:
+    """The path of a socket in ``directory``, a new one, behind which the agent is."""
+    os.mkdir(directory, 0o700)
+    place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        path = f"/proc/self/fd/{place}/{NAME}"  # paths of sockets are short
+        listener.bind(path)
+        os.chown(path, uid, gid)
+        os.chmod(path, mode)
+        listener.listen(AT_ONCE)
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.close(place)
+    door = _Door(listener, agent)
+    try:
+        yield f"{directory}/{NAME}"
+    finally:
+        door.close()
+
+
+class _Door:
+    """Who connects is one more visitor of the agent."""
+
+    def __init__(self, listener: socket.socket, agent: int) -> None:
+        self._listener, self._agent = listener, agent
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._closed = False
+        self._threads: list[threading.Thread] = []
+        self._server = threading.Thread(target=self._serve, name="agent", daemon=True)
+        self._server.start()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            for sock in (self._listener, *self._open):
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+        self._server.join()
+        self._listener.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            with self._lock:
+                self._threads = [one for one in self._threads if one.is_alive()]
+                if self._closed or len(self._threads) >= AT_ONCE:
+                    sock.close()
+                    continue
+                self._open.add(sock)
+                thread = threading.Thread(target=self._one, args=(sock,), daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _one(self, sock: socket.socket) -> None:
+        agent = socket.socket(socket.AF_UNIX)
+        try:
+            with contextlib.suppress(OSError, EOFError):
+                agent.connect(f"/proc/self/fd/{self._agent}")
+                with self._lock:
+                    if self._closed:
+                        return
+                    self._open.add(agent)
+                _answer(sock, agent)
+        finally:
+            with self._lock:
+                self._open -= {sock, agent}
+                sock.close()
+                agent.close()
+
+
+def _answer(sock: socket.socket, agent: socket.socket) -> None:
+    """One question after another, each answered before the next one is read."""
+    while True:
+        asked = _message(sock)
+        if not asked or asked[0] not in (LIST, SIGN):
+            sock.sendall(HEAD.pack(1) + bytes([FAILURE]))
+            continue
+        agent.sendall(HEAD.pack(len(asked)) + asked)
+        said = _message(agent)
+        sock.sendall(HEAD.pack(len(said)) + said)
+
+
+def _message(sock: socket.socket) -> bytes:
+    length = HEAD.unpack(_exactly(sock, HEAD.size))[0]
+    if length > MESSAGE_MAX:
+        raise EOFError
+    return _exactly(sock, length)
+
+
+def _exactly(sock: socket.socket, length: int) -> bytes:
+    data = bytearray()
+    while len(data) < length:
+        piece = sock.recv(length - len(data))
+        if not piece:
+            raise EOFError
+        data += piece
+    return bytes(data)
