@@ -53,3 +53,19 @@ def test_an_import_says_where_it_came_from(client: Client, command: Command) -> 
     made = command("import", "-", "from:here", stdin=data.getvalue()).stdout.decode().strip()
     assert client.images.get(made).attrs["Comment"] == "Imported from -"
     client.images.remove("from:here")
+
+
+def test_what_is_not_there_is_told_in_dockers_words(command: Command) -> None:
+    assert b"No such object: nothing" in command("inspect", "nothing", code=1).stderr
+    said = command("kill", "nothing", code=1).stderr
+    assert b"Cannot kill container: nothing: No such container: nothing" in said
+    said = command("swarm", "leave", code=1).stderr
+    assert b"This node is not part of a swarm" in said
+
+
+def test_a_file_that_is_not_there_is_told_in_dockers_words(
+    client: Client, command: Command
+) -> None:
+    client.containers.create("bb", ["true"], name="has-none")
+    said = command("cp", "has-none:/nothing", ".", code=1).stderr
+    assert said.strip().endswith(b"Could not find the file /nothing in container has-none")

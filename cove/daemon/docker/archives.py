@@ -54,9 +54,7 @@ def _looked(ask: Ask, machine: MachineRecord, path: bytes) -> calls.PathInfo:
         return ask.engine.path_info(calls.PathAsk(machine.id, path), ask.call())
     except NotFound as error:
         shown = path.decode("utf-8", "replace")
-        raise NotFound(
-            f"Could not find the file {shown} in container {ask.name}: {error.message}"
-        ) from error
+        raise NotFound(f"Could not find the file {shown} in container {ask.name}") from error
 
 
 def look(ask: Ask) -> Answer:

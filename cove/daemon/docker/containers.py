@@ -130,7 +130,11 @@ def restart(ask: Ask) -> Answer:
 
 
 def kill(ask: Ask) -> Answer:
-    ask.engine.kill(calls.Kill(ask.machine().id, ask.text("signal") or "KILL"), CALL)
+    try:
+        machine = ask.machine()
+    except NotFound as error:
+        raise NotFound(f"Cannot kill container: {ask.name}: {error.message}") from None
+    ask.engine.kill(calls.Kill(machine.id, ask.text("signal") or "KILL"), CALL)
     return DONE
 
 

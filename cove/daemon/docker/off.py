@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cove.daemon.docker.ask import Answer, Ask
-from cove.errors import Unsupported
+from cove.daemon.docker.ask import Answer, Ask, readable
+from cove.errors import NotFound, Unsupported
 
 NO_SWARM = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect '
@@ -19,8 +19,17 @@ def swarm(ask: Ask) -> Answer:
     raise Unsupported("cannot begin or join a swarm: cove has no scheduler")
 
 
+def left(ask: Ask) -> Answer:
+    return Answer({"message": "This node is not part of a swarm"}, 503)
+
+
 def no_plugins(ask: Ask) -> Answer:
     return Answer([])
+
+
+def plugin(ask: Ask) -> Answer:
+    """``docker inspect NAME`` asks here last of all: only after a 404 it says there is no such."""
+    raise NotFound(f'plugin "{readable(ask.names["name"]).removesuffix("/json")}" not found')
 
 
 def plugins(ask: Ask) -> Answer:

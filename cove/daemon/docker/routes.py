@@ -203,10 +203,11 @@ REFUSED = (
     Route("GET", "/plugins", "off.no_plugins", "no", PLUGINS, (1, 25)),
     Route("GET", "/plugins/privileges", "off.plugins", "no", PLUGINS, (1, 25)),
     Route("POST", "/plugins/{name*}", "off.plugins", "no", PLUGINS, (1, 25)),
-    Route("GET", "/plugins/{name*}", "off.plugins", "no", PLUGINS, (1, 25)),
+    Route("GET", "/plugins/{name*}", "off.plugin", "no", PLUGINS, (1, 25)),
     Route("DELETE", "/plugins/{name*}", "off.plugins", "no", PLUGINS, (1, 25)),
     Route("POST", "/swarm/init", "off.swarm", "no", SWARM),
     Route("POST", "/swarm/join", "off.swarm", "no", SWARM),
+    Route("POST", "/swarm/leave", "off.left", "no", SWARM),
     *(
         Route(method, path, OFF, "no", SWARM)
         for kind in ("swarm", "nodes", "services", "tasks", "secrets", "configs")
