@@ -168,7 +168,10 @@ def test_the_cache_of_builds_is_pruned(client: Client, raw: Raw) -> None:
     )
     assert old == {"CachesDeleted": None, "SpaceReclaimed": 0}
     client.images.prune()
+    for words in ("keep-storage", "reserved-space", "max-used-space"):
+        kept = raw("POST", f"/build/prune?{words}={1 << 50}")
+        assert kept.status == 200 and json.loads(kept.body)["CachesDeleted"] is None
     gone = client.api.prune_builds()
     assert len(gone["CachesDeleted"]) == 1 and gone["SpaceReclaimed"] > 0
     assert raw("POST", "/build/prune?filters=%7B%22id%22%3A%5B%22x%22%5D%7D").status == 400
-    assert raw("POST", "/build/prune?keep-storage=5").status == 501
+    assert raw("POST", "/build/prune?max-used-space=-5").status == 400

@@ -140,6 +140,8 @@ COPY alias /alias
 COPY one /lib/one
 COPY --chown=ada:wheel --chmod=751 dir /owned/
 COPY --chown=7 one /seven
+COPY --chmod=640 two /deep/er/
+COPY --chown=7 --chmod=o= one /low/er
 COPY --exclude=sub --exclude=li* dir /less/
 COPY --parents dir/sub/b /parents/
 COPY <<EOF /here
@@ -150,7 +152,8 @@ EOF
     script = """
     cat /file /there/one /new/one /new/two /whole/a /whole/sub/b /whole/link /glob/a /alias; echo
     readlink /whole/link; test -h /alias && echo link; cat /usr/lib/one; echo
-    stat -c '%a %u %g %n' /file /owned/a /owned/sub /seven
+    stat -c '%a %u %g %n' /file /owned/a /owned/sub /seven /deep /deep/er/two \\
+        /low /low/er
     ls /less; find /parents | sort; cat /here
     """
     assert says(cove, "copied", script).splitlines() == [
@@ -161,6 +164,10 @@ EOF
         "751 1000 10 /owned/a",
         "751 1000 10 /owned/sub",
         "640 7 7 /seven",
+        "640 0 0 /deep",
+        "640 0 0 /deep/er/two",
+        "755 7 7 /low",
+        "640 7 7 /low/er",
         "a",
         "/parents",
         "/parents/dir",

@@ -161,7 +161,8 @@ def restyled(placed: Iterable[Placed], owner: Owner | None, chmod: str) -> list[
         entry = one.entry
         if owner is not None:
             entry = msgspec.structs.replace(entry, uid=owner.uid, gid=owner.gid)
-        if chmod and entry.kind != "link":
+        # As BuildKit: on folders that are only made on the way words like u+x have no effect.
+        if chmod and entry.kind != "link" and (not one.made or chmod.isdigit()):
             mode = changed(entry.mode, chmod, folder=entry.kind == FOLDER)
             entry = msgspec.structs.replace(entry, mode=mode)
         found.append(replace(one, entry=entry))

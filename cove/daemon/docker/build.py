@@ -308,11 +308,15 @@ def _cache_is_here(ask: Ask, asked: Asked) -> bool:
 
 
 def prune(ask: Ask) -> Answer:
-    if ask.number("keep-storage"):
-        raise Unsupported("cannot keep some of the cache by its size: until is by its age")
     until, now = ask.gathered(("until",)).get("until", ()), time.time()
     if len(until) > 1:
         raise UsageError("cannot use more than one until filter")
     older = max(0.0, now - parse_time(until[0], now)) if until else 0.0
-    gone = ask.engine.build_prune(BuildPrune(older), CALL)
+    params = BuildPrune(
+        older,
+        reserved=ask.number("reserved-space") or ask.number("keep-storage") or 0,
+        most=ask.number("max-used-space") or 0,
+        free=ask.number("min-free-space") or 0,
+    )
+    gone = ask.engine.build_prune(params, CALL)
     return Answer({"CachesDeleted": list(gone.keys) or None, "SpaceReclaimed": gone.reclaimed})

@@ -153,7 +153,7 @@ IMAGES = (
         "as the classic builder answers; no contexts from an address, no limits of CPUs, no squash",
         kind="body",
     ),
-    Route("POST", "/build/prune", "build.prune", "partial", "not by size", (1, 31)),
+    Route("POST", "/build/prune", "build.prune", "partial", "of the filters only until", (1, 31)),
     Route("POST", "/session", "off.session", "no", "cove speaks no BuildKit sessions", (1, 31)),
 )
 

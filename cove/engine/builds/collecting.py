@@ -67,6 +67,8 @@ def _mounts(home: Home) -> Iterator[CacheUsage]:
 
 def prune(home: Home, params: BuildPrune) -> BuildPruned:
     """What steps of builds made is forgotten, caches and layers that no image has go with it."""
+    if min(params.reserved, params.most, params.free) < 0:
+        raise UsageError("cannot keep less than nothing of the build cache")
     limits = Limits(params.reserved, params.most, params.free, params.older)
     with _alone:
         return _prune(home, limits, params.kinds)

@@ -86,6 +86,15 @@ class Writing:
         folder = stat.S_ISDIR(mode)
         return Place(real if folder else path, folder or target.endswith("/"), folder)
 
+    def missing(self, place: Place) -> list[Placed]:
+        """Folders that are made on the way to it, the uppermost first."""
+        path = place.path if place.folder else posixpath.dirname(place.path)
+        found: list[Placed] = []
+        while path and not place.exists and not self.look(path)[0]:
+            found.insert(0, Placed(Entry("", FOLDER, 0o755), path, made=True))
+            path = posixpath.dirname(path)
+        return found
+
     def put(self, found: Gathered, now_ns: int, gone: Gone) -> None:
         """The files, in order."""
         check_room(self.home.store.layout.roots, found.placed)
@@ -160,6 +169,8 @@ def copy(
         found = placed(parts, step, place)
         _check_target(step, place, found)
         owner = owner_of(writing, step.chown, step.place) if step.chown else None
+        if owner is not None or step.chmod:
+            found.parts.insert(0, (-1, writing.missing(place)))
         found.parts = [(fd, restyled(mine, owner, step.chmod)) for fd, mine in found.parts]
         try:
             writing.put(found, sources.clock_ns, sources.gone)
