@@ -2,7 +2,9 @@
 machines beside a pair of links made by hand. In a network namespace of its own.
 
     apt-get install iperf3
-    python -m benchmarks.networks --rounds 10
+    python -m benchmarks.networks --rounds 10 [--kernel /var/lib/cove/kernels/fast]
+
+With a guest kernel also to and from a virtual machine, beside plain QEMU (``network_vm``).
 
 For docker's own network start its daemon as ``benchmarks/peers.py`` says, without the words
 ``--bridge=none --iptables=false``.
@@ -22,15 +24,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.measure import interleave, run_command, table
+from benchmarks.network_vm import PlainGuest
 from benchmarks.peers import Peer, base_env, make_root, runtime_peers
 
 AGAIN = "COVE_BENCH_NETWORK"
 NETWORK, IMAGE = "bench", "bb"
 SECONDS = "1"
 HAND, BRIDGED = ("192.0.2.1", "192.0.2.2"), ("192.0.3.1", "192.0.3.2")
+PLAIN = {True: "192.0.3.3", False: "192.0.3.4"}
+"""Guests of plain QEMU, with and without offloads."""
 
 
 def iperf_tar(root: Path, target: Path) -> None:
@@ -112,7 +118,10 @@ class Pair:
         return ["nsenter", "-t", str(self.holders[number].pid), "-n"]
 
     def measure(self) -> float:
-        return _gigabits([*self._in(0), _iperf(), "-c", self.addresses[1]], None)
+        return self.ask(self.addresses[1])
+
+    def ask(self, address: str, *words: str) -> float:
+        return _gigabits([*self._in(0), _iperf(), "-c", address, *words], None)
 
     def close(self) -> None:
         for process in (self.server, *self.holders):
@@ -151,23 +160,69 @@ def bytes_between(cove: str, env: dict[str, str], rounds: int) -> None:
         "by hand": pair.measure,
         "by hand, over a bridge": bridged.measure,
     }
-    found: dict[str, list[float]] = {name: [] for name in contestants}
     try:
-        for _ in range(rounds):
-            for name in random.sample(list(contestants), len(contestants)):
-                found[name].append(contestants[name]())
+        found = _in_turn(contestants, rounds)
     finally:
         pair.close()
         bridged.close()
         ask("rm", "-f", "server", "client")
-    print("iperf3, one stream between two machines, Gbit/s (min, median, max)")
+    _tell("one stream between two machines", found, budget="by hand")
+
+
+def bytes_of_guest(cove: str, env: dict[str, str], rounds: int, kernel: Path, place: Path) -> None:
+    """Each way: a container or a network namespace asks, a guest serves."""
+    shutil.copytree(kernel, place / "state/kernels" / kernel.name)
+
+    def ask(*words: str) -> str:
+        done = subprocess.run([cove, *words], env=env, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    ask("run", "-d", "--vm", "--name", "guest", "--network", NETWORK, "iperf", _iperf(), "-s")
+    ask("run", "-d", "--name", "client", "--network", NETWORK, "iperf", "sleep", "100000")
+    form = f'{{{{(index .NetworkSettings.Networks "{NETWORK}").IPAddress}}}}'
+    address = ask("inspect", "-f", form, "guest")
+    bridged = Pair(bridge="bench")
+    plain = [
+        PlainGuest(place, place / "iperf", kernel, bridge="bench", address=own, iperf=_iperf(),
+                   offloads=offloads)
+        for offloads, own in PLAIN.items()
+    ]  # fmt: skip
+    ours = [cove, "exec", "client", _iperf(), "-c", address]
+    try:
+        for title, words in (("to", ()), ("from", ("-R",))):
+            found = _in_turn(
+                {
+                    "cove": partial(_gigabits, [*ours, *words], env),
+                    "plain QEMU": partial(bridged.ask, PLAIN[True], *words),
+                    "plain QEMU, no offloads": partial(bridged.ask, PLAIN[False], *words),
+                },
+                rounds,
+            )
+            _tell(f"one stream {title} a virtual machine", found)
+    finally:
+        for each in plain:
+            each.close()
+        bridged.close()
+        ask("rm", "-f", "guest", "client")
+
+
+def _in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name in random.sample(list(contestants), len(contestants)):
+            found[name].append(contestants[name]())
+    return found
+
+
+def _tell(title: str, found: dict[str, list[float]], *, budget: str = "") -> None:
+    print(f"iperf3, {title}, Gbit/s (min, median, max)")
     for name, values in found.items():
         middle = statistics.median(values)
         print(f"  {name:24} {min(values):9.2f} {middle:9.2f} {max(values):9.2f}")
-    for name in list(contestants)[1:]:
+    for name in list(found)[1:]:
         ratios = [ours / theirs for ours, theirs in zip(found["cove"], found[name], strict=True)]
-        budget = " (budget 0.95)" if name == "by hand" else ""
-        print(f"  cove is {statistics.median(ratios):.3f}x of {name}{budget}")
+        wished = " (budget 0.95)" if name == budget else ""
+        print(f"  cove is {statistics.median(ratios):.3f}x of {name}{wished}")
 
 
 def main() -> None:
@@ -176,7 +231,9 @@ def main() -> None:
         os.execvpe("unshare", ["unshare", "--net", *words], os.environ | {AGAIN: "1"})
     parser = argparse.ArgumentParser(prog="python -m benchmarks.networks")
     parser.add_argument("--rounds", type=int, default=10)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--kernel", type=Path, help="a guest kernel's directory")
+    asked = parser.parse_args()
+    rounds = asked.rounds
     _ip("link", "set", "lo", "up")
     cove = str(Path(sys.executable).with_name("cove"))
     with tempfile.TemporaryDirectory(prefix="cove-bench-", dir="/tmp") as scratch:
@@ -193,6 +250,8 @@ def main() -> None:
         try:
             starts(cove, env, place, root, rounds)
             bytes_between(cove, env, rounds)
+            if asked.kernel:
+                bytes_of_guest(cove, env, rounds, asked.kernel, place)
         finally:
             pid = int((place / "state/run/daemon.pid").read_text())
             fd = os.pidfd_open(pid)

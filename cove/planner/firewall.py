@@ -117,6 +117,7 @@ def _members(port: Port) -> dict[str, tuple[str, ...]]:
     """By set, what lets its machine speak. Payloads that nf_tables has no name for are numbers."""
     link, six = f'"{port.link}"', port.addresses6
     return {
+        "owners": (f"{link} . {port.mac} . {port.address}",),
         "senders": (f"{link} . {port.mac}",),
         "addresses": (f"{link} . {port.address}",),
         "addresses6": tuple(f"{link} . {address}" for address in six),
@@ -170,6 +171,7 @@ TARGET, OPTION, OPTION_MAC = "@th,64,128", "@th,192,16", "@th,208,48"
 and length of the first option, and the MAC address in it."""
 
 PORT_SETS = {
+    "owners": "ifname . ether_addr . ipv4_addr",
     "senders": "ifname . ether_addr",
     "addresses": "ifname . ipv4_addr",
     "addresses6": "ifname . ipv6_addr",
@@ -230,6 +232,9 @@ def _bridge_table(
     question or answer has one form, so that there is nothing behind what was looked at. The first
     fragment of a packet has all that was asked for, or others would put together what nobody saw.
     Who forwards may send what is from elsewhere: not from its neighbours, nor about its link.
+    What is most often sent comes first, by one look-up that holds what the others hold apart: a
+    packet of IPv4 from its own MAC and address to anybody but the name server. (What carries a
+    VLAN's tag is none by ``ether type``, though ``meta protocol`` would say so.)
     """
     held = [_members(port) for port in ports]
     owned = "".join(
@@ -253,6 +258,7 @@ def _bridge_table(
  chain guard {{
   type filter hook prerouting priority -300; policy accept;
   iifname != "{prefix}e*" accept
+  ether type ip iifname . ether saddr . ip saddr @owners ip daddr != @resolvers accept
   iifname . ether saddr != @senders drop
   ether type arp iifname . arp saddr ether != @senders drop
   ether type arp iifname . arp saddr ip != @addresses drop

@@ -39,7 +39,7 @@ def sets(table: str) -> str:
 
 def whole(table: str, prefix: str) -> str:
     """The rules anew, the counts kept. They come behind the rules that refuse: what those drop has
-    no entry.
+    no entry. What belongs to a flow that is counted already is let go by its state alone.
     """
     made = f"add table inet {table}\n" + sets(table)
     for hook in HOOKS:
@@ -50,7 +50,7 @@ def whole(table: str, prefix: str) -> str:
         )
         for name, _, key in SETS:
             made += (
-                f'add rule inet {table} {hook} iifname "{prefix}b*" ct state new '
+                f'add rule inet {table} {hook} ct state new iifname "{prefix}b*" '
                 f"add @{name} {{ {key} saddr ct count over {MOST} }} drop\n"
             )
     return made

@@ -41,6 +41,7 @@ def forged(mac: str, own: str, gateway: str, victim_mac: str, victim: str) -> li
     """From a machine with these addresses; an honest one is last."""
     four, six = 0x800, 0x86DD
     vlan = struct.pack("!HH", 5, four) + udp("203.0.113.9", victim, 4000, b"SPOOF vlan")
+    tagged = struct.pack("!HH", 5, four) + udp(own, victim, 4000, b"SPOOF tagged")
     return [
         ethernet(victim_mac, mac, four, udp("203.0.113.9", victim, 4000, b"SPOOF address")),
         ethernet(victim_mac, mac, four, udp(gateway, victim, 4000, b"SPOOF gateway")),
@@ -51,6 +52,7 @@ def forged(mac: str, own: str, gateway: str, victim_mac: str, victim: str) -> li
         ethernet(victim_mac, mac, six, b"\x60" + bytes(5) + b"\x3a\xff" + bytes(32) + b"SPOOF six"),
         ethernet(victim_mac, mac, 0x88CC, b"SPOOF lldp"),
         ethernet(victim_mac, mac, 0x8100, vlan),
+        ethernet(victim_mac, mac, 0x8100, tagged),
         ethernet(victim_mac, mac, four, udp(own, victim, 4000, b"HONEST")),
     ]
 

@@ -28,11 +28,15 @@ def places(cove: Cove) -> set[tuple[str, str]]:
     return {(m["IPv4Address"].partition("/")[0], m["MacAddress"]) for m in members}
 
 
+RULED = 3
+"""Sets that a place without IPv6 is in: its link with MAC address, with IP address, with both."""
+
+
 def agrees(cove: Cove) -> bool:
     """Kernel and records: a port and its rules for each place, and no others."""
     told, shown = places(cove), rules()
     ports = {name for name in links() if name[:2] == "cv" and name[7] == "e"}
-    guarded = {name for name in ports if shown.count(f'"{name}" . ') == 2}
+    guarded = {name for name in ports if shown.count(f'"{name}" . ') == RULED}
     return (
         len(ports) == len(told)
         and ports == guarded
