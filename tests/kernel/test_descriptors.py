@@ -26,9 +26,11 @@ def cove(bb_tar: Path) -> Iterator[Cove]:
     """Its daemon is started by a command that may have 64 open files, and could have more."""
     made = new_cove()
     words = ["sh", "-c", 'ulimit -Sn 64; exec "$@"', "sh", str(front_path()), "image", "import"]
-    subprocess.run([*words, str(bb_tar), "bb"], env=made.env, check=True, capture_output=True)
-    yield made
-    made.close()
+    try:
+        subprocess.run([*words, str(bb_tar), "bb"], env=made.env, check=True, capture_output=True)
+        yield made
+    finally:
+        made.close()
     check_nothing_left(made.root)
 
 
