@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from cove.engine import calls
 from cove.engine.builds import collecting
@@ -57,6 +57,9 @@ from cove.engine.volumes import moving, volumes
 from cove.errors import UsageError
 from cove.executor.messages import Kind
 from cove.store.records import MachineRecord
+
+if TYPE_CHECKING:
+    from cove.image.distribution import Distributed
 
 
 class Engine:
@@ -456,6 +459,11 @@ class Engine:
         self, params: lists.ManifestInspect, call: calls.Call
     ) -> lists.ManifestShown:
         return image_lists.manifest_inspect(self.home, params, call)
+
+    def image_distribution(
+        self, name: str, login: calls.Login | None, call: calls.Call
+    ) -> Distributed:
+        return image_lists.image_distribution(self.home, name, login, call)
 
     def manifest_push(
         self, params: lists.ManifestPush, call: calls.Call

@@ -13,6 +13,8 @@ import pytest
 
 from tests.api.conftest import Command, Raw
 from tests.driver import Cove
+from tests.images.tars import Tar
+from tests.registry.registries import Fake, FakeImage, digest
 
 Client = docker.DockerClient
 
@@ -151,7 +153,6 @@ def test_what_is_off_answers_as_docker_does(raw: Raw) -> None:
         ("POST", "/swarm/init"),
         ("POST", "/plugins/pull"),
         ("GET", "/images/search?term=x"),
-        ("GET", "/distribution/bb/json"),
         ("POST", "/containers/x/checkpoints"),
         ("POST", "/session"),
     ):
@@ -170,3 +171,21 @@ def test_docker_shows_what_there_is(command: Command) -> None:
     assert command("history", "-q", "bb").stdout.strip()
     missing = command("network", "inspect", "nothing", code=1)
     assert b"network nothing not found" in missing.stderr
+
+
+def test_what_a_registry_has_is_looked_at(client: Client, raw: Raw) -> None:
+    fake, image = Fake(), FakeImage([Tar().file("f", b"x").data()])
+    try:
+        name = fake.add("web:1", image)
+        found = client.images.get_registry_data(name)
+        assert found.id == digest(image.manifest)
+        assert found.attrs["Descriptor"]["size"] == len(image.manifest)
+        assert [one["os"] for one in found.attrs["Platforms"]] == ["linux"]
+        assert found.has_platform(found.attrs["Platforms"][0])
+        with pytest.raises(docker.errors.NotFound):
+            client.images.get_registry_data(f"{fake.host}/web:none")
+        assert not [path for method, path, _ in fake.requests if method not in ("GET", "HEAD")]
+    finally:
+        fake.close()
+    assert raw("GET", "/distribution/localhost:1/nothing/json").status == 500
+    assert raw("GET", "/distribution/NOT%20A%20NAME/json").status == 400

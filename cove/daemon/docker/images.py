@@ -135,6 +135,27 @@ def history(ask: Ask) -> Answer:
     )
 
 
+def distribution(ask: Ask) -> Answer:
+    """What its registry has under a name."""
+    there = ask.engine.image_distribution(
+        readable(ask.names["name"]), login_of(ask), calls.Call(cancelled=ask.cancel)
+    )
+    return Answer(
+        {
+            "Descriptor": {
+                "mediaType": there.kind,
+                "digest": there.digest,
+                "size": there.size,
+            },
+            "Platforms": [
+                {"architecture": one.architecture, "os": one.os}
+                | ({"variant": one.variant} if one.variant else {})
+                for one in there.platforms
+            ],
+        }
+    )
+
+
 # ---- names, and the end ----
 
 

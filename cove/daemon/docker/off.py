@@ -46,10 +46,6 @@ def search(ask: Ask) -> Answer:
     raise Unsupported("cannot search: cove asks no registry for what it has")
 
 
-def distribution(ask: Ask) -> Answer:
-    raise Unsupported("cannot look at an image in its registry: pull it")
-
-
 def checkpoints(ask: Ask) -> Answer:
     raise Unsupported(
         "cannot use checkpoints: CRIU cannot be relied on",

@@ -144,7 +144,9 @@ IMAGES = (
     Route("DELETE", "/images/{name*}", "images.remove"),
     Route("POST", "/commit", "images.commit", "partial", "the body's config is not read: changes"),
     Route("POST", "/auth", "images.auth"),
-    Route("GET", "/distribution/{name*}/json", "off.distribution", "no", "pull it", (1, 30)),
+    Route(
+        "GET", "/distribution/{name*}/json", "images.distribution", since=(1, 30), kind="lasting"
+    ),
     Route(
         "POST",
         "/build",

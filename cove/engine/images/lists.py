@@ -23,6 +23,7 @@ from cove.oci.reference import familiar, parse_reference
 from cove.store.lists import remove_list
 
 if TYPE_CHECKING:
+    from cove.image.distribution import Distributed
     from cove.image.layers import Progress as Report
     from cove.image.lists import Asking
 
@@ -69,6 +70,14 @@ def manifest_inspect(home: Home, params: ManifestInspect, call: Call) -> Manifes
         return ManifestShown(known.name, members=tuple(one.reference for one in known.members))
     data = lists.inspect(_silent(home, params.logins, call), params.name, params.member)
     return ManifestShown(str(parse_reference(params.name)), data.decode("utf-8", "replace"))
+
+
+def image_distribution(home: Home, text: str, login: Login | None, call: Call) -> Distributed:
+    """What a registry has under a name."""
+    from cove.image.distribution import look
+
+    logins = {parse_reference(text).domain: login} if login else {}
+    return look(_silent(home, logins, call), text)
 
 
 def manifest_push(home: Home, params: ManifestPush, call: Call) -> Iterator[Progress]:
