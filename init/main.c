@@ -168,7 +168,7 @@ int main(int argc, char **argv)
 {
 	const char *slash = argc ? strrchr(argv[0], '/') : NULL, *name = slash ? slash + 1 : argc ? argv[0] : "";
 
-	if (!strcmp(name, "cove"))
+	if (!strcmp(name, "cove") || !strcmp(name, "docker")) /* a link of that name */
 		return front_main(argc, argv);
 	if (getpid() == 1 && !strcmp(name, "init"))
 		return agent_main();

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import tarfile
+from pathlib import Path
 
 import docker
 import pytest
 
 from tests.api.conftest import Command
-from tests.driver import Cove
+from tests.driver import Cove, front_path
 
 Client = docker.DockerClient
 
@@ -69,3 +71,25 @@ def test_a_file_that_is_not_there_is_told_in_dockers_words(
     client.containers.create("bb", ["true"], name="has-none")
     said = command("cp", "has-none:/nothing", ".", code=1).stderr
     assert said.strip().endswith(b"Could not find the file /nothing in container has-none")
+
+
+def test_cove_stands_in_for_dockers_command(fresh_cove: Cove, tmp_path: Path) -> None:
+    """A link of that name, with no daemon there and with one, in both of Docker's spellings."""
+    stand_in = tmp_path / "docker"
+    stand_in.symlink_to(front_path())
+
+    def asked(*words: str) -> str:
+        ran = subprocess.run(
+            [stand_in, *words], env=fresh_cove.env, capture_output=True, text=True, timeout=180
+        )
+        assert ran.returncode == 0, (words, ran)
+        return ran.stdout
+
+    fresh_cove.stop_daemon()
+    assert asked("run", "--rm", "bb", "echo", "hello") == "hello\n"
+    made = asked("container", "create", "--name", "made", "bb", "true")
+    for words in (("ps", "-aq", "--no-trunc"), ("container", "ls", "-aq", "--no-trunc")):
+        assert asked(*words) == made
+    form = ("--format", "{{.Repository}}", "bb")
+    assert asked("images", *form) == asked("image", "ls", *form) == "bb\n"
+    asked("container", "rm", "made")
