@@ -203,3 +203,22 @@ def test_who_waits_may_lose_patience() -> None:
     file = read_dockerfile(b"FROM scratch\nEXPOSE" + b" 1-65535" * 5, "Dockerfile")
     with pytest.raises(CoveError, match="more than 262144 ports"):
         plan_build(file, Wanted(HOST), lambda *_: None)
+
+
+BUILDKIT = frozenset(
+    (
+        "ConsistentInstructionCasing", "CopyIgnoredFile", "DuplicateStageName",
+        "ExposeInvalidFormat", "ExposeProtoCasing", "FromAsCasing",
+        "FromPlatformFlagConstDisallowed", "InvalidBaseImagePlatform",
+        "InvalidDefaultArgInFrom", "InvalidDefinitionDescription", "JSONArgsRecommended",
+        "LegacyKeyValueFormat", "MaintainerDeprecated", "MultipleInstructionsDisallowed",
+        "NoEmptyContinuation", "RedundantTargetPlatform", "ReservedStageName",
+        "SecretsUsedInArgOrEnv", "StageNameCasing", "UndefinedArgInFrom", "UndefinedVar",
+        "WorkdirRelativePath",
+    )
+)  # fmt: skip
+"""The rules of its check, in August 2026."""
+
+
+def test_every_rule_of_buildkit_is_known() -> None:
+    assert set(RULES) == BUILDKIT
