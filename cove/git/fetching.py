@@ -60,6 +60,8 @@ def fetch_git(
     """
     if not repository.remote.lower().startswith(("https://", "http://", "git://")):
         raise GitTrouble("repositories over ssh are not supported: write https://")
+    if any(ord(char) < 33 or ord(char) == 127 for char in repository.remote):
+        raise GitTrouble("it is no address")
     if os.geteuid() != 0:
         raise Unsupported("cannot run git behind walls: that needs root", exit_code=1)
     if shutil.which("git") is None:
