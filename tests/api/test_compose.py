@@ -45,8 +45,8 @@ services:
       - sh
       - -c
       - |
-        until wget -q -O - http://web/; do sleep 0.1; done
-        until nc sql 5432; do sleep 0.1; done
+        until wget -q -O - http://web/ 2>/dev/null; do sleep 0.1; done
+        until nc sql 5432 2>/dev/null; do sleep 0.1; done
         exec sleep 1000
     networks: [back]
     depends_on: [db, web]
