@@ -171,7 +171,7 @@ def test_a_warm_machine_is_as_a_cold_one(engine: Engine, sent: list[bool]) -> No
     ("change", "script", "out"),
     [
         ({"hostname": "named"}, "hostname; cat /etc/hostname", "named named"),
-        ({"extra_hosts": ("db:1.2.3.4",)}, "grep db /etc/hosts", "1.2.3.4 db"),
+        ({"extra_hosts": ("db:1.2.3.4",)}, "grep -w db /etc/hosts", "1.2.3.4 db"),
         ({"limits": LIMITS}, "cat /proc/self/oom_score_adj", "300"),
         ({"security": Security(cap_add=("SYS_TIME",))}, GRANTED, "CapBnd: 00000000820425fb"),
         ({"security": Security(read_only=True)}, "touch /x 2>/dev/null || echo ro", "ro"),
