@@ -76,6 +76,7 @@ def compose(cove: Cove, tmp_path: Path) -> Compose:
         "COMPOSE_PROJECT_NAME": "three",
         "COMPOSE_INTERACTIVE_NO_CLI": "1",
         "COMPOSE_HTTP_TIMEOUT": "120",
+        "COLUMNS": "200",
     }
 
     def run(*words: str, code: int = 0) -> str:
