@@ -11,13 +11,12 @@ from cove.cli.command import Command, Typed
 from cove.cli.terminal import Terminal
 from cove.cli.units import human_size
 from cove.client.api import Client
-from cove.engine.calls.build import BuildPrune
+from cove.engine.calls.build import MOUNT, REGULAR, BuildPrune
 from cove.errors import UsageError
 from cove.spec import values
 from cove.spec.flags import Flag
 
-KINDS = ("regular", "exec.cachemount")
-"""As BuildKit calls them: what steps made, and cache mounts."""
+KINDS = (REGULAR, MOUNT)
 
 
 def prune(typed: Typed, terminal: Terminal, client: Client) -> int:

@@ -107,6 +107,8 @@ class Home:
     """Clones that wait."""
     places: Places = field(init=False)
     """Who has which address."""
+    collector: Worker = field(default_factory=partial(Worker, "build cache"))
+    """Who holds the build cache to its limits: it looks at whole trees, and nobody waits for it."""
     probers: Crew = field(default_factory=partial(Crew, "health checks", PROBERS))
     """Who begins probes of health checks."""
     probe: Probing = field(init=False)

@@ -82,10 +82,7 @@ def open_home(
     stack.callback(home.logs.close)
     home.disks, home.templates = Disks(), Templates()
     _open_networks(stack, home)
-    worker.start()
-    stack.callback(worker.close)
-    reactor.start()
-    stack.callback(reactor.close)
+    _start_threads(stack, home)
     _open_guests(stack, home)
     reactor.watch(groups.events_fd, home, partial(ending.limits_hit, home))
     refusals.listen(home)
@@ -93,6 +90,15 @@ def open_home(
     home.storage.start()
     stack.callback(home.storage.close)
     return home
+
+
+def _start_threads(stack: contextlib.ExitStack, home: Home) -> None:
+    home.worker.start()
+    stack.callback(home.worker.close)
+    home.collector.start()
+    stack.callback(home.collector.close)
+    home.reactor.start()
+    stack.callback(home.reactor.close)
 
 
 def _open_networks(stack: contextlib.ExitStack, home: Home) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cove.build.keeping import Kept, Limits, doomed
 from cove.cli.disk import size_text
+from cove.engine.builds import collecting
 from cove.engine.builds.caches import volume_of
+from cove.engine.reactor import Worker
 from cove.linux.disk import tree_usage
 from tests.build.test_builds import wait_for_line
 from tests.driver import Cove, wait_until
@@ -50,6 +54,26 @@ def test_what_a_build_holds_counts_and_stays() -> None:
 def test_of_one_build_the_last_step_goes_first() -> None:
     steps = [Kept(str(n), 1, 5, n) for n in range(3)]
     assert [one.name for one in doomed(steps, Limits(most=1), now=9, free=0)] == ["2", "1"]
+
+
+def test_machines_do_not_wait_for_it(tmp_path: Path) -> None:
+    """Who puts them away, and strikes those that do not stop, is another thread."""
+    (tmp_path / "builder.json").write_text('{"gc": {"enabled": false}}')
+    layout = SimpleNamespace(builder=str(tmp_path / "builder.json"))
+    worker, collector, done = Worker("worker"), Worker("build cache"), threading.Event()
+    home: Any = SimpleNamespace(
+        closing=False, store=SimpleNamespace(layout=layout), worker=worker, collector=collector
+    )
+    worker.start()
+    collector.start()
+    try:
+        with collecting._alone:  # a long one
+            collecting.after_build(home)
+            worker.do(done.set)
+            assert done.wait(120)
+    finally:
+        collector.close()
+        worker.close()
 
 
 # ---- on the real disk ----

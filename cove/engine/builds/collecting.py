@@ -15,7 +15,7 @@ import msgspec
 
 from cove.build.keeping import Kept, Limits, doomed
 from cove.engine.builds import caches
-from cove.engine.calls.build import BuildPrune, BuildPruned
+from cove.engine.calls.build import MOUNT, BuildPrune, BuildPruned
 from cove.engine.calls.disk import CacheUsage
 from cove.engine.home import Home
 from cove.engine.system.layers import layer_sizes
@@ -24,8 +24,6 @@ from cove.linux.disk import Space, free_space, trees_usage
 from cove.spec.values import parse_size
 from cove.store.records import CacheRecord
 
-REGULAR, MOUNT = "regular", "exec.cachemount"
-"""As BuildKit calls them."""
 EVERY = 3600.0
 """Seconds between two looks without a build."""
 
@@ -138,7 +136,9 @@ def watch(home: Home) -> None:
 
 
 def after_build(home: Home) -> None:
-    """In another thread: nobody waits for it."""
+    """In a thread of its own: what puts machines away and strikes those that do not stop is another
+    one, because a cache may take long to measure.
+    """
 
     def look() -> None:
         if home.closing:
@@ -147,7 +147,7 @@ def after_build(home: Home) -> None:
             if (limits := settings(home)) is not None:
                 _prune(home, limits, ())
 
-    home.worker.do(look)
+    home.collector.do(look)
 
 
 def settings(home: Home) -> Limits | None:

@@ -7,6 +7,9 @@ import msgspec
 from cove.engine.calls.images import Login
 from cove.spec.machine import Ulimit
 
+REGULAR, MOUNT = "regular", "exec.cachemount"
+"""Kinds of what the cache has, as BuildKit calls them: what steps made, and cache mounts."""
+
 
 class BuildAsked(msgspec.Struct, frozen=True):
     """``Call.body`` begins with an ``ImageBuild``, as msgpack behind its length in four bytes,
@@ -97,7 +100,7 @@ class BuildPrune(msgspec.Struct, frozen=True):
     free: int = 0
     """What shall be free on the disk."""
     kinds: tuple[str, ...] = ()
-    """Only these: regular, exec.cachemount."""
+    """Only these: ``REGULAR``, ``MOUNT``."""
 
 
 class BuildPruned(msgspec.Struct, frozen=True):

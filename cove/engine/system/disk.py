@@ -23,7 +23,7 @@ from cove.engine.calls import (
     SystemPrune,
     SystemPruned,
 )
-from cove.engine.calls.build import BuildPrune
+from cove.engine.calls.build import MOUNT, BuildPrune
 from cove.engine.calls.disk import SnapshotUsage
 from cove.engine.calls.networks import NetworkPrune
 from cove.engine.calls.volumes import VolumePrune, VolumesPruned
@@ -75,7 +75,7 @@ def disk_usage(home: Home) -> DiskUsage:
     partial = partial_usage(home.store)
     cached = collecting.usage(home, sizes, users.keys())
     cache = sum(one.size for one in cached if not one.shared)
-    mounts = sum(one.size for one in cached if one.kind == collecting.MOUNT)
+    mounts = sum(one.size for one in cached if one.kind == MOUNT)
     machines = [
         MachineUsage(as_seen(record), written(home, record))
         for record in reversed(home.store.machines())
