@@ -19,8 +19,8 @@ from cove.engine import calls
 from cove.engine.calls.build import ImageBuild
 from cove.errors import CoveError, NoSuchImage, UsageError, printable
 from cove.linux.patience import Patience
-from cove.oci.config import ImageConfig, config_from_json
-from cove.oci.manifest import Platform, host_platform_of, matches, parse_platform
+from cove.oci.config import ImageConfig
+from cove.oci.manifest import Platform, host_platform_of, parse_platform
 from cove.oci.reference import parse_reference
 from cove.spec import flags as of_flags
 from cove.spec import grants, values
@@ -29,7 +29,7 @@ from cove.spec.flags import Flag
 if TYPE_CHECKING:  # 30 ms to import, for one command
     from cove.build.graph.data import Origin
     from cove.build.graph.plan import Wanted
-    from cove.client.building import Context
+    from cove.client.building import Context, Writer
 
 SECRET_MAX = 500 << 10
 """As BuildKit has it."""
@@ -147,14 +147,11 @@ class _Finder:
         return found
 
     def _here(self, name: str, platform: Platform) -> tuple[str, ImageConfig] | None:
+        from cove.client.building import fitting
+
         known = name if name.startswith("sha256:") else parse_reference(name).familiar()
         record = self.client.image(calls.ImageInspect(known)).record
-        config = config_from_json(record.config)
-        has = Platform(config.architecture, config.os or "linux", config.variant)
-        # One that says nothing of itself, or of another CPU than asked for but made here, is taken.
-        if config.architecture and self.typed.text("platform") and not matches(platform, has):
-            return None
-        return record.id, config
+        return fitting(record, platform, asked=bool(self.typed.text("platform")))
 
 
 # ---- the build ----
@@ -164,7 +161,6 @@ def _build(
     typed: Typed, terminal: Terminal, client: Client, context: Context, finder: _Finder
 ) -> int:
     from cove.client import building
-    from cove.client.packing import packed
 
     named = finder.named
     wanted = _wanted(typed, terminal, context, named)
@@ -177,10 +173,28 @@ def _build(
         *named.writers(planned.build, kinds, terminal.cancelled),
         context.writer(planned.build.context_paths, terminal.cancelled),
     ]
+    with buildcache.made(client) as caches:
+        image, tags = _followed(typed, terminal, client, params, writers, caches)
+        sockets = (*context.sockets, *named.sockets)
+        code = _end(typed, terminal, client, sockets, image, tags)
+        buildcache.hand_out(typed, terminal, client, caches)
+    return code
+
+
+def _followed(
+    typed: Typed,
+    terminal: Terminal,
+    client: Client,
+    params: ImageBuild,
+    writers: list[Writer | None],
+    caches: dict[str, str],
+) -> tuple[str, tuple[str, ...]]:
+    """The image's id, empty if there is none, and its names; those of caches go into ``caches``."""
+    from cove.client.packing import packed
+
     log = log_for(terminal, typed.text("progress", "auto"), quiet=typed.on("quiet"))
     image = ""
     tags: tuple[str, ...] = ()
-    caches: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         known = stack.enter_context(buildcache.caches_of(typed, terminal, client))
         params = buildcache.asked(params, typed, known)
@@ -189,19 +203,17 @@ def _build(
             stack.enter_context(log.ticking())
         try:
             for step in client.image_build(calls.Call(body=body, cancelled=terminal.cancelled)):
-                log.show(step)
                 if step.event == "done":
-                    image, tags, caches = step.image, step.tags, step.caches
+                    image, tags = step.image, step.tags
+                    caches.update(step.caches)
+                log.show(step)
         except CoveError as error:
             log.finish(well=False)
             if "ended in the middle" in error.message:
                 finish()  # why the context is not whole
             raise
     log.finish(well=True)
-    sockets = (*context.sockets, *named.sockets)
-    code = _end(typed, terminal, client, sockets, image, tags)
-    buildcache.hand_out(typed, terminal, client, caches)
-    return code
+    return image, tags
 
 
 def _end(
@@ -354,8 +366,8 @@ BUILD = Command(
         Flag("build-arg", "arguments", "A value for an ARG; a name alone takes your own variable's",
              "", "NAME[=VALUE]", repeat=True),
         Flag("build-context", "contexts", "What a name in FROM or --from means: a directory, "
-             "docker-image://IMAGE, oci-layout://DIR", "", "NAME=PATH", parse_context,
-             repeat=True),
+             "docker-image://IMAGE, oci-layout://DIR, the URL of an archive or of a git "
+             "repository", "", "NAME=PATH", parse_context, repeat=True),
         Flag("cache-from", "cache_from", "Steps made elsewhere: type=registry,ref=NAME or "
              "type=local,src=DIR", "", "CACHE", buildcache.parse_source, repeat=True),
         Flag("cache-to", "cache_to", "Bring what steps made there, too: type=registry,ref=NAME, "

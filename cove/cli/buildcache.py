@@ -106,27 +106,35 @@ def _load(cache: Cache, terminal: Terminal, client: Client) -> list[str]:
 # ---- bringing it away ----
 
 
-def hand_out(typed: Typed, terminal: Terminal, client: Client, caches: dict[str, str]) -> None:
-    """``caches``: ids of the images by mode, which are not needed afterwards."""
+@contextlib.contextmanager
+def made(client: Client) -> Iterator[dict[str, str]]:
+    """Ids of the images by mode, for whoever learns them: they are not needed afterwards, whatever
+    came of the build.
+    """
+    caches: dict[str, str] = {}
     try:
-        for cache in typed.values.get("cache_to", ()):
-            if cache.kind == "inline":
-                continue
-            image = caches.get(cache.mode, "")
-            if not image:
-                terminal.error(f"no step made anything for cache {printable(cache.typed)}\n")
-                continue
-            try:
-                _hand_out(cache, image, terminal, client)
-            except CoveError as error:
-                if not cache.ignore_error:
-                    error.origin = f"--cache-to {cache.typed}"
-                    error.exit_code = 1
-                    raise
-                terminal.error(f"{printable(error.message)}; going on\n")
+        yield caches
     finally:
         for image in dict.fromkeys(caches.values()):
             forget(client, image)
+
+
+def hand_out(typed: Typed, terminal: Terminal, client: Client, caches: dict[str, str]) -> None:
+    for cache in typed.values.get("cache_to", ()):
+        if cache.kind == "inline":
+            continue
+        image = caches.get(cache.mode, "")
+        if not image:
+            terminal.error(f"no step made anything for cache {printable(cache.typed)}\n")
+            continue
+        try:
+            _hand_out(cache, image, terminal, client)
+        except CoveError as error:
+            if not cache.ignore_error:
+                error.origin = f"--cache-to {cache.typed}"
+                error.exit_code = 1
+                raise
+            terminal.error(f"{printable(error.message)}; going on\n")
 
 
 def _hand_out(cache: Cache, image: str, terminal: Terminal, client: Client) -> None:

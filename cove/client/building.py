@@ -20,8 +20,9 @@ from cove.build.graph.plan import Wanted, plan_build
 from cove.build.ignore import NAME, Ignore, ignore_names, read_ignore
 from cove.client.packing import Packer
 from cove.errors import BadArchive, HostError, NotFound, UsageError, printable
-from cove.oci.config import ImageConfig
-from cove.oci.manifest import Platform
+from cove.oci.config import ImageConfig, config_from_json
+from cove.oci.manifest import Platform, matches
+from cove.store.records import ImageRecord
 
 Writer = Callable[[int], object]
 """Is given where to."""
@@ -251,6 +252,19 @@ class Planned:
     build: Build
     images: dict[str, str]
     """``NAME PLATFORM`` to id."""
+
+
+def fitting(
+    record: ImageRecord, platform: Platform, *, asked: bool
+) -> tuple[str, ImageConfig] | None:
+    """An image that is here, if it is one for the platform. One that says nothing of itself is
+    taken, and where nobody ``asked`` for a platform one that was made here for another CPU.
+    """
+    config = config_from_json(record.config)
+    has = Platform(config.architecture, config.os or "linux", config.variant)
+    if config.architecture and asked and not matches(platform, has):
+        return None
+    return record.id, config
 
 
 def plan(

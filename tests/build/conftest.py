@@ -21,6 +21,16 @@ def tidied(request: pytest.FixtureRequest) -> Iterator[None]:
     cove: Cove = request.getfixturevalue(names[0])
     before = images_of(cove)
     yield
+    tidy(cove, before)
+    layers = [name for name in os.listdir(cove.root / "roots") if name.startswith("l")]
+    assert len(layers) <= 2, "bb's and the host's"
+    assert str(cove.root) not in Path("/proc/self/mountinfo").read_text()
+
+
+def tidy(cove: Cove, before: list[str]) -> None:
+    """Take away what was built since the images ``before``. What a build leaves to the daemon may
+    last a little longer than itself.
+    """
     wait_until(lambda: not cove("ps", "-aq").out, "the end of all machines")
     made = [one for one in images_of(cove) if one not in before]
     if made:
@@ -29,9 +39,6 @@ def tidied(request: pytest.FixtureRequest) -> Iterator[None]:
     assert not cove("volume", "ls", "-q").out
     wait_until(lambda: not os.listdir(cove.root / "tmp"), "an empty tmp")
     assert "nothing was found" in cove("system", "check").out
-    layers = [name for name in os.listdir(cove.root / "roots") if name.startswith("l")]
-    assert len(layers) <= 2, "bb's and the host's"
-    assert str(cove.root) not in Path("/proc/self/mountinfo").read_text()
 
 
 def images_of(cove: Cove) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 from cove.build.handing import FIELD, Cache, field_of, parse_source, parse_target, records_of
 from cove.errors import CoveError, Unsupported
 from cove.store.records import CacheRecord
-from tests.build.conftest import images_of
+from tests.build.conftest import images_of, tidy
 from tests.conftest import open_cove
 from tests.driver import Cove
 from tests.registry.registries import docker_registry
@@ -116,10 +116,7 @@ def both(pair: tuple[Cove, Cove], tmp_path: Path) -> Iterator[tuple[Cove, Cove]]
     before = [images_of(cove) for cove in pair]
     yield pair
     for cove, had in zip(pair, before, strict=True):
-        if made := [one for one in images_of(cove) if one not in had]:
-            cove("rmi", "-f", *made)
-        cove("builder", "prune", "-af")
-        assert "nothing was found" in cove("system", "check").out
+        tidy(cove, had)
 
 
 def said(cove: Cove, place: Path, *flags: str, code: int = 0) -> str:
@@ -208,6 +205,15 @@ def test_a_cache_that_cannot_be_had_is_named(
     assert "from: --cache-to type=registry" in failed and "127.0.0.1:1" in failed
     done = said(one, tmp_path, "--cache-to", "type=registry,ref=127.0.0.1:1/c,ignore-error=true")
     assert "going on" in done and images(one) == ["bb", "out"]
+
+
+def test_no_cache_stays_where_a_build_ends_badly(both: tuple[Cove, Cove], tmp_path: Path) -> None:
+    one, _ = both
+    to = f"type=local,dest={tmp_path}/cache,mode=max"
+    failed = said(one, tmp_path, "--cache-to", to, "--iidfile", "/no/such/file", code=1)
+    assert "cannot write /no/such/file: no such file" in failed
+    assert images(one) == ["bb", "out"], "no image without a name"
+    assert not (tmp_path / "cache").exists()
 
 
 def test_nothing_but_a_cache_is_replaced(both: tuple[Cove, Cove], tmp_path: Path) -> None:

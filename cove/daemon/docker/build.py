@@ -32,8 +32,8 @@ from cove.errors import (
     UsageError,
 )
 from cove.linux.patience import Patience
-from cove.oci.config import ImageConfig, config_from_json
-from cove.oci.manifest import Platform, host_platform_of, matches, parse_platform
+from cove.oci.config import ImageConfig
+from cove.oci.manifest import Platform, host_platform_of, parse_platform
 from cove.oci.reference import parse_reference
 from cove.spec import flags, grants
 from cove.spec.machine import Ulimit
@@ -236,12 +236,7 @@ def _here(ask: Ask, asked: Asked, name: str, platform: Platform) -> tuple[str, I
         record = ask.engine.image_inspect(calls.ImageInspect(known), CALL).record
     except NoSuchImage:
         return None
-    config = config_from_json(record.config)
-    has = Platform(config.architecture, config.os or "linux", config.variant)
-    # One that says nothing of itself, or of another CPU than asked for but made here, is taken.
-    if config.architecture and asked.platform and not matches(platform, has):
-        return None
-    return record.id, config
+    return building.fitting(record, platform, asked=bool(asked.platform))
 
 
 def _pull(ask: Ask, asked: Asked, missing: _Missing) -> Iterator[bytes]:
