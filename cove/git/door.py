@@ -14,8 +14,9 @@ import threading
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
+from cove.errors import CoveError, HostError, Unsupported
 from cove.oci.proxies import proxy_for
 
 CONNECT = 15.0
@@ -96,13 +97,19 @@ class Door:
     def _led(self, host: str, port: int) -> socket.socket | None:
         scheme = "http" if port == 80 else "https"
         shown = f"[{host}]" if ":" in host else host
-        proxy = proxy_for(f"{scheme}://{shown}:{port}/", self._env)
         reason = self._check(host)
         if reason:
             self.refused = f"it leads to {host}, {reason}"
             return None
-        if proxy:
-            return _through(proxy, f"{shown}:{port}")
+        try:
+            proxy = proxy_for(f"{scheme}://{shown}:{port}/", self._env)
+            if proxy:
+                sock = _through(proxy, f"{shown}:{port}", f"{scheme.upper()}_PROXY")
+                self.refused = ""
+                return sock
+        except CoveError as error:
+            self.refused = error.message
+            return None
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError:
@@ -151,12 +158,26 @@ def _asked(sock: socket.socket) -> tuple[str, int]:
         host = socket.inet_ntop(family, _exactly(sock, length))
     else:
         raise ValueError("no such kind of address")
-    return host, int(struct.unpack(">H", _exactly(sock, 2))[0])
+    port = int(struct.unpack(">H", _exactly(sock, 2))[0])
+    if not host.isprintable() or " " in host:  # a proxy is told of it in a line
+        raise ValueError("no host is called so")
+    return host, port
 
 
-def _through(proxy: str, place: str) -> socket.socket:
-    """By the proxy's CONNECT, whatever the port."""
+def _through(proxy: str, place: str, name: str) -> socket.socket:
+    """By the proxy's CONNECT, whatever the port. ``name``: of the variable that says so."""
     parts = urlsplit(proxy)
+    if parts.scheme != "http":
+        # To speak plainly with one that wants TLS would show everybody the login.
+        raise Unsupported(f"cannot use {name}: git is led through http:// proxies alone")
+    try:
+        return _connected(parts, place)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", "") or str(error) or "it does not answer"
+        raise HostError(f"the proxy does not lead to {place}: {reason.lower()}") from error
+
+
+def _connected(parts: SplitResult, place: str) -> socket.socket:
     sock = socket.create_connection((parts.hostname or "", parts.port or 80), CONNECT)
     try:
         login, at, _ = parts.netloc.rpartition("@")
@@ -167,9 +188,9 @@ def _through(proxy: str, place: str) -> socket.socket:
         while not head.endswith(b"\r\n\r\n"):
             head += _exactly(sock, 1)
             if len(head) > HEAD_MAX:
-                raise ValueError("its proxy says too much")
+                raise ValueError("it says too much")
         if head.split(b" ", 2)[1:2] != [b"200"]:
-            raise ValueError("its proxy refuses")
+            raise ValueError("it refuses")
     except BaseException:
         sock.close()
         raise
