@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import io
 import os
 import stat
 import tarfile
@@ -24,7 +25,7 @@ from cove.build.source import Place as Line
 from cove.client import building
 from cove.engine.builds import fetching, verb
 from cove.engine.builds.gathering import TOP
-from cove.engine.builds.packs import HEAD, PIECE, read_sent, read_tar
+from cove.engine.builds.packs import HEAD, PIECE, read_files, read_sent, read_tar
 from cove.engine.calls import Call
 from cove.engine.calls.build import BuildStep
 from cove.engine.events import Cancel
@@ -90,11 +91,39 @@ def read(data: bytes, below: str = "") -> Files:
         return read_tar(fd, "it", go_on, below=below)
 
 
+def sent_of(one: Sent) -> bytes:
+    """Its head."""
+    data = msgspec.msgpack.encode(one)
+    return HEAD.pack(len(data)) + data
+
+
 def send(*sent: Sent) -> Files:
-    words = b"".join(HEAD.pack(len(one)) + one for one in map(msgspec.msgpack.encode, sent))
+    words = b"".join(map(sent_of, sent))
     with opened(words + HEAD.pack(0)) as body, opened(b"") as out:
         os.lseek(body, 0, os.SEEK_SET)
         return read_sent(body, out, go_on)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"\0", "it ended in the middle"),
+        (HEAD.pack(9) + b"x", "it ended in the middle"),
+        (HEAD.pack(1 << 20), "it is no context, or too large"),
+        (HEAD.pack(1) + b"\xc1", "it is no context"),
+        (sent_of(Sent(b"f", "what", 0, 0)), "it has files of an unknown kind"),
+        (sent_of(Sent(b"../f", FILE, 0, 0)), "a file is called ../f"),
+        (sent_of(Sent(b"f", FILE, 0, 0, size=5)), "it ended in the middle"),
+        (
+            sent_of(Sent(b"f", FILE, 0, 0, xattrs=((b"user.a", b"v" * 17_000),))),
+            "a file has over 16 KiB of attributes",
+        ),
+    ],
+)
+def test_which_context_is_wrong_is_said(data: bytes, why: str) -> None:
+    with opened(b"") as out, pytest.raises(BadArchive) as caught:
+        read_files(io.BytesIO(data), out, go_on, "the context other")
+    assert caught.value.message == f"cannot read the context other: {why}"
 
 
 # ---- attributes ----

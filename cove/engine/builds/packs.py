@@ -95,56 +95,55 @@ def read_files(stream: BinaryIO, out: int, gone: Gone, what: str = "the build co
     """
     files = Files(what=what)
     at, left = 0, room(out)
-    while length := HEAD.unpack(_exactly(stream, HEAD.size))[0]:
+    while length := HEAD.unpack(_exactly(stream, HEAD.size, what))[0]:
         gone()
         if length > HEAD_MAX:
-            raise BadArchive("cannot read the build context: it is no context, or too large")
-        entry = _entry(_exactly(stream, length), at)
+            raise BadArchive(f"cannot read {what}: it is no context, or too large")
+        entry = _entry(_exactly(stream, length, what), at, what)
         if entry.kind == FILE:
             if at + entry.size > left:
-                raise system_error("the build context", errno.ENOSPC, "")
-            entry = msgspec.structs.replace(entry, digest=_take(stream, out, entry.size, gone))
+                raise system_error(what, errno.ENOSPC, "")
+            digest = _take(stream, out, entry.size, gone, what)
+            entry = msgspec.structs.replace(entry, digest=digest)
             at += entry.size
         files.add(entry)
     return files
 
 
-def _exactly(stream: BinaryIO, length: int) -> bytes:
+def _exactly(stream: BinaryIO, length: int, what: str) -> bytes:
     data = stream.read(length)
     if len(data) < length:
-        raise BadArchive("cannot read the build context: it ended in the middle")
+        raise BadArchive(f"cannot read {what}: it ended in the middle")
     return data
 
 
-def _entry(data: bytes, at: int) -> Entry:
+def _entry(data: bytes, at: int, what: str) -> Entry:
     try:
         sent = _sent(data)
     except NOT_JSON:
-        raise BadArchive("cannot read the build context: it is no context") from None
+        raise BadArchive(f"cannot read {what}: it is no context") from None
     if sent.kind not in KINDS or sent.size < 0:
-        raise BadArchive("cannot read the build context: it has files of an unknown kind")
+        raise BadArchive(f"cannot read {what}: it has files of an unknown kind")
     return Entry(
-        clean(text(sent.path), "the build context"),
+        clean(text(sent.path), what),
         sent.kind,
         sent.mode & 0o7777,
         mtime_ns=sent.mtime_ns,
         size=sent.size if sent.kind == FILE else 0,
         content=at if sent.kind == FILE else -1,
         link=text(sent.link),
-        xattrs=attributes_of(
-            ((text(name), text(value)) for name, value in sent.xattrs), "the build context"
-        )
+        xattrs=attributes_of(((text(name), text(value)) for name, value in sent.xattrs), what)
         if sent.kind in (FILE, FOLDER)
         else (),
     )
 
 
-def _take(stream: BinaryIO, out: int, size: int, gone: Gone) -> str:
+def _take(stream: BinaryIO, out: int, size: int, gone: Gone, what: str) -> str:
     whole = hashlib.sha256()
     while size:
         data = stream.read(min(size, PIECE))
         if not data:
-            raise BadArchive("cannot read the build context: it ended in the middle")
+            raise BadArchive(f"cannot read {what}: it ended in the middle")
         whole.update(data)
         write_all(out, data)
         size -= len(data)

@@ -24,6 +24,7 @@ from cove.engine.builds.packs import (
 )
 from cove.engine.calls.build import ImageBuild
 from cove.engine.home import Home
+from cove.errors import printable
 from cove.image.pipeline import system_error
 from cove.oci.archive import Span
 
@@ -40,7 +41,7 @@ def received(
     with open(body, "rb", buffering=PIECE, closefd=False) as stream:
         for name in names:
             fd = stack.enter_context(nameless(home.store))
-            named[name] = Pack(fd, read_files(stream, fd, gone, f"the context {name}"))
+            named[name] = Pack(fd, read_files(stream, fd, gone, f"the context {printable(name)}"))
         if params.context == "files":
             return Pack(out, read_files(stream, out, gone)), named
         with nameless(home.store) as rest:  # of a pipe, some of which was read already
