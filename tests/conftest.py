@@ -52,6 +52,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 for number in (signal.SIGQUIT, signal.SIGHUP):
     signal.signal(number, signal.SIG_DFL)
 
+# Images are made of files that the tests write: with a stricter one nobody but root could use them.
+os.umask(0o022)
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(

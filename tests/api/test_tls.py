@@ -121,6 +121,7 @@ def test_docker_py_works_with_a_certificate(
 ) -> None:
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)  # comes before what it is given
     monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")  # no proxy of the caller's is on the way
     pair = (f"{keys}/client.pem", f"{keys}/client-key.pem")
     tls = docker.tls.TLSConfig(client_cert=pair, ca_cert=f"{keys}/ca.pem", verify=True)
     client = docker.DockerClient(f"https://127.0.0.1:{PORT}", tls=tls, timeout=120)

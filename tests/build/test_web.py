@@ -51,7 +51,9 @@ def test_through_a_proxy(fresh_cove: Cove, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM bb\nADD http://files.test/d/f /f\n")
     with proxy() as (url, seen):
         cove.kill_daemon()  # the next one has this
-        cove.env |= {"HTTP_PROXY": url, "NO_PROXY": ".direct.test"}
+        said = {"http_proxy": url, "no_proxy": ".direct.test"}
+        # Small letters come first: the caller's own would.
+        cove.env |= said | {name.upper(): value for name, value in said.items()}
         cove("build", "-t", "through", str(tmp_path))
         assert seen == ["http://files.test/d/f"]
         assert says(cove, "through", "cat /f") == "proxy"
