@@ -16,6 +16,7 @@ from cove.build.graph.sources import read_git
 from cove.build.source import Place
 from cove.client.building import Context, in_archive, is_archive
 from cove.client.packing import send_archive
+from cove.client.spawn import DEFAULT_ROOT
 from cove.engine.events import Cancel
 from cove.errors import CoveError, HostError, UsageError, printable
 from cove.git.fetching import GitStopped, GitTrouble, Repository, fetch_git
@@ -23,6 +24,7 @@ from cove.linux.pump import write_all
 from cove.oci import doubt
 from cove.oci.endpoint import Endpoint
 from cove.oci.web import Answer, Patience, Trouble, Web
+from cove.store.layout import Layout
 
 TEXT_MAX = 16 << 20
 HEAD = 512
@@ -96,9 +98,8 @@ def _clone(url: str, out: int, cancelled: threading.Event, env: Mapping[str, str
     wanted = Repository(
         git.remote, git.ref, git.folder, git.keep_git_dir, git.checksum, git.submodules
     )
-    free = os.fstatvfs(out)
-    room = free.f_bavail * free.f_frsize
-    place = tempfile.gettempdir()
+    place = _place(env)
+    room = min(one.f_bavail * one.f_frsize for one in (os.fstatvfs(out), os.statvfs(place)))
     try:
         fetch_git(wanted, out, cancelled.is_set, place=place, room=room, loopback=True, env=env)
     except GitStopped:
@@ -107,6 +108,13 @@ def _clone(url: str, out: int, cancelled: threading.Event, env: Mapping[str, str
         raise HostError(
             f"cannot build {printable(url)}: {printable(str(trouble))}", origin=url, exit_code=1
         ) from trouble
+
+
+def _place(env: Mapping[str, str]) -> str:
+    """Where a clone lies: in the state directory, if it is this host's and ours, because a daemon
+    that starts sweeps that."""
+    tmp = Layout(os.path.abspath(env.get("COVE_ROOT") or DEFAULT_ROOT)).tmp
+    return tmp if not env.get("COVE_HOST") and os.access(tmp, os.W_OK) else tempfile.gettempdir()
 
 
 def _download(url: str, out: int, cancelled: threading.Event, env: Mapping[str, str]) -> None:

@@ -12,15 +12,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from cove.errors import Unsupported
 from cove.git.door import Door
 from cove.git.jail import COMMAND, FAILED
+from cove.git.settings import Address, read_address
 from cove.oci.endpoint import forbidden, is_loopback
 
 LOOK = 0.2
 SAID_MAX = 4096
+SPACE_LEFT, NAMES_LEFT = 64 << 20, 50_000
+"""Bytes and inodes of the file system that are for others."""
 
 
 class GitTrouble(Exception):
@@ -60,23 +62,28 @@ def fetch_git(
     """
     if not repository.remote.lower().startswith(("https://", "http://", "git://")):
         raise GitTrouble("repositories over ssh are not supported: write https://")
-    if any(ord(char) < 33 or ord(char) == 127 for char in repository.remote):
-        raise GitTrouble("it is no address")
+    address = read_address(repository.remote)
+    if address is None:
+        raise GitTrouble("it is no address of a repository")
     if os.geteuid() != 0:
         raise Unsupported("cannot run git behind walls: that needs root", exit_code=1)
     if shutil.which("git") is None:
         raise GitTrouble("this host has no git: install it, apt install git")
-    directory = tempfile.mkdtemp(prefix="cove-git-", dir=place)
+    around = tempfile.mkdtemp(
+        prefix="cove-git-", dir=place
+    )  # 0700: there are others who are nobody
     try:
-        os.chmod(directory, 0o700)
-        _Run(repository, out, stopped, room, loopback, env).run(directory)
+        directory = f"{around}/files"
+        os.mkdir(directory, 0o700)
+        _Run(repository, address, out, stopped, room, loopback, env).run(directory)
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(around, ignore_errors=True)
 
 
 @dataclass(slots=True)
 class _Run:
     repository: Repository
+    address: Address
     out: int
     stopped: Callable[[], bool]
     room: int
@@ -123,8 +130,7 @@ class _Run:
                 "keep": one.keep_git_dir, "checksum": one.checksum, "submodules": one.submodules,
                 "room": self.room,
             }  # fmt: skip
-            parts = urlsplit(one.remote)
-            place = (parts.hostname or "", parts.port or 9418)
+            place = (self.address.host, self.address.port)
             doors.append(Door(listeners[0], self._forbidden, self.env))
             doors.append(Door(listeners[1], self._forbidden, self.env, only=place))
             ours.send(json.dumps(wish).encode())
@@ -141,11 +147,13 @@ class _Run:
         try:
             poll = select.poll()
             poll.register(pidfd, select.POLLIN)
+            space = min(self.room, SPACE_LEFT)
+            names = min(os.statvfs(directory).f_favail // 2, NAMES_LEFT)
             while not poll.poll(LOOK * 1000):
                 if self.stopped():
                     raise GitStopped
                 free = os.statvfs(directory)
-                if free.f_bavail * free.f_frsize < min(self.room, 64 << 20):
+                if free.f_bavail * free.f_frsize < space or free.f_favail < names:
                     raise GitTrouble("no space left on device")
         finally:
             os.close(pidfd)

@@ -13,17 +13,23 @@ import fcntl
 import json
 import os
 import resource
+import selectors
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
+
+from cove.git.settings import environment, read_address, settings
 
 NOBODY = 65534
 NAMESPACES = 0x00020000 | 0x08000000 | 0x04000000 | 0x20000000 | 0x40000000
 """NEWNS, NEWIPC, NEWUTS, NEWPID, NEWNET."""
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+MS_MOVE = 8192
 MOUNT_SETATTR, AT_RECURSIVE, AT_FDCWD = 442, 0x8000, -100
 RDONLY, NOSUID = 1, 2
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
@@ -34,6 +40,10 @@ PLACE = "/mnt"
 """Where the directory is in the jail; cove itself may be below /tmp."""
 TOP = f"{PLACE}/tree"
 COMMIT = "0123456789abcdef"
+MEMORY = 3 << 30
+"""Of each process, in addresses: a repository can be a few objects that stand for 10^9 names."""
+STDOUT_MAX, STDERR_MAX = 4 << 20, 64 << 10
+DEVICES = ("null", "zero", "urandom")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -62,14 +72,19 @@ def outer(directory: str, caller_fd: str) -> int:
     signal.signal(signal.SIGTERM, end)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a daemon has blocked some
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # it goes first, not what else is in the daemon's group
     _done(_libc.unshare(NAMESPACES), "unshare")
     _mount("none", "/", "none", MS_REC | MS_PRIVATE)
     os.chown(directory, NOBODY, NOBODY)
+    inside = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+    _cover()
     attributes = struct.pack("=QQQQ", RDONLY | NOSUID, 0, 0, 0)
     size = len(attributes)
     setattr_ = _libc.syscall(MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, attributes, size)
     _done(setattr_, "mount_setattr")
-    _mount(directory, PLACE, "none", MS_BIND)
+    _mount(f"/proc/self/fd/{inside}", PLACE, "none", MS_BIND)
+    os.close(inside)
     flags = struct.pack("=QQQQ", NOSUID, RDONLY, 0, 0)
     _done(_libc.syscall(MOUNT_SETATTR, AT_FDCWD, PLACE.encode(), 0, flags, size), "mount_setattr")
     with socket.socket() as sock:
@@ -86,6 +101,16 @@ def outer(directory: str, caller_fd: str) -> int:
     return subprocess.run(words, input=wish, check=False).returncode
 
 
+def _cover() -> None:
+    """The host's sockets lie in /run, and a socket is connected to on a read-only mount, too."""
+    _mount("tmpfs", PLACE, "tmpfs", MS_NOSUID | MS_NOEXEC)
+    for name in DEVICES:
+        os.mknod(f"{PLACE}/{name}", stat.S_IFREG)
+        _mount(f"/dev/{name}", f"{PLACE}/{name}", "none", MS_BIND)
+    _mount(PLACE, "/dev", "none", MS_MOVE)
+    _mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+
+
 # ---- inside ----
 
 
@@ -100,8 +125,9 @@ def inner(ports: str) -> int:
     os.umask(0o022)
     os.chdir(PLACE)
     asked: dict[str, Any] = json.loads(wish)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (asked["room"], asked["room"]))
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, asked["room"])
+    _limit(resource.RLIMIT_AS, MEMORY)
     try:
         socks, plain = map(int, ports.split(","))
         work = Work(asked, socks, plain)
@@ -113,66 +139,72 @@ def inner(ports: str) -> int:
     return 0
 
 
+def _limit(kind: int, most: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (least, least))
+
+
 class Work:
     """One repository, from its address to an archive on descriptor 1."""
 
     def __init__(self, asked: dict[str, Any], socks: int, plain: int) -> None:
-        """``plain``: the port of a door that leads to the repository's own host alone, for git's
-        own protocol, which knows no proxies."""
-        self.remote, self.ref, self.folder = asked["remote"], asked["ref"], asked["folder"]
+        self.ref, self.folder = asked["ref"], asked["folder"]
         self.keep, self.checksum = asked["keep"], asked["checksum"]
         self.submodules = asked["submodules"]
         self.shallow: tuple[str, ...] = ("--depth=1",)
-        os.mkdir(f"{PLACE}/home")
-        os.mkdir(f"{PLACE}/tmp")
-        self.env = {
-            "PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8",
-            "HOME": f"{PLACE}/home", "TMPDIR": f"{PLACE}/tmp",
-            "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null",
-            "GIT_TERMINAL_PROMPT": "0",
-            "GIT_ASKPASS": "/bin/false", "GIT_ALLOW_PROTOCOL": "http:https:git",
-            "GIT_HTTP_LOW_SPEED_LIMIT": "1", "GIT_HTTP_LOW_SPEED_TIME": "120",
-            "GIT_TEMPLATE_DIR": "", "GIT_LFS_SKIP_SMUDGE": "1",
-        }  # fmt: skip
-        if self.remote.startswith("git://"):
-            host = self.remote.split("/", 3)[2]
-            self.env["GIT_OVERRIDE_VIRTUAL_HOST"] = host
-            self.remote = f"git://127.0.0.1:{plain}/{self.remote.split('/', 3)[3]}"
-        self.settings = {
-            "http.proxy": f"socks5h://127.0.0.1:{socks}",
-            "core.hooksPath": "/dev/null",
-            "core.fsmonitor": "false",
-            "core.symlinks": "true",
-            "core.autocrlf": "false",
-            "protocol.version": "2",
-            "transfer.fsckObjects": "true",
-            "transfer.credentialsInUrl": "allow",
-            "submodule.recurse": "false",
-            "gc.auto": "0",
-            "advice.detachedHead": "false",
-            "init.defaultBranch": "main",
-        }
+        address = read_address(asked["remote"])
+        assert address is not None, "who asked has read it"
+        self.url = address.url
+        home, tmp = f"{PLACE}/home", f"{PLACE}/tmp"
+        os.mkdir(home)
+        os.mkdir(tmp)
+        self.env = environment(address, home, tmp)
+        self.settings = settings(address, socks, plain)
 
     def git(self, *words: str, tree: bool = True) -> bytes:
         front = [x for name, value in self.settings.items() for x in ("-c", f"{name}={value}")]
         where = ["-C", TOP] if tree else []
         argv = ["git", *front, *where, *words]
-        ran = subprocess.run(argv, env=self.env, capture_output=True, check=False)
-        if ran.returncode:
-            raise Failed(_last(ran.stderr) or f"git {words[0]} ended with {ran.returncode}")
-        return ran.stdout
+        code, said, why = self._run(argv)
+        if code:
+            raise Failed(_last(why) or f"git {words[0]} ended with {code}")
+        return said
+
+    def _run(self, argv: list[str], out: int = subprocess.PIPE) -> tuple[int, bytes, bytes]:
+        """How it ends, what it says, and the last of what it complains of. A server decides how
+        much that is."""
+        with subprocess.Popen(argv, env=self.env, stdout=out, stderr=subprocess.PIPE) as child:
+            said, why = bytearray(), bytearray()
+            with selectors.DefaultSelector() as selector:
+                for file, into in ((child.stdout, said), (child.stderr, why)):
+                    if file is not None:
+                        selector.register(file, selectors.EVENT_READ, into)
+                while selector.get_map():
+                    for key, _ in selector.select():
+                        data = os.read(key.fd, 1 << 16)
+                        key.data.extend(data)
+                        if not data:
+                            selector.unregister(key.fileobj)
+                    if len(said) > STDOUT_MAX:
+                        child.kill()
+                        raise Failed("its server says too much")
+                    del why[:-STDERR_MAX]
+        return child.returncode, bytes(said), bytes(why)
 
     def fetch(self) -> None:
         self.git("init", "-q", TOP, tree=False)
-        said = self.remote.replace("\\", "\\\\").replace('"', '\\"')
+        said = self.url.replace("\\", "\\\\").replace('"', '\\"')
         with open(f"{TOP}/.git/config", "a") as file:
             file.write(f'[remote "origin"]\n\turl = "{said}"\n')
         name, commit = self._resolve()
-        whole = len(commit) in (40, 64) and not commit.strip(COMMIT)
-        if self.checksum and whole and not commit.startswith(self.checksum):
+        if self.checksum and _is_whole(commit) and not commit.startswith(self.checksum):
             raise Failed(f"{self.ref or 'HEAD'} is the commit {commit}, not {self.checksum}")
-        self._take(name, commit=not name.startswith("refs/") and name != "HEAD")
+        named = not name.startswith("refs/") and name != "HEAD"
+        self._take(name, commit=named)
         commit = self.git("rev-parse", "HEAD").decode().strip()
+        if named and not commit.startswith(name):
+            raise Failed(f"{self.ref} is the commit {commit}")
         if self.checksum and not commit.startswith(self.checksum):
             raise Failed(f"{self.ref or 'HEAD'} is the commit {commit}, not {self.checksum}")
         if self.submodules and os.path.lexists(f"{TOP}/.gitmodules"):
@@ -188,6 +220,10 @@ class Work:
             self.shallow = ()
             if commit:
                 self.git("fetch", "-q", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*")
+                try:
+                    self.git("rev-parse", "--verify", "-q", f"{name}^{{commit}}")
+                except Failed:
+                    raise Failed(f"it has no commit {name}") from None
                 self.git("checkout", "-q", "--detach", name)
                 return
             if "shallow" not in str(failed):
@@ -197,8 +233,11 @@ class Work:
 
     def _resolve(self) -> tuple[str, str]:
         """The full name of what is meant, and its commit as far as it is known: branches before
-        tags; what is no name there may be a commit."""
+        tags; what is no name there may be a commit. A whole one is that commit, whatever the
+        server has a branch of that name for."""
         ref = self.ref or "HEAD"
+        if _is_whole(ref.lower()):
+            return ref.lower(), ref.lower()
         lines = self.git("ls-remote", "origin", ref, f"{ref}^{{}}").decode("utf-8", "replace")
         known = {name: commit for commit, _, name in (x.partition("\t") for x in lines.split("\n"))}
         for name in (ref, f"refs/heads/{ref}", f"refs/tags/{ref}", f"refs/{ref}"):
@@ -213,11 +252,17 @@ class Work:
         if not f"{top}/".startswith(f"{TOP}/") or not os.path.isdir(top):
             raise Failed(f"it has no folder {self.folder}")
         left = [] if self.keep else ["--exclude=.git"]
+        with suppress(FileNotFoundError):
+            os.unlink(f"{TOP}/.git/FETCH_HEAD")
         argv = ["tar", "-C", top, *left, "--owner=0", "--group=0", "--numeric-owner",
                 "--sort=name", "--format=pax", "-cf", "-", "."]  # fmt: skip
-        ran = subprocess.run(argv, env=self.env, stderr=subprocess.PIPE, check=False)
-        if ran.returncode:
-            raise Failed(_last(ran.stderr) or "its files cannot be read")
+        code, _, why = self._run(argv, out=1)
+        if code:
+            raise Failed(_last(why) or "its files cannot be read")
+
+
+def _is_whole(commit: str) -> bool:
+    return len(commit) in (40, 64) and not commit.strip(COMMIT)
 
 
 def _last(said: bytes) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import functools
 import http.server
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,7 @@ from cove.git.door import Door
 from tests.build.conftest import Build
 from tests.build.test_attacks import nameless
 from tests.build.test_builds import id_of, says
+from tests.conftest import need
 from tests.driver import Cove, wait_until
 
 
@@ -48,6 +52,7 @@ def git(root: Path, *words: str) -> str:
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
     """Two commits, the first of which is v1; ``next`` is a branch."""
+    need("git")
     root = tmp_path / "srv" / "one.git"
     root.mkdir(parents=True)
     git(root, "init", "-q", "-b", "main")
@@ -74,6 +79,7 @@ def commit(root: Path, why: str) -> None:
 @pytest.fixture
 def served(repo: Path) -> Iterator[str]:
     """By git's own protocol."""
+    need(f"{git(repo, '--exec-path')}/git-daemon")
     with socket.create_server(("127.0.0.1", 0)) as server:
         stop = threading.Event()
 
@@ -103,12 +109,23 @@ def served(repo: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def web(root: Path) -> Iterator[str]:
-    """Files over HTTP, among them repositories as git's dumb protocol has them."""
+def web(root: Path, login: str = "", asked: Callable[[], object] = int) -> Iterator[str]:
+    """Files over HTTP, among them repositories as git's dumb protocol has them; ``asked`` is called
+    before each is given out."""
+    basic = f"Basic {base64.b64encode(login.encode()).decode()}"
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args: object) -> None:
             super().__init__(*args, directory=str(root))  # type: ignore[arg-type]
+
+        def do_GET(self) -> None:
+            if login and self.headers.get("Authorization") != basic:
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="git"')
+                self.end_headers()
+                return
+            asked()
+            super().do_GET()
 
         def log_message(self, *_: object) -> None: ...
 
@@ -137,6 +154,7 @@ def test_what_is_a_repository() -> None:
 
 def test_a_repository_is_added(build: Build, cove: Cove, repo: Path, served: str) -> None:
     head, first = git(repo, "rev-parse", "HEAD"), git(repo, "rev-parse", "HEAD~1")
+    git(repo, "update-ref", f"refs/heads/{first}", head)  # a commit is none of a branch's name
     text = f"""\
 FROM bb
 ADD {served} /head/
@@ -147,18 +165,23 @@ ADD --keep-git-dir=true --checksum={head[:12]} {served} /kept/
 """
     done = build(text, *NET, "-t", "added")
     script = "cat /head/sub/f /tag/sub/f /branch/f /commit/sub/f; ls -A /head; cat /kept/.git/HEAD;"
+    script += "grep url /kept/.git/config; ls /kept/.git | grep -cE '^(FETCH_HEAD|logs)$';"
     script += "stat -c %u:%a /head/run; readlink /head/link"
     said = says(cove, "added", script).splitlines()
     assert said[:4] == ["2", "1", "1", "1"] and said[-2:] == ["0:755", "/etc/passwd"]
-    assert said[4:-3] == ["Dockerfile", "link", "run", "sub"] and said[-3] == head
-    again = build(text.rpartition("ADD")[0], *NET)
-    assert again.err.count("CACHED") == 4 and id_of(again) != id_of(done)
+    assert said[4:-5] == ["Dockerfile", "link", "run", "sub"] and said[-5] == head
+    assert said[-4:-2] == [f'\turl = "{served}"', "0"]
+    again = build(text, *NET)
+    assert again.err.count("CACHED") == 5 and id_of(again) == id_of(done)
 
 
 @pytest.mark.parametrize(
     ("words", "why"),
     [
         ("{url}#none /x/", "it has no branch, tag or commit none"),
+        (f"{{url}}#{'0123456789' * 4} /x/", "it has no commit 0123456789"),
+        ("git://127.0.0.1:99999/x.git /x/", "it is no address of a repository"),
+        ("git://127.0.0.1 /x/", "it is no address of a repository"),
         ("{url}#v1:none /x/", "it has no folder none"),
         ("{url}#v1:link /x/", "it has no folder link"),
         ("--checksum=0123456789ab {url} /x/", "is the commit "),
@@ -206,6 +229,46 @@ def test_over_http_and_with_submodules(build: Build, cove: Cove, repo: Path) -> 
         assert "transport 'file' not allowed" in failed.err
 
 
+def test_a_login_is_for_the_server_alone(
+    build: Build, cove: Cove, repo: Path, tmp_path: Path
+) -> None:
+    secret = f"hush{os.getpid()}"
+    bare, cache, lines = repo.parent / "bare.git", tmp_path / "cache", list[str]()
+    git(repo.parent, "clone", "-q", "--bare", str(repo), str(bare))
+    git(bare, "update-server-info")
+    asked = functools.partial(_listed, lines, secret)
+    with web(repo.parent, f"me:{secret}@", asked) as url:
+        typed = url.replace("//", f"//me:{secret}%40@")
+        text = f"FROM bb\nADD --keep-git-dir=true {typed}/bare.git /x/\n"
+        to = f"--cache-to=type=local,dest={cache}"
+        done = build(text, *NET, "-t", "logged", to)
+        wrong = text.replace("me:", "you:")
+        assert "Authentication failed" in build(wrong, *NET, code=1).err
+    assert not lines
+    config = says(cove, "logged", "cat /x/sub/f /x/.git/config")
+    assert config.startswith("2\n") and f"{url}/bare.git" in config
+    history = cove("history", "--no-trunc", "logged").out
+    shown = url.replace("//", "//xxxxx:xxxxx@")
+    assert f"{shown}/bare.git" in history and f"{shown}/bare.git" in done.err
+    kept = b"".join(one.read_bytes() for one in cache.rglob("*") if one.is_file())
+    assert b"xxxxx:xxxxx@" in kept and secret.encode() not in kept
+    assert secret not in config + history + done.err
+
+
+def _listed(lines: list[str], secret: str) -> None:
+    lines += commands_with(secret)
+
+
+def commands_with(text: str) -> list[str]:
+    """Processes that have it on their command line."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if text.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
 # ---- contexts ----
 
 
@@ -250,6 +313,7 @@ def test_what_is_on_the_web_is_the_context(
 
 
 def test_a_server_that_says_nothing_holds_no_build(cove: Cove, tmp_path: Path) -> None:
+    need("git")
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(120)
         port = server.getsockname()[1]
@@ -263,6 +327,12 @@ def test_a_server_that_says_nothing_holds_no_build(cove: Cove, tmp_path: Path) -
                 data = sock.recv(1 << 16)
                 assert data, heard
                 heard += data
+            (pid,) = commands_with(f"insteadOf=git://127.0.0.1:{port}/")
+            limits = Path(f"/proc/{pid}/limits").read_text()
+            assert re.search(r"Max address space +3221225472 +3221225472 ", limits)
+            assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
+            assert sorted(os.listdir(f"/proc/{pid}/root/dev")) == ["null", "urandom", "zero"]
+            assert not os.listdir(f"/proc/{pid}/root/run")
             caller.send_signal(signal.SIGINT)
             caller.communicate()
             assert caller.returncode == 130

@@ -21,6 +21,7 @@ from cove.build.lint.warnings import Warnings
 from cove.build.source import misfit
 from cove.errors import UsageError
 from cove.oci.config import ImageConfig, healthcheck
+from cove.oci.logins import redacted
 from cove.spec.suggest import nearest
 from cove.spec.values import parse_signal
 
@@ -275,7 +276,7 @@ class Walk:
         return CopyStep(
             by.place,
             title_of(by),
-            " ".join([by.name, *words]),
+            redacted(" ".join([by.name, *words])),
             sources=sources,
             target=self.place(by.target),
             chown=by.chown,
@@ -319,7 +320,8 @@ class Walk:
 
 def title_of(by: i.Instruction) -> str:
     """One line, for progress."""
-    first, *more = by.code.split("\n", 1)
+    code = redacted(by.code) if isinstance(by, i.Add) else by.code
+    first, *more = code.split("\n", 1)
     return first if not more and len(first) <= 200 else f"{first[:200]}…"
 
 

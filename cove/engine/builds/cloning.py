@@ -7,6 +7,7 @@ from cove.build.source import Place, misfit
 from cove.engine.builds.packs import room
 from cove.engine.events import Cancel, Cancelled
 from cove.git.fetching import GitStopped, GitTrouble, Repository, fetch_git
+from cove.oci.logins import redacted
 
 
 def clone(git: Git, out: int, line: Place, stopped: Cancel, *, place: str, loopback: bool) -> None:
@@ -23,4 +24,5 @@ def clone(git: Git, out: int, line: Place, stopped: Cancel, *, place: str, loopb
         raise Cancelled("interrupted") from None
     except GitTrouble as trouble:
         hint = "allow it to the build: --network host" if "own loopback" in str(trouble) else ""
-        raise misfit(line, f"{git.remote} cannot be cloned: {trouble}", hint=hint) from trouble
+        shown = redacted(git.remote)
+        raise misfit(line, f"{shown} cannot be cloned: {trouble}", hint=hint) from trouble

@@ -301,7 +301,7 @@ class _Doing:
                 return known
         with contextlib.ExitStack() as stack:
             parts = gathering.gather(self.sources, step, stack)
-            key = self._key([digest_of(gathering.placed(parts, step).placed)])
+            key = self._key([digest_of(gathering.known_by(parts, step))])
             known = self._known(key)
             if known is not None:
                 if quick:

@@ -21,6 +21,7 @@ from cove.image.pipeline import BYTES_MAX, system_error
 from cove.linux.pump import write_all
 from cove.oci import doubt
 from cove.oci.endpoint import Endpoint
+from cove.oci.logins import redacted
 from cove.oci.web import Answer, Patience, Trouble, Web
 
 
@@ -75,18 +76,19 @@ class _Fetching:
 
     def fetch(self, out: int) -> Got:
         web, url, line = self.web, self.url, self.line
+        shown = redacted(url)
         try:
             web.check_place(url, plain=True)
             answer = web.get(url, {}, foreign=True)
             if answer.status != 200:
-                raise misfit(line, f"{url} is answered with {answer.status}")
+                raise misfit(line, f"{shown} is answered with {answer.status}")
             return _take(answer, out, line)
         except Trouble as trouble:
             hint = ""
             if trouble.kind == "forbidden" and "own loopback" in trouble.text:
                 hint = "allow it to the build: --network host"
             raise misfit(
-                line, f"{url} cannot be fetched: {trouble.text[:200]}", hint=hint
+                line, f"{shown} cannot be fetched: {trouble.text[:200]}", hint=hint
             ) from trouble
         finally:
             web.close()

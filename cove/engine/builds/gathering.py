@@ -24,7 +24,9 @@ from cove.engine.home import Home
 from cove.errors import NotFound, UsageError
 from cove.linux.pump import pump
 from cove.oci.archive import Span
+from cove.oci.logins import redacted
 
+HEAD = ".git/HEAD"
 TOP = "top"
 """What the first entry of an archive is called that comes out of a tree."""
 
@@ -144,6 +146,20 @@ def placed(parts: list[Part], step: CopyStep, place: Place = ANYWHERE) -> Gather
     return found
 
 
+def known_by(parts: list[Part], step: CopyStep) -> list[Placed]:
+    """The files that the cache knows a step by. What git wrote for itself (packs as a server made
+    them, inode numbers) is another each time: HEAD, the commit, stands for it."""
+    found: list[Placed] = []
+    for part, (_, mine) in zip(parts, placed(parts, step).parts, strict=True):
+        kept = part.source.git is not None and any(one.entry.path == HEAD for one in mine)
+        found += [one for one in mine if not (kept and _is_gits(one.entry.path))]
+    return found
+
+
+def _is_gits(path: str) -> bool:
+    return path.startswith(".git/") and path not in (HEAD, ".git/config")
+
+
 def _renamed(one: Placed, name: str, place: Place) -> Placed:
     """A file alone in its tree is called as the source was."""
     if not name or one.entry.path or one.made or not place.folder:
@@ -216,7 +232,7 @@ def _cloned(sources: Sources, step: CopyStep, source: Source, stack: contextlib.
     fd = stack.enter_context(nameless(sources.home.store))
     place = sources.home.store.layout.tmp
     clone(source.git, fd, step.place, sources.stopped, place=place, loopback=sources.loopback)
-    return Pack(fd, read_tar(fd, source.git.remote, sources.gone))
+    return Pack(fd, read_tar(fd, redacted(source.git.remote), sources.gone))
 
 
 def _archive(
@@ -236,7 +252,7 @@ def _archive(
 def _missing(step: CopyStep, source: Source) -> UsageError:
     kind, name = source.origin.kind, source.origin.name
     where = {CONTEXT: "the build context", NAMED: f"the context {name}"}.get(
-        kind, str(source.origin)
+        kind, redacted(str(source.origin))
     )
     path = f"{source.path}/{source.pattern}" if source.pattern else source.path
     of_context = kind == CONTEXT

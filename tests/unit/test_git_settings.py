@@ -1,0 +1,68 @@
+"""What git is told: addresses and logins, protocols, settings."""
+
+from __future__ import annotations
+
+import pytest
+
+from cove.git.settings import environment, read_address, settings
+from cove.oci.logins import redacted
+
+
+def test_an_address_is_read_without_its_login() -> None:
+    found = read_address("HTTPS://me:a%40b%3A@h.example:8443/x.git")
+    assert found is not None and found.login == ("me", "a@b:")
+    assert found.url == "https://h.example:8443/x.git"
+    assert (found.host, found.port, found.place) == ("h.example", 8443, "h.example:8443")
+    for text, login in (
+        ("https://token@h/x.git", ("token", "")),
+        ("https://:p@h/x.git", ("", "p")),
+        ("https://h/x@y.git", None),
+        ("git://me@[::1]/x", None),
+    ):
+        other = read_address(text)
+        assert other is not None and other.login == login, text
+    told = environment(found, "/h", "/t")
+    words = " ".join(f"{name}={value}" for name, value in settings(found, 1, 2).items())
+    assert "a@b" not in words and "a@b:" in told.values()
+    assert "credential.https://h.example:8443.helper=" in words
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "git://h:99999/x", "git://h:x/y", "git://h", "git://h/", "git:///x", "git://[h/x",
+        "https://u:p@h.helper=!touch/x.git", "https://*/x.git", "https://h /x.git",
+        "https://u%0apath=x:p@h/x.git", "https://u:p%00@h/x.git", "ftp://h/x", "h/x", "",
+    ],
+)  # fmt: skip
+def test_what_is_no_address(text: str) -> None:
+    assert read_address(text) is None
+
+
+def test_https_leads_to_https_alone() -> None:
+    for remote, allowed in (
+        ("https://h/x.git", "https"),
+        ("http://h/x.git", "http:https:git"),
+        ("git://h/x.git", "git:http:https"),
+    ):
+        address = read_address(remote)
+        assert address is not None
+        assert environment(address, "", "")["GIT_ALLOW_PROTOCOL"] == allowed
+
+
+def test_gits_own_protocol_goes_by_its_door() -> None:
+    address = read_address("git://h:1234/x.git")
+    assert address is not None and address.url == "git://h:1234/x.git"
+    assert settings(address, 1, 2)["url.git://127.0.0.1:2/.insteadOf"] == "git://h:1234/"
+    assert environment(address, "", "")["GIT_OVERRIDE_VIRTUAL_HOST"] == "h:1234"
+
+
+def test_logins_are_hidden() -> None:
+    for text, shown in (
+        ("ADD https://u:p@h/x.git#a:b /x/", "ADD https://xxxxx:xxxxx@h/x.git#a:b /x/"),
+        ("ADD https://t@h/x https://h/a@b /x", "ADD https://xxxxx@h/x https://h/a@b /x"),
+        ('ADD ["https://h","a@b"]', 'ADD ["https://h","a@b"]'),
+        ("ADD https://u:p@q@h/x /", "ADD https://xxxxx:xxxxx@h/x /"),
+        ("ADD git@h:x /", "ADD git@h:x /"),
+    ):
+        assert redacted(text) == shown
