@@ -60,7 +60,8 @@ def doomed(things: Iterable[Kept], limits: Limits, *, now: float, free: int) -> 
     for one in sorted(every, key=lambda one: (one.used, -one.created, one.name)):
         if limits and total <= keep:
             break
-        if not one.held and now - one.used >= limits.older:
+        # Without an age even what a clock that was set back has used in the future.
+        if not one.held and (not limits.older or now - one.used >= limits.older):
             found.append(one)
             total -= one.size
     return found

@@ -7,12 +7,15 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cove.build.handing import FIELD, Cache, field_of, parse_source, parse_target, records_of
+from cove.engine.builds.handing import received
 from cove.errors import CoveError, Unsupported
+from cove.store.db import Store
 from cove.store.records import CacheRecord
 from tests.build.conftest import images_of, tidy
 from tests.conftest import open_cove
@@ -88,6 +91,17 @@ def test_what_is_handed_on_is_read_again() -> None:
 def test_what_a_stranger_says_is_checked(field: object) -> None:
     with pytest.raises(CoveError, match=r"makes no sense|more than"):
         records_of({FIELD: field}, ("l1",))
+
+
+def test_a_cache_that_somebody_else_forgot_meanwhile(tmp_path: Path) -> None:
+    """Two builds had it from one place; who ended first took it away."""
+    told: list[str] = []
+    with Store.open(tmp_path / "s") as store:
+        home: Any = SimpleNamespace(store=store)
+        name = f"sha256:{KEY}"
+        found = received(home, [name], lambda _, __, text: told.append(text.decode()))
+    assert found == {} and len(told) == 1
+    assert told[0].startswith(f"cannot use cache {name}: ") and "building without it" in told[0]
 
 
 # ---- two state directories ----

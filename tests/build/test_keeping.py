@@ -51,6 +51,14 @@ def test_what_a_build_holds_counts_and_stays() -> None:
     assert doomed([held], Limits(), now=10, free=0) == []
 
 
+def test_what_was_used_in_the_future_goes_where_no_age_is_asked_for() -> None:
+    """A clock was set back."""
+    ahead = Kept("a", 10, 50, 50)
+    assert doomed([ahead], Limits(), now=10, free=0) == [ahead]
+    assert doomed([ahead], Limits(most=1), now=10, free=0) == [ahead]
+    assert doomed([ahead], Limits(older=1), now=10, free=0) == []
+
+
 def test_of_one_build_the_last_step_goes_first() -> None:
     steps = [Kept(str(n), 1, 5, n) for n in range(3)]
     assert [one.name for one in doomed(steps, Limits(most=1), now=9, free=0)] == ["2", "1"]

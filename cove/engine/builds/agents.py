@@ -13,6 +13,7 @@ import socket
 import stat
 import struct
 import threading
+import time
 from collections.abc import Iterator, Mapping
 
 from cove.errors import UsageError, printable
@@ -20,8 +21,13 @@ from cove.errors import UsageError, printable
 LIST, SIGN, FAILURE = 11, 13, 5
 MESSAGE_MAX = 256 << 10
 AT_ONCE = 16
+REACH = 5.0
+"""Seconds in which an agent has to take a visitor."""
+LOOK = 0.05
 HEAD = struct.Struct(">I")
 NAME = "agent"
+VISITOR = "agent's visitor"
+"""Of threads."""
 
 
 @contextlib.contextmanager
@@ -81,14 +87,14 @@ class _Door:
         self._listener, self._agent = listener, agent
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
-        self._closed = False
+        self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
         self._server = threading.Thread(target=self._serve, name="agent", daemon=True)
         self._server.start()
 
     def close(self) -> None:
         with self._lock:
-            self._closed = True
+            self._closed.set()
             for sock in (self._listener, *self._open):
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
@@ -105,11 +111,11 @@ class _Door:
                 return
             with self._lock:
                 self._threads = [one for one in self._threads if one.is_alive()]
-                if self._closed or len(self._threads) >= AT_ONCE:
+                if self._closed.is_set() or len(self._threads) >= AT_ONCE:
                     sock.close()
                     continue
                 self._open.add(sock)
-                thread = threading.Thread(target=self._one, args=(sock,), daemon=True)
+                thread = threading.Thread(target=self._one, args=(sock,), name=VISITOR, daemon=True)
                 self._threads.append(thread)
                 thread.start()
 
@@ -117,9 +123,9 @@ class _Door:
         agent = socket.socket(socket.AF_UNIX)
         try:
             with contextlib.suppress(OSError, EOFError):
-                agent.connect(f"/proc/self/fd/{self._agent}")
+                self._reach(agent)
                 with self._lock:
-                    if self._closed:
+                    if self._closed.is_set():
                         return
                     self._open.add(agent)
                 _answer(sock, agent)
@@ -128,6 +134,21 @@ class _Door:
                 self._open -= {sock, agent}
                 sock.close()
                 agent.close()
+
+    def _reach(self, agent: socket.socket) -> None:
+        """An agent that is stopped, with a full backlog, would hold connect(2) up without end, and
+        nobody can end that from outside.
+        """
+        agent.setblocking(False)
+        until = time.monotonic() + REACH
+        while True:
+            try:
+                agent.connect(f"/proc/self/fd/{self._agent}")
+                break
+            except BlockingIOError:
+                if self._closed.wait(LOOK) or time.monotonic() > until:
+                    raise
+        agent.setblocking(True)
 
 
 def _answer(sock: socket.socket, agent: socket.socket) -> None:

@@ -26,8 +26,8 @@ def received(
     """
     found: dict[str, CacheRecord] = {}
     for name in images:
-        record = catalog.resolve(home.store, name)
         try:
+            record = catalog.resolve(home.store, name)
             said = records_of(record.config, record.layers)
         except CoveError as error:
             text = f"cannot use cache {name}: {error.message}; building without it"
