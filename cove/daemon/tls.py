@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
+import random
 import socket
 import ssl
 import stat
 import threading
+import time
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cove.daemon.ends import linger
 from cove.engine.reactor import complain
@@ -24,7 +27,10 @@ FORM = "address=HOST:PORT,ca=FILE,cert=FILE,key=FILE"
 KEYS = ("address", "ca", "cert", "key")
 CHUNK = 64 << 10
 STRANGERS = 64
-"""Connections without a certificate so far; the oldest goes for one more."""
+"""Connections of one address without a certificate so far; for one more one of them goes, any: were
+it the oldest, who comes fast enough would let nobody end a handshake."""
+CROWD = 256
+"""Of all addresses."""
 PATIENCE = 20.0
 """Seconds that a stranger has to show one."""
 PLAIN = (
@@ -77,6 +83,9 @@ def make_context(settings: Settings) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
+    # Who comes again shows the certificate again: it may have expired since.
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_TICKET
     what = settings.key
     try:
         if os.stat(what).st_mode & stat.S_IROTH:
@@ -119,6 +128,23 @@ def open_tls(target: str) -> TlsDoor | None:
     return TlsDoor(listener, context, target)
 
 
+def home_of(address: str) -> str:
+    """Who has one IPv6 address has its /64."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    return str(found.ipv4_mapped or ipaddress.IPv6Network((found, 64), strict=False))
+
+
+def check_age(certificate: dict[str, Any] | None, now: float) -> None:
+    """Raises:
+    OSError: it is too old by now, or there is none.
+    """
+    until = ssl.cert_time_to_seconds(certificate["notAfter"]) if certificate else 0.0
+    if until < now:
+        raise ssl.SSLCertVerificationError("certificate has expired")
+
+
 class TlsDoor:
     """Serves its listener in a thread of its own, from ``open`` to ``close``."""
 
@@ -130,7 +156,8 @@ class TlsDoor:
         self._listener, self._context = listener, context
         self._loop = asyncio.new_event_loop()
         self._done = asyncio.Event()
-        self._strangers: dict[asyncio.Task[None], None] = {}
+        self._strangers: dict[asyncio.Task[None], str] = {}
+        """With where they come from."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="tls", daemon=True)
 
@@ -165,18 +192,26 @@ class TlsDoor:
     async def _accept(self) -> None:
         while True:
             try:
-                conn, _ = await self._loop.sock_accept(self._listener)
+                conn, address = await self._loop.sock_accept(self._listener)
             except OSError:  # no descriptor is left, or who came has gone
                 await asyncio.sleep(0.05)
                 continue
-            while len(self._strangers) >= STRANGERS:
-                oldest = next(iter(self._strangers))
-                del self._strangers[oldest]
-                oldest.cancel()
+            home = home_of(address[0])
+            self._make_room(home)
             task = self._loop.create_task(self._carry(conn))
-            self._strangers[task] = None
+            self._strangers[task] = home
             self._tasks.add(task)
             task.add_done_callback(self._ended)
+            await asyncio.sleep(0)  # who is there already goes on, however many come
+
+    def _make_room(self, home: str) -> None:
+        neighbours = [task for task, where in self._strangers.items() if where == home]
+        if len(neighbours) < STRANGERS:
+            neighbours = list(self._strangers) if len(self._strangers) >= CROWD else []
+        if neighbours:
+            goes = random.choice(neighbours)
+            del self._strangers[goes]
+            goes.cancel()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._strangers.pop(task, None)
@@ -237,6 +272,8 @@ class Tunnel:
         while True:
             try:
                 self._tls.do_handshake()
+                if self._tls.session_reused:  # by its number, as TLS 1.2 has it
+                    check_age(self._tls.getpeercert(), time.time())
                 return await self._flush()
             except ssl.SSLWantReadError:
                 await self._flush()

@@ -29,6 +29,7 @@ from cove.daemon.docker.ask import (
     told,
 )
 from cove.daemon.docker.attach import look
+from cove.daemon.docker.pages import refuse_pages
 from cove.daemon.docker.pending import Changes, Execs, Pending
 from cove.daemon.docker.routes import (
     NEWEST,
@@ -129,6 +130,7 @@ class Door:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         try:
+            refuse_pages(request.headers, request.transport)
             route, ask = self._asked(request)
             if route.kind == "hijack":
                 return await self._hijack(request, route, ask)
