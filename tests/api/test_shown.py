@@ -1,4 +1,6 @@
-"""What clients read of an answer is where Docker has it: found by docker-py's own tests."""
+"""What clients read of an answer is where Docker has it: found by docker-py's own tests. In the
+network of a host of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,9 @@ import pytest
 
 from tests.api.conftest import Raw
 from tests.driver import Cove
+from tests.networks.conftest import cove, host
+
+__all__ = ["cove", "host"]
 
 Client = docker.DockerClient
 
