@@ -4,13 +4,16 @@ context, what the base images are, and which files are wanted at all.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tarfile
+import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 
 from cove.build.dockerfile.file import Dockerfile, read_dockerfile
 from cove.build.files.tars import Forward, Gone, Source, Tar
@@ -20,6 +23,7 @@ from cove.build.graph.plan import Wanted, plan_build
 from cove.build.ignore import NAME, Ignore, ignore_names, read_ignore
 from cove.client.packing import Packer
 from cove.errors import BadArchive, HostError, NotFound, UsageError, printable
+from cove.linux.pump import write_all
 from cove.oci.config import ImageConfig, config_from_json
 from cove.oci.manifest import Platform, matches
 from cove.store.records import ImageRecord
@@ -178,16 +182,32 @@ def from_stdin(stdin: int, file: str, gone: Gone) -> Iterator[Context]:
         rest = _read_fd(stdin, "standard input")
         yield Context("Dockerfile", bytes(first) + rest)
         return
-    import tempfile
-
-    with tempfile.TemporaryFile() as spool:
-        spool.write(first)
+    with tempfile.TemporaryFile() as kept:
         with os.fdopen(os.dup(stdin), "rb") as source:
-            while data := source.read(1 << 20):
-                gone()
-                spool.write(data)
-        spool.flush()
-        yield in_archive(spool.fileno(), file or "Dockerfile", gone, "-")
+            pieces = chain([bytes(first)], iter(lambda: source.read(1 << 20), b""))
+            spool(pieces, kept.fileno(), "standard input", gone)
+        yield in_archive(kept.fileno(), file or "Dockerfile", gone, "-")
+
+
+def spool(pieces: Iterable[bytes], out: int, what: str, gone: Gone) -> None:
+    """Somebody else's bytes, as many as there may be and as there is room for."""
+    from cove.engine.builds.packs import room
+    from cove.image.pipeline import BYTES_MAX
+
+    what = f"cannot read {printable(what)}"
+    left, size = room(out), 0
+    for piece in pieces:
+        gone()
+        size += len(piece)
+        if size > BYTES_MAX:
+            raise UsageError(f"{what}: it has more than {BYTES_MAX >> 30} GiB", exit_code=1)
+        try:
+            if size > left:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            write_all(out, piece)
+        except OSError as error:
+            reason = (error.strerror or "").lower()
+            raise HostError(f"{what}: {tempfile.gettempdir()}: {reason}", exit_code=1) from error
 
 
 def is_archive(first: bytes) -> bool:

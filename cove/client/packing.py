@@ -31,7 +31,7 @@ from cove.build.files.entries import (
 )
 from cove.build.files.select import literal
 from cove.build.files.wanted import Wanted
-from cove.build.ignore import NAME, read_ignore
+from cove.build.ignore import NAME, SIZE_MAX, read_ignore
 from cove.engine.calls.build import ImageBuild
 from cove.errors import CoveError, HostError, Unsupported, printable
 
@@ -308,7 +308,8 @@ def send_archive(fd: int, what: str, out: int, gone: Callable[[], None]) -> None
         known = files.by_path.get(NAME)
         rules = None
         if known is not None and known.kind == FILE:
-            rules = read_ignore(os.pread(source, known.size, known.content), NAME)
+            size = min(known.size, SIZE_MAX + 1)  # which is refused
+            rules = read_ignore(os.pread(source, size, known.content), NAME)
         for path, entry in files.by_path.items():
             gone()
             if not path or (rules is not None and not rules.kept(path)):

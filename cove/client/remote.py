@@ -5,6 +5,7 @@ to where he has typed.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -14,29 +15,29 @@ from cove.build.contexts import GIT, WEB
 from cove.build.files.tars import Gone
 from cove.build.graph.sources import read_git
 from cove.build.source import Place
-from cove.client.building import Context, in_archive, is_archive
+from cove.client.building import Context, in_archive, is_archive, spool
 from cove.client.packing import send_archive
 from cove.client.spawn import DEFAULT_ROOT
 from cove.engine.events import Cancel
 from cove.errors import CoveError, HostError, UsageError, printable
 from cove.git.fetching import GitStopped, GitTrouble, Repository, fetch_git
-from cove.linux.pump import write_all
 from cove.oci import doubt
-from cove.oci.endpoint import Endpoint
+from cove.oci.endpoint import Endpoint, is_loopback
 from cove.oci.web import Answer, Patience, Trouble, Web
 from cove.store.layout import Layout
 
 TEXT_MAX = 16 << 20
 HEAD = 512
 GITHUB = "github.com/"
+LOOPBACK = "this host's own loopback"
 
 
 def full(text: str) -> str:
     """``github.com/a/b`` is a repository, as Docker has it."""
     if not text.startswith(GITHUB):
         return text
-    path, mark, fragment = text.partition("#")
-    return f"https://{path.removesuffix('.git')}.git{mark}{fragment}"
+    path = re.split(r"[?#]", text, maxsplit=1)[0]
+    return f"https://{path.removesuffix('.git')}.git{text[len(path) :]}"
 
 
 @contextmanager
@@ -84,12 +85,12 @@ def _asks(cancelled: threading.Event) -> Gone:
 def _fetched(
     url: str, kind: str, cancelled: threading.Event, env: Mapping[str, str]
 ) -> Iterator[int]:
-    with tempfile.TemporaryFile() as spool:
+    with tempfile.TemporaryFile() as file:
         if kind == GIT:
-            _clone(url, spool.fileno(), cancelled, env)
+            _clone(url, file.fileno(), cancelled, env)
         else:
-            _download(url, spool.fileno(), cancelled, env)
-        yield spool.fileno()
+            _download(url, file.fileno(), cancelled, env)
+        yield file.fileno()
 
 
 def _clone(url: str, out: int, cancelled: threading.Event, env: Mapping[str, str]) -> None:
@@ -100,13 +101,18 @@ def _clone(url: str, out: int, cancelled: threading.Event, env: Mapping[str, str
     )
     place = _place(env)
     room = min(one.f_bavail * one.f_frsize for one in (os.fstatvfs(out), os.statvfs(place)))
+    parts = doubt.split(git.remote)
+    typed = parts is not None and is_loopback(parts.netloc.rpartition("@")[2])
     try:
-        fetch_git(wanted, out, cancelled.is_set, place=place, room=room, loopback=True, env=env)
+        fetch_git(wanted, out, cancelled.is_set, place=place, room=room, typed=typed, env=env)
     except GitStopped:
         raise CoveError("interrupted", exit_code=130) from None
     except GitTrouble as trouble:
         raise HostError(
-            f"cannot build {printable(url)}: {printable(str(trouble))}", origin=url, exit_code=1
+            f"cannot build {printable(url)}: {printable(str(trouble))}",
+            origin=url,
+            hint=_hint(str(trouble)),
+            exit_code=1,
         ) from trouble
 
 
@@ -121,22 +127,32 @@ def _download(url: str, out: int, cancelled: threading.Event, env: Mapping[str, 
     parts = doubt.split(url)
     if parts is None:
         raise UsageError(f"cannot build {printable(url)}: it is no web address", exit_code=1)
-    web = Web(Endpoint(parts.netloc.rpartition("@")[2], loopback=True), Patience(), env=env)
+    host = parts.netloc.rpartition("@")[2]
+    web = Web(Endpoint(host), Patience(), env=env)
+    own = is_loopback(host)  # what was typed, and nothing that it leads to
     gone = _asks(cancelled)
     ended = cancelled.then(web.stop) if isinstance(cancelled, Cancel) else nullcontext()
     try:
         with ended:
-            answer = web.get(url, {})
+            if not own:
+                web.check_place(url, plain=True)
+            answer = web.get(url, {}, foreign=not own)
             _take(answer, url, out, gone)
     except Trouble as trouble:
         gone()
         raise HostError(
             f"cannot build {printable(url)}: {printable(trouble.text[:200])}",
             origin=url,
+            hint=_hint(trouble.text),
             exit_code=1,
         ) from trouble
     finally:
         web.close()
+
+
+def _hint(why: str) -> str:
+    """A name that leads here by somebody's DNS is no word of who asks for the build."""
+    return "a server of this host's is named so: http://localhost/" if LOOPBACK in why else ""
 
 
 def _take(answer: Answer, url: str, out: int, gone: Gone) -> None:
@@ -146,6 +162,4 @@ def _take(answer: Answer, url: str, out: int, gone: Gone) -> None:
             origin=url,
             exit_code=1,
         )
-    for piece in answer.pieces():
-        gone()
-        write_all(out, piece)
+    spool(answer.pieces(), out, url, gone)

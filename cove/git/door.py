@@ -33,13 +33,14 @@ class Door:
     def __init__(
         self,
         listener: socket.socket,
-        check: Callable[[str], str],
+        check: Callable[[str, tuple[str, int]], str],
         env: Mapping[str, str] = os.environ,
         *,
         only: tuple[str, int] | None = None,
     ) -> None:
-        """``check`` says why nobody may be led to an address or name; empty: he may. ``only``:
-        everybody is led to this host and port, without a word.
+        """``check`` says why nobody may be led to an address or name, and hears which host and port
+        were asked for; empty: he may. ``only``: everybody is led to this host and port, without a
+        word.
         """
         self._listener, self._check, self._env, self._only = listener, check, env, only
         self._lock = threading.Lock()
@@ -97,7 +98,7 @@ class Door:
     def _led(self, host: str, port: int) -> socket.socket | None:
         scheme = "http" if port == 80 else "https"
         shown = f"[{host}]" if ":" in host else host
-        reason = self._check(host)
+        reason = self._check(host, (host, port))
         if reason:
             self.refused = f"it leads to {host}, {reason}"
             return None
@@ -116,7 +117,7 @@ class Door:
             self.refused = f"the name {host} cannot be resolved"
             return None
         for family, kind, _, _, address in found:
-            reason = self._check(str(address[0]))
+            reason = self._check(str(address[0]), (host, port))
             if reason:
                 self.refused = f"it leads to {host} at {address[0]}, {reason}"
                 return None

@@ -17,7 +17,7 @@ from cove.errors import Unsupported
 from cove.git.door import Door
 from cove.git.jail import COMMAND, FAILED
 from cove.git.settings import Address, read_address
-from cove.oci.endpoint import forbidden, is_loopback
+from cove.oci.endpoint import forbidden
 
 LOOK = 0.2
 SAID_MAX = 4096
@@ -55,10 +55,12 @@ def fetch_git(
     place: str,
     room: int,
     loopback: bool = False,
+    typed: bool = False,
     env: Mapping[str, str] = os.environ,
 ) -> None:
     """Into the file ``out``. ``place``: a directory in which one for git's files is made; ``room``:
-    how many bytes there may be of them. ``loopback``: servers on this host's own loopback, too.
+    how many bytes there may be of them. ``loopback``: servers on this host's own loopback, too;
+    ``typed``: of these the repository's own, which somebody named as such.
     """
     if not repository.remote.lower().startswith(("https://", "http://", "git://")):
         raise GitTrouble("repositories over ssh are not supported: write https://")
@@ -75,7 +77,7 @@ def fetch_git(
     try:
         directory = f"{around}/files"
         os.mkdir(directory, 0o700)
-        _Run(repository, address, out, stopped, room, loopback, env).run(directory)
+        _Run(repository, address, out, stopped, room, loopback, typed, env).run(directory)
     finally:
         shutil.rmtree(around, ignore_errors=True)
 
@@ -88,6 +90,7 @@ class _Run:
     stopped: Callable[[], bool]
     room: int
     loopback: bool
+    typed: bool
     env: Mapping[str, str]
 
     def run(self, directory: str) -> None:
@@ -137,10 +140,15 @@ class _Run:
         except (BrokenPipeError, ConnectionResetError):
             pass  # it has ended, and says why
 
-    def _forbidden(self, host: str) -> str:
-        if is_loopback(host) and not self.loopback:
-            return "this host's own loopback"
-        return forbidden(host, loopback=self.loopback)
+    def _forbidden(self, host: str, asked: tuple[str, int]) -> str:
+        """``host``: who was asked for, or an address of it."""
+        own = self.typed and self._is_own(*asked)
+        return forbidden(host, loopback=self.loopback or own)
+
+    def _is_own(self, host: str, port: int) -> bool:
+        """On the loopback a port is a server, whatever the host is called there."""
+        here = bool(forbidden(host, loopback=False)) and not forbidden(host, loopback=True)
+        return here and port == self.address.port
 
     def _wait(self, child: subprocess.Popen[bytes], directory: str) -> None:
         pidfd = os.pidfd_open(child.pid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -13,12 +14,11 @@ from cove.oci.reference import DEFAULT_DOMAIN, Reference
 DOCKER_HOST = "registry-1.docker.io"
 """Serves what is named ``docker.io``."""
 
-METADATA = frozenset(
-    ipaddress.ip_address(text)
-    for text in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16")
-)
-"""Where clouds tell a host its secrets; those outside the link-local networks must be named."""
-
+METADATA4 = ("100.100.100.200", "168.63.129.16", "192.0.0.192")
+METADATA6 = ("fd00:ec2::254", "fd20:ce::254", "fd00:c1::a9fe:a9fe")
+"""Where clouds tell a host who it is and what it may (Alibaba, Azure, Oracle; AWS, Google, Oracle),
+beside 169.254.169.254: for the host alone."""
+METADATA = frozenset(map(ipaddress.ip_address, ("169.254.169.254", *METADATA4, *METADATA6)))
 
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -50,7 +50,11 @@ def endpoint_of(reference: Reference, insecure: Sequence[str] = ()) -> Endpoint:
 
 def is_loopback(host: str) -> bool:
     """By its name or address as written: what a name resolves to may change."""
-    name = host_name(host)
+    return _is_here(host_name(host))
+
+
+def _is_here(name: str) -> bool:
+    name = name.removesuffix(".")
     if name == "localhost" or name.endswith(".localhost"):
         return True
     address = _address(name)
@@ -58,13 +62,15 @@ def is_loopback(host: str) -> bool:
 
 
 def forbidden(address: str, *, loopback: bool) -> str:
-    """Why a redirect or a token server may not be at ``address``; empty where it may.
+    """Why a redirect or a token server may not be at ``address``, or have that name; empty where it
+    may: what a name stands for is asked again.
 
     ``loopback``: the registry itself is there, so another door of this host is no surprise.
     """
-    found = _address(address.partition("%")[0])
+    name = address.partition("%")[0].removesuffix(".")
+    found = _address(name)
     if found is None:
-        return ""
+        return "this host's own loopback" if _is_here(name.lower()) and not loopback else ""
     found = _inner(found)
     if found in METADATA:
         return "a cloud's metadata service"
@@ -111,7 +117,12 @@ def _configured(domain: str, insecure: Sequence[str]) -> bool:
 
 
 def _address(text: str) -> _Address | None:
+    """Also of ``127.1`` and ``0x7f000001``, which resolvers take for addresses."""
     try:
         return ipaddress.ip_address(text)
     except ValueError:
+        pass
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(text))
+    except (OSError, ValueError):
         return None

@@ -214,8 +214,8 @@ class Web:
                 return answer
             target = doubt.join(url, answer.header("Location"))
             answer.finish()
-            self.check_place(target, plain=urlsplit(url).scheme == "http")
-            if _place(target) != _place(url):
+            if doubt.split(target) is None or _place(target) != _place(url):
+                self.check_place(target, plain=urlsplit(url).scheme == "http")
                 if body is not None and _is_form(headers):
                     text = f"it sends what is secret on to {_place(target)[1]}"
                     raise Trouble("forbidden", _place(url)[1], text)

@@ -14,6 +14,8 @@ from ipaddress import (
     ip_network,
 )
 
+from cove.oci.endpoint import METADATA6
+
 Subnet = IPv4Network | IPv6Network
 
 POOLS = (
@@ -23,11 +25,6 @@ POOLS = (
 )
 """Private ranges, away from where home routers, clouds and Docker begin to count, and the bits of a
 subnet: 4093 machines, or 253."""
-
-METADATA4 = ("100.100.100.200", "168.63.129.16", "192.0.0.192")
-METADATA6 = ("fd00:ec2::254", "fd20:ce::254", "fd00:c1::a9fe:a9fe")
-"""Where clouds tell a host who it is and what it may (Alibaba, Azure, Oracle; AWS, Google, Oracle),
-beside 169.254.169.254: for the host alone."""
 
 
 def choose_subnet(taken: Iterable[Subnet]) -> IPv4Network | None:

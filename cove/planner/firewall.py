@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from cove.planner.addresses import METADATA4, METADATA6
+from cove.oci.endpoint import METADATA4, METADATA6
 
 PRIORITY = -10
 """Before the host's own filters (0): their verdicts come on top."""

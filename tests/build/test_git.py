@@ -146,6 +146,8 @@ def test_what_is_a_repository() -> None:
     for text in ("git://h/x", "https://h/x.git#main:a", "git@h:x", "ssh://h/x", "github.com/a/b"):
         assert kind_of(full(text)) == GIT, text
     assert full("github.com/a/b#c") == "https://github.com/a/b.git#c"
+    assert full("github.com/a/b.git?branch=x#:c") == "https://github.com/a/b.git?branch=x#:c"
+    assert kind_of(full("github.com/a/b?branch=x")) == GIT
     assert kind_of("https://h/x") == "web" and kind_of("./git@h:x") == "folder"
 
 
@@ -362,7 +364,7 @@ def test_a_door_leads_only_where_it_may() -> None:
     """Whatever a program in the jail asks of it."""
     with socket.create_server(("127.0.0.1", 0)) as there:
         listener = socket.create_server(("127.0.0.1", 0))
-        door = Door(listener, lambda host: "no" if host == "127.0.0.1" else "", {})
+        door = Door(listener, lambda host, _: "no" if host == "127.0.0.1" else "", {})
         place = listener.getsockname()
         port = there.getsockname()[1].to_bytes(2, "big")
         try:

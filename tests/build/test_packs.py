@@ -23,6 +23,7 @@ from cove.build.files.entries import DEPTH_MAX, FILE, LINK, Entry, Files, Sent, 
 from cove.build.files.select import Place, Placed, digest_of, select, select_parents
 from cove.build.source import Place as Line
 from cove.client import building
+from cove.client.packing import send_archive
 from cove.engine.builds import fetching, verb
 from cove.engine.builds.gathering import TOP
 from cove.engine.builds.packs import HEAD, PIECE, read_files, read_sent, read_tar
@@ -30,6 +31,7 @@ from cove.engine.calls import Call
 from cove.engine.calls.build import BuildStep
 from cove.engine.events import Cancel
 from cove.errors import BadArchive, CoveError, HostError, UsageError
+from cove.image import pipeline
 from cove.linux.mounts import open_source
 from tests.driver import wait_until
 
@@ -280,6 +282,32 @@ def test_the_dockerfile_of_an_archive_is_looked_for_with_the_same_care(compress:
 
 
 # ---- how much ----
+
+
+def test_a_context_has_what_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = os.memfd_create("no room")  # of the kernel's own tmpfs, which tells of no free block
+    try:
+        with pytest.raises(HostError, match="no space left on device"):
+            building.spool([b"x"], none, "it", go_on)
+        assert os.fstat(none).st_size == 0
+    finally:
+        os.close(none)
+    with opened(b"") as fd:
+        building.spool([b"ab", b"c"], fd, "it", go_on)
+        assert os.pread(fd, 9, 0) == b"abc"
+        monkeypatch.setattr(pipeline, "BYTES_MAX", 3)
+        with pytest.raises(UsageError, match="it has more than"):
+            building.spool([b"ab", b"cd"], fd, "it", go_on)
+
+
+def test_rules_of_an_archive_that_are_too_many() -> None:
+    with opened(member(".dockerignore", data=bytes(2 << 20)) + END) as fd:
+        out = os.open(os.devnull, os.O_WRONLY)
+        try:
+            with pytest.raises(UsageError, match="it has more than 1 MiB"):
+                send_archive(fd, "it", out, go_on)
+        finally:
+            os.close(out)
 
 
 def test_folders_that_nobody_named_count(monkeypatch: pytest.MonkeyPatch) -> None:

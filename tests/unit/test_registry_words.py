@@ -9,7 +9,7 @@ import pytest
 
 from cove.errors import UsageError
 from cove.oci.auth import Credentials, credentials_from_docker, parse_challenges
-from cove.oci.endpoint import Endpoint, endpoint_of, forbidden
+from cove.oci.endpoint import Endpoint, endpoint_of, forbidden, is_loopback
 from cove.oci.manifest import Descriptor, Index, Platform, choose, parse_platform
 from cove.oci.reference import parse_reference
 
@@ -57,6 +57,16 @@ def test_an_insecure_network_must_be_one() -> None:
         ("fe80::1%eth0", "link-local"),
         ("fd00:ec2::254", "metadata"),
         ("100.100.100.200", "metadata"),
+        ("192.0.0.192", "metadata"),
+        ("fd20:ce::254", "metadata"),
+        ("fd00:c1::a9fe:a9fe", "metadata"),
+        ("127.1", "loopback"),
+        ("2130706433", "loopback"),
+        ("0x7f.0.0.1", "loopback"),
+        ("0251.0376.0251.0376", "metadata"),
+        ("localhost", "loopback"),
+        ("a.LocalHost.", "loopback"),
+        ("127.0.0.1.example", ""),
         ("127.0.0.1", "loopback"),
         ("::1", "loopback"),
         ("::ffff:127.0.0.1", "loopback"),
@@ -70,6 +80,22 @@ def test_an_insecure_network_must_be_one() -> None:
 def test_where_nobody_may_lead(address: str, reason: str) -> None:
     found = forbidden(address, loopback=False)
     assert reason in found and bool(reason) == bool(found)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LOCALHOST.:80", "a.localhost.", "127.1:5000", "0x7f000001", "017700000001",
+     "2130706433", "[::1]:80", "127.0.0.1."],
+)  # fmt: skip
+def test_what_is_this_host_by_its_name(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["", ".", "localhost.example", "127.0.0.1.example", "10.1", "1", "[::2]"]
+)
+def test_what_is_another_host_by_its_name(host: str) -> None:
+    assert not is_loopback(host)
 
 
 def test_a_registry_on_loopback_may_lead_there() -> None:
