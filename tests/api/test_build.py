@@ -6,7 +6,6 @@ import base64
 import gzip
 import io
 import json
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from urllib.parse import urlencode
 import docker
 import pytest
 
-from tests.api.conftest import Command, Raw, Reply, docker_host
+from tests.api.conftest import Command, Raw, Reply
 from tests.driver import Cove
 
 Client = docker.DockerClient
@@ -176,22 +175,3 @@ def test_the_cache_of_builds_is_pruned(client: Client, raw: Raw) -> None:
     assert len(gone["CachesDeleted"]) == 1 and gone["SpaceReclaimed"] > 0
     assert raw("POST", "/build/prune?filters=%7B%22id%22%3A%5B%22x%22%5D%7D").status == 400
     assert raw("POST", "/build/prune?max-used-space=-5").status == 400
-
-
-def test_a_context_that_there_is_no_room_for(fresh_cove: Cove, tmp_path: Path) -> None:
-    """By standard input and by ``POST /build``: both are kept for a while."""
-    small = tmp_path / "small"
-    small.mkdir()
-    body = context(Dockerfile="FROM bb\n", f="x" * (512 << 10))
-    words = ("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small))
-    subprocess.run(words, check=True)
-    try:
-        fresh_cove.stop_daemon()
-        fresh_cove.env["TMPDIR"] = str(small)
-        failed = fresh_cove("build", "-", stdin=body, code=1)
-        assert f"cannot read standard input: {small}: no space left on device" in failed.err
-        reply = post(Raw(docker_host(fresh_cove).removeprefix("unix://")), body)
-        assert reply.status == 500 and "no space left on device" in reply.message
-        fresh_cove("build", "-", stdin=context(Dockerfile="FROM bb\n"))
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)

@@ -6,6 +6,7 @@ import http.server
 import io
 import os
 import stat
+import subprocess
 import tarfile
 import tempfile
 import threading
@@ -495,3 +496,16 @@ def test_a_program_waits_for_its_reader(monkeypatch: pytest.MonkeyPatch) -> None
         seen += 1
         assert told - seen <= 64
     assert seen == 2_001
+
+
+def test_a_context_that_there_is_no_room_for(tmp_path: Path) -> None:
+    """By standard input, by ``POST /build`` and by URL: all are kept for a while."""
+    words = ("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path))
+    subprocess.run(words, check=True)
+    try:
+        with (tmp_path / "kept").open("wb", buffering=0) as kept:
+            pieces = [bytes(64 << 10)] * 8
+            with pytest.raises(HostError, match="no space left on device"):
+                building.spool(pieces, kept.fileno(), "standard input", lambda: None)
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
