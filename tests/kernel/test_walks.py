@@ -172,8 +172,10 @@ def test_any_op_may_fail(engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def settle(engine: Engine) -> None:
-    """Wait until every machine is put away."""
+    """Wait until every machine is put away, and as many slots are ready as there ever are: each
+    has descriptors of its own."""
     assert engine.home.events.wait_until(lambda: not engine.home.lives, timeout=180)
+    engine.home.worker.do(engine.home.slots.refill)
     engine.home.worker.settle()
     engine.home.remover.wait_idle(60)
 
