@@ -22,7 +22,7 @@ RUN --mount=type=cache,target=/cache --mount=type=secret,id=word,required=true \
     echo kept >/cache/f && cp /cache/f /made && cat /run/secrets/word >>/made
 FROM bb
 COPY file /file
-WORKDIR /work
+WORKDIR /room
 COPY --from=one /made /made
 RUN cat /file /made >all
 """
@@ -57,7 +57,7 @@ def test_a_daemon_killed_at_any_step_of_a_build(
         where = report.read_text() if died else "the end"
         check(cove, where, there=done.returncode == 0)
         cove(*words)
-        assert cove("run", "--rm", "walked", "cat", "/work/all").out == SAID, where
+        assert cove("run", "--rm", "walked", "cat", "/room/all").out == SAID, where
         cove("rmi", "walked")
         cove("builder", "prune", "-af")
         wait_until(lambda: rooms(cove) == before, f"left by one killed at {where}")
@@ -73,7 +73,7 @@ def check(cove: Cove, where: str, *, there: bool) -> None:
     names = cove("images", "--format", "{{.Repository}}").out.split()
     assert not there or "walked" in names, where
     if "walked" in names:
-        assert cove("run", "--rm", "walked", "cat", "/work/all").out == SAID, where
+        assert cove("run", "--rm", "walked", "cat", "/room/all").out == SAID, where
     assert "<none>" not in names, where
     wait_until(lambda: not cove("ps", "-aq").out, f"the end of a step's machine: {where}")
     wait_until(lambda: swept(cove), f"an empty tmp: {where}")
