@@ -15,7 +15,7 @@ from cove.build.contexts import GIT, WEB
 from cove.build.files.tars import Gone
 from cove.build.graph.sources import read_git
 from cove.build.source import Place
-from cove.client.building import Context, in_archive, is_archive, spool
+from cove.client.building import HEAD, TEXT_MAX, Context, in_archive, is_archive, spool
 from cove.client.packing import send_archive
 from cove.client.spawn import DEFAULT_ROOT
 from cove.engine.events import Cancel
@@ -26,8 +26,6 @@ from cove.oci.endpoint import Endpoint, is_loopback
 from cove.oci.web import Answer, Patience, Trouble, Web
 from cove.store.layout import Layout
 
-TEXT_MAX = 16 << 20
-HEAD = 512
 GITHUB = "github.com/"
 LOOPBACK = "this host's own loopback"
 
