@@ -8,6 +8,8 @@ and does not fail the run; one that fails twice does. More than ``FEW``, an erro
 or an interrupt are never tried again.
 
 One daemon serves the tests of a file: what harms it once is told by each test after, hence a dozen.
+
+The files that took longest are listed: that is where time is to be won.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
+from collections import defaultdict
 from pathlib import Path
 
 FEW = 12
@@ -43,10 +46,20 @@ def _module(case: ET.Element) -> str:
     return case.get("file", "").removesuffix(".py").replace("/", ".")
 
 
+def longest(report: Path, count: int = 20) -> list[tuple[float, str]]:
+    """The files that took most, in seconds."""
+    spent: defaultdict[str, float] = defaultdict(float)
+    for case in ET.parse(report).iter("testcase"):
+        spent[case.get("file", "")] += float(case.get("time", 0))
+    return sorted(((seconds, name) for name, seconds in spent.items()), reverse=True)[:count]
+
+
 def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
         code = run(sys.argv[1:] or ["tests"], report)
+        for seconds, name in longest(report) if report.exists() else ():
+            print(f"{seconds:7.1f} s  {name}")
         failed = failed_in(report) if code == FAILED else []
         if not 0 < len(failed) <= FEW:
             return code
