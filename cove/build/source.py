@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cove.errors import UsageError
+from cove.oci.logins import redacted
 
 EXCERPT = 120
 
@@ -23,14 +24,16 @@ class Place:
 
     @property
     def excerpt(self) -> str:
-        """``Dockerfile:7  COPY src/app.py /app/``, shortened where it is long."""
-        first, more, _ = self.text.strip().partition("\n")
+        """``Dockerfile:7  COPY src/app.py /app/``, shortened where it is long; without logins, of
+        which a cut would leave the half."""
+        first, more, _ = redacted(self.text).strip().partition("\n")
         short = first[:EXCERPT] + "…" if len(first) > EXCERPT or more else first
         return f"{self}  {short}" if short else str(self)
 
 
 def _clipped(reason: str) -> str:
-    """No word of a file makes a message a page long."""
+    """No word of a file makes a message a page long, or shows a login."""
+    reason = redacted(reason)
     return reason if len(reason) <= 400 else f"{reason[:300]}…{reason[-80:]}"
 
 
@@ -39,7 +42,7 @@ def fault(place: Place, reason: str, *, hint: str = "") -> UsageError:
     return UsageError(
         f"cannot read {place.file}: {_clipped(reason)}",
         origin=place.excerpt,
-        hint=hint,
+        hint=redacted(hint),
         exit_code=1,
     )
 
@@ -49,6 +52,6 @@ def misfit(place: Place, reason: str, *, hint: str = "") -> UsageError:
     return UsageError(
         f"cannot build {place.file}: {_clipped(reason)}",
         origin=place.excerpt,
-        hint=hint,
+        hint=redacted(hint),
         exit_code=1,
     )

@@ -245,7 +245,8 @@ def test_a_login_is_for_the_server_alone(
         to = f"--cache-to=type=local,dest={cache}"
         done = build(text, *NET, "-t", "logged", to)
         wrong = text.replace("me:", "you:")
-        assert "Authentication failed" in build(wrong, *NET, code=1).err
+        failed = build(wrong, *NET, code=1).err
+    assert "Authentication failed" in failed and "ADD --keep-git-dir=true" in failed
     assert not lines
     config = says(cove, "logged", "cat /x/sub/f /x/.git/config")
     assert config.startswith("2\n") and f"{url}/bare.git" in config
@@ -254,7 +255,7 @@ def test_a_login_is_for_the_server_alone(
     assert f"{shown}/bare.git" in history and f"{shown}/bare.git" in done.err
     kept = b"".join(one.read_bytes() for one in cache.rglob("*") if one.is_file())
     assert b"xxxxx:xxxxx@" in kept and secret.encode() not in kept
-    assert secret not in config + history + done.err
+    assert secret not in config + history + done.err + failed
 
 
 def _listed(lines: list[str], secret: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cove.build.source import Place, fault, misfit
 from cove.git.settings import environment, read_address, settings
 from cove.oci.logins import redacted
 
@@ -66,3 +67,14 @@ def test_logins_are_hidden() -> None:
         ("ADD git@h:x /", "ADD git@h:x /"),
     ):
         assert redacted(text) == shown
+
+
+@pytest.mark.parametrize("lead", ["", "a" * 100], ids=["short", "cut in the login"])
+def test_an_error_of_a_dockerfile_shows_no_login(lead: str) -> None:
+    word = f"https://me:hush-hush@h/{lead}x"
+    place = Place("Dockerfile", 2, 2, f"ADD {lead} {word} /x")
+    for say in (fault, misfit):
+        error = say(place, f"{word} is answered with 404", hint=f"look at {word}")
+        assert "xxxxx:xxxxx@h" in error.message and "xxxxx" in error.hint
+        assert "ADD " in error.origin
+        assert "hush" not in error.message + error.origin + error.hint

@@ -8,6 +8,7 @@ from cove.build.lint.config import Config
 from cove.build.lint.rules import RULES, Warning
 from cove.build.source import Place
 from cove.errors import Problems
+from cove.oci.logins import redacted
 
 
 class Warnings:
@@ -20,7 +21,8 @@ class Warnings:
     def add(self, rule: str, place: Place, *words: str, comments: Iterable[str] = ()) -> None:
         known = RULES[rule]
         if self.config.within(comments).wants(known):
-            self._found[Warning(known, place, known.message.format(*words))] = None
+            said = redacted(known.message.format(*words))
+            self._found[Warning(known, place, said)] = None
 
     @property
     def found(self) -> tuple[Warning, ...]:

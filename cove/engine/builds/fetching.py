@@ -67,7 +67,7 @@ class _Fetching:
     def __init__(self, url: str, line: Place, *, loopback: bool) -> None:
         parts = doubt.split(url)
         if parts is None:
-            raise misfit(line, f"{url[:200]} is no web address")
+            raise misfit(line, f"{redacted(url)[:200]} is no web address")
         endpoint = Endpoint(parts.netloc.rpartition("@")[2], loopback=loopback)
         self.url, self.line, self.web = url, line, Web(endpoint, Patience())
 
@@ -96,17 +96,17 @@ class _Fetching:
 
 def _take(answer: Answer, out: int, line: Place) -> Got:
     whole, size = hashlib.sha256(), 0
-    left = room(out)
+    left, shown = room(out), redacted(answer.url)
     for data in answer.pieces():
         whole.update(data)
         size += len(data)
         if size > BYTES_MAX:
-            raise misfit(line, f"{answer.url} is larger than {BYTES_MAX >> 30} GiB")
+            raise misfit(line, f"{shown} is larger than {BYTES_MAX >> 30} GiB")
         if size > left:
-            raise system_error(answer.url, errno.ENOSPC, "")
+            raise system_error(shown, errno.ENOSPC, "")
         write_all(out, data)
     if answer.length is not None and size < answer.length:
-        raise misfit(line, f"{answer.url} cannot be fetched: the connection was cut")
+        raise misfit(line, f"{shown} cannot be fetched: the connection was cut")
     return Got(whole.hexdigest(), size, _modified(answer.header("Last-Modified")))
 
 
