@@ -42,6 +42,16 @@ def config_of(cove: Cove, image: str) -> dict[str, Any]:
     return found
 
 
+def test_stages_that_do_the_same_at_once_are_one(build: Build, tmp_path: Path) -> None:
+    """Two layers that differ in a time would have the next build do what is above them anew."""
+    put(tmp_path, f="1")
+    same = "COPY f /folder/f\nWORKDIR /other\n"
+    takes = "".join(f"COPY --from=s{n} /folder/f /{n}\n" for n in range(4))
+    text = "".join(f"FROM scratch AS s{n}\n{same}" for n in range(4)) + f"FROM scratch\n{takes}"
+    ids = {build(text, "-q", *flags).out for flags in (("--no-cache",), (), ())}
+    assert len(ids) == 1
+
+
 def id_of(done: Done) -> str:
     return done.err.rpartition("writing image ")[2].split()[0]
 

@@ -10,7 +10,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -44,6 +44,8 @@ from cove.store.records import CacheRecord, ImageRecord, LayerRecord
 AT_ONCE = max(2, os.cpu_count() or 2)
 """Steps that run at the same time."""
 
+LOOK = 0.2
+"""Seconds between two looks whether the build has ended meanwhile."""
 STAGES_AT_ONCE = 16
 """Most of them wait for others."""
 
@@ -94,6 +96,8 @@ class Site:
     stages: dict[int, Future[Done]] = field(default_factory=dict)
     turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(AT_ONCE))
     lock: threading.Lock = field(default_factory=threading.Lock)
+    busy: dict[str, threading.Lock] = field(default_factory=dict)
+    """By the keys of steps that were begun."""
     numbers: int = 0
 
     def gone(self) -> None:
@@ -104,6 +108,20 @@ class Site:
     def clock_ns(self) -> int:
         """The time of what has none."""
         return int(self.now * 1e9) if self.epoch is None else self.epoch * 1_000_000_000
+
+    @contextlib.contextmanager
+    def alone(self, key: str) -> Iterator[None]:
+        """Of stages that do the same the others take what the first one has made: whatever differs
+        between two that were made (times) would have all above it done anew by the next build.
+        """
+        with self.lock:
+            turn = self.busy.setdefault(key, threading.Lock())
+        while not turn.acquire(timeout=LOOK):
+            self.gone()
+        try:
+            yield
+        finally:
+            turn.release()
 
     def number(self) -> int:
         with self.lock:
@@ -280,17 +298,18 @@ class _Doing:
     def _run(self, step: RunStep) -> tuple[CacheRecord, LayerRecord]:
         site = self.site
         key = self._key(mounting.digest(self.sources, step))
-        if (known := self._known(key)) is not None:
-            return known
 
         def log(data: bytes) -> None:
             site.tell("log", self.number, text=data)
 
-        with mounting.mounted(self.sources, step, site.secrets, site.agents) as mounted:
-            layer = running.run(
-                site.home, step, self.tree, site.given, mounted, log, site.stopped, site.pins
-            )
-        return self._made((key,), layer)
+        with site.alone(key):
+            if (known := self._known(key)) is not None:
+                return known
+            with mounting.mounted(self.sources, step, site.secrets, site.agents) as mounted:
+                layer = running.run(
+                    site.home, step, self.tree, site.given, mounted, log, site.stopped, site.pins
+                )
+            return self._made((key,), layer)
 
     def _copy(self, step: CopyStep) -> tuple[CacheRecord, LayerRecord]:
         """By what it is made of and, where that is a whole tree, also by the files themselves."""
@@ -302,21 +321,22 @@ class _Doing:
         with contextlib.ExitStack() as stack:
             parts = gathering.gather(self.sources, step, stack)
             key = self._key([digest_of(gathering.known_by(parts, step))])
+            stack.enter_context(site.alone(key))
             known = self._known(key)
             if known is not None:
                 if quick:
                     self._made((quick,), known[1], created=known[0].created)
                 return known
             layer = copying.copy(self.sources, step, parts, self.tree, site.pins)
-        return self._made(tuple(filter(None, (key, quick))), layer)
+            return self._made(tuple(filter(None, (key, quick))), layer)
 
     def _workdir(self, step: WorkdirStep) -> tuple[CacheRecord, LayerRecord]:
-        key = self._key([])
-        if (known := self._known(key)) is not None:
-            return known
-        site = self.site
-        layer = copying.workdir(site.home, step, self.tree, site.clock_ns, site.pins)
-        return self._made((key,), layer)
+        site, key = self.site, self._key([])
+        with site.alone(key):
+            if (known := self._known(key)) is not None:
+                return known
+            layer = copying.workdir(site.home, step, self.tree, site.clock_ns, site.pins)
+            return self._made((key,), layer)
 
     # ---- the cache ----
 
@@ -325,10 +345,11 @@ class _Doing:
 
     def _known(self, key: str) -> tuple[CacheRecord, LayerRecord] | None:
         site = self.site
-        if site.no_cache or {self.stage.name, str(self.stage.number)} & site.no_cache_stages:
-            return None
         store = site.home.store
-        record = store.cached(key) or site.received.get(key)
+        if site.no_cache or {self.stage.name, str(self.stage.number)} & site.no_cache_stages:
+            record = site.used[key] if key in site.made else None  # by a stage beside this one
+        else:
+            record = store.cached(key) or site.received.get(key)
         layer = store.layer(record.diff_id) if record is not None else None
         if record is None or layer is None:
             return None
@@ -348,8 +369,8 @@ class _Doing:
         records = [
             CacheRecord(key, layer.diff_id, now, used, self.step.title[:200]) for key in keys
         ]
-        self.site.made += keys
         for record in records:
             self.site.used[record.key] = record
             self.site.home.store.put_cached(record)
+        self.site.made += keys  # last: who finds a key there takes its record
         return records[0], layer
