@@ -91,6 +91,18 @@ class Wires:
                 link.name: link for link in links.links(self._route()) if mine.fullmatch(link.name)
             }
 
+    def foreign(self) -> tuple[str, ...]:
+        """Bridges and pairs of others, by names that rules can have."""
+        with self._lock:
+            found = links.links(self._route())
+        return tuple(
+            link.name
+            for link in found
+            if link.kind in firewall.KINDS
+            and not link.name.startswith(self.tag)
+            and re.fullmatch(r"[\w.@-]+", link.name, re.ASCII)
+        )
+
     # ---- networks ----
 
     def up(self, network: NetworkRecord) -> bool:
@@ -153,6 +165,7 @@ class Wires:
             self.tag, self.tag, bridges, map(_port, endpoints), map(_door, published),
             router=any(n.forwarding for n in networks),
             router6=any(n.forwarding6 for n in networks),
+            closed=sorted({name for n in networks for name in n.closed}),
         )  # fmt: skip
         self._run(program + flows.whole(flows.table_of(self.tag), self.tag))
 

@@ -146,14 +146,23 @@ def whole(
     *,
     router: bool,
     router6: bool = False,
+    closed: Iterable[str] = (),
 ) -> str:
-    """Everything anew. ``router``: the host forwards packets for cove, and for nobody else."""
+    """Everything anew. ``router``: the host forwards packets because cove switched that on, and did
+    not for the bridges that were there then (``closed``).
+    """
     bridges, ports = tuple(bridges), tuple(ports)
-    return (
+    others = _others(tuple(closed))
+    return (  # fmt: skip
         delete(table)
         + _bridge_table(table, prefix, bridges, ports)
         + _inet_table(
-            table, prefix, bridges, tuple(dict.fromkeys(published)), router=router, router6=router6
+            table,
+            prefix,
+            bridges,
+            tuple(dict.fromkeys(published)),
+            others,
+            OF_OTHERS[router, router6],
         )
     )
 
@@ -328,13 +337,35 @@ def _sets(bridges: tuple[Bridge, ...], published: tuple[Door, ...]) -> str:
     )  # fmt: skip
 
 
+KINDS = ("bridge", "veth")
+"""Links that networks of machines are made of."""
+
 OF_OTHERS = {
-    (True, True): "  drop\n",
-    (True, False): "  meta nfproto ipv4 drop\n",
-    (False, True): "  meta nfproto ipv6 drop\n",
+    (True, True): "  jump others\n",
+    (True, False): "  meta nfproto ipv4 jump others\n",
+    (False, True): "  meta nfproto ipv6 jump others\n",
     (False, False): "",
 }
-"""What is forwarded for nobody of ours: where cove made the host a router it is for cove alone."""
+"""What is forwarded for nobody of ours: where cove made the host a router, it is one for cove."""
+
+
+def _others(closed: tuple[str, ...]) -> str:
+    """Between the host's own links, hardware and tunnels, nothing is forwarded. Bridges and pairs
+    that came after cove had switched forwarding on are of somebody else who has networks (Docker,
+    libvirt, cove with another state directory): whoever makes such finds forwarding on already, and
+    cannot tell that he wants it. What of them may be reached is for his rules to say. What a bridge
+    hands from port to port comes by here too, where br_netfilter is: the host forwards none of it.
+    """
+    kinds = ", ".join(f'"{kind}"' for kind in KINDS)
+    return f"""{_set("bridged", "ifname . ifname", (f'"{b}" . "{b}"' for b in closed))}{
+        _set("closed", "ifname", (f'"{b}"' for b in closed))
+    } chain others {{
+  iifname . oifname @bridged accept
+  meta iifkind {{ {kinds} }} iifname != @closed accept
+  meta oifkind {{ {kinds} }} oifname != @closed accept
+  drop
+ }}
+"""
 
 
 def _passing(mine: str) -> str:
@@ -367,12 +398,10 @@ def _inet_table(
     prefix: str,
     bridges: tuple[Bridge, ...],
     published: tuple[Door, ...],
-    *,
-    router: bool,
-    router6: bool,
+    others: str,
+    rest: str,
 ) -> str:
     mine = f'"{prefix}b*"'
-    rest = OF_OTHERS[router, router6]
     return f"""table inet {table} {{
 {_sets(bridges, published)} chain early {{
   type filter hook prerouting priority -300; policy accept;
@@ -403,7 +432,7 @@ def _inet_table(
   iifname {mine} jump leaving
   oifname {mine} jump entering
 {rest} }}
-{_passing(mine)} chain out {{
+{others}{_passing(mine)} chain out {{
   type nat hook postrouting priority 100; policy accept;
   ip saddr @routed oifname != {mine} masquerade
   ip6 saddr @routed6 oifname != {mine} masquerade

@@ -258,6 +258,8 @@ class NetworkRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """The address of its name server."""
     forwarding: bool = False
     """The host did not forward packets before this network: switched off again when it goes."""
+    closed: tuple[str, ...] = ()
+    """Bridges and pairs of others that were there then, for which the host did not forward."""
     subnet6: str = ""
     """Empty: it has no IPv6."""
     gateway6: str = ""

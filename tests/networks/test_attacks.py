@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -284,8 +285,15 @@ def test_the_host_routes_for_nobody_else(cove: Cove, lan: str, host: Host) -> No
     with machine(cove, "one", "lan"):
         assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == "1\n"
         found = json.loads(run("nft", "-j", "list", "ruleset"))["nftables"]
-        last = [item["rule"] for item in found if item.get("rule", {}).get("chain") == "forward"][
-            -1
-        ]
-        family, verdict = last["expr"]
-        assert family["match"]["right"] == "ipv4" and verdict == {"drop": None}
+        chains = {chain: _last(found, chain) for chain in ("forward", "others")}
+        family, verdict = chains["forward"]
+        assert family["match"]["right"] == "ipv4" and verdict == {"jump": {"target": "others"}}
+        assert chains["others"] == [{"drop": None}]  # of whom there is more in test_beside.py
+
+
+def _last(found: list[dict[str, Any]], chain: str) -> list[dict[str, Any]]:
+    """The last rule of a chain."""
+    expressions: list[dict[str, Any]] = [
+        item["rule"]["expr"] for item in found if item.get("rule", {}).get("chain") == chain
+    ][-1]
+    return expressions

@@ -1,0 +1,149 @@
+"""Others who have networks on the same host, before cove and after it: bridges made by hand stand
+for those of Docker and libvirt. cove switches forwarding on; nobody else loses or gains by that.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.driver import Cove, wait_until
+from tests.kernel.conftest import closed_cove
+from tests.networks.conftest import (
+    INSIDE,
+    OUTSIDE,
+    Host,
+    _held,
+    inside,
+    new_namespace,
+    run,
+)
+from tests.networks.test_networks import _answered, echo
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+
+
+@contextmanager
+def others_bridge(name: str, subnet: str, host: Host) -> Iterator[tuple[int, int]]:
+    """A bridge with two network namespaces on it, to which the outside knows the way."""
+    with new_namespace() as one, new_namespace() as two:
+        run("ip", "link", "add", name, "type", "bridge")
+        try:
+            run("ip", "addr", "add", f"{subnet}.1/24", "dev", name)
+            run("ip", "link", "set", name, "up")
+            for number, namespace in enumerate((one, two)):
+                port = f"{name}p{number}"
+                run("ip", "link", "add", port, "type", "veth", "peer", "name", f"{name}x{number}")
+                run("ip", "link", "set", port, "master", name, "up")
+                with _held(namespace) as holder:
+                    run("ip", "link", "set", f"{name}x{number}", "netns", str(holder))
+                with inside(namespace):
+                    run("ip", "addr", "add", f"{subnet}.{number + 2}/24", "dev", f"{name}x{number}")
+                    run("ip", "link", "set", f"{name}x{number}", "up")
+                    run("ip", "route", "add", "default", "via", f"{subnet}.1")
+            with inside(host.outside):
+                run("ip", "route", "add", f"{subnet}.0/24", "via", INSIDE)
+            yield one, two
+        finally:
+            with suppress(AssertionError), inside(host.outside):
+                run("ip", "route", "del", f"{subnet}.0/24", "via", INSIDE)
+            run("ip", "link", "del", name)
+
+
+def talks(namespace: int, server_in: int, address: str) -> bool:
+    """Whether a conversation from one namespace with a server in another comes about."""
+    with inside(server_in), socket.create_server((address, 0)) as server:
+        with inside(namespace):
+            client = socket.create_connection(server.getsockname(), timeout=120)
+        with client, server.accept()[0] as served:
+            client.sendall(b"hello")
+            return served.recv(100) == b"hello"
+
+
+def asks_in_vain(namespace: int, target: int, address: str) -> bool:
+    """An echo request to another namespace does not arrive, one to the host behind it does."""
+    before = echoes(target)
+    with inside(namespace):
+        sock = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 1)
+    with sock:
+        sock.sendto(echo(), (address, 0))
+        sock.sendto(echo(), (INSIDE, 0))
+        wait_until(lambda: _answered(sock, INSIDE), "the host's answer")
+    return echoes(target) == before
+
+
+def echoes(namespace: int) -> str:
+    with inside(namespace):
+        lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()
+    titles, values = (line.split() for line in lines if line.startswith("Icmp:"))
+    return dict(zip(titles, values, strict=True))["InEchos"]
+
+
+@contextmanager
+def on_a_network(cove: Cove, net: str, *names: str) -> Iterator[None]:
+    """Machines and their network; both may be gone before the end."""
+    try:
+        cove("network", "create", net)
+        for name in names:
+            cove("run", "-d", "--name", name, "--network", net, "bb", "sleep", "1000")
+        yield
+    finally:
+        leave(cove, net, *names)
+
+
+def leave(cove: Cove, net: str, *names: str) -> None:
+    cove("rm", "-f", *names, code=None)
+    cove("network", "rm", net, code=None)
+
+
+def test_a_bridge_of_others(cove: Cove, host: Host) -> None:
+    try:
+        with others_bridge("before0", "10.201.0", host) as before, on_a_network(cove, "web", "one"):
+            assert FORWARDING.read_text() == "1\n"
+            # There without forwarding: from port to port, and no way to anybody else.
+            assert talks(*before, "10.201.0.3")
+            assert asks_in_vain(before[0], host.outside, OUTSIDE)
+            assert asks_in_vain(host.outside, before[0], "10.201.0.2")
+            with others_bridge("after0", "10.202.0", host) as after:
+                assert talks(*after, "10.202.0.3")
+                assert talks(after[0], host.outside, OUTSIDE)
+                assert talks(host.outside, after[0], "10.202.0.2")
+                leave(cove, "web", "one")
+                assert talks(after[0], host.outside, OUTSIDE)  # not switched off under them
+        assert FORWARDING.read_text() == "1\n"
+    finally:
+        FORWARDING.write_text("0")
+
+
+def test_another_state_directory(cove: Cove, host: Host, bb_tar: Path, isolation: str) -> None:
+    try:
+        with (
+            on_a_network(cove, "web", "one"),
+            closed_cove(bb_tar, isolation) as other,
+            on_a_network(other, "lan", "two", "three"),
+        ):
+            reaches(other, host)
+            assert "three.lan" in other("exec", "two", "nslookup", "three.lan").out
+            other("exec", "two", "ping", "-c", "1", "three")
+            leave(cove, "web", "one")
+            reaches(other, host)
+    finally:
+        FORWARDING.write_text("0")
+
+
+def reaches(cove: Cove, host: Host) -> None:
+    """Somebody outside, from machine ``two``."""
+    with inside(host.outside), socket.create_server((OUTSIDE, 0)) as server:
+        server.settimeout(120)
+        port = server.getsockname()[1]
+        asking = cove.spawn("exec", "two", "sh", "-c", f"echo hello | nc {OUTSIDE} {port}")
+        connection, _ = server.accept()
+        with connection:
+            assert connection.recv(100) == b"hello\n"
+        asking.communicate()
