@@ -13,15 +13,15 @@ from functools import partial
 
 import click
 
-from cove.cli import filters
 from cove.cli.command import Command, Group, Typed
-from cove.cli.events import KEYS
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
 from cove.engine.calls.networks import NetworkList
 from cove.engine.calls.snapshots import SnapshotList
 from cove.errors import CoveError, UsageError, one_line
+from cove.shown import filters
+from cove.shown.events import KEYS
 from cove.spec.flags import Flag
 from cove.spec.suggest import did_you_mean
 

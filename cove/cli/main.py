@@ -43,7 +43,8 @@ INSTEAD = {
 
 
 def _of_machines() -> dict[str, click.Command]:
-    from cove.cli import copy, life, list, logs, ports, run, snapshots, watch
+    from cove.cli.machines import copy, life, logs, ports, run, snapshots, watch
+    from cove.cli.machines import ps as list
 
     return {
         **run.COMMANDS, **life.COMMANDS, **list.COMMANDS, **logs.COMMANDS, **watch.COMMANDS,
@@ -52,7 +53,7 @@ def _of_machines() -> dict[str, click.Command]:
 
 
 def _of_networks() -> click.Command:
-    from cove.cli import networks
+    from cove.cli.networks import verbs as networks
 
     return Group(
         "network", networks.GROUPED, help="What machines reach each other through",
@@ -69,7 +70,9 @@ def _of_volumes() -> click.Command:
 
 
 def _of_images() -> click.Command:
-    from cove.cli import build, disk, images
+    from cove.cli.builds import build
+    from cove.cli.images import verbs as images
+    from cove.cli.system import disk
 
     commands = {**images.GROUPED, **disk.GROUPED, "build": build.BUILD}
     return Group(
@@ -78,14 +81,14 @@ def _of_images() -> click.Command:
 
 
 def _of_builds() -> dict[str, click.Command]:
-    from cove.cli import build, builder
+    from cove.cli.builds import build, builder
 
     kept = Group("builder", builder.BUILDER, help="What builds keep", group="Images")
     return {"build": build.BUILD, "builder": kept}
 
 
 def _of_manifests() -> click.Command:
-    from cove.cli import manifest
+    from cove.cli.images import manifest
 
     return Group(
         "manifest", manifest.COMMANDS, help="Lists of manifests, one for each platform",
@@ -94,7 +97,7 @@ def _of_manifests() -> click.Command:
 
 
 def _of_virtual_machines() -> dict[str, click.Command]:
-    from cove.cli import kernels, templates
+    from cove.cli.system import kernels, templates
 
     under = "Virtual machines"
     return {
@@ -109,20 +112,12 @@ def _of_virtual_machines() -> dict[str, click.Command]:
 
 
 def _tree() -> Group:
-    from cove.cli import (
-        check,
-        completion,
-        disk,
-        events,
-        images,
-        info,
-        inspect,
-        life,
-        login,
-        plan,
-        snapshots,
-        system,
-    )
+    from cove.cli import completion
+    from cove.cli.images import login
+    from cove.cli.images import verbs as images
+    from cove.cli.machines import inspect, life, plan, snapshots
+    from cove.cli.system import check, disk, events, info
+    from cove.cli.system import daemon as system
 
     machines = _of_machines()
     of_machine = {**machines, "ls": machines["ps"], "inspect": inspect.MACHINE}

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from cove.cli.terminal import Terminal
-from cove.cli.units import human_size
 from cove.engine.calls import Progress
 from cove.errors import printable
+from cove.shown.units import human_size
 
 BAR = 24
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cove.cli import filters, inspect, table, units
 from cove.cli.ask import ELSEWHERE, confirmed, must_go_elsewhere
 from cove.cli.command import Command, Typed
-from cove.cli.copy import to_stdout, written
-from cove.cli.disk import size_text
-from cove.cli.functions import NoMap
-from cove.cli.run import each
-from cove.cli.template import Record
+from cove.cli.machines import inspect
+from cove.cli.machines.copy import to_stdout, written
+from cove.cli.machines.run import each
+from cove.cli.system.disk import size_text
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
 from cove.engine.calls import volumes as of_volumes
 from cove.errors import UsageError
+from cove.shown import filters, table
+from cove.shown.template import Record
+from cove.shown.volumes import KEYS, SCOPE, document, keep
 from cove.spec import values, volume
 from cove.spec.flags import Flag
 
@@ -36,10 +37,6 @@ HEADINGS = {
     "Status": "STATUS",
 }
 LISTING = table.Listing(HEADINGS, "{{.Driver}}\t{{.Name}}")
-SCOPE = "local"
-KEYS = ("dangling", "driver", "label", "name", "scope")
-
-Shown = Sequence[of_volumes.Volume]
 
 
 def create(typed: Typed, terminal: Terminal, client: Client) -> int:
@@ -76,25 +73,6 @@ def row(found: of_volumes.Volume, usage: calls.VolumeUsage | None) -> Record:
     )
 
 
-def keep(volumes: Shown, wanted: filters.Filters) -> list[of_volumes.Volume]:
-    """Those that match one value of every key, and every label."""
-    return [found for found in volumes if all(_match(found, k, v) for k, v in wanted.items())]
-
-
-def _match(found: of_volumes.Volume, key: str, wanted: tuple[str, ...]) -> bool:
-    if key == "label":
-        return all(filters.same_label(found.record.labels, value) for value in wanted)
-    return any(TESTS[key](found, value) for value in wanted)
-
-
-TESTS: dict[str, Callable[[of_volumes.Volume, str], bool]] = {
-    "name": lambda v, text: text in v.record.name,
-    "driver": lambda v, text: text == "local",
-    "scope": lambda v, text: text == SCOPE,
-    "dangling": lambda v, text: values.parse_bool(text) == (not v.users),
-}
-
-
 def ls(typed: Typed, terminal: Terminal, client: Client) -> int:
     wanted = filters.gather(typed.values.get("filter", ()), KEYS)
     found = keep(client.volume_list(of_volumes.VolumeList()).volumes, wanted)
@@ -110,21 +88,6 @@ def ls(typed: Typed, terminal: Terminal, client: Client) -> int:
 
 
 # ---- one ----
-
-
-def document(found: of_volumes.Volume) -> Record:
-    record = found.record
-    return Record(
-        CreatedAt=units.stamp(record.created),
-        Driver="local",
-        Labels=dict(record.labels) or NoMap(),
-        Mountpoint=found.mountpoint,
-        Name=record.name,
-        Options=dict(record.options) or NoMap(),
-        Scope=SCOPE,
-        Anonymous=record.anonymous,
-        Machines=list(found.users),
-    )
 
 
 def inspect_(typed: Typed, terminal: Terminal, client: Client) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cove.build.keeping import Kept, Limits, doomed
-from cove.cli.disk import size_text
+from cove.cli.system.disk import size_text
 from cove.engine.builds import collecting
 from cove.engine.builds.caches import volume_of
 from cove.engine.reactor import Worker

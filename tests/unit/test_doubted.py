@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cove.cli import history, units
+from cove.cli.images import history
 from cove.engine.machines.causes import Evidence, cause_of
 from cove.engine.visits import copying
 from cove.engine.visits.room import Room
@@ -27,6 +27,7 @@ from cove.executor.messages import ExitRecord
 from cove.oci import doubt
 from cove.plan.ops import Plan
 from cove.roots.scratch import make_scratch
+from cove.shown import units
 from cove.spec.machine import Limits
 from cove.store.layout import Layout
 from cove.store.lock import open_layout

@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cove.cli import images, inspect, list, table, units
-from cove.cli.template import Record, compile_template
+from cove.cli.images import verbs as images
+from cove.cli.machines import inspect
+from cove.cli.machines import ps as list
 from cove.engine import calls
 from cove.errors import CoveError, UsageError
+from cove.shown import table, units
+from cove.shown.template import Record, compile_template
 from cove.spec.machine import Limits, MachineSpec, Mount
 from cove.store.records import Cause, ImageRecord, MachineRecord
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 ROOMS = (
     "errors", "spec", "oci", "plan", "linux", "store", "planner", "image", "roots",
-    "executor", "net", "vm", "build", "git", "engine", "client", "cli", "daemon",
+    "executor", "net", "vm", "build", "git", "engine", "client", "shown", "cli",
+    "daemon",
 )  # fmt: skip
 """Each may import only what stands before it."""
 
@@ -20,6 +22,7 @@ PURE = (
     "errors", "spec", "plan", "planner",
     "build/source", "build/dockerfile", "build/expand", "build/ignore", "build/lint", "build/graph",
     "build/files", "build/result", "build/contexts", "build/keeping", "build/handing",
+    "shown",
 )  # fmt: skip
 """No files, no kernel, no clock, no environment: facts are arguments."""
 
@@ -43,6 +46,7 @@ def room_of(path: Path) -> str:
     return path.relative_to(ROOT / "cove").parts[0].removesuffix(".py")
 
 
+@cache
 def imported(path: Path) -> list[tuple[int, str]]:
     """(line, absolute module) of each import, lazy ones too; type-checking ones left out."""
     tree = ast.parse(path.read_text())
@@ -74,6 +78,11 @@ def test_a_room_imports_only_what_stands_above_it(path: Path) -> None:
         parts = module.split(".")
         if parts[0] == "cove" and len(parts) > 1 and parts[1] in ROOMS:
             assert ROOMS.index(parts[1]) <= here, f"{path.name}:{line} imports {module}"
+
+
+def test_the_api_knows_no_commands() -> None:
+    for path in (ROOT / "cove/daemon/docker").rglob("*.py"):
+        assert not [m for _, m in imported(path) if f"{m}.".startswith("cove.cli.")], path.name
 
 
 def test_every_folder_is_a_room() -> None:

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from cove.cli.events import line, parse_moment, stamp
-from cove.cli.watch import FIELDS, Seen
+from cove.cli.machines.watch import FIELDS, Seen
 from cove.engine import calls
 from cove.engine.calls import Event
 from cove.engine.events import WAITING, Events, Subscription
@@ -19,6 +18,7 @@ from cove.engine.looking.watching import matcher
 from cove.errors import CoveError
 from cove.linux.cgroup_v1 import MOVED, CgroupsV1
 from cove.linux.processes import host_cpu, interfaces, read_process
+from cove.shown.events import line, parse_moment, stamp
 
 SECOND = 1_000_000_000
 

@@ -6,10 +6,10 @@ import base64
 import json
 import stat
 
-from cove.cli.units import stamp_ns
 from cove.daemon.docker.ask import Answer, Ask, Piped
 from cove.engine import calls
 from cove.errors import NotFound, UsageError
+from cove.shown.units import stamp_ns
 from cove.store.records import MachineRecord
 
 HEADER = "X-Docker-Container-Path-Stat"

@@ -10,14 +10,14 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from cove.cli.filters import gather
-from cove.cli.functions import plain
 from cove.daemon.docker.pending import Execs, Pending
 from cove.daemon.docker.routes import NEWEST, Version
 from cove.engine.calls import Call, Session
 from cove.engine.engine import Engine
 from cove.engine.events import Cancel
 from cove.errors import NOT_JSON, CoveError, NotFound, UsageError
+from cove.shown.filters import gather
+from cove.shown.functions import plain
 from cove.store.records import MachineRecord
 
 T = TypeVar("T")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from cove.cli.logs import Marked
 from cove.daemon.docker.ask import Answer, Ask, Hijack
 from cove.daemon.docker.logs import pieces, streams_of
 from cove.daemon.docker.pending import Pending, Waiting
@@ -13,6 +12,7 @@ from cove.engine import calls
 from cove.engine.calls import Session
 from cove.engine.engine import Engine
 from cove.errors import CoveError, NotFound, UsageError
+from cove.shown.logs import Marked
 from cove.spec.values import check_detach_keys
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Self
 
-from cove.cli import filters
 from cove.daemon.docker import bodies, shapes, spec
 from cove.daemon.docker.ask import Answer, Ask, Stream, to_json
 from cove.daemon.docker.attach import attach_late
@@ -15,6 +14,7 @@ from cove.engine import calls
 from cove.engine.events import Cancel
 from cove.engine.machines.waiting import Waiter
 from cove.errors import Conflict, CoveError, NotFound, UsageError
+from cove.shown import filters
 from cove.spec.assemble import assemble_limits
 from cove.spec.typed import read_values
 from cove.spec.values import parse_name, parse_time

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from datetime import UTC
 from typing import Any
 
-from cove.cli import events as shown
-from cove.cli import volumes as of_volumes
-from cove.cli.units import stamp
 from cove.daemon.docker import shapes
 from cove.daemon.docker.ask import Answer, Ask, Stream, to_json
 from cove.daemon.docker.images import listed_to_docker
 from cove.engine import calls
 from cove.engine.calls import volumes
 from cove.engine.calls.disk import CacheUsage
+from cove.shown import events as shown
+from cove.shown import volumes as of_volumes
+from cove.shown.units import stamp
 
 CALL = calls.Call()
 

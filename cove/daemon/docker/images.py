@@ -9,14 +9,14 @@ from typing import Any
 
 import msgspec
 
-from cove.cli import filters
-from cove.cli.inspect import image_document
 from cove.daemon.docker.ask import Answer, Ask, Piped, Stream, readable, to_json, told
 from cove.daemon.docker.containers import PRUNE_KEYS, prune_fields
 from cove.engine import calls
 from cove.engine.calls import ship
 from cove.errors import NOT_JSON, BadArchive, CoveError, NotFound, Unsupported, UsageError
 from cove.oci.reference import familiar, parse_reference
+from cove.shown import filters
+from cove.shown.images import image_document
 from cove.spec.flags import parse_platform
 from cove.spec.values import parse_bool
 

@@ -6,11 +6,11 @@ import re
 import time
 from collections.abc import Iterator
 
-from cove.cli.logs import Marked
 from cove.daemon.docker.ask import MULTIPLEXED, RAW_STREAM, Ask, Stream
 from cove.daemon.docker.hijack import MULTIPLEXED_SINCE, framed
 from cove.engine import calls
 from cove.errors import UsageError
+from cove.shown.logs import Marked
 from cove.spec.values import parse_time
 from cove.store.records import MachineRecord
 

@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from cove.cli.units import stamp_ns
 from cove.daemon.docker.ask import Answer, Ask, Stream, to_json
 from cove.engine import calls
 from cove.errors import UsageError
+from cove.shown.units import stamp_ns
 
 KINDS = {"C": 0, "A": 1, "D": 2}
 ZERO = "0001-01-01T00:00:00Z"

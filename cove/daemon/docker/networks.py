@@ -7,13 +7,13 @@ from typing import Any
 
 import msgspec
 
-from cove.cli import networks as shown
 from cove.daemon.docker import bodies, spec
 from cove.daemon.docker.ask import Answer, Ask
 from cove.daemon.docker.containers import PRUNE_KEYS, prune_fields
 from cove.engine import calls
 from cove.engine.calls import networks
 from cove.errors import NotFound, Unsupported
+from cove.shown import networks as shown
 from cove.spec import network as words
 
 CALL = calls.Call()

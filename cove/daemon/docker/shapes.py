@@ -1,14 +1,13 @@
 """cove's records in Docker's shapes, as far as the API alone has them; what ``cove inspect`` and
-the other commands show, too, is made in ``cli``. Pure: the moment is an argument.
+the other commands show, too, is made in ``shown``. Pure: the moment is an argument.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from cove.cli.inspect import machine_document
-from cove.cli.list import status
 from cove.engine import calls
+from cove.shown.machines import machine_document, status
 from cove.spec.machine import MachineSpec
 from cove.store.records import MachineRecord
 

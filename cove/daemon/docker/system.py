@@ -6,13 +6,13 @@ import os
 import time
 from typing import Any
 
-from cove.cli import units
-from cove.cli.info import info_document
 from cove.daemon.docker.ask import Answer, Ask
 from cove.daemon.docker.routes import NEWEST, OLDEST, version_text
 from cove.daemon.docker.spec import DEFAULT_LOG
 from cove.engine import calls
 from cove.oci.manifest import host_platform_of
+from cove.shown import units
+from cove.shown.info import info_document
 
 CALL = calls.Call()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from cove.cli import volumes as shown
 from cove.daemon.docker import bodies
 from cove.daemon.docker.ask import Answer, Ask
 from cove.engine import calls
 from cove.engine.calls import volumes
 from cove.errors import NotFound
+from cove.shown import volumes as shown
 from cove.spec import volume
 from cove.spec.values import parse_bool
 

@@ -1,0 +1,418 @@
+"""``build``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from cove.cli.builds import cache as buildcache
+from cove.cli.builds import output as buildout
+from cove.cli.builds.agents import agent_of
+from cove.cli.builds.contexts import Contexts, contexts_of, parse_context
+from cove.cli.builds.log import Rows, log_for
+from cove.cli.command import Command, Typed
+from cove.cli.images.pull import fetch
+from cove.cli.terminal import Terminal
+from cove.client.api import Client
+from cove.engine import calls
+from cove.engine.calls.build import ImageBuild
+from cove.errors import CoveError, NoSuchImage, UsageError, printable
+from cove.linux.patience import Patience
+from cove.oci.config import ImageConfig
+from cove.oci.manifest import Platform, host_platform_of, parse_platform
+from cove.oci.reference import parse_reference
+from cove.spec import flags as of_flags
+from cove.spec import grants, values
+from cove.spec.flags import Flag
+
+if TYPE_CHECKING:  # 30 ms to import, for one command
+    from cove.build.graph.data import Origin
+    from cove.build.graph.plan import Wanted
+    from cove.client.building import Context, Writer
+
+SECRET_MAX = 500 << 10
+"""As BuildKit has it."""
+PROGRESS = ("auto", "plain", "tty", "json", "rawjson", "quiet")
+EPOCH = "SOURCE_DATE_EPOCH"
+"""Taken from the caller's environment, as buildx does."""
+URLS = ("http://", "https://", "git://", "ssh://", "git@", "github.com/")
+
+
+def parse_progress(text: str) -> str:
+    if text not in PROGRESS:
+        raise UsageError(f'no such progress: "{text}"', hint=f"one of {', '.join(PROGRESS)}")
+    return text
+
+
+def build(typed: Typed, terminal: Terminal, client: Client) -> int:
+    path = typed.words[0]
+    with _context(typed, terminal, path) as context, contexts_of(typed, terminal, client) as named:
+        finder = _Finder(typed, terminal, client, named)
+        if typed.on("check"):
+            return _check(typed, terminal, context, finder)
+        return _build(typed, terminal, client, context, finder)
+
+
+@contextlib.contextmanager
+def _context(typed: Typed, terminal: Terminal, path: str) -> Iterator[Context]:
+    from cove.client import building
+
+    def gone() -> None:
+        if terminal.cancelled.is_set():
+            raise CoveError("interrupted", exit_code=130)
+
+    file = typed.text("file")
+    if path == "-":
+        if terminal.is_terminal(0):
+            raise UsageError(
+                "cannot build from your terminal: it holds no Dockerfile",
+                hint="pipe a Dockerfile or an archive in, or name a directory: cove build .",
+                exit_code=1,
+            )
+        with building.from_stdin(terminal.fds[0], file, gone) as context:
+            yield context
+        return
+    if path.startswith(URLS):
+        from cove.build.contexts import FOLDER, kind_of
+        from cove.client.remote import from_remote, full
+
+        kind = kind_of(full(path))
+        if kind != FOLDER:
+            with from_remote(full(path), kind, file, terminal.cancelled, terminal.env) as context:
+                yield context
+            return
+    absolute = file if file in ("", "-") else terminal.path(file)
+    yield building.from_directory(terminal.path(path), absolute, path, terminal.fds[0])
+
+
+def _wanted(typed: Typed, terminal: Terminal, context: Context, named: Contexts) -> Wanted:
+    from cove.build.graph.plan import Wanted
+
+    platform = typed.text("platform")
+    return Wanted(
+        host=host_platform_of(),
+        platform=parse_platform(platform) if platform else None,
+        target=typed.text("target"),
+        arguments=_arguments(typed, terminal),
+        labels=dict(typed.values.get("labels", ())),
+        contexts=tuple(named.all),
+        ignore=context.rules,
+        patience=Patience(f"cannot build {context.name}", terminal.cancelled),
+        every_stage=typed.on("check"),
+    )
+
+
+def _arguments(typed: Typed, terminal: Terminal) -> dict[str, str]:
+    """A name alone takes the caller's value, if he has one."""
+    found = {}
+    for text in typed.values.get("arguments", ()):
+        name, equals, value = text.partition("=")
+        if equals:
+            found[name] = value
+        elif name in terminal.env:
+            found[name] = terminal.env[name]
+    if EPOCH in terminal.env:
+        found.setdefault(EPOCH, terminal.env[EPOCH])
+    return found
+
+
+# ---- base images ----
+
+
+class _Finder:
+    """Images that are here, or are fetched."""
+
+    def __init__(self, typed: Typed, terminal: Terminal, client: Client, named: Contexts) -> None:
+        self.typed, self.terminal, self.client, self.named = typed, terminal, client, named
+        self.quiet = typed.on("quiet") or typed.text("progress", "auto") in ("json", "rawjson")
+
+    def __call__(self, origin: Origin, platform: Platform) -> tuple[str, ImageConfig] | None:
+        name = self.named.image(origin)
+        if not name:
+            return None
+        if not self.typed.on("pull"):
+            with contextlib.suppress(NoSuchImage):
+                found = self._here(name, platform)
+                if found is not None:
+                    return found
+        try:
+            fetch(self.client, self.terminal, name, platform=str(platform), quiet=self.quiet)
+        except CoveError as error:
+            error.exit_code = 1
+            raise
+        found = self._here(name, platform)
+        if found is None:
+            raise NoSuchImage(f"cannot build on {name}: it is no image for {platform}")
+        return found
+
+    def _here(self, name: str, platform: Platform) -> tuple[str, ImageConfig] | None:
+        from cove.client.building import fitting
+
+        known = name if name.startswith("sha256:") else parse_reference(name).familiar()
+        record = self.client.image(calls.ImageInspect(known)).record
+        return fitting(record, platform, asked=bool(self.typed.text("platform")))
+
+
+# ---- the build ----
+
+
+def _build(
+    typed: Typed, terminal: Terminal, client: Client, context: Context, finder: _Finder
+) -> int:
+    from cove.client import building
+
+    named = finder.named
+    wanted = _wanted(typed, terminal, context, named)
+    planned = building.plan(context.read(), wanted, finder)
+    for unused in planned.build.unused:
+        terminal.error(f"build argument {printable(unused)} is used nowhere\n")
+    kinds = named.kinds(planned.build)
+    params = _params(typed, terminal, context, planned.images, kinds)
+    writers = [
+        *named.writers(planned.build, kinds, terminal.cancelled),
+        context.writer(planned.build.context_paths, terminal.cancelled),
+    ]
+    with buildcache.made(client) as caches:
+        image, tags = _followed(typed, terminal, client, params, writers, caches)
+        sockets = (*context.sockets, *named.sockets)
+        code = _end(typed, terminal, client, sockets, image, tags)
+        buildcache.hand_out(typed, terminal, client, caches)
+    return code
+
+
+def _followed(
+    typed: Typed,
+    terminal: Terminal,
+    client: Client,
+    params: ImageBuild,
+    writers: list[Writer | None],
+    caches: dict[str, str],
+) -> tuple[str, tuple[str, ...]]:
+    """The image's id, empty if there is none, and its names; those of caches go into ``caches``."""
+    from cove.client.packing import packed
+
+    log = log_for(terminal, typed.text("progress", "auto"), quiet=typed.on("quiet"))
+    image = ""
+    tags: tuple[str, ...] = ()
+    with contextlib.ExitStack() as stack:
+        known = stack.enter_context(buildcache.caches_of(typed, terminal, client))
+        params = buildcache.asked(params, typed, known)
+        body, finish = stack.enter_context(packed(params, writers))
+        if isinstance(log, Rows):
+            stack.enter_context(log.ticking())
+        try:
+            for step in client.image_build(calls.Call(body=body, cancelled=terminal.cancelled)):
+                if step.event == "done":
+                    image, tags = step.image, step.tags
+                    caches.update(step.caches)
+                log.show(step)
+        except CoveError as error:
+            log.finish(well=False)
+            if "ended in the middle" in error.message:
+                finish()  # why the context is not whole
+            raise
+    log.finish(well=True)
+    return image, tags
+
+
+def _end(
+    typed: Typed,
+    terminal: Terminal,
+    client: Client,
+    sockets: tuple[str, ...],
+    image: str,
+    tags: tuple[str, ...],
+) -> int:
+    if terminal.cancelled.is_set() or not image:
+        return 130
+    for name in sockets:
+        terminal.error(f"{printable(name)} is a socket, which no image holds\n")
+    if typed.text("iidfile"):
+        _write(terminal, typed.text("iidfile"), image)
+    output = typed.values.get("output")
+    if output is not None and not output.to_store:
+        buildout.write(output, image, tags, terminal, client)
+    elif typed.on("quiet"):
+        terminal.write(f"{image}\n")
+    elif typed.text("progress", "auto") not in ("json", "rawjson"):
+        names = "".join(f"naming to {tag}\n" for tag in tags)
+        terminal.error(f"writing image {image}\n{names}")
+    return 0
+
+
+def _write(terminal: Terminal, name: str, text: str) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOCTTY
+    try:
+        fd = os.open(terminal.path(name), flags, 0o666 & ~terminal.umask)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        reason = (error.strerror or "").lower()
+        raise UsageError(f"cannot write {name}: {reason}", origin=name, exit_code=1) from error
+
+
+def _params(
+    typed: Typed,
+    terminal: Terminal,
+    context: Context,
+    images: dict[str, str],
+    contexts: dict[str, str],
+) -> ImageBuild:
+    network = typed.text("network")
+    return ImageBuild(
+        dockerfile=context.dockerfile,
+        name=context.name,
+        context=context.kind,
+        ignore=context.ignore,
+        ignore_name=context.ignore_name,
+        contexts=contexts,
+        images=images,
+        tags=tuple(typed.values.get("tags", ())),
+        arguments=_arguments(typed, terminal),
+        labels=dict(typed.values.get("labels", ())),
+        target=typed.text("target"),
+        platform=typed.text("platform"),
+        no_cache=typed.on("no_cache"),
+        no_cache_stages=_listed(typed.values.get("no_cache_stages", ())),
+        network="" if network == "default" else network,
+        hosts=tuple(typed.values.get("hosts", ())),
+        ulimits=tuple(typed.values.get("ulimits", ())),
+        shm=int(typed.values.get("shm", 0)),
+        memory=int(typed.values.get("memory", 0)),
+        ssh=dict(agent_of(text, terminal) for text in typed.values.get("agents", ())),
+        secrets=dict(_secret(text, terminal) for text in typed.values.get("secrets", ())),
+    )
+
+
+def _listed(texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for text in texts for name in text.split(",") if name)
+
+
+def _secret(text: str, terminal: Terminal) -> tuple[str, bytes]:
+    """``id=NAME[,src=FILE|,env=NAME]``; a name alone is a file's or, if it is set, a variable's."""
+    known = {"id", "src", "source", "env", "type"}
+    words = dict(part.partition("=")[::2] for part in text.split(","))
+    name = words.get("id", "")
+    if not name or not set(words) <= known:
+        raise UsageError(
+            f'cannot use secret "{text}": it is id=NAME,src=FILE or id=NAME,env=NAME',
+            origin=f"--secret {text}",
+        )
+    file = words.get("src") or words.get("source") or ""
+    variable = words.get("env") or (name if not file and name in terminal.env else "")
+    if words.get("type") == "env" and file:
+        variable, file = file, ""
+    if variable and not file:
+        if variable not in terminal.env:
+            raise UsageError(f"cannot use secret {name}: no variable is called {variable}",
+                             origin=f"--secret {text}")  # fmt: skip
+        return name, terminal.env[variable].encode("utf-8", "surrogateescape")
+    try:
+        data = terminal.read_text(file or name, limit=SECRET_MAX)
+    except OSError as error:
+        reason = (error.strerror or "").lower()
+        raise UsageError(f"cannot use secret {name}: {file or name}: {reason}",
+                         origin=f"--secret {text}") from error  # fmt: skip
+    return name, data.encode("utf-8", "surrogateescape")
+
+
+# ---- check ----
+
+
+def _check(typed: Typed, terminal: Terminal, context: Context, finder: _Finder) -> int:
+    """Nothing is built, and no image fetched: one that is not here has no ONBUILD to look at."""
+    from cove.build.graph.plan import check_build
+
+    def lookup(origin: Origin, platform: Platform) -> ImageConfig | None:
+        with contextlib.suppress(CoveError):
+            name = finder.named.image(origin)
+            found = finder._here(name, platform) if name else None
+            return found[1] if found else None
+        return None
+
+    wanted = _wanted(typed, terminal, context, finder.named)
+    warnings, error = check_build(context.read(), wanted, lookup)
+    for warning in warnings:
+        terminal.write(f"{printable(str(warning))}\n  {printable(warning.place.excerpt)}\n")
+    if error is not None:
+        raise error
+    if warnings:
+        count = len(warnings)
+        terminal.error(f"{count} warning{'s' * (count > 1)} found\n")
+        return 1
+    terminal.write("Check complete, no warnings found.\n")
+    return 0
+
+
+_LATER = "it comes with a later version of cove"
+REFUSED = dict.fromkeys(
+    (
+        "allow", "annotation", "attest", "builder",
+        "cgroup-parent", "metadata-file", "provenance", "push", "sbom", "squash",
+    ),
+    (_LATER, True),
+)  # fmt: skip
+
+BUILD = Command(
+    "build",
+    build,
+    help="Make an image of a Dockerfile",
+    flags=(
+        Flag("add-host", "hosts", "A line for /etc/hosts of every RUN", "", "NAME:ADDRESS",
+             grants.parse_host, repeat=True),
+        Flag("build-arg", "arguments", "A value for an ARG; a name alone takes your own variable's",
+             "", "NAME[=VALUE]", repeat=True),
+        Flag("build-context", "contexts", "What a name in FROM or --from means: a directory, "
+             "docker-image://IMAGE, oci-layout://DIR, the URL of an archive or of a git "
+             "repository", "", "NAME=PATH", parse_context, repeat=True),
+        Flag("cache-from", "cache_from", "Steps made elsewhere: type=registry,ref=NAME or "
+             "type=local,src=DIR", "", "CACHE", buildcache.parse_source, repeat=True),
+        Flag("cache-to", "cache_to", "Bring what steps made there, too: type=registry,ref=NAME, "
+             "type=local,dest=DIR or type=inline; mode=min|max", "", "CACHE",
+             buildcache.parse_target, repeat=True),
+        Flag("check", "check", "Only say what there is to warn of"),
+        Flag("file", "file", "The Dockerfile, if not PATH/Dockerfile; - is standard input", "f",
+             "FILE"),
+        Flag("iidfile", "iidfile", "Write the image's id to a file", "", "FILE"),
+        Flag("label", "labels", "Attach a label", "", "NAME[=VALUE]", values.parse_label,
+             repeat=True),
+        Flag("load", "load", "Accepted: the image goes into the store anyway"),
+        Flag("memory", "memory", "Most memory of each RUN", "m", "SIZE", values.parse_size),
+        Flag("network", "network", "Of RUN: default, none, host, or a network's name", "",
+             "NETWORK"),
+        Flag("no-cache", "no_cache", "Do every step anew"),
+        Flag("no-cache-filter", "no_cache_stages", "Do the steps of these stages anew", "",
+             "STAGE[,STAGE...]", repeat=True),
+        Flag("output", "output", "As files: type=tar|local|oci|docker,dest=FILE, a directory, or -",
+             "o", "DEST", buildout.parse_output),
+        Flag("platform", "platform", "Another than this host's: linux/arm64", "", "PLATFORM",
+             of_flags.parse_platform),
+        Flag("progress", "progress", "auto, plain, tty, json or quiet", "", "KIND", parse_progress,
+             default="auto"),
+        Flag("pull", "pull", "Look for newer base images"),
+        Flag("quiet", "quiet", "Show nothing but the image's id", "q"),
+        Flag("rm", "rm", "Accepted: machines of steps are always removed", default=True),
+        Flag("secret", "secrets", "A file or variable for RUN --mount=type=secret", "",
+             "id=NAME[,src=FILE]", repeat=True),
+        Flag("shm-size", "shm", "Size of /dev/shm of each RUN", "", "SIZE", values.parse_size),
+        Flag("ssh", "agents", "An agent for RUN --mount=type=ssh: default is yours", "",
+             "default|ID[=SOCKET]", repeat=True),
+        Flag("tag", "tags", "A name for the image", "t", "NAME[:TAG]", repeat=True),
+        Flag("target", "target", "Build this stage, not the last one", "", "STAGE"),
+        Flag("ulimit", "ulimits", "A limit of each process", "", "NAME=SOFT[:HARD]",
+             grants.parse_ulimit, repeat=True),
+    ),
+    words="PATH|URL|-",
+    least=1,
+    most=1,
+    group="Images",
+    refused=REFUSED,
+    about="PATH is the build context: what COPY can take. URL is that of an archive, of a "
+    "Dockerfile or of a git repository (#REF:FOLDER). - reads an archive, or a Dockerfile alone, "
+    "from standard input. Steps run as machines; what they made is kept, and taken again where "
+    "nothing changed: cove builder prune forgets it.",
+)  # fmt: skip

@@ -1,0 +1,204 @@
+"""``build --cache-from`` and ``--cache-to``: caches are images, got and brought by the verbs of
+images, under no name and with the rights of who calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from cove.cli.command import Typed
+from cove.cli.images.pull import login_for
+from cove.cli.images.save import into_directory
+from cove.cli.progress import follow
+from cove.cli.terminal import Terminal
+from cove.client.api import Client
+from cove.engine import calls
+from cove.engine.calls.build import ImageBuild
+from cove.engine.calls.ship import ImageCopy, ImageSave
+from cove.errors import CoveError, UsageError, printable
+
+if TYPE_CHECKING:  # only builds pay for it
+    from cove.build.handing import Cache
+
+LAYOUT = "oci-layout"
+
+
+def parse_source(text: str) -> Cache:
+    from cove.build.handing import parse_source
+
+    return parse_source(text)
+
+
+def parse_target(text: str) -> Cache:
+    from cove.build.handing import parse_target
+
+    return parse_target(text)
+
+
+@contextlib.contextmanager
+def caches_of(typed: Typed, terminal: Terminal, client: Client) -> Iterator[tuple[str, ...]]:
+    """Ids of the images that are asked for steps. One that cannot be had is named, and the build
+    goes on without it, as with BuildKit.
+    """
+    wanted: tuple[Cache, ...] = typed.values.get("cache_from", ())
+    if not wanted:
+        yield ()
+        return
+    before = {one.record.id for one in client.images(calls.ImageList()).images}
+    found = []
+    try:
+        for cache in wanted:
+            try:
+                found += _load(cache, terminal, client)
+            except (CoveError, OSError) as error:
+                if terminal.cancelled.is_set():
+                    raise
+                why = error.message if isinstance(error, CoveError) else _reason(error)
+                text = f"cannot use cache {cache.typed}: {why}"
+                terminal.error(f"{printable(text)}; building without it\n")
+        yield tuple(found)
+    finally:
+        for image in found:
+            if image not in before:
+                forget(client, image)
+
+
+def asked(params: ImageBuild, typed: Typed, known: tuple[str, ...]) -> ImageBuild:
+    targets: tuple[Cache, ...] = typed.values.get("cache_to", ())
+    return msgspec.structs.replace(
+        params,
+        cache_from=known,
+        cache_to=tuple(sorted({one.mode for one in targets if one.kind != "inline"})),
+        cache_inline=any(one.kind == "inline" for one in targets),
+    )
+
+
+def forget(client: Client, image: str) -> None:
+    """Unless it has a name by now, or a machine."""
+    with contextlib.suppress(CoveError):
+        if not client.image(calls.ImageInspect(image)).tags:
+            client.image_remove(calls.ImageRemove(image))
+
+
+def _load(cache: Cache, terminal: Terminal, client: Client) -> list[str]:
+    local = cache.kind == "local"
+    source = f"oci:{cache.place}" if local else f"docker://{cache.place}"
+    login = None if local else login_for(terminal, cache.place)
+    with contextlib.ExitStack() as stack:
+        body = stack.enter_context(terminal.open_input(cache.place)) if local else -1
+        archive = stack.enter_context(tempfile.TemporaryFile())
+        call = calls.Call(body=body, sink=archive.fileno(), cancelled=terminal.cancelled)
+        client.image_copy_out(ImageCopy(source, "oci-archive:-", source_login=login), call)
+        archive.seek(0)
+        call = calls.Call(body=archive.fileno(), cancelled=terminal.cancelled)
+        steps = list(client.image_load(calls.ImageLoad(origin=cache.typed), call))
+    return [step.image for step in steps if step.image]
+
+
+# ---- bringing it away ----
+
+
+@contextlib.contextmanager
+def made(client: Client) -> Iterator[dict[str, str]]:
+    """Ids of the images by mode, for whoever learns them: they are not needed afterwards, whatever
+    came of the build.
+    """
+    caches: dict[str, str] = {}
+    try:
+        yield caches
+    finally:
+        for image in dict.fromkeys(caches.values()):
+            forget(client, image)
+
+
+def hand_out(typed: Typed, terminal: Terminal, client: Client, caches: dict[str, str]) -> None:
+    for cache in typed.values.get("cache_to", ()):
+        if cache.kind == "inline":
+            continue
+        image = caches.get(cache.mode, "")
+        if not image:
+            terminal.error(f"no step made anything for cache {printable(cache.typed)}\n")
+            continue
+        try:
+            _hand_out(cache, image, terminal, client)
+        except CoveError as error:
+            if not cache.ignore_error:
+                error.origin = f"--cache-to {cache.typed}"
+                error.exit_code = 1
+                raise
+            terminal.error(f"{printable(error.message)}; going on\n")
+
+
+def _hand_out(cache: Cache, image: str, terminal: Terminal, client: Client) -> None:
+    if cache.kind == "local":
+        save = ImageSave((image,), "oci-dir")
+        with _replaced(terminal, cache.place) as name:
+            into_directory(
+                terminal, name, lambda fd: client.image_save(save, fd, terminal.cancelled)
+            )
+        return
+    with tempfile.TemporaryFile() as archive:
+        save = ImageSave((image,), "oci-archive")
+        client.image_save(save, archive.fileno(), terminal.cancelled)
+        archive.seek(0)
+        login = login_for(terminal, cache.place)
+        params = ImageCopy("oci-archive:-", f"docker://{cache.place}", compression="gzip",
+                           target_login=login)  # fmt: skip
+        call = calls.Call(body=archive.fileno(), cancelled=terminal.cancelled)
+        for _ in follow(client.image_copy(params, call), terminal, quiet=True):
+            pass
+
+
+@contextlib.contextmanager
+def _replaced(terminal: Terminal, name: str) -> Iterator[str]:
+    """A name beside ``name``, whose layout takes the place of the one before when it is whole. What
+    is no layout is never taken away, nor followed where it leads.
+    """
+    path = terminal.path(name).rstrip("/")
+    token = secrets.token_hex(4)
+    fresh, old = (f"{os.path.dirname(path)}/.{os.path.basename(path)}-{token}{n}" for n in "no")
+    try:
+        yield fresh
+        _check_layout(path, name)
+        if os.path.lexists(path):
+            os.rename(path, old)
+            try:
+                _check_layout(old, name)  # somebody may have changed it meanwhile
+                os.rename(fresh, path)
+            except BaseException:
+                os.rename(old, path)
+                raise
+            shutil.rmtree(old)
+        else:
+            os.rename(fresh, path)
+    except OSError as error:
+        raise UsageError(f"cannot write {name}: {_reason(error)}", origin=name,
+                         exit_code=1) from error  # fmt: skip
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(fresh)
+
+
+def _check_layout(path: str, name: str) -> None:
+    if not os.path.lexists(path):
+        return
+    known = os.path.isdir(path) and not os.path.islink(path)
+    if not known or (os.listdir(path) and not os.path.isfile(f"{path}/{LAYOUT}")):
+        raise UsageError(
+            f"cannot write a cache to {name}: there is something else",
+            origin=name,
+            hint="name a directory that is a cache, empty, or not there",
+            exit_code=1,
+        )
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -1,0 +1,96 @@
+"""``build --output``: the result as files of the caller's, besides or in place of an image in the
+store.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+
+from cove.cli.machines.copy import to_stdout, written
+from cove.cli.terminal import Terminal
+from cove.client.api import Client
+from cove.engine.calls import ImageRemove
+from cove.engine.calls.ship import ImageSave
+from cove.errors import CoveError, Unsupported, UsageError, printable
+
+FORMATS = {"tar": "rootfs", "local": "rootfs", "oci": "oci-archive", "docker": "docker-archive"}
+STORE = ("image", "docker")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    kind: str
+    target: str = ""
+    """File or directory; ``-``: standard output; empty: the store."""
+
+    @property
+    def to_store(self) -> bool:
+        return not self.target
+
+
+def parse_output(text: str) -> Output:
+    """``type=tar,dest=FILE``, a directory, or ``-``."""
+    if text == "-":
+        return Output("tar", "-")
+    if "=" not in text:
+        return Output("local", text)
+    words = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        if not equals or name not in ("type", "dest", "name", "push"):
+            raise UsageError(f'cannot read output "{printable(text)}": it is type=KIND,dest=FILE')
+        words[name] = value
+    kind, target = words.get("type", ""), words.get("dest", "")
+    if words.get("push", "false") != "false" or "name" in words or kind == "registry":
+        raise Unsupported(
+            "cannot push the result at once: not in this version of cove",
+            hint="build it with -t NAME, then: cove push NAME",
+        )
+    if kind not in (*FORMATS, *STORE):
+        raise UsageError(f'no such output: "{printable(kind)}"', hint="tar, local, oci or docker")
+    if kind == "local" and not target:
+        raise UsageError("cannot write files: no directory is named", hint="type=local,dest=DIR")
+    return Output(kind, target or ("" if kind in STORE else "-"))
+
+
+def write(
+    output: Output, image: str, tags: tuple[str, ...], terminal: Terminal, client: Client
+) -> None:
+    """Names stay in the store; what has none goes, for it was only asked for as files."""
+    names = tags if tags and output.kind in ("oci", "docker") else (image,)
+    params = ImageSave(names, FORMATS[output.kind])
+    try:
+        if output.kind == "local":
+            _unpack(params, output.target, terminal, client)
+        elif output.target == "-":
+            if terminal.is_terminal(1):
+                raise UsageError(
+                    "cannot write the result to your terminal", hint="name a file: dest=FILE",
+                    exit_code=1,
+                )  # fmt: skip
+            fd = terminal.fds[1]
+            to_stdout(terminal, lambda: client.image_save(params, fd, terminal.cancelled))
+        else:
+            with written(terminal, output.target) as fd:
+                client.image_save(params, fd, terminal.cancelled)
+    finally:
+        if not tags:
+            with suppress(CoveError):
+                client.image_remove(ImageRemove(image))
+
+
+def _unpack(params: ImageSave, target: str, terminal: Terminal, client: Client) -> None:
+    """As the caller, below the directory, whatever the image holds."""
+    from cove.client.files import unpacker
+
+    path = terminal.path(target)
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or "").lower()
+        raise UsageError(f"cannot write {target}: {reason}", origin=target, exit_code=1) from error
+    inside = unpacker(os.fsencode(path), owners=False, shown=target)
+    with inside as (_, sink), suppress(BrokenPipeError):  # it says why
+        client.image_save(params, sink, terminal.cancelled)

@@ -1,0 +1,192 @@
+"""``restart pause unpause rename update port`` and ``container prune``: machines that exist
+change."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from cove.cli.ask import ELSEWHERE, confirmed, must_go_elsewhere
+from cove.cli.command import Command, Typed
+from cove.cli.machines.run import MACHINES, RUNNING, SIGNAL, TIMEOUT, caller, each
+from cove.cli.terminal import Terminal
+from cove.client.api import Client
+from cove.engine import calls
+from cove.engine.calls.mounts import MountChange
+from cove.errors import UsageError
+from cove.shown import filters, units
+from cove.spec import flags, values
+from cove.spec.assemble import assemble_limits, of_whom
+from cove.spec.flags import Flag
+from cove.spec.mounts import parse_mount
+from cove.spec.values import clean_path
+
+LIMITS = (
+    "memory", "memory-swap", "memory-reservation", "cpus", "cpu-shares", "cpu-period", "cpu-quota",
+    "cpuset-cpus", "cpuset-mems", "blkio-weight", "pids-limit", "restart",
+)  # fmt: skip
+REFUSED = ("cpu-rt-period", "cpu-rt-runtime", "kernel-memory")
+PRUNE_KEYS = ("until", "label", "label!")
+
+
+def restart(typed: Typed, terminal: Terminal, client: Client) -> int:
+    timeout, signal = typed.values.get("timeout"), typed.text("signal")
+
+    def one(name: str) -> str:
+        client.restart(calls.Restart(name, timeout, signal))
+        return name
+
+    return each(typed.words, terminal, one)
+
+
+def pause(typed: Typed, terminal: Terminal, client: Client) -> int:
+    return each(typed.words, terminal, lambda name: (client.pause(calls.Pause(name)), name)[1])
+
+
+def unpause(typed: Typed, terminal: Terminal, client: Client) -> int:
+    return each(typed.words, terminal, lambda name: (client.unpause(calls.Unpause(name)), name)[1])
+
+
+def rename(typed: Typed, terminal: Terminal, client: Client) -> int:
+    name, new = typed.words
+    client.rename(calls.Rename(name, new))
+    return 0
+
+
+# ---- update ----
+
+
+MOUNTS = (
+    Flag("mount-add", "mount_add", "Mount it: now in a container that runs, else from the next "
+         "start on", "", "type=…,source=…,target=…", parse_mount, repeat=True),
+    Flag("mount-rm", "mount_rm", "Take away what is mounted there", "", "TARGET", clean_path,
+         repeat=True),
+)  # fmt: skip
+
+
+def limit_changes(typed: Typed) -> dict[str, Any]:
+    """The limits that were typed, under the names they have in ``calls.Update``."""
+    limits = msgspec.structs.asdict(assemble_limits(typed.values))
+    if typed.values.get(".cpu_period") and not typed.values.get(".cpu_quota"):
+        raise UsageError("cannot use --cpu-period without --cpu-quota", hint="add --cpu-quota")
+    changes = {name: limits[name] for name in calls.Update.__struct_fields__ if limits.get(name)}
+    if "limits.pids" in typed.values:
+        changes["pids"] = limits["pids"]
+    if "restart" in typed.values:
+        changes["restart"] = typed.values["restart"]
+    return changes
+
+
+def update(typed: Typed, terminal: Terminal, client: Client) -> int:
+    if not typed.flags:
+        raise UsageError(
+            "cannot update: no limit is named", hint="cove update --memory 512m MACHINE"
+        )
+    changes = limit_changes(typed)
+    added = tuple(of_whom(mount, caller(terminal)) for mount in typed.values.get("mount_add", ()))
+    removed = tuple(typed.values.get("mount_rm", ()))
+
+    def one(name: str) -> str:
+        if changes:
+            client.update(calls.Update(name, **changes))
+        if added or removed:
+            told = client.change_mounts(MountChange(name, added, removed))
+            if not told.at_once:
+                terminal.error(f"cove: the mounts of {name} change at its next start\n")
+        elif not changes:  # a 0, which is Docker's word for: as it is
+            client.inspect(calls.Inspect(name))
+        return name
+
+    return each(typed.words, terminal, one)
+
+
+# ---- prune ----
+
+
+def prune(typed: Typed, terminal: Terminal, client: Client) -> int:
+    wanted = filters.gather(typed.values.get("filter", ()), PRUNE_KEYS)
+    if len(wanted.get("until", ())) > 1:
+        raise UsageError("cannot filter by more than one until", hint="name one moment")
+    until = [values.parse_time(text, time.time()) for text in wanted.get("until", ())]
+    if not typed.on("force"):
+        if must_go_elsewhere(terminal):
+            return ELSEWHERE
+        if not confirmed(terminal, "WARNING! This will remove all stopped containers."):
+            return 0
+    labels, without = wanted.get("label", ()), wanted.get("label!", ())
+    pruned = client.prune(calls.Prune(until[0] if until else 0.0, labels, without))
+    if pruned.ids:
+        terminal.write("Deleted Containers:\n" + "".join(f"{name}\n" for name in pruned.ids) + "\n")
+    terminal.write(f"Total reclaimed space: {units.human_size(pruned.reclaimed)}\n")
+    return 0
+
+
+PRUNE = Command(
+    "prune",
+    prune,
+    help="Remove the machines that do not run",
+    flags=(
+        Flag("filter", "filter", "Only what matches: until=24h, label=NAME, label!=NAME", "",
+             "FILTER", filters.parse_filter, repeat=True),
+        Flag("force", "force", "Do not ask", "f"),
+    ),
+    group=RUNNING,
+)  # fmt: skip
+
+COMMANDS: dict[str, Command] = {
+    command.name or "": command
+    for command in (
+        Command(
+            "restart",
+            restart,
+            help="Stop machines and start them again; also those that do not run",
+            flags=(TIMEOUT, SIGNAL),
+            words=MACHINES,
+            least=1,
+            most=None,
+            group=RUNNING,
+        ),
+        Command(
+            "pause",
+            pause,
+            help="Let all processes of machines stand still",
+            words=MACHINES,
+            least=1,
+            most=None,
+            group=RUNNING,
+        ),
+        Command(
+            "unpause",
+            unpause,
+            help="Let paused machines go on",
+            words=MACHINES,
+            least=1,
+            most=None,
+            group=RUNNING,
+        ),
+        Command(
+            "rename",
+            rename,
+            help="Give a machine another name; its host name stays",
+            words="MACHINE NAME",
+            least=2,
+            most=2,
+            group=RUNNING,
+        ),
+        Command(
+            "update",
+            update,
+            help="Other limits for machines, at once and from their next start on",
+            flags=(*(flag for flag in flags.MACHINE if flag.name in LIMITS), *MOUNTS),
+            words=MACHINES,
+            least=1,
+            most=None,
+            group=RUNNING,
+            refused={name: flags.REFUSED[name] for name in REFUSED},
+            about="What the kernel refuses changes nothing, as when more memory is in use than "
+            "is to be allowed.",
+        ),
+    )
+}

@@ -1,0 +1,1 @@
+"""Commands on this cove and its host."""
