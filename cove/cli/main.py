@@ -27,7 +27,7 @@ GLOBAL = (
 _IMAGES = ("search",)
 _MACHINES: tuple[str, ...] = ()
 _LATER = (
-    *_IMAGES, *_MACHINES, "network", "compose", "context",
+    *_IMAGES, *_MACHINES, "network", "compose",
     "buildx", "swarm", "plugin",
 )  # fmt: skip
 WHEN = "it comes with a later one"
@@ -67,6 +67,15 @@ def _of_volumes() -> click.Command:
     return Group(
         "volume", volumes.GROUPED, help="What machines keep, and share", group=volumes.GROUP
     )
+
+
+def _of_contexts() -> click.Command:
+    from cove.cli.system import contexts
+
+    return Group(
+        "context", contexts.GROUPED, help="Where Docker's own command finds cove",
+        group=contexts.GROUP,
+    )  # fmt: skip
 
 
 def _of_images() -> click.Command:
@@ -133,6 +142,7 @@ def _tree() -> Group:
         **login.COMMANDS,
         "network": _of_networks(),
         "volume": _of_volumes(),
+        "context": _of_contexts(),
         "snapshot": Group(
             "snapshot", snapshots.GROUPED, help="What machines were, to go back to",
             group=snapshots.GROUP,

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -89,6 +89,9 @@ class Keeper:
     # ---- the file ----
 
     def _rewrite(self, domain: str, credentials: Credentials | None) -> None:
+        self.change(lambda text: auth.with_login(text, domain, credentials)[0])
+
+    def change(self, edited: Callable[[str], str]) -> None:
         """The whole file anew: a reader, and who is killed, see the old one or the new one."""
         place = os.path.realpath(self.path)
         try:
@@ -100,7 +103,7 @@ class Keeper:
                         f"cannot write {self.path}: it is no JSON document, so it stays as it is",
                         exit_code=1,
                     )
-                _replace(place, auth.with_login(text, domain, credentials)[0])
+                replace(place, edited(text))
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise HostError(f"cannot write {self.path}: {reason}", exit_code=1) from error
@@ -179,7 +182,7 @@ def _alone(directory: str) -> Iterator[None]:
         os.close(fd)
 
 
-def _replace(place: str, text: str) -> None:
+def replace(place: str, text: str) -> None:
     part = f"{place}.{secrets.token_hex(6)}"
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

@@ -1,0 +1,151 @@
+"""Contexts of Docker's own command: files in the caller's configuration directory, which say where
+a daemon is. Docker's command, docker-compose and most libraries read them; cove only writes them.
+
+A context is ``contexts/meta/<sha256 of its name>/meta.json``; the chosen one is named in
+``config.json``. The key of its TLS, where it has one, is in ``contexts/tls``: cove makes none such.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+from cove.client.logins import Keeper, replace
+from cove.errors import Conflict, HostError, NotFound, UsageError
+from cove.oci.auth import read_document
+
+DEFAULT = "default"
+"""The context that is no file: what ``DOCKER_HOST`` says, or Docker's own socket."""
+DOCKERS_SOCKET = "unix:///var/run/docker.sock"
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.+-]+")
+CURRENT = "currentContext"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    name: str
+    host: str
+    description: str = ""
+
+    def to_docker(self) -> dict[str, Any]:
+        return {
+            "Name": self.name,
+            "Metadata": {"Description": self.description} if self.description else {},
+            "Endpoints": {"docker": {"Host": self.host, "SkipTLSVerify": False}},
+        }
+
+
+def from_docker(text: str) -> Context | None:
+    document = read_document(text)
+    name, parts = document.get("Name"), []
+    for outer, inner in (("Endpoints", "docker"), ("Metadata", None)):
+        part: Any = document.get(outer)
+        part = part.get(inner) if inner and isinstance(part, dict) else part
+        parts.append(part if isinstance(part, dict) else {})
+    host, described = parts[0].get("Host", ""), parts[1].get("Description", "")
+    return Context(name, str(host), str(described)) if isinstance(name, str) else None
+
+
+def parse_context_name(text: str) -> str:
+    if text == DEFAULT:
+        raise UsageError(f'cannot use the context "{text}" for that: it is no file')
+    if not NAME.fullmatch(text):
+        raise UsageError(
+            f'cannot name a context "{text}": it is two letters or more of a-z, A-Z, 0-9, _.+-'
+        )
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Contexts:
+    """Those of one caller, beside his ``config.json``."""
+
+    keeper: Keeper
+
+    def place(self, name: str, kind: str = "meta") -> str:
+        key = hashlib.sha256(name.encode()).hexdigest()
+        return f"{os.path.dirname(self.keeper.path)}/contexts/{kind}/{key}"
+
+    @property
+    def current(self) -> str:
+        """By ``config.json``; ``DOCKER_HOST`` and ``DOCKER_CONTEXT`` go before it."""
+        return str(read_document(self.keeper.text).get(CURRENT) or DEFAULT)
+
+    def every(self) -> list[Context]:
+        try:
+            keys = os.listdir(os.path.dirname(self.place("")))
+        except OSError:
+            keys = []
+        base = os.path.dirname(self.place(""))
+        found = [from_docker(_read(f"{base}/{key}/meta.json")) for key in keys]
+        host = self.keeper.env.get("DOCKER_HOST") or DOCKERS_SOCKET
+        every = [Context(DEFAULT, host), *filter(None, found)]
+        return sorted(every, key=lambda context: context.name)
+
+    def find(self, name: str) -> Context:
+        for context in self.every():
+            if context.name == name:
+                return context
+        raise NotFound(
+            f'cannot find the context "{name}": there is none in '
+            f"{os.path.dirname(self.keeper.path)}",
+        )
+
+    def write(self, context: Context, *, anew: bool) -> None:
+        """``anew``: in place of one of that name."""
+        if not anew and any(context.name == found.name for found in self.every()):
+            raise Conflict(
+                f'cannot make the context "{context.name}": it is there',
+                hint=f"cove context update {context.name} gives it another address",
+            )
+        place = self.place(context.name)
+        try:
+            os.makedirs(place, 0o755, exist_ok=True)
+            replace(f"{place}/meta.json", json.dumps(context.to_docker(), separators=(",", ":")))
+        except OSError as error:
+            raise _unwritable(place, error) from error
+
+    def choose(self, name: str) -> None:
+        self.find(name)
+
+        def edited(text: str) -> str:
+            document = read_document(text)
+            document.pop(CURRENT, None)
+            if name != DEFAULT:
+                document[CURRENT] = name
+            return json.dumps(document, indent="\t")
+
+        self.keeper.change(edited)
+
+    def remove(self, name: str, *, force: bool) -> None:
+        self.find(name)
+        if self.current == name:
+            if not force:
+                raise Conflict(
+                    f'cannot remove the context "{name}": it is in use',
+                    hint="--force does, and Docker's own socket is used again",
+                )
+            self.choose(DEFAULT)
+        try:
+            shutil.rmtree(self.place(name))
+            shutil.rmtree(self.place(name, "tls"), ignore_errors=True)
+        except OSError as error:
+            raise _unwritable(self.place(name), error) from error
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(1 << 20)
+    except OSError:
+        return ""
+
+
+def _unwritable(place: str, error: OSError) -> HostError:
+    reason = (error.strerror or str(error)).lower()
+    return HostError(f"cannot write {place}: {reason}", exit_code=1)
