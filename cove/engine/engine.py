@@ -46,7 +46,7 @@ from cove.engine.machines.exec import Extra, exec_in
 from cove.engine.machines.restart import restart, take_up
 from cove.engine.machines.retrying import Retries
 from cove.engine.machines.start import Foreground
-from cove.engine.networks import capturing, networks, policies, publishing
+from cove.engine.networks import capturing, linking, networks, policies, publishing
 from cove.engine.opening import open_home
 from cove.engine.snapshots import differences, snapshots
 from cove.engine.system import check, disk, info
@@ -202,7 +202,10 @@ class Engine:
 
     def remove(self, params: calls.Remove, call: calls.Call) -> calls.Named:
         record = self._find(params.machine)
-        stopping.remove(self.home, record, force=params.force, volumes=params.volumes)
+        if params.link:
+            linking.remove(self.home, record, params.link)
+        else:
+            stopping.remove(self.home, record, force=params.force, volumes=params.volumes)
         return calls.Named(record.id, record.name)
 
     def restart(self, params: calls.Restart, call: calls.Call) -> calls.Named:

@@ -123,7 +123,9 @@ def _record(store: Store, base: ImageRecord, layer: LayerRecord, wish: Wish) -> 
     image_id = digest_of(data)
     with store.pinned(image_id):
         Blobs(store.layout).put(data, image_id)
-        record = ImageRecord(image_id, config, layers, base.size + layer.size, created.timestamp())
+        record = ImageRecord(
+            image_id, config, layers, base.size + layer.size, created.timestamp(), parent=base.id
+        )
         with store.transaction():
             store.put_image(record)
             if wish.name is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -67,6 +67,13 @@ def choose_address(
         if number not in ends and not is_taken(text := str(make(number))):
             return text
     return ""
+
+
+def choose_gateway(subnet: Subnet, reserved: Collection[str]) -> str:
+    """The first address that is not set aside."""
+    first, last = int(subnet.network_address) + 1, int(subnet.broadcast_address)
+    make = IPv4Address if subnet.version == 4 else IPv6Address
+    return next(str(make(n)) for n in range(first, last) if str(make(n)) not in reserved)
 
 
 def choose_resolver(subnet: IPv4Network, is_taken: Callable[[str], bool]) -> str:

@@ -21,7 +21,7 @@ def image_document(image: calls.Image) -> Record:
         Id=record.id,
         RepoTags=list(image.tags),
         RepoDigests=[familiar(digest) for digest in record.digests],
-        Parent="",
+        Parent=record.parent,
         Comment=str(last.get("comment", "")) if isinstance(last, dict) else "",
         Created=config.get("created") or units.stamp(record.created),
         DockerVersion="",

@@ -18,6 +18,7 @@ from cove.shown.functions import NoList, NoMap
 from cove.shown.images import image_config
 from cove.shown.template import Record
 from cove.spec.health import State
+from cove.spec.links import split_link
 from cove.spec.machine import DeviceRate, MachineSpec, Mount, connections_of
 from cove.spec.network import Connection, machine_of
 from cove.spec.ports import Publish
@@ -26,8 +27,7 @@ from cove.store.records import Endpoint, MachineRecord
 _UNUSED: dict[str, Any] = {
     "CgroupParent": "", "ContainerIDFile": "", "CpuPeriod": 0, "CpuQuota": 0,
     "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0,
-    "KernelMemory": 0, "Links": NoList(), "MemorySwappiness": None, "OomKillDisable": False,
-    "VolumeDriver": "",
+    "KernelMemory": 0, "MemorySwappiness": None, "OomKillDisable": False,
     "BlkioWeightDevice": [], "Cgroup": "", "ConsoleSize": [0, 0],
     "CpuCount": 0, "CpuPercent": 0, "DeviceCgroupRules": NoList(), "DeviceRequests": NoList(),
     "IOMaximumBandwidth": 0, "IOMaximumIOps": 0, "KernelMemoryTCP": 0,
@@ -57,7 +57,7 @@ def machine_document(seen: calls.Inspected) -> Record:
         ProcessLabel="",
         AppArmorProfile="",
         ExecIDs=NoList(),
-        HostConfig=_host_config(spec),
+        HostConfig=_host_config(spec) | {"Links": _linked(record)},
         GraphDriver=Record(
             Name="overlay",
             Data={"LowerDir": ":".join(reversed(seen.layers)), "UpperDir": seen.upper},
@@ -155,7 +155,7 @@ def _config(seen: calls.Inspected) -> Record:
         Tty=spec.tty,
         OpenStdin=spec.stdin_open,
         StdinOnce=spec.stdin_open,
-        Env=[word for word in environment.values() if "=" in word] or NoList(),
+        Env=list(environment.values()) or NoList(),
         Cmd=command or NoList(),
         Healthcheck=_healthcheck(spec, image.get("Healthcheck")),
         Image=spec.image,
@@ -212,7 +212,8 @@ def _host_config(spec: MachineSpec) -> Record:
         Tmpfs={m.target: _tmpfs(m) for m in spec.mounts if m.type == "tmpfs"} or NoMap(),
         ShmSize=limits.shm or 64 << 20,
         Sysctls=dict(spec.sysctls),
-        Runtime="cove",
+        Runtime=spec.runtime or "cove",
+        VolumeDriver=spec.volume_driver,
         Isolation=spec.isolation,
         Init=spec.init,
         Annotations=spec.annotations,
@@ -254,7 +255,12 @@ def _capabilities(names: tuple[str, ...]) -> list[str]:
     return [name if name == "ALL" else f"CAP_{name}" for name in names] or NoList()
 
 
+TMPFS = "--tmpfs "
+
+
 def _tmpfs(mount: Mount) -> str:
+    if mount.origin.startswith(TMPFS):  # who reads it back expects his own words
+        return mount.origin.removeprefix(TMPFS).partition(":")[2]
     size = [f"size={mount.size}"] if mount.size else []
     mode = [f"mode={mount.mode:o}"] if mount.mode != 0o1777 else []
     return ",".join((*size, *mode, *mount.options))
@@ -308,6 +314,11 @@ def _ports(record: MachineRecord) -> dict[str, Any]:
     return dict.fromkeys(record.exposed) | held
 
 
+def _linked(record: MachineRecord) -> list[str]:
+    links = map(split_link, record.spec.links)
+    return [f"/{name}:/{record.name}/{alias}" for name, alias in links] or NoList()
+
+
 def _networks(record: MachineRecord) -> Record:
     """The places it has while it runs; those that it asks for otherwise."""
     wished = {wish.network: wish for wish in connections_of(record.spec)}
@@ -330,12 +341,14 @@ def _networks(record: MachineRecord) -> Record:
 def _network(endpoint: Endpoint | None, wish: Connection | None = None) -> Record:
     said = endpoint or wish
     aliases = said.aliases if said else ()
-    options = {"forwarding": "true"} if said and said.forwards else NoMap()
+    options = {"forwarding": "true"} if said and said.forwards else {}
+    options |= wish.driver_options if wish else {}
     address, _, bits = endpoint.address.partition("/") if endpoint else ("", "", "0")
     address6, _, bits6 = endpoint.address6.partition("/") if endpoint else ("", "", "")
     return Record(
-        IPAMConfig=_addresses(wish), Links=NoList(), Aliases=list(aliases) or NoList(),
-        DriverOpts=options,
+        IPAMConfig=_addresses(wish),
+        Links=list(wish.links if wish else ()) or NoList(), Aliases=list(aliases) or NoList(),
+        DriverOpts=options or NoMap(),
         MacAddress=said.mac if said else "",
         NetworkID=endpoint.network if endpoint else "", EndpointID="",
         Gateway=endpoint.gateway if endpoint else "", IPAddress=address, IPPrefixLen=int(bits),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address, ip_network
+from typing import Any
 
 from cove.engine.calls import networks as calls
 from cove.shown import filters, units
 from cove.shown.template import Record
 from cove.spec import values
+from cove.store.records import NetworkRecord
 
 SCOPE = "local"
 BUILTIN = ("bridge", "host", "none")
@@ -46,7 +49,12 @@ TESTS: dict[str, Callable[[calls.Network, str], bool]] = {
 def document(network: calls.Network) -> Record:
     record = network.record
     config = [
-        Record(Subnet=subnet, Gateway=own, **({"IPRange": part} if part else {}))
+        Record(
+            Subnet=subnet,
+            Gateway=own,
+            **({"IPRange": part} if part else {}),
+            **_reserved(record, subnet),
+        )
         for subnet, own, part in (
             (record.subnet, record.gateway, record.range),
             (record.subnet6, record.gateway6, record.range6),
@@ -72,7 +80,7 @@ def document(network: calls.Network) -> Record:
         Driver=record.driver,
         EnableIPv4=not network.builtin,
         EnableIPv6=bool(record.subnet6),
-        IPAM=Record(Driver="default", Options={}, Config=config),
+        IPAM=Record(Driver="default", Options=record.ipam_options, Config=config),
         Internal=record.internal,
         Attachable=False,
         Ingress=False,
@@ -83,3 +91,9 @@ def document(network: calls.Network) -> Record:
         Labels=dict(record.labels),
         Bridge=network.bridge,
     )
+
+
+def _reserved(record: NetworkRecord, subnet: str) -> dict[str, Any]:
+    own = ip_network(subnet)
+    found = {name: text for name, text in record.reserved.items() if ip_address(text) in own}
+    return {"AuxiliaryAddresses": found} if found else {}

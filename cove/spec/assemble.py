@@ -103,8 +103,13 @@ def _networks(values: Values) -> dict[str, Any]:
                 hint="leave one of them out",
             )
     said = {name: getattr(first, name) for name in OF_FIRST} | said
-    forwards = {"forwards": True} if first.forwards else {}
-    return {"network": first.network, **said, **forwards, "connections": asked[1:]}
+    if first.forwards:
+        said["forwards"] = True
+    if first.links:
+        said["network_links"] = first.links
+    if first.driver_options:
+        said["driver_options"] = first.driver_options
+    return {"network": first.network, **said, "connections": asked[1:]}
 
 
 def assemble_exec(values: Values, caller: Caller, *, command: tuple[str, ...]) -> ExecSpec:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import cove.spec.joining as joining
+import cove.spec.links as links
 from cove.errors import CoveError, Problems, Unsupported, UsageError, one_line
 from cove.spec.grants import CAPABILITIES, LOG_DRIVERS, LOG_FILE_MIN, LOG_FILES_MOST, ULIMITS
 from cove.spec.health import check_health
@@ -29,7 +30,7 @@ from cove.spec.values import (
     parse_signal,
     parse_user,
 )
-from cove.spec.volume import DEVICES, VolumeSpec, check_volume, parse_volumes_from
+from cove.spec.volume import DEVICES, VolumeSpec, check_volume, no_driver, parse_volumes_from
 
 MEMORY_MINIMUM = 6 << 20
 """As Docker's: less does not start anything."""
@@ -103,6 +104,8 @@ def _problems(spec: MachineSpec) -> Iterator[CoveError]:
     yield from _mounts(spec)
     for text in spec.volumes_from:
         yield from _parsed(text, "--volumes-from", parse_volumes_from)
+    yield from _driver(spec)
+    yield from links.problems(spec.links, spec.network)
     yield from _network(spec)
     yield from _ports(spec)
     yield from _grants(spec)
@@ -291,6 +294,13 @@ def _volume(mount: Mount, origin: str) -> Iterator[CoveError]:
     except CoveError as error:
         error.origin = origin
         yield error
+
+
+def _driver(spec: MachineSpec) -> Iterator[CoveError]:
+    """Nobody asks for a driver that makes nothing: it is only remembered, as by Docker."""
+    made = next((m for m in spec.mounts if m.type == "volume"), None)
+    if made is not None and spec.volume_driver not in ("", "local"):
+        yield no_driver(spec.volume_driver)
 
 
 def _network(spec: MachineSpec) -> Iterator[CoveError]:

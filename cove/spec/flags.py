@@ -15,6 +15,7 @@ from cove.spec import (
     environment,
     grants,
     health,
+    links,
     mounts,
     network,
     policy,
@@ -184,8 +185,8 @@ MACHINE = (
          "type=…,source=…,target=…", mounts.parse_mount, repeat=True, group="Files"),
     Flag("volumes-from", "volumes_from", "Mount what another machine has mounted", "",
          "MACHINE[:ro]", volume.parse_volumes_from, repeat=True, group="Files"),
-    Flag("volume-driver", ".volume_driver", "Only local", "", "DRIVER", volume.parse_driver,
-         group="Files"),
+    Flag("volume-driver", "volume_driver", "Of volumes that are made for it: only local", "",
+         "DRIVER", group="Files"),
     Flag("tmpfs", "mounts", "An empty directory in memory", "", "TARGET[:OPTIONS]",
          mounts.parse_tmpfs, repeat=True, group="Files"),
     Flag("read-only", "security.read_only", "No writing to the root file system", group="Files"),
@@ -273,6 +274,9 @@ MACHINE = (
          group="Network"),
     Flag("add-host", "extra_hosts", "A line for its /etc/hosts; host-gateway is the host's address "
          "on its network", "", "NAME:ADDRESS", grants.parse_host, repeat=True, group="Network"),
+    Flag("link", "links", "Call another machine so, in this one alone, and tell it in variables "
+         "what that one serves", "", "MACHINE[:ALIAS]", links.parse_link, repeat=True,
+         group="Network"),
     Flag("dns", "dns", "Whom to ask for names that are no machine's; else the host's servers", "",
          "ADDRESS", grants.parse_address, repeat=True, group="Network"),
     Flag("dns-search", "dns_search", "A domain to look for names in; . for none; else the host's",
@@ -286,6 +290,8 @@ MACHINE = (
          grants.parse_log_opt, repeat=True, group="Log"),
     Flag("disable-content-trust", ".unsigned", "Accepted; signatures are not checked",
          group="Process", default=True),
+    Flag("runtime", "runtime", "Accepted: cove, runc, io.containerd.runc.v2", "", "NAME",
+         grants.parse_runtime, group="Process", default="cove"),
     Flag("ipc", "", "Only private", "", "MODE", grants.only("private", "", "shareable",
          why="every machine has its own IPC namespace"), group="Security"),
     Flag("pid", "", "Only private", "", "MODE", grants.only("private", "",
@@ -306,10 +312,8 @@ CREATE = (*PROCESS, *_ATTACHED[1:2], *MACHINE, FROM_SNAPSHOT)
 
 
 REFUSED: dict[str, tuple[str, bool]] = {
-    "link": ("cove has no links between machines", True),
     "link-local-ip": (network.LINK_LOCAL, True),
     "gpus": ("cove hands no GPUs to machines", True),
-    "runtime": ("cove is its own runtime", True),
     "cgroup-parent": ("cove keeps all machines in groups of its own", True),
     "device-cgroup-rule": ("name the device: --device /dev/…", True),
     "blkio-weight-device": ("one weight holds for all devices: --blkio-weight", True),

@@ -301,6 +301,16 @@ def parse_userns(text: str) -> str:
     return text
 
 
+RUNTIMES = ("", "cove", "runc", "io.containerd.runc.v2")
+"""Names that ask for what is there anyway."""
+
+
+def parse_runtime(text: str) -> str:
+    if text not in RUNTIMES:
+        raise Unsupported(f'cannot use the runtime "{text}": cove is its own runtime')
+    return text
+
+
 def only(*accepted: str, why: str) -> Callable[[str], Fields]:
     """A parser that takes the values cove has anyway and refuses all others by name."""
 

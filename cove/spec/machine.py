@@ -5,6 +5,7 @@ The parsers of Docker-style values are in ``values``; checks that need the whole
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -152,6 +153,11 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     ip6: str = ""
     forwards: bool = False
     """On that network; see ``Connection``."""
+    network_links: tuple[str, ...] = ()
+    driver_options: dict[str, str] = {}
+    """On that network; see ``Connection``."""
+    links: tuple[str, ...] = ()
+    """Of others, on every network: ``NAME:ALIAS``; what they serve is told in variables."""
     policy: Policy | None = None
     """Where it may begin conversations; None: wherever its networks lead."""
     connections: tuple[Connection, ...] = ()
@@ -170,6 +176,8 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     mounts: tuple[Mount, ...] = ()
     volumes_from: tuple[str, ...] = ()
     """Machines whose binds and volumes it has too: ``NAME``, ``NAME:ro``."""
+    volume_driver: str = ""
+    """Of the volumes that it makes; only ``local`` makes any."""
     devices: tuple[Device, ...] = ()
     sysctls: tuple[tuple[str, str], ...] = ()
     limits: Limits = Limits()
@@ -179,6 +187,8 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     log_max: int = 20 << 20
     """Bytes of one of its files; 0: no end."""
     log_files: int = 5
+    runtime: str = ""
+    """As it was asked for: a name of what is there anyway."""
     platform: str = ""
     emulate: tuple[str, ...] = ()
     """Architectures whose programs it runs besides its image's own; asked for by ``bootstrap``."""
@@ -190,10 +200,21 @@ def connections_of(spec: MachineSpec) -> tuple[Connection, ...]:
     """Every network that it asks for, in order."""
     if spec.network in ALONE or machine_of(spec.network):
         return ()
-    return (
-        Connection(spec.network, spec.ip, spec.mac, spec.aliases, spec.ip6, spec.forwards),
-        *spec.connections,
-    )
+    first = Connection(
+        spec.network, spec.ip, spec.mac, spec.aliases, spec.ip6, spec.forwards, spec.network_links,
+        spec.driver_options,
+    )  # fmt: skip
+    return (first, *spec.connections)
+
+
+def with_connections(spec: MachineSpec, wishes: Sequence[Connection]) -> MachineSpec:
+    """The same machine on these networks."""
+    first = wishes[0] if wishes else Connection("none")
+    return msgspec.structs.replace(
+        spec, network=first.network, ip=first.ip, mac=first.mac, aliases=first.aliases,
+        ip6=first.ip6, forwards=first.forwards, network_links=first.links,
+        driver_options=first.driver_options, connections=tuple(wishes[1:]),
+    )  # fmt: skip
 
 
 class ExecSpec(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -42,6 +42,10 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     ip6: str = ""
     forwards: bool = False
     """It may send what is not from itself: it is a router."""
+    links: tuple[str, ...] = ()
+    """What others are called by this machine alone: ``NAME:ALIAS``."""
+    driver_options: dict[str, str] = {}
+    """What somebody said to a driver that is not cove's: kept, shown, and without a meaning."""
 
 
 class NetworkSpec(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -58,9 +62,13 @@ class NetworkSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """``fd00:1::/64``; empty, with ``ipv6``: one is chosen."""
     gateway6: str = ""
     range6: str = ""
+    reserved: dict[str, str] = {}
+    """Addresses that no machine is given unless it asks, by what has them."""
     internal: bool = False
     """No way out of it, not even to the host."""
     labels: dict[str, str] = {}
+    ipam_options: dict[str, str] | None = {}
+    """Always empty; None: the client did not even say so, and reads back that it did not."""
 
 
 def machine_of(network: str) -> str:
@@ -69,9 +77,9 @@ def machine_of(network: str) -> str:
 
 
 def parse_network_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", text):
-        raise bad("network name", text, "not letters, digits, _ . - that begin with one of the "
-                  "first two", hint="write web or web-1")  # fmt: skip
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_. -]{0,126}[A-Za-z0-9_.-])?", text):
+        raise bad("network name", text, "not letters, digits, spaces, _ . - that begin with one of "
+                  "the first two", hint="write web or web-1")  # fmt: skip
     if text in RESERVED:
         raise bad("network name", text, "cove has a meaning of its own for it")
     return text
@@ -156,6 +164,27 @@ def parse_driver_option(text: str) -> bool:
     if value not in ("true", "false"):
         raise bad("driver option", text, "neither true nor false", hint=f"write {FORWARDING}=true")
     return value == "true"
+
+
+OURS = "com.docker.network."
+"""Where the names of options begin that mean something to Docker's own drivers."""
+
+
+def kept_option(name: str, value: str) -> None:
+    """An option that may be kept without a meaning: one of somebody else's driver."""
+    if name == FORWARDING or name.startswith(OURS):
+        raise Unsupported(
+            f"cannot use the driver option {name} of a network: cove has only {FORWARDING}=true",
+            origin=f"driver-opt={name}={value}",
+        )
+
+
+def parse_reserved(text: str) -> tuple[str, str]:
+    """``NAME=ADDRESS``, as ``--aux-address`` has it."""
+    name, _, address = text.partition("=")
+    if not name or not address:
+        raise bad("reserved address", text, "not NAME=ADDRESS", hint="write printer=10.1.2.9")
+    return name, parse_gateway(address)
 
 
 def _parse_mode(text: str) -> str:
@@ -254,6 +283,25 @@ def check_network(spec: NetworkSpec) -> None:
         )
     _check_family(spec.name, spec.subnet, spec.gateway, spec.range, version=4)
     _check_family(spec.name, spec.subnet6, spec.gateway6, spec.range6, version=6)
+    _check_reserved(spec)
+
+
+def _check_reserved(spec: NetworkSpec) -> None:
+    import ipaddress
+
+    subnets = [ipaddress.ip_network(text) for text in (spec.subnet, spec.subnet6) if text]
+    for name, text in spec.reserved.items():
+        address = ipaddress.ip_address(parse_gateway(text))
+        if not any(address in subnet for subnet in subnets):
+            raise UsageError(
+                f"cannot make network {spec.name}: {text} is no address of a --subnet of it",
+                origin=f"--aux-address {name}={text}",
+            )
+        if str(address) in (spec.gateway, spec.gateway6):
+            raise UsageError(
+                f"cannot make network {spec.name}: {text} is its gateway",
+                origin=f"--aux-address {name}={text}",
+            )
 
 
 def _check_family(name: str, network: str, own: str, part: str, *, version: int) -> None:

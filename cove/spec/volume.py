@@ -46,10 +46,14 @@ def parse_volume_name(text: str) -> str:
 
 def parse_driver(text: str) -> str:
     if text != "local":
-        raise Unsupported(
-            f'cannot use the volume driver "{text}": cove keeps volumes itself, as local'
-        )
+        raise no_driver(text)
     return text
+
+
+def no_driver(text: str) -> Unsupported:
+    return Unsupported(
+        f'cannot use the volume driver "{text}": cove keeps volumes itself, as local'
+    )
 
 
 def parse_option(text: str) -> tuple[str, str]:

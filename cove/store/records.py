@@ -265,6 +265,10 @@ class NetworkRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     gateway6: str = ""
     range6: str = ""
     forwarding6: bool = False
+    reserved: dict[str, str] = {}
+    """Addresses that no machine is given, by what has them."""
+    ipam_options: dict[str, str] | None = {}
+    """As they were asked for."""
     listening: tuple[str, ...] = ()
     """Interfaces that were told to hear routers although the host forwards IPv6."""
 
@@ -302,6 +306,8 @@ class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     manifest: str = ""
     """Digest of the manifest it came with, if any."""
     digests: tuple[str, ...] = ()
+    parent: str = ""
+    """Id of the image that a machine was made from which was committed as this one."""
 
 
 class LeftoverRecord(msgspec.Struct, frozen=True, omit_defaults=True):

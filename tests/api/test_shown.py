@@ -99,3 +99,77 @@ def test_each_line_of_a_log_comes_in_a_frame_of_its_own(client: Client, cove: Co
     assert list(box.logs(stream=True)) == [b"one\n", b"\n", b"two\rsame\n", b"last"]
     assert box.logs() == b"one\n\ntwo\rsame\nlast"
     assert cove("logs", box.name).out == "one\n\ntwo\rsame\nlast"
+
+
+def test_what_means_nothing_here_is_kept_and_what_means_something_is_refused(
+    client: Client, raw: Raw
+) -> None:
+    said = {"EndpointsConfig": {"bridge": {"DriverOpts": {"com.example.key": "on"}}}}
+    one = made(raw, {
+        "HostConfig": {"NetworkMode": "bridge", "Tmpfs": {"/t": "size=3M"}, "VolumeDriver": "foo",
+                       "Runtime": "runc", "MemorySwappiness": 40},
+        "NetworkingConfig": said, "Env": ["BARE", "EMPTY="],
+    })  # fmt: skip
+    found = client.api.inspect_container(one)
+    host = found["HostConfig"]
+    assert (host["Tmpfs"], host["VolumeDriver"]) == ({"/t": "size=3M"}, "foo")
+    assert (host["Runtime"], host["MemorySwappiness"]) == ("runc", None)
+    assert {"BARE", "EMPTY="} <= set(found["Config"]["Env"])
+    assert found["NetworkSettings"]["Networks"]["bridge"]["DriverOpts"] == {"com.example.key": "on"}
+    client.api.remove_container(one)
+    body = {"Image": "bb", "Cmd": ["true"], "HostConfig": {"MemorySwappiness": 40}}
+    answer = raw("POST", "/containers/create", body)
+    assert answer.status == 201, answer
+    assert "swappiness discarded" in json.loads(answer.body)["Warnings"][0]
+    client.api.remove_container(json.loads(answer.body)["Id"])
+    for more, code in (
+        ({"VolumeDriver": "foo", "Binds": ["data:/data"]}, 501),
+        ({"Runtime": "kata"}, 501),
+        ({"Links": ["nobody:db"]}, 400),
+    ):
+        body = {"Image": "bb", "Cmd": ["true"], "HostConfig": more}
+        assert raw("POST", "/containers/create", body).status == code
+    said["EndpointsConfig"]["bridge"] = {"DriverOpts": {"com.docker.network.bridge.name": "x"}}
+    body = {"Image": "bb", "Cmd": ["true"], "NetworkingConfig": said}
+    assert raw("POST", "/containers/create", body).status == 501
+
+
+def test_a_network_sets_addresses_aside(client: Client, raw: Raw) -> None:
+    pool = {
+        "Subnet": "10.231.78.0/29",
+        "AuxiliaryAddresses": {"a": "10.231.78.1", "b": "10.231.78.3"},
+    }
+    ipam = {"Config": [pool]}
+    net = client.networks.create("set aside", internal=True, ipam=ipam)
+    try:
+        found = client.networks.get("set aside").attrs["IPAM"]
+        assert found["Config"] == [pool | {"Gateway": "10.231.78.2"}]
+        assert found["Options"] is None
+        one, two, three = (
+            client.containers.create("bb", ["cat"], stdin_open=True, network=name)
+            for name in ("set aside", "set aside", "none")
+        )
+        for box in (one, two, three):
+            box.start()
+            box.reload()
+        held = {
+            box.attrs["NetworkSettings"]["Networks"]["set aside"]["IPAddress"] for box in (one, two)
+        }
+        assert held == {"10.231.78.4", "10.231.78.5"}
+        place = {"IPAMConfig": {"IPv4Address": "10.231.78.3"}}
+        body = {"Container": three.id, "EndpointConfig": place}
+        taken = raw("POST", f"/networks/{net.id}/connect", body)
+        assert taken.status == 409 and "b, set aside, has the address" in taken.message
+        for box in (one, two, three):
+            box.remove(force=True)
+    finally:
+        net.remove()
+    for aside, why in (
+        ("10.9.0.1", "no address of"),
+        ("10.231.78.1", "its gateway"),
+        ("x", "IPv4"),
+    ):
+        pool = {"Subnet": "10.231.78.0/29", "Gateway": "10.231.78.1"}
+        body = {"Name": "n", "IPAM": {"Config": [pool | {"AuxiliaryAddresses": {"a": aside}}]}}
+        answer = raw("POST", "/networks/create", body)
+        assert answer.status == 400 and why in answer.message

@@ -267,3 +267,15 @@ def test_networks_have_the_same_share_of_connections() -> None:
     assert given_up(held, ("web", "10.0.0.999")) == 4
     half = [("db", "10.1.0.2")] * 128 + crowd[:128]
     assert given_up(half, ("db", "10.1.0.3")) == 0  # of its own network
+
+
+def test_a_link_is_the_name_of_one_asker_alone(table: Table) -> None:
+    links = {WEB.id: {"it": "two", "all": "two"}, DB.id: {"far": "three"}}
+    table.put(machine(5, "four", WEB, links=links))
+    four, one = table.machines[5], table.machines[2]
+    assert table.addresses(four, WEB.id, "it") == ("10.0.0.3",)
+    assert table.addresses(four, WEB.id, "all") == ("10.0.0.3",), "before what all call so"
+    assert table.addresses(four, WEB.id, "far") is None, "it is not on that network"
+    assert table.addresses(one, WEB.id, "it") is None
+    table.drop(3)
+    assert table.addresses(four, WEB.id, "it") is None

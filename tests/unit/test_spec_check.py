@@ -217,7 +217,7 @@ WRONG: list[tuple[MachineSpec, str, str, str]] = [
         "--network d",
         "",
     ),
-    (MachineSpec("i", network="a b"), 'network name "a b"', "--network a b", "write web"),
+    (MachineSpec("i", network="a/b"), 'network name "a/b"', "--network a/b", "write web"),
     (MachineSpec("i", network="container:"), "none is named", "container:", ""),
     (MachineSpec("i", ip="10.0.0.2"), "cannot use --ip with --network none", "--ip 10.0.0.2", ""),
     (
@@ -329,11 +329,11 @@ def test_what_does_not_go_together(spec: MachineSpec, message: str, origin: str,
 
 
 def test_all_problems_are_told_at_once() -> None:
-    spec = MachineSpec("i", limits=Limits(memory=1 << 20, pids=-5), network="a b")
+    spec = MachineSpec("i", limits=Limits(memory=1 << 20, pids=-5), network="a/b")
     with pytest.raises(UsageError) as caught:
         check_machine(spec)
     assert caught.value.message.splitlines()[0] == "cannot use these options: 3 problems"
-    for text in ("the minimum is 6m", "--pids-limit -5", '"a b"'):
+    for text in ("the minimum is 6m", "--pids-limit -5", '"a/b"'):
         assert text in caught.value.message
 
 

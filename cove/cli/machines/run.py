@@ -353,6 +353,12 @@ def remove(typed: Typed, terminal: Terminal, client: Client) -> int:
     force, volumes = typed.on("force"), typed.on("volumes")
 
     def one(name: str) -> str:
+        if typed.on("link"):
+            name, _, alias = name.removeprefix("/").rpartition("/")
+            if not name:
+                raise UsageError(f"cannot remove the link {alias}: it is not MACHINE/ALIAS")
+            client.remove(calls.Remove(name, link=alias))
+            return f"{name}/{alias}"
         client.remove(calls.Remove(name, force, volumes))
         return name
 
@@ -493,6 +499,7 @@ COMMANDS: dict[str, Command] = {
             help="Remove machines",
             flags=(
                 Flag("force", "force", "Kill a running one first", "f"),
+                Flag("link", "link", "Remove what a machine calls another one: MACHINE/ALIAS", "l"),
                 Flag("volumes", "volumes", "Remove its anonymous volumes too", "v"),
             ),
             words=MACHINES,

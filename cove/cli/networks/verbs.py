@@ -24,6 +24,7 @@ from cove.shown.template import Record
 from cove.spec import network as spec
 from cove.spec import values
 from cove.spec.flags import Flag
+from cove.spec.links import parse_link
 
 HEADINGS = {
     "ID": "NETWORK ID",
@@ -57,6 +58,7 @@ def create(typed: Typed, terminal: Terminal, client: Client) -> int:
         subnet6=subnet6,
         gateway6=gateway6,
         range6=range6,
+        reserved=dict(typed.values.get("reserved", ())),
         internal=typed.on("internal"),
         labels=dict(typed.values.get("labels", ())),
     )
@@ -140,7 +142,8 @@ def connect(typed: Typed, terminal: Terminal, client: Client) -> int:
         calls.NetworkConnect(
             network, machine, typed.text("ip"), typed.text("mac"),
             typed.values.get("aliases", ()), typed.text("ip6"),
-            (False, *typed.values.get("options", ()))[-1],
+            (False, *typed.values.get("options", ()))[-1], {},
+            typed.values.get("links", ()),
         )
     )  # fmt: skip
     return 0
@@ -179,6 +182,8 @@ CREATE = Command(
              spec.parse_gateway, repeat=True),
         Flag("ip-range", "range", "Machines get addresses of this part of it", "", "RANGE",
              spec.parse_range, repeat=True),
+        Flag("aux-address", "reserved", "An address of it that no machine gets", "",
+             "NAME=ADDRESS", spec.parse_reserved, repeat=True),
         Flag("internal", "internal", "No way out of it, and none to the host"),
         Flag("label", "labels", "Attach a label", "", "NAME[=VALUE]", values.parse_label,
              repeat=True),
@@ -188,7 +193,6 @@ CREATE = Command(
     least=1,
     most=1,
     refused={
-        "aux-address": ("give a range that leaves the address out: --ip-range", True),
         "ipam-driver": ("cove gives out addresses itself", True),
         "ipam-opt": ("cove gives out addresses itself", True),
         "attachable": ("cove has no swarm", False),
@@ -254,6 +258,15 @@ CONNECT = Command(
             repeat=True,
         ),
         Flag(
+            "link",
+            "links",
+            "Call another one there so, in this one alone",
+            "",
+            "MACHINE[:ALIAS]",
+            parse_link,
+            repeat=True,
+        ),
+        Flag(
             "driver-opt",
             "options",
             "forwarding=true: it may send there what others sent",
@@ -268,7 +281,6 @@ CONNECT = Command(
     most=2,
     refused={
         "link-local-ip": (spec.LINK_LOCAL, True),
-        "link": ("cove has no links between machines", True),
         "gw-priority": ("the first network that leads out is the way out", True),
     },
 )

@@ -215,6 +215,8 @@ class Container(Struct):
     stop_timeout: int | None = None
     healthcheck: Healthcheck | None = None
     shell: Strings = None
+    runtime: str = ""
+    """Where docker-py puts it."""
     host_config: HostConfig | None = None
     networking_config: NetworkingConfig | None = None
 

@@ -13,6 +13,7 @@ from cove.daemon.docker.attach import attach_late
 from cove.engine import calls
 from cove.engine.events import Cancel
 from cove.engine.machines.waiting import Waiter
+from cove.engine.networks.linking import names_of
 from cove.errors import Conflict, CoveError, NotFound, UsageError
 from cove.shown import filters
 from cove.spec.assemble import assemble_limits
@@ -46,7 +47,7 @@ def create(ask: Ask) -> Answer:
                 f'Conflict. The container name "/{name}" is already in use: {error.message}'
             ) from error
         raise
-    return Answer({"Id": made.id, "Warnings": list(made.warnings)}, 201)
+    return Answer({"Id": made.id, "Warnings": [*made.warnings, *spec.discarded(asked)]}, 201)
 
 
 def listed(ask: Ask) -> Answer:
@@ -65,7 +66,13 @@ def listed(ask: Ask) -> Answer:
         machines = [r for r in machines if r.state in ACTIVE]
     machines = machines[:limit] if limit > 0 else machines
     now = time.time()
-    return Answer([shapes.listed_to_docker(r, seen.sizes.get(r.id), now) for r in machines])
+    return Answer(
+        [
+            shapes.listed_to_docker(r, seen.sizes.get(r.id), now)
+            | {"Names": names_of(r, seen.machines)}
+            for r in machines
+        ]
+    )
 
 
 def inspect(ask: Ask) -> Answer:
@@ -196,7 +203,11 @@ class Ends:
 
 def remove(ask: Ask) -> Answer:
     if ask.on("link"):
-        raise UsageError("cannot remove a link: cove has no links between machines")
+        name, _, alias = ask.name.rpartition("/")
+        if not name:
+            raise UsageError(f"cannot remove a link: {alias} is not MACHINE/ALIAS")
+        ask.engine.remove(calls.Remove(ask.machine_called(name).id, link=alias), CALL)
+        return DONE
     params = calls.Remove(ask.machine().id, force=ask.on("force"), volumes=ask.on("v"))
     try:
         ask.engine.remove(params, CALL)

@@ -69,7 +69,6 @@ def network_from_docker(asked: Create) -> words.NetworkSpec:
         ("Options", bool(asked.options)),
         ("IPAM.Options", bool(ipam.options)),
         ("IPAM.Driver", ipam.driver not in ("", "default")),
-        ("IPAM.AuxiliaryAddresses", any(c.aux_address for c in ipam.config or ())),
         ("EnableIPv4", asked.enable_i_pv4 is False),
     ):
         if there:
@@ -88,8 +87,12 @@ def network_from_docker(asked: Create) -> words.NetworkSpec:
         subnet6=subnet6,
         gateway6=gateway6,
         range6=part6,
+        reserved={
+            n: words.parse_gateway(a) for c in config for n, a in (c.aux_address or {}).items()
+        },
         internal=asked.internal,
         labels=dict(asked.labels or {}),
+        ipam_options=ipam.options,
     )
     words.check_network(found)
     return found
@@ -129,7 +132,15 @@ def connect(ask: Ask) -> Answer:
     machine = ask.machine_called(asked.container)
     ask.engine.network_connect(
         networks.NetworkConnect(
-            network, machine.id, wish.ip, wish.mac, wish.aliases, wish.ip6, wish.forwards
+            network,
+            machine.id,
+            wish.ip,
+            wish.mac,
+            wish.aliases,
+            wish.ip6,
+            wish.forwards,
+            wish.driver_options,
+            wish.links,
         ),
         CALL,
     )

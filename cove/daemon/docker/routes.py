@@ -82,7 +82,7 @@ CONTAINERS = (
         "containers.wait",
         kind="lasting",
     ),
-    Route("DELETE", "/containers/{name}", "containers.remove"),
+    Route("DELETE", "/containers/{name*}", "containers.remove"),
     Route("POST", "/containers/prune", "containers.prune", since=(1, 25)),
     Route("GET", "/containers/{name}/logs", "logs.logs", kind="lasting"),
     Route(
@@ -166,7 +166,7 @@ NETWORKS = (
         "/networks/create",
         "networks.create",
         "partial",
-        "drivers, options and auxiliary addresses are refused by name",
+        "other drivers than bridge and their options are refused by name",
     ),
     Route("POST", "/networks/prune", "networks.prune", since=(1, 25)),
     Route("GET", "/networks/{name}", "networks.inspect"),
@@ -234,7 +234,9 @@ ROUTES: tuple[Route, ...] = (
 
 @cache
 def _patterns() -> tuple[tuple[re.Pattern[str], Route], ...]:
-    return tuple((_pattern(route.path), route) for route in ROUTES)
+    """What takes any number of parts comes last."""
+    routes = sorted(ROUTES, key=lambda route: "*}" in route.path)
+    return tuple((_pattern(route.path), route) for route in routes)
 
 
 def _pattern(path: str) -> re.Pattern[str]:

@@ -28,7 +28,7 @@ from cove.daemon.docker.bodies import (
     VolumeDriver,
 )
 from cove.errors import CoveError, Unsupported, UsageError
-from cove.spec import network
+from cove.spec import links, network
 from cove.spec.assemble import Caller, assemble_machine
 from cove.spec.check import check_exec, check_machine
 from cove.spec.flags import CREATE, REFUSED, Flag
@@ -52,7 +52,6 @@ NOT_HERE = {
     "cgroup_parent": "cgroup-parent",
     "device_cgroup_rules": "device-cgroup-rule",
     "device_requests": "gpus",
-    "links": "link",
 }
 """Fields that cove refuses for the same reason as the flag."""
 OTHERS = {
@@ -62,6 +61,11 @@ OTHERS = {
     "i_o_maximum_bandwidth": "only Windows has it",
     "cgroup": "every machine has its own control group",
 }
+NO_SWAPPINESS = (
+    "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. "
+    "Memory swappiness discarded."
+)
+"""As Docker says it on cgroup v2; cove sets it on no host."""
 LOG_DRIVERS = (
     "json-file", "local", "none", "syslog", "journald", "gelf", "fluentd", "awslogs", "splunk",
     "etwlogs", "gcplogs",
@@ -69,8 +73,6 @@ LOG_DRIVERS = (
 """Docker's; those that cove has not are refused by its flag."""
 DEFAULT_LOG = "json-file"
 """docker-py reads no log of a container whose driver it does not know to keep one."""
-RUNTIMES = ("", "cove", "runc", "io.containerd.runc.v2")
-"""Names that ask for what is there anyway."""
 
 
 def machine_from_docker(asked: Container, name: str, platform: str = "") -> MachineSpec:
@@ -84,6 +86,7 @@ def machine_from_docker(asked: Container, name: str, platform: str = "") -> Mach
     refuse(host)
     if not asked.image:
         raise UsageError("cannot create a container: no image was named")
+    asked.runtime = host.runtime or asked.runtime
     words = [*_process(asked), *_host(host), *_network_words(asked, host)]
     if name:
         words.append(("name", name))
@@ -135,19 +138,22 @@ def refuse(config: Resources) -> None:
     for field, why in OTHERS.items():
         if getattr(config, field, None):
             raise unsupported(field, why)
-    if config.memory_swappiness not in (None, -1):
-        raise unsupported("memory_swappiness", REFUSED["memory-swappiness"][0])
-    if isinstance(config, HostConfig):
-        if config.runtime not in RUNTIMES:
-            raise unsupported("runtime", REFUSED["runtime"][0])
-        if config.masked_paths or config.readonly_paths:
-            raise Unsupported(
-                "cannot use MaskedPaths or ReadonlyPaths: cove masks a fixed list, or nothing"
-            )
+    if isinstance(config, HostConfig) and (config.masked_paths or config.readonly_paths):
+        raise Unsupported(
+            "cannot use MaskedPaths or ReadonlyPaths: cove masks a fixed list, or nothing"
+        )
+
+
+def discarded(asked: Container) -> tuple[str, ...]:
+    """What Docker drops with a warning where the kernel has none, dropped and told the same way."""
+    host = asked.host_config or HostConfig()
+    return () if host.memory_swappiness in (None, -1) else (NO_SWAPPINESS,)
 
 
 def refuse_to_change(config: Resources) -> None:
     """What an update leaves as it is, by its name."""
+    if config.memory_swappiness not in (None, -1):
+        raise unsupported("memory_swappiness", REFUSED["memory-swappiness"][0])
     for field in (
         "blkio_device_read_bps",
         "blkio_device_write_bps",
@@ -193,6 +199,7 @@ def _process(asked: Container) -> Words:
         ("user", asked.user),
         ("workdir", asked.working_dir),
         ("stop-signal", asked.stop_signal),
+        ("runtime", asked.runtime),
     ):
         if text:
             yield name, text
@@ -259,6 +266,7 @@ def _host(host: HostConfig) -> Words:
         ("dns-option", host.dns_options),
         ("dns-search", host.dns_search),
         ("add-host", host.extra_hosts),
+        ("link", host.links),
         ("cap-add", host.cap_add),
         ("cap-drop", host.cap_drop),
         ("group-add", host.group_add),
@@ -391,8 +399,6 @@ def _connections(asked: Container, host: HostConfig) -> Iterator[network.Connect
 
 def connection_from_docker(name: str, place: EndpointConfig) -> network.Connection:
     wishes = place.i_p_a_m_config or IPAMConfig()
-    if place.links:
-        raise Unsupported(f"cannot use Links: {REFUSED['link'][0]}")
     if wishes.link_local_i_ps:
         raise Unsupported(f"cannot use LinkLocalIPs: {network.LINK_LOCAL}")
     return network.Connection(
@@ -401,9 +407,15 @@ def connection_from_docker(name: str, place: EndpointConfig) -> network.Connecti
         ip6=network.parse_ipv6(wishes.i_pv6_address) if wishes.i_pv6_address else "",
         mac=network.parse_mac(place.mac_address) if place.mac_address else "",
         aliases=tuple(dict.fromkeys(map(network.parse_alias, place.aliases or ()))),
-        forwards=[False, *map(network.parse_driver_option, _options(place))][-1],
+        links=tuple(dict.fromkeys(map(links.parse_link, place.links or ()))),
+        **_options(place.driver_opts or {}),
     )
 
 
-def _options(place: EndpointConfig) -> list[str]:
-    return [f"{name}={value}" for name, value in (place.driver_opts or {}).items()]
+def _options(said: dict[str, str]) -> dict[str, Any]:
+    """What is forwarded is cove's to say; as Docker does, a stranger's words are only kept."""
+    others = {name: value for name, value in said.items() if name != network.FORWARDING}
+    for name, value in others.items():
+        network.kept_option(name, value)
+    word = f"{network.FORWARDING}={said.get(network.FORWARDING, 'false')}"
+    return {"forwards": network.parse_driver_option(word), "driver_options": others}

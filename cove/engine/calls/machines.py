@@ -95,6 +95,8 @@ class Remove(msgspec.Struct, frozen=True):
     force: bool = False
     volumes: bool = False
     """Anonymous volumes too."""
+    link: str = ""
+    """Only what it calls another machine so, and not the machine."""
 
 
 class Named(msgspec.Struct, frozen=True):

@@ -72,6 +72,8 @@ class NetworkConnect(msgspec.Struct, frozen=True):
     aliases: tuple[str, ...] = ()
     ip6: str = ""
     forwards: bool = False
+    driver_options: dict[str, str] = {}
+    links: tuple[str, ...] = ()
 
 
 class NetworkDisconnect(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,7 +16,7 @@ from cove.engine.machines import ending
 from cove.engine.machines.pause import check_not_paused
 from cove.engine.machines.start import Foreground
 from cove.engine.machines.stopping import running
-from cove.engine.networks import joining
+from cove.engine.networks import joining, linking
 from cove.engine.ranges import range_base
 from cove.engine.slots import open_group
 from cove.engine.vms import virtual
@@ -124,6 +125,8 @@ def _plan(
     fds: Descriptors,
 ) -> Plan:
     base, size = home.base_of_machine(record), foreground.session if foreground else None
+    with suppress(Conflict):  # one that it is linked to has ended: nothing is told of it
+        record = linking.told(home, record, base)
     if record.spec.isolation == "vm":
         return virtual.plan_more(home, record, spec, base, group, fds, size)
     place = Place(

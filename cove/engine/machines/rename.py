@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from cove.engine.home import Home
+from cove.engine.networks import linking
 from cove.errors import Conflict, UsageError
 from cove.spec.values import parse_name
 from cove.store.names import holds_name
@@ -31,5 +32,6 @@ def rename(home: Home, record: MachineRecord, name: str) -> MachineRecord:
             raise
         if record.endpoints:
             home.names.tell(record)
+        linking.renamed(home, old, name)
     home.publish("rename", record, {"oldName": f"/{old}"})
     return record

@@ -23,7 +23,7 @@ from cove.engine.home import Base, Home
 from cove.engine.images.foreign import interpreters
 from cove.engine.live import Live
 from cove.engine.machines import ending, monitors
-from cove.engine.networks import joining
+from cove.engine.networks import joining, linking
 from cove.engine.networks.plugging import plug_in
 from cove.engine.networks.taps import open_taps
 from cove.engine.ranges import range_base
@@ -96,7 +96,7 @@ def launch(
     program runs. Whatever fails is undone, and raised.
     """
     try:
-        _hand_over(home, record, base, live, foreground)
+        _hand_over(home, linking.told(home, record, base), base, live, foreground)
     except BaseException as error:
         if live.slot is not None:
             live.slot.close()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import msgspec
 
 from cove.engine.home import Home
-from cove.engine.networks import joining
+from cove.engine.networks import joining, linking
 from cove.errors import CoveError, HostError, NotFound, UsageError
 from cove.spec.check import check_networks
 from cove.spec.machine import MachineSpec
@@ -31,6 +31,7 @@ def default_network() -> str:
 
 def decided(home: Home, spec: MachineSpec) -> MachineSpec:
     """With the network that it is to be on, judged by that."""
+    spec = linking.resolved(home, spec)
     if spec.network != ASKED_FOR:
         return joining.resolved(home, spec)
     name = default_network()

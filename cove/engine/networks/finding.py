@@ -10,6 +10,7 @@ from cove.engine.home import Home
 from cove.errors import Conflict, CoveError, HostError, NotFound
 from cove.planner.addresses import (
     Subnet,
+    choose_gateway,
     choose_resolver,
     choose_subnet,
     choose_subnet6,
@@ -54,22 +55,25 @@ def add(home: Home, spec: NetworkSpec) -> NetworkRecord:
         id = secrets.token_hex(32)
         subnet = IPv4Network(chosen)
         six = IPv6Network(spec.subnet6 or choose_subnet6(used, id)) if spec.ipv6 else None
-        gateway = spec.gateway or str(subnet[1])
+        reserved = set(spec.reserved.values())
+        gateway = spec.gateway or choose_gateway(subnet, reserved)
         record = NetworkRecord(
             key=home.store.new_key(),
             id=id,
             name=spec.name,
             subnet=str(subnet),
             gateway=gateway,
-            resolver=choose_resolver(subnet, lambda address: address == gateway),
+            resolver=choose_resolver(subnet, {gateway, *reserved}.__contains__),
             range=spec.range,
             created=time.time(),
             driver=spec.driver,
             internal=spec.internal,
             labels=dict(spec.labels),
             subnet6=str(six) if six else "",
-            gateway6=spec.gateway6 or (str(six[1]) if six else ""),
+            gateway6=spec.gateway6 or (choose_gateway(six, reserved) if six else ""),
             range6=spec.range6,
+            reserved=dict(spec.reserved),
+            ipam_options=spec.ipam_options,
         )
         home.store.put_network(record)
     publish(home, "create", record)

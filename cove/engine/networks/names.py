@@ -28,6 +28,8 @@ from cove.net.names import control
 from cove.net.names.table import Machine, Network
 from cove.net.wires import Wires
 from cove.planner.addresses import mac_of
+from cove.spec.links import split_link
+from cove.spec.machine import connections_of
 from cove.store.layout import Layout
 from cove.store.records import MachineRecord, NetworkRecord
 
@@ -259,7 +261,21 @@ def machine_of(record: MachineRecord) -> Machine:
         {e.network: e.address.partition("/")[0] for e in record.endpoints},
         record.spec.dns,
         {e.network: e.address6.partition("/")[0] for e in record.endpoints if e.address6},
+        _links(record),
     )
+
+
+def _links(record: MachineRecord) -> dict[str, dict[str, str]]:
+    """Of every network: its own links, and before them those of the machine."""
+    wished = {wish.network: wish.links for wish in connections_of(record.spec)}
+    found: dict[str, dict[str, str]] = {}
+    for e in record.endpoints:
+        pairs = map(
+            split_link, (*(wished.get(e.name) or wished.get(e.network) or ()), *record.spec.links)
+        )
+        if links := {alias.lower(): name.lower() for name, alias in pairs}:
+            found[e.network] = links
+    return found
 
 
 def _pack(kind: str, what: object) -> bytes:

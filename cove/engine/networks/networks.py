@@ -23,7 +23,8 @@ from cove.engine.machines.prune import has_label
 from cove.engine.networks import finding, forwarding, places, policies, ports, taps
 from cove.errors import Conflict, NotFound, UsageError
 from cove.spec.check import forwards_with_policy
-from cove.spec.machine import MachineSpec, connections_of
+from cove.spec.links import parse_link
+from cove.spec.machine import MachineSpec, connections_of, with_connections
 from cove.spec.network import (
     ALONE,
     CARDS,
@@ -161,7 +162,8 @@ def connect(home: Home, record: MachineRecord, params: NetworkConnect) -> Networ
     mac = parse_mac(params.mac) if params.mac else ""
     ip6 = parse_ipv6(params.ip6) if params.ip6 else ""
     wish = Connection(network.name, ip, mac, tuple(map(parse_alias, params.aliases)), ip6,
-                      params.forwards)  # fmt: skip
+                      params.forwards, tuple(map(parse_link, params.links)),
+                      params.driver_options)  # fmt: skip
     if wish.forwards and record.spec.policy is not None:
         raise forwards_with_policy()
     life.wait_begun(home, record)
@@ -198,19 +200,11 @@ def _connect_record(home: Home, key: int, wish: Connection) -> MachineRecord:
         most = _most(record)
         if len(wishes) >= most:
             raise Conflict(f"cannot connect {record.name}: it is on {most} networks already")
-        return home.update(key, spec=_with(record, (*wishes, wish)))
+        return home.update(key, spec=with_connections(record.spec, (*wishes, wish)))
 
 
 def _most(record: MachineRecord) -> int:
     return CARDS if record.spec.isolation == "vm" else places.MOST
-
-
-def _with(record: MachineRecord, wishes: tuple[Connection, ...]) -> MachineSpec:
-    first = wishes[0] if wishes else Connection("none")
-    return msgspec.structs.replace(
-        record.spec, network=first.network, ip=first.ip, mac=first.mac, aliases=first.aliases,
-        ip6=first.ip6, forwards=first.forwards, connections=wishes[1:],
-    )  # fmt: skip
 
 
 def _same(home: Home, one: str, other: str) -> bool:
@@ -291,7 +285,7 @@ def disconnect(home: Home, record: MachineRecord, params: NetworkDisconnect) -> 
         left = tuple(w for w in wishes if not _same(home, w.network, network.name))
         if len(left) == len(wishes):
             raise Conflict(f"cannot disconnect {record.name} from {network.name}: it is not on it")
-    spec = _with(record, left)
+    spec = with_connections(record.spec, left)
     live = stopping.running(home, record)
     if live is None:
         home.update(record.key, spec=spec)

@@ -105,7 +105,7 @@ class Places:
         )
 
     def _taken_of(self, network: NetworkRecord) -> Callable[[str], bool]:
-        own = (network.gateway, network.resolver, network.gateway6)
+        own = (network.gateway, network.resolver, network.gateway6, *network.reserved.values())
         return lambda address: address in own or (network.id, address) in self._taken
 
     def _address(
@@ -133,6 +133,7 @@ class Places:
         if taken(str(own)):
             whose = {network.gateway: "the network's gateway", network.resolver: "its name server",
                      network.gateway6: "the network's gateway"}  # fmt: skip
+            whose |= {text: f"{name}, set aside," for name, text in network.reserved.items()}
             by = whose.get(str(own), "another machine")
             raise Conflict(
                 f"cannot connect to {network.name}: {by} has the address {own}",

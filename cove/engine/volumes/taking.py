@@ -20,6 +20,7 @@ from cove.spec.volume import (
     image_mounts,
     is_disk,
     is_limited,
+    no_driver,
     parse_volumes_from,
     shared_mounts,
 )
@@ -35,6 +36,8 @@ def take(home: Home, spec: MachineSpec, base: Base, strata: tuple[int, ...]) -> 
         mounts += _of_other(home, mounts, text)
     if spec.isolation == "container":
         mounts += image_mounts(mounts, base.config.volumes, spec.image)
+    if spec.volume_driver not in ("", "local") and any(m.type == "volume" for m in mounts):
+        raise no_driver(spec.volume_driver)
     spec = spec if mounts is spec.mounts else msgspec.structs.replace(spec, mounts=mounts)
     taken = take_mounts(home, spec, base, strata)
     return spec if taken is spec.mounts else msgspec.structs.replace(spec, mounts=taken)

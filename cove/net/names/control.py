@@ -32,7 +32,8 @@ def pack(facts: Iterable[Fact]) -> bytes:
 
 def machine_fact(machine: Machine) -> Fact:
     fields = {"key": machine.key, "name": machine.name, "names": machine.names,
-              "places": machine.places, "dns": machine.dns, "places6": machine.places6}  # fmt: skip
+              "places": machine.places, "dns": machine.dns, "places6": machine.places6,
+              "links": machine.links}  # fmt: skip
     return ["machine", fields]
 
 

@@ -96,7 +96,7 @@ class Server:
             self.table.put(
                 Machine(
                     what["key"], what["name"], names, what["places"], tuple(what["dns"]),
-                    what["places6"],
+                    what["places6"], what["links"],
                 )
             )  # fmt: skip
         elif kind == "forget" and isinstance(what, int):

@@ -33,6 +33,8 @@ class Machine:
     dns: tuple[str, ...] = ()
     """Whom to ask for it in place of the host's servers."""
     places6: dict[str, str] = field(default_factory=dict)
+    links: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Of each network: what it alone calls others there, and what they are called."""
 
     def addresses(self, network: str) -> tuple[str, ...]:
         return tuple(places[network] for places in (self.places, self.places6) if network in places)
@@ -91,6 +93,10 @@ class Table:
             return self._host(asker, network)
         if name == DOMAIN or name.endswith(f".{DOMAIN}"):
             return ()
+        for held in self._shared(asker, network):
+            found = self._found(held.id, asker.links.get(held.id, {}).get(name, ""))
+            if found is not None:
+                return found
         for held in self._shared(asker, network):
             found = self._found(held.id, name)
             if found is None and name.endswith(f".{held.name.lower()}"):
