@@ -125,6 +125,29 @@ def test_a_machine_reaches_outside_and_nobody_outside_reaches_it(cove: Cove, hos
             assert dropped(cove, "one") == before
 
 
+def outer_server(host: Host) -> socket.socket:
+    with inside(host.outside):
+        server = socket.create_server((OUTSIDE, 0))
+    server.settimeout(120)
+    return server
+
+
+def test_a_way_out_that_takes_less(cove: Cove, host: Host) -> None:
+    """Of a tunnel, or many clouds: who answers is told by the first packet, for what would tell him
+    later is often dropped; then everything hangs but small answers.
+    """
+    run("ip", "link", "set", "uplink", "mtu", "1300")
+    try:
+        with network(cove, "web"), machine(cove, "one", "web"), outer_server(host) as server:
+            port = server.getsockname()[1]
+            cove("exec", "-d", "one", "sh", "-c", f"nc {OUTSIDE} {port} </dev/null")
+            with server.accept()[0] as connection:
+                most = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+        assert 1000 < most <= 1300 - 40
+    finally:
+        run("ip", "link", "set", "uplink", "mtu", "1500")
+
+
 def echo() -> bytes:
     """An ICMP echo request."""
     return b"\x08\x00\xf7\xfd\x00\x01\x00\x01"
