@@ -147,10 +147,12 @@ def widen(pipe: int) -> None:
 def spool(
     source: Span, out: int, *, what: str, limit: int, tell: Tell | None = None, digest: str = ""
 ) -> Poured:
-    """Decode a whole archive into the file ``out``, to be seeked in."""
+    """Decode a whole archive into the file ``out``, to be seeked in; or into a pipe, whose reader
+    says itself why it wanted no more.
+    """
     with _stream(source, out, room=limit, digest=digest, diff_id="") as streamer:
         poured = _listen(streamer, tell)
-    return _checked(poured, what, True, streamer)
+    return _checked(poured, what, False, streamer)
 
 
 def link_tree(source: str, target: str) -> None:
