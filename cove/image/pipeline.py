@@ -87,9 +87,11 @@ def unpack(
     limits: Limits,
     digest: str = "",
     diff_id: str = "",
+    there: bool = False,
     tell: Tell | None = None,
 ) -> tuple[Poured, Unpacked]:
-    """Unpack a blob into ``directory/fs``; both digests are checked where given.
+    """Unpack a blob into ``directory/fs``; both digests are checked where given. ``there``: its
+    files are somewhere already, and only the recipe is made.
 
     ``source`` with a negative offset is read from where it stands to its end.
     """
@@ -100,6 +102,7 @@ def unpack(
         ends.callback(os.close, writer)
         widen(writer)
         argv = [init_program(), "unpack", directory, str(limits.bytes), str(limits.entries)]
+        argv += ["there"] * there
         unpacker = stack.enter_context(child(argv, stdin=reader))
         room = limits.bytes + limits.entries * ENTRY_COST
         streamer = stack.enter_context(
