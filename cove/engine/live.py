@@ -18,6 +18,7 @@ from cove.engine.slots import Slot
 from cove.errors import CoveError
 from cove.executor.messages import ExitRecord
 from cove.linux.cgroup import Group
+from cove.linux.tap import close_taps
 from cove.plan.ops import Plan
 from cove.store.records import Cause
 from cove.vm.moments import Held
@@ -46,6 +47,10 @@ class Live:
     """Until the start succeeded, to explain a report."""
     netns: int = -1
     """Its network namespace, between the barrier of its plan and its first link."""
+    cards: tuple[int, ...] = ()
+    """The host's ends of a virtual machine's: while they are held, its emulator ends without
+    waiting for the kernel to take them away.
+    """
     unplugged: CoveError | None = None
     """Why it could not be connected to its networks."""
     started: bool = False
@@ -101,6 +106,8 @@ class Live:
         self.timers, self.closers = [], []
         self.close_monitor()
         self.drop_network()
+        cards, self.cards = self.cards, ()
+        close_taps(cards)
 
     def __del__(self) -> None:
         """Only now: whoever holds the machine may signal its process by this descriptor, whose

@@ -23,6 +23,7 @@ from cove.errors import Bug, CoveError
 from cove.executor.forker import Forker
 from cove.executor.messages import Kind, Message, Start, StartFlag, receive, send_start
 from cove.linux.cgroup import Cgroups, Group
+from cove.linux.tap import close_taps
 from cove.plan import wire
 from cove.plan.facts import Facts
 from cove.plan.ops import Barrier, Plan
@@ -64,6 +65,8 @@ class Slot:
     """What its monitor has run; None: it waits for a whole plan."""
     limits: Limits | None = None
     """Those of its group, where they are not the default ones."""
+    cards: tuple[int, ...] = ()
+    """Of an emulator: the host's ends."""
 
     def close(self) -> None:
         for fd in (self.directory, self.listener, self.netns, *self.generated.values()):
@@ -73,6 +76,8 @@ class Slot:
         if self.ctl is not None:
             self.ctl.close()
             self.ctl = None
+        cards, self.cards = self.cards, ()
+        close_taps(cards)
 
     def waits(self) -> bool:
         """Whether its monitor does: one that has something to say has failed."""

@@ -87,11 +87,9 @@ def unpack(
     limits: Limits,
     digest: str = "",
     diff_id: str = "",
-    there: bool = False,
     tell: Tell | None = None,
 ) -> tuple[Poured, Unpacked]:
-    """Unpack a blob into ``directory/fs``; both digests are checked where given. ``there``: its
-    files are somewhere already, and only the recipe is made.
+    """Unpack a blob into ``directory/fs``; both digests are checked where given.
 
     ``source`` with a negative offset is read from where it stands to its end.
     """
@@ -102,7 +100,6 @@ def unpack(
         ends.callback(os.close, writer)
         widen(writer)
         argv = [init_program(), "unpack", directory, str(limits.bytes), str(limits.entries)]
-        argv += ["there"] * there
         unpacker = stack.enter_context(child(argv, stdin=reader))
         room = limits.bytes + limits.entries * ENTRY_COST
         streamer = stack.enter_context(
@@ -150,12 +147,10 @@ def widen(pipe: int) -> None:
 def spool(
     source: Span, out: int, *, what: str, limit: int, tell: Tell | None = None, digest: str = ""
 ) -> Poured:
-    """Decode a whole archive into the file ``out``, to be seeked in; or into a pipe, whose reader
-    says itself why it wanted no more.
-    """
+    """Decode a whole archive into the file ``out``, to be seeked in."""
     with _stream(source, out, room=limit, digest=digest, diff_id="") as streamer:
         poured = _listen(streamer, tell)
-    return _checked(poured, what, False, streamer)
+    return _checked(poured, what, True, streamer)
 
 
 def link_tree(source: str, target: str) -> None:

@@ -133,6 +133,15 @@ def set_master(netlink: Netlink, index: int, bridge: int) -> None:
     )
 
 
+def seat(netlink: Netlink, index: int, name: str, bridge: int, *, up: bool) -> None:
+    """One that is down: its name, the bridge that it is a port of (0: none), and whether it works,
+    in this order and one request.
+    """
+    head = _head(index=index, flags=IFF_UP if up else 0, change=IFF_UP)
+    master = attribute(IFLA_MASTER, NUMBER.pack(bridge))
+    netlink.ask(Request(NEWLINK, 0, head + _name(name) + master))
+
+
 def delete_link(netlink: Netlink, name: str) -> None:
     """One that is gone already is no error: a pair ends with either of its namespaces."""
     try:

@@ -10,15 +10,16 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 
 from cove.errors import HostError
 from cove.linux import links
 from cove.linux.netlink import Netlink, Request, in_namespace, open_in
 from cove.linux.nftables import Nftables
-from cove.linux.tap import DEVICE, open_tap
+from cove.linux.tap import DEVICE, close_taps, open_tap
 from cove.net.switches import (
     INTERFACES,
     OF_BRIDGES,
@@ -30,6 +31,7 @@ from cove.net.switches import (
 )
 from cove.planner import firewall, flows
 from cove.planner.addresses import bridge_mac, link_local
+from cove.spec.network import CARDS
 from cove.store.records import Endpoint, NetworkRecord, Published
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -76,6 +78,13 @@ class Wires:
     def port_name(self, machine: int, index: int) -> str:
         return f"{self.tag}e{number_text(machine)}{DIGITS[index]}"
 
+    def spare_name(self, machine: int, index: int) -> str:
+        """Of a virtual machine's card that is on no network."""
+        return self._spare(self.port_name(machine, index))
+
+    def _spare(self, link: str) -> str:
+        return f"{self.tag}s{link[len(self.tag) + 1 :]}"
+
     # ---- what there is ----
 
     def reached(self) -> list[IPv4Network | IPv6Network]:
@@ -85,7 +94,7 @@ class Wires:
 
     def present(self) -> dict[str, links.Link]:
         """Our links, by name."""
-        mine = re.compile(rf"{self.tag}[bde][0-9a-z]+")
+        mine = re.compile(rf"{self.tag}[bdes][0-9a-z]+")
         with self._lock:
             return {
                 link.name: link for link in links.links(self._route()) if mine.fullmatch(link.name)
@@ -201,28 +210,52 @@ class Wires:
                 if port is not None:  # up, which says that it is whole
                     route.ask(links.set_up(port.number))
 
-    def tap(self, network: NetworkRecord, endpoint: Endpoint, name: str, *, up: bool) -> int:
-        """The link of a virtual machine: its other end, which is the caller's."""
+    def cards(self, machine: int, name: str) -> tuple[int, ...]:
+        """The host's ends of a virtual machine's cards, on no network; the caller's."""
+        found: list[int] = []
+        try:
+            for index in range(CARDS):
+                link = self.spare_name(machine, index)
+                found.append(_open_tap(link, name, partial(self.drop_link, link)))
+                write(INTERFACES.format(family="ipv6", link=link, name="disable_ipv6"), "1")
+        except BaseException:
+            close_taps(found)
+            raise
+        return tuple(found)
+
+    def seat(self, network: NetworkRecord, endpoint: Endpoint, name: str, *, up: bool) -> None:
+        """The end of a virtual machine's card becomes the link of a place."""
         with self._lock, _translated(f"cannot connect {name}"):
             route = self._route()
             bridge = links.find_link(route, self.bridge_name(network.key))
             if bridge is None:
                 raise HostError(f"cannot connect {name}: the bridge of {network.name} is gone")
-            links.delete_link(route, endpoint.link)
-            fd = _open_tap(endpoint.link, name)
-            try:
-                write(INTERFACES.format(family="ipv6", link=endpoint.link, name="disable_ipv6"),
-                      "1")  # fmt: skip
-                port = links.find_link(route, endpoint.link)
-                if port is None:
-                    raise HostError(f"cannot connect {name}: {endpoint.link} was removed meanwhile")
-                links.set_master(route, port.number, bridge.number)
-                if up:
-                    route.ask(links.set_up(port.number))
-            except BaseException:
-                os.close(fd)
-                raise
-            return fd
+            spare = self._spare(endpoint.link)
+            port = links.find_link(route, endpoint.link) or links.find_link(route, spare)
+            if port is None:
+                raise HostError(
+                    f"cannot connect {name}: the link of its card was removed",
+                    hint=f"its next start makes it anew: cove restart {name}",
+                )
+            if port.up:  # a name changes only while it is down
+                route.ask(links.set_down(port.number))
+            links.seat(route, port.number, endpoint.link, bridge.number, up=up)
+
+    def unseat(self, link: str) -> None:
+        """It is the end of a card alone again: the emulator has it as long as it runs."""
+        with self._lock, suppress(OSError):
+            port = links.find_link(self._route(), link)
+            if port is not None:
+                self._route().ask(links.set_down(port.number))
+                links.seat(self._route(), port.number, self._spare(link), 0, up=False)
+
+    def drop_cards(self, machine: int) -> None:
+        """Those that an emulator which has ended left: it could have said that they are to stay."""
+        with Netlink() as own:
+            for index in range(CARDS):
+                for link in (self.port_name(machine, index), self.spare_name(machine, index)):
+                    with suppress(OSError):
+                        links.delete_link(own, link)
 
     def set_up(self, endpoint: Endpoint) -> None:
         """The last that is done to a link: it is whole."""
@@ -307,8 +340,12 @@ class Wires:
             )
 
 
-def _open_tap(link: str, name: str) -> int:
+def _open_tap(link: str, name: str, drop: Callable[[], None]) -> int:
+    """``drop``: whatever has the name."""
     try:
+        with suppress(OSError):
+            return open_tap(link)
+        drop()
         return open_tap(link)
     except (FileNotFoundError, PermissionError) as error:
         raise HostError(

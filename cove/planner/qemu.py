@@ -68,7 +68,7 @@ class Disk:
 class Nic:
     mac: str
     tap: int = -1
-    """Descriptor; -1: a hub to which a network is connected later, over QMP."""
+    """Descriptor; -1: it leads nowhere, for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,16 +417,17 @@ def _why_node(disk: Disk) -> str:
 
 
 def _nic(index: int, nic: Nic) -> Iterator[Option]:
-    hub = f"hubport,id=net{index},hubid={index}"
-    yield Option(("-netdev", hub), default("networks are plugged in and out behind its card"))
+    if nic.tap >= 0:
+        yield Option(
+            ("-netdev", f"tap,id=net{index},fd={nic.tap},vhost=off"),
+            default("its end on the host is put on networks and taken off them there"),
+        )
+    else:
+        hub = f"hubport,id=net{index},hubid={index}"
+        yield Option(("-netdev", hub), default("this host has no taps: it leads nowhere"))
     yield Option(
         ("-device", f"virtio-net-device,netdev=net{index},mac={nic.mac}"), default("its card")
     )
-    if nic.tap >= 0:
-        why = default("a network of the host")
-        yield Option(("-netdev", f"tap,id=tap{index},fd={nic.tap},vhost=off"), why)
-        plug = f"hubport,id=plug{index},hubid={index},netdev=tap{index}"
-        yield Option(("-netdev", plug), why)
 
 
 def _share(guest: Guest) -> Iterator[Option]:

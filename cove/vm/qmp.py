@@ -12,7 +12,6 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Self
 
 from cove.errors import NOT_JSON, HostError
@@ -249,32 +248,6 @@ def put_disks(control: Control, root: int, scratch: int) -> None:
             "remove-fd")  # fmt: skip
     for command in sent:
         control.answer(command)
-
-
-def plug(control: Control, index: int, tap: int) -> None:
-    """A tap behind card ``index``."""
-    name = f"tap{index}"
-    control("getfd", fd=tap, fdname=name)
-    control("netdev_add", type="tap", id=name, fd_=name, vhost=False)
-    control("netdev_add", type="hubport", id=f"plug{index}", hubid=index, netdev=name)
-
-
-def flush(control: Control) -> None:
-    """A card that had something to send while its hub led nowhere sends nothing any more until what
-    waits there was given up, which QEMU does for a guest that is stopped.
-    """
-    control.send_all("stop", "cont")
-    for command in ("stop", "cont"):
-        control.answer(command)
-
-
-def unplug(control: Control, index: int) -> None:
-    """Whatever is behind card ``index``: before the tap goes, which would be read in vain without
-    end. What is not there is not missed.
-    """
-    for name in (f"tap{index}", f"plug{index}"):
-        with suppress(HostError):
-            control("netdev_del", id=name)
 
 
 def complaint(said: bytes) -> str:

@@ -18,9 +18,12 @@ def ethernet(target: str, sender: str, kind: int, body: bytes) -> str:
 
 def udp(sender: str, target: str, port: int, text: bytes) -> bytes:
     """An IPv4 packet; port 4000 to ``port``."""
-    body = struct.pack("!HHHH", 4000, port, 8 + len(text), 0) + text
+    return _packet(sender, target, 17, struct.pack("!HHHH", 4000, port, 8 + len(text), 0) + text)
+
+
+def _packet(sender: str, target: str, kind: int, body: bytes) -> bytes:
     head = struct.pack(
-        "!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 7, 0, 64, 17, 0,
+        "!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 7, 0, 64, kind, 0,
         socket.inet_aton(sender), socket.inet_aton(target),
     )  # fmt: skip
     total = sum(struct.unpack("!10H", head))
@@ -55,6 +58,22 @@ def forged(mac: str, own: str, gateway: str, victim_mac: str, victim: str) -> li
         ethernet(victim_mac, mac, 0x8100, tagged),
         ethernet(victim_mac, mac, four, udp(own, victim, 4000, b"HONEST")),
     ]
+
+
+# ---- what a card is to finish, for ``probe giants`` ----
+
+
+def unfinished(frame: str) -> str:
+    """A frame of UDP in IPv4 whose checksum the card is to make."""
+    return struct.pack("<BBHHHH", 1, 0, 0, 0, 34, 6).hex() + frame
+
+
+def giant(target: str, mac: str, sender: str, victim: str, text: bytes) -> str:
+    """A frame of TCP in IPv4, larger than any wire takes, that the card is to cut in pieces."""
+    data = text + bytes(4000 - len(text))
+    body = struct.pack("!HHIIBBHHH", 4000, 4001, 7, 7, 0x50, 0x10, 1024, 0, 0) + data
+    beside = struct.pack("<BBHHHH", 1, 1, 54, 1400, 34, 16)
+    return beside.hex() + ethernet(target, mac, 0x800, _packet(sender, victim, 6, body))
 
 
 # ---- IPv6 ----

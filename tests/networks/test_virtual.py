@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import json
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +18,7 @@ from tests.driver import Cove, wait_until
 from tests.kernel.conftest import closed_cove
 from tests.networks.asking import seat
 from tests.networks.conftest import Host, address, machine, network, rules, run
-from tests.networks.frames import ethernet, forged, udp
+from tests.networks.frames import OTHER_MAC, ethernet, forged, giant, udp, unfinished
 from tests.networks.test_attacks import SNIFF, heard, listening, port, received
 from tests.networks.test_capture import capturing, echoes, packets, replies, told
 from tests.networks.test_ipv6 import address6, place
@@ -100,6 +104,74 @@ def test_it_is_on_its_network_as_a_container_is(cove: Cove, up: tuple[str, str])
     assert seen["NetIO"] != "0B / 0B"
 
 
+OFFLOADS = {0: "checksums", 1: "checksums to it", 7: "pieces to it", 11: "pieces", 15: "buffers"}
+"""Bits of a network device of virtio: CSUM, GUEST_CSUM, GUEST_TSO4, HOST_TSO4, MRG_RXBUF."""
+GET_TSO = 0x1E
+
+
+def leaves_pieces(link: str) -> bool:
+    """Whether who reads of this link of the host cuts packets itself (ethtool: tso)."""
+    with socket.socket() as sock:
+        value = ctypes.create_string_buffer(struct.pack("II", GET_TSO, 0))
+        ask = struct.pack("16sP16x", link.encode(), ctypes.addressof(value))
+        fcntl.ioctl(sock, 0x8946, ask)  # SIOCETHTOOL
+        return bool(struct.unpack("II", value.raw[:8])[1])
+
+
+def whole(cove: Cove, name: str, *cards: str) -> None:
+    """Packets larger than a wire's go both ways, whole and unchecked, and nobody is asked for more
+    than that: the guest agreed with its emulator, and that with the kernel.
+    """
+    for card in cards:
+        bits = inside(cove, "cat", f"/sys/class/net/{card}/device/features", name=name)
+        assert not [what for bit, what in OFFLOADS.items() if bits[bit] != "1"], (name, card)
+    ports = {link for link in bridged() if link[:2] == "cv" and link[7] == "e"}
+    assert [link for link in sorted(ports) if leaves_pieces(link)] == sorted(ports)
+
+
+def bridged() -> list[str]:
+    """Links that are ports of some bridge and taps."""
+    found = Path("/sys/class/net")
+    return [
+        p.name for p in found.iterdir() if (p / "brport").exists() and (p / "tun_flags").exists()
+    ]
+
+
+LARGE = """
+import socket
+raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+raw.bind(("eth0", 3))
+print("ready", flush=True)
+while b"HONEST" not in (data := raw.recv(65536)):
+    pass
+print(len(data))
+"""
+
+
+def test_large_packets_go_whole(cove: Cove, up: tuple[str, str]) -> None:
+    """However it was started, and to whichever network it came: its own, forks' and restored."""
+    to, own = (mac_of(cove, "ear"), address(cove, "ear", "web")), address(cove, "vm", "web")
+    ear = cove.spawn("exec", "ear", "python3", "-uc", LARGE)
+    assert ear.stdout is not None and ear.stdout.readline() == b"ready\n"
+    frame = giant(to[0], mac_of(cove, "vm"), own, to[1], b"HONEST")
+    assert inside(cove, "probe", "giants", "eth0", frame) == "ok\n"
+    assert ear.communicate(timeout=120)[0] == b"4054\n"
+    with network(cove, "more"):
+        whole(cove, "vm", "eth0")
+        cove("network", "connect", "more", "vm")
+        whole(cove, "vm", "eth0", "eth1")
+        cove("fork", "--name", "other", "vm")
+        try:
+            whole(cove, "other", "eth0", "eth1")
+            cove("snapshot", "create", "other", "large")
+            cove("restore", "other", "large")
+            whole(cove, "other", "eth0", "eth1")
+        finally:
+            cove("rm", "-f", "other", code=None)
+            cove("snapshot", "rm", "-f", "large", code=None)
+            cove("network", "disconnect", "more", "vm")
+
+
 def test_two_networks_connect_and_disconnect_while_it_runs(cove: Cove, up: tuple[str, str]) -> None:
     gateway, _ = up
     with network(cove, "db", "--internal") as inner, machine(cove, "store", "db") as store:
@@ -129,6 +201,9 @@ def test_no_forged_sender_leaves_it(cove: Cove, up: tuple[str, str]) -> None:
     frames = forged(
         mac_of(cove, "vm"), own, gateway, mac_of(cove, "ear"), address(cove, "ear", "web")
     )
+    to = mac_of(cove, "ear"), mac_of(cove, "vm"), "203.0.113.9", address(cove, "ear", "web")
+    mine = to[0], OTHER_MAC, own, to[3]
+    giants = giant(*to, b"SPOOF giant"), giant(*mine, b"SPOOF giant mac")
 
     def spoof() -> set[str]:
         sniffer = cove.spawn("exec", "ear", "python3", "-uc", SNIFF, own, gateway)
@@ -136,6 +211,7 @@ def test_no_forged_sender_leaves_it(cove: Cove, up: tuple[str, str]) -> None:
         assert sniffer.stdout.readline() == b"ready\n"
         assert inside(cove, "probe", "frames", "eth0", *frames[:-1]) == "ok\n"
         # What an emulator sends may overtake what it sent on another CPU: an answer is waited for.
+        assert inside(cove, "probe", "giants", "eth0", *giants) == "ok\n"
         assert ping(cove, "vm", gateway)
         assert inside(cove, "probe", "frames", "eth0", *frames[-1:]) == "ok\n"
         return set(sniffer.communicate(timeout=120)[0].decode().splitlines())
@@ -144,7 +220,8 @@ def test_no_forged_sender_leaves_it(cove: Cove, up: tuple[str, str]) -> None:
     tag = rules().split("table bridge ")[1].split()[0]
     run("nft", "flush", "chain", "bridge", tag, "guard")
     assert spoof() >= {
-        "SPOOF address", "SPOOF gateway", "SPOOF mac", "SPOOF arp", "SPOOF lldp"
+        "SPOOF address", "SPOOF gateway", "SPOOF mac", "SPOOF arp", "SPOOF lldp", "SPOOF giant",
+        "SPOOF giant mac",
     }  # fmt: skip
     run("nft", "delete", "table", "bridge", tag)
     cove("run", "--rm", "--network", "web", "bb", "true")
@@ -163,13 +240,17 @@ def test_the_loopback_of_the_host_is_not_reached_from_it(cove: Cove, up: tuple[s
         frame = ethernet(
             target_mac, mac_of(cove, "vm"), 0x800, udp(own, "127.0.0.1", number, b"PROBE")
         )
+        half = unfinished(frame)
         assert inside(cove, "probe", "frames", "eth0", frame) == "ok\n"
+        assert inside(cove, "probe", "giants", "eth0", half) == "ok\n"
         assert ping(cove, "vm", gateway)  # behind it
         assert not heard(lo)
         tag = rules().split("table bridge ")[1].split()[0]
         run("nft", "delete", "table", "inet", tag)
         assert inside(cove, "probe", "frames", "eth0", frame) == "ok\n"
         wait_until(lambda: heard(lo), "what nothing guards")
+        assert inside(cove, "probe", "giants", "eth0", half) == "ok\n"
+        wait_until(lambda: heard(lo), "what nothing guards, and the card was to finish")
     cove("run", "--rm", "--network", "web", "bb", "true")
 
 

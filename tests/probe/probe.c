@@ -229,12 +229,10 @@ static int v_chroot_escape(char **a)
 	return say(access("/tmp/host-marker", F_OK));
 }
 
-/* send frames (hexadecimal) by an interface, as they are */
-static int v_frames(char **a)
+static int send_frames(int fd, char **a)
 {
 	struct sockaddr_ll to = { .sll_family = AF_PACKET, .sll_ifindex = (int)if_nametoindex(a[0]) };
-	int fd = socket(AF_PACKET, SOCK_RAW, 0);
-	unsigned char frame[2000];
+	static unsigned char frame[20000];
 
 	for (int i = 1; fd >= 0 && a[i]; i++) {
 		size_t len = strlen(a[i]) / 2;
@@ -245,6 +243,22 @@ static int v_frames(char **a)
 			return say(-1);
 	}
 	return say(fd);
+}
+
+/* send frames (hexadecimal) by an interface, as they are */
+static int v_frames(char **a)
+{
+	return send_frames(socket(AF_PACKET, SOCK_RAW, 0), a);
+}
+
+/* the same with what a card is to do with it before it (struct virtio_net_hdr): checksums, cutting it in pieces */
+static int v_giants(char **a)
+{
+	int fd = socket(AF_PACKET, SOCK_RAW, 0), on = 1;
+
+	if (setsockopt(fd, SOL_PACKET, PACKET_VNET_HDR, &on, sizeof(on)))
+		return say(-1);
+	return send_frames(fd, a);
 }
 
 static int all(int fd, unsigned char *data, size_t len, ssize_t (*act)(int, unsigned char *, size_t))
@@ -337,7 +351,7 @@ static const struct {
 	{ "mount", v_mount },	  { "hog", v_hog },	    { "bomb", v_bomb },
 	{ "hide", v_hide },	    { "cmdlines", v_cmdlines },
 	{ "dumpable", v_dumpable }, { "chroot-escape", v_chroot_escape },
-	{ "frames", v_frames },	  { "carry", v_carry },	    { "agent", v_agent },
+	{ "frames", v_frames },	  { "giants", v_giants },   { "carry", v_carry },	    { "agent", v_agent },
 };
 
 int main(int argc, char **argv)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,7 +24,7 @@ from cove.engine.live import Live
 from cove.engine.machines import ending, monitors
 from cove.engine.networks import joining, linking
 from cove.engine.networks.plugging import plug_in
-from cove.engine.networks.taps import open_taps
+from cove.engine.networks.taps import open_cards, take_seats
 from cove.engine.ranges import range_base
 from cove.engine.slots import Slot, end_monitor, listen, open_directory, open_group
 from cove.engine.vms import virtual
@@ -124,7 +123,7 @@ def _hand_over(
     group = live.group
     assert group is not None
     slot, live.slot = live.slot, None
-    with Descriptors() as fds, Descriptors() as ready, ExitStack() as stack:
+    with Descriptors() as fds, Descriptors() as ready:
         if slot is not None:
             _take_slot(ready, live, slot)
         _prepare(home, record, base, ready, ready_made=slot is not None)
@@ -136,20 +135,23 @@ def _hand_over(
             entry = slot if isinstance(slot, Entry) else None
             slot = None
             message = partial(_message, record, foreground=foreground)
-            taps = stack.enter_context(open_taps(home, record))
+            live.cards = live.cards or open_cards(
+                home, record.key, record.name, wanted=bool(record.endpoints)
+            )
+            take_seats(home, record)
             with moment_of(home, record, live) as held:
                 if held is not None:
                     virtual.seed_scratch(record, ready["dir"], held.disk)
                 if held is not None and held.shape is not None:
-                    start_resumed(home, record, base, live, held, ready, fds, size, message, taps)
+                    start_resumed(home, record, base, live, held, ready, fds, size, message)
                     return
             volumes = carry(home, record, live, fds)
             if not volumes.shown and start_clone(
-                home, record, base, live, entry, ready, fds, size, message, taps
+                home, record, base, live, entry, ready, fds, size, message
             ):
                 return
             plan = virtual.plan_start(
-                home, record, base, group, ready["dir"], fds, size, taps, volumes
+                home, record, base, group, ready["dir"], fds, size, live.cards, volumes
             )
         else:
             plan = _plan_container(home, record, base, group, foreground, fds)
@@ -193,6 +195,7 @@ def _plan_container(
 def _take_slot(ready: Descriptors, live: Live, slot: Slot) -> None:
     """What was made ahead belongs to this start from now on."""
     live.ctl, live.netns, slot.netns = slot.ctl, slot.netns, -1
+    live.cards, slot.cards = slot.cards, ()
     ready.mine("dir", slot.directory)
     ready.mine("listen", slot.listener)
     for register, fd in slot.generated.items():

@@ -257,14 +257,18 @@ def make_rules(home: Home, *, without: NetworkRecord | None = None) -> None:
 
 def unplug(home: Home, record: MachineRecord) -> None:
     """Everything of a machine that has ended; its record is rid of the places next."""
+    if record.spec.isolation == "vm":
+        home.places.wires.drop_cards(record.key)
     if record.endpoints:
         home.names.forget(record.key)
-        remove_wires(home, record.endpoints)
+        remove_wires(home, record.spec, record.endpoints)
         policies.end(home, record)
 
 
-def remove_wires(home: Home, endpoints: Sequence[Endpoint]) -> None:
-    home.places.wires.unplug(endpoints)
+def remove_wires(home: Home, spec: MachineSpec, endpoints: Sequence[Endpoint]) -> None:
+    """A virtual machine's links are its emulator's."""
+    if spec.isolation != "vm":
+        home.places.wires.unplug(endpoints)
     with home.places.rules:
         home.places.wires.forbid(endpoints)
 

@@ -11,6 +11,7 @@ from cove.engine.live import Live
 from cove.engine.networks import places, taps
 from cove.errors import CoveError
 from cove.net.switches import set_forwarding, set_forwarding6
+from cove.spec.network import CARDS
 from cove.store.records import Endpoint, MachineRecord, NetworkRecord
 
 
@@ -33,7 +34,8 @@ def _recover(home: Home, networks: Sequence[NetworkRecord]) -> None:
     bridges = {wires.bridge_name(network.key): network for network in networks}
     doors = {wires.door_name(network.key) for network in networks}
     whole = {name for name, link in present.items() if link.up}
-    for name in present.keys() - bridges.keys() - doors:
+    spares = _spares(home, records)
+    for name in present.keys() - bridges.keys() - doors - spares:
         if name not in endpoints or name not in whole:
             _drop(home, records, name)
     for record in records:
@@ -61,7 +63,14 @@ def _drop(home: Home, records: Sequence[MachineRecord], name: str) -> None:
         index = taps.index_of(home, record, name)
         if index >= 0 and record.key in home.lives:
             taps.unplug(home, record.key, (index,))
+            return
     home.places.wires.drop_link(name)
+
+
+def _spares(home: Home, records: Sequence[MachineRecord]) -> set[str]:
+    """The ends of cards that are on no network, of virtual machines that live."""
+    live = [r.key for r in records if r.spec.isolation == "vm" and r.key in home.lives]
+    return {home.places.wires.spare_name(key, index) for key in live for index in range(CARDS)}
 
 
 def _plug_again(home: Home, record: MachineRecord, live: Live, missing: list[Endpoint]) -> None:

@@ -1,15 +1,15 @@
-"""The places of virtual machines: the host's end of a link is a tap, which the emulator has by
-descriptor; behind the machine's end is a card that its guest gives to the machine or takes back.
+"""The places of virtual machines: the host's end of each card is a tap, which the emulator has by
+descriptor from its beginning to its end, whether there is a network or not. On a network it is a
+port of the bridge, under the name of the place; what is behind the machine's end, the card, its
+guest gives to the machine or takes back.
 
-A tap ends with the emulator. It is taken out of an emulator that runs before it goes: QEMU would
-read of a link that is gone without end.
+A tap that is gone QEMU would read of without end: one that is on no network is down, not gone.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 
 from cove.engine import files
 from cove.engine.home import Home
@@ -18,39 +18,35 @@ from cove.engine.networks.default import told_of_none
 from cove.engine.vms import inside
 from cove.engine.vms.virtual import link_of
 from cove.errors import CoveError, HostError
+from cove.linux.tap import has_taps
 from cove.planner.cards import TARGET, give, take_back, way_out
 from cove.planner.guest import RESOLV, plan_resolv
 from cove.spec.network import CARDS
 from cove.store.records import Endpoint, MachineRecord
-from cove.vm import qmp
 
 PATIENCE = 30.0
 """Seconds that a guest may take for its card: an emulated one on a busy host is slow."""
 
 
-@contextmanager
-def open_taps(home: Home, record: MachineRecord) -> Iterator[dict[int, int]]:
-    """By the number of the card; ours as long as the context, the emulator's from then on."""
-    with _taps(home, record, record.endpoints, up=True) as found:
-        if found:
-            home.names.tell(record)
-        yield found
+def open_cards(home: Home, key: int, name: str, *, wanted: bool = False) -> tuple[int, ...]:
+    """The host's ends of a guest's cards, which are the caller's; none where a host can make none,
+    which is an error if they are ``wanted``.
+    """
+    if not wanted and not has_taps():
+        return ()
+    with told_of_none() if wanted else nullcontext():
+        return home.places.wires.cards(key, name)
 
 
-@contextmanager
-def _taps(
-    home: Home, record: MachineRecord, endpoints: Sequence[Endpoint], *, up: bool
-) -> Iterator[dict[int, int]]:
-    found: dict[int, int] = {}
-    try:
-        with told_of_none():
-            networks = places.prepare(home, record, endpoints) if endpoints else ()
-            for network, endpoint in zip(networks, endpoints, strict=True):
-                found[endpoint.index] = home.places.wires.tap(network, endpoint, record.name, up=up)
-        yield found
-    finally:
-        for fd in found.values():
-            os.close(fd)
+def take_seats(home: Home, record: MachineRecord) -> None:
+    """Its cards are on its networks from now on."""
+    if not record.endpoints:
+        return
+    with told_of_none():
+        networks = places.prepare(home, record, record.endpoints)
+        for network, endpoint in zip(networks, record.endpoints, strict=True):
+            home.places.wires.seat(network, endpoint, record.name, up=True)
+    home.names.tell(record)
 
 
 # ---- while it runs ----
@@ -58,16 +54,12 @@ def _taps(
 
 def plug(home: Home, record: MachineRecord, endpoint: Endpoint) -> None:
     """A network more. Its link is up when all of it is there, as a container's."""
-    with (
-        _taps(home, record, (endpoint,), up=False) as found,
-        _told(record, endpoint.name),
-    ):
-        with _control(home, record.key) as control:
-            qmp.unplug(control, endpoint.index)
-            qmp.plug(control, endpoint.index, found[endpoint.index])
-            qmp.flush(control)
+    with told_of_none():
+        (network,) = places.prepare(home, record, (endpoint,))
+        home.places.wires.seat(network, endpoint, record.name, up=False)
+    with _told(record, endpoint.name):
         inside.run_ops(home, record.key, give(link_of(endpoint), TARGET), patience=PATIENCE)
-        home.places.wires.set_up(endpoint)
+    home.places.wires.set_up(endpoint)
 
 
 def unplug(home: Home, key: int, indexes: Iterable[int]) -> None:
@@ -75,14 +67,14 @@ def unplug(home: Home, key: int, indexes: Iterable[int]) -> None:
     the link is down: a daemon that is killed in between is followed by one that makes it anew.
     """
     indexes = tuple(indexes)
-    for index in indexes:
-        home.places.wires.set_down(home.places.wires.port_name(key, index))
+    links = [home.places.wires.port_name(key, index) for index in indexes]
+    for link in links:
+        home.places.wires.set_down(link)
     with suppress(CoveError):
         ops = tuple(take_back(index) for index in indexes)
         inside.run_ops(home, key, ops, patience=PATIENCE)
-    with suppress(CoveError), _control(home, key) as control:
-        for index in indexes:
-            qmp.unplug(control, index)
+    for link in links:
+        home.places.wires.unseat(link)
 
 
 def route_through(home: Home, key: int, endpoint: Endpoint) -> None:
@@ -108,16 +100,6 @@ def index_of(home: Home, record: MachineRecord, link: str) -> int:
         return -1
     names = [home.places.wires.port_name(record.key, index) for index in range(CARDS)]
     return names.index(link) if link in names else -1
-
-
-@contextmanager
-def _control(home: Home, key: int) -> Iterator[qmp.Control]:
-    control = qmp.Control.connect(home.run_fd, key, patience=PATIENCE)
-    try:
-        control.greet()
-        yield control
-    finally:
-        control.close()
 
 
 @contextmanager

@@ -27,7 +27,16 @@ from cove.engine.reactor import Timer
 from cove.engine.slots import Slot, open_group
 from cove.engine.vms import emulators, virtual
 from cove.engine.vms.emulators import jail_place
-from cove.engine.vms.ground import BOOT, CLONE, Ground, command, ground_of, program
+from cove.engine.vms.ground import (
+    BOOT,
+    CLONE,
+    Ground,
+    card_registers,
+    command,
+    ground_of,
+    passed_to,
+    program,
+)
 from cove.engine.vms.guests import why_no_guest
 from cove.engine.vms.pool import CPUS
 from cove.engine.vms.templates import empty_slot, where_of
@@ -268,7 +277,8 @@ def _plan(
         fds.mine("initrd", kernels.open_initrd(ground.kernel, program(layout, ground.arch)))
     else:
         fds["memory"] = loaded.memory
-    passed = CLONE if loaded is not None else BOOT
+    passed = passed_to(ground, CLONE if loaded is not None else BOOT)
+    fds.update(card_registers(slot.cards))
     line = command(ground, MEMORY, CPUS, passed)
     jail = jail_spec(record.spec, memory=MEMORY)
     around = home.base(jail.image)

@@ -5,7 +5,7 @@ that is made now. Where neither can be had, the caller boots, and the next start
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from cove.engine.descriptors import Descriptors
 from cove.engine.home import Base, Home
@@ -36,10 +36,9 @@ def start_clone(
     fds: Descriptors,
     size: Size | None,
     message: Callable[[Plan], Start],
-    taps: Mapping[int, int],
 ) -> bool:
     """Whether a monitor has the machine. ``ready``: what was set aside for it, ``fds``: its
-    session's; ``taps``: of its networks, by card.
+    session's.
     """
     emulator: Emulator | None = None
     if entry is not None:
@@ -57,8 +56,6 @@ def start_clone(
                     emulator = _clone(home, record, ground, live, ready, (root, scratch))
                 if emulator is None:
                     return False
-                for index, tap in taps.items():
-                    qmp.plug(emulator.control, index, tap)
                 rest = guest.after(ground.ahead)
                 hand_over(
                     home, record, live, emulator, guest, rest or guest, ready, fds, size, message,
@@ -112,7 +109,7 @@ def _clone(
 ) -> Emulator | None:
     """None: there is no template of this size, but there will be."""
     assert live.group is not None
-    where = Where(record.key, record.id_range, live.group, ready)
+    where = Where(record.key, record.id_range, live.group, ready, live.cards)
     memory, cpus = memory_of(record.spec.limits), cpus_of(record.spec.limits, ground.facts)
     loaded = home.templates.take(home, ground, memory, cpus)
     if loaded is None:

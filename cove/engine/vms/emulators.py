@@ -21,7 +21,15 @@ from cove.engine.descriptors import Descriptors
 from cove.engine.home import Base, Home
 from cove.engine.ranges import range_base
 from cove.engine.slots import open_group
-from cove.engine.vms.ground import CLONE, TEMPLATE, Ground, command, resumed_command
+from cove.engine.vms.ground import (
+    CLONE,
+    TEMPLATE,
+    Ground,
+    card_registers,
+    command,
+    passed_to,
+    resumed_command,
+)
 from cove.engine.vms.virtual import listen_at
 from cove.errors import CoveError, HostError, one_line
 from cove.executor.messages import Kind, Start, StartFlag, receive, send_start
@@ -50,8 +58,8 @@ def key_of(ground: Ground, memory: int, cpus: int) -> str:
         ground.agent,
         ground.emulator,
         ground.host,
-        command(ground, memory, cpus, TEMPLATE),
-        command(ground, memory, cpus, CLONE),
+        command(ground, memory, cpus, passed_to(ground, TEMPLATE)),
+        command(ground, memory, cpus, passed_to(ground, CLONE)),
         ground.digest,
     )
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
@@ -69,6 +77,8 @@ class Where:
     group: Group
     fds: Mapping[str, int]
     """``dir``, ``listen`` and the generated files of the jail."""
+    cards: tuple[int, ...]
+    """The host's ends."""
 
 
 @dataclass(slots=True, eq=False)
@@ -114,6 +124,7 @@ def spawn(
     with Descriptors() as fds, Descriptors() as ours:
         fds.update(where.fds)
         fds.update(given)
+        fds.update(card_registers(where.cards))
         fds["state"] = home.state_fd
         if (cgroup := open_group(where.group)) >= 0:
             fds.mine("cgroup", cgroup)
@@ -183,10 +194,11 @@ def clone(
     opened.
     """
     template = loaded.template
-    line = command(ground, template.memory, template.cpus, CLONE)
+    passed = passed_to(ground, CLONE)
+    line = command(ground, template.memory, template.cpus, passed)
     jail = jail_spec(MachineSpec(JAIL_IMAGE), memory=template.memory)
     given = {"memory": loaded.memory, "rootdisk": disks[0], "scratch": disks[1]}
-    found = spawn(home, where, jail, line, CLONE, given, ground.facts, ctl)
+    found = spawn(home, where, jail, line, passed, given, ground.facts, ctl)
     state = qmp.reopened(loaded.state)
     try:
         qmp.resume(found.control, state)
@@ -207,19 +219,18 @@ def resumed(
     held: Held,
     disks: tuple[int, int],
     ctl: socket.socket,
-    taps: Mapping[int, int],
 ) -> Emulator:
     """A guest that goes on where a machine's stood; its processes are frozen. Its cards are at work
-    from the beginning, so their ``taps`` are there before.
+    from the beginning, so they are on their networks before.
     """
     assert held.shape is not None
-    line = resumed_command(facts, held.shape)
+    where = replace(where, cards=where.cards[: held.shape.cards])
+    passed = (*CLONE, *card_registers(where.cards))
+    line = resumed_command(facts, held.shape, passed)
     given = {"memory": held.memory, "rootdisk": disks[0], "scratch": disks[1]}
-    found = spawn(home, where, jail, line, CLONE, given, facts, ctl)
+    found = spawn(home, where, jail, line, passed, given, facts, ctl)
     state = qmp.reopened(held.state)
     try:
-        for index, tap in taps.items():
-            qmp.plug(found.control, index, tap)
         qmp.resume_devices(found.control, state)
     except BaseException:
         found.close()

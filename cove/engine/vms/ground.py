@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from cove.engine.home import Base, Home
 from cove.errors import HostError, NotFound, Unsupported
+from cove.linux.tap import has_taps
 from cove.linux.virtual import probe_virtual
 from cove.oci.manifest import host_platform_of
 from cove.plan.facts import Facts
@@ -50,6 +51,8 @@ class Ground:
     ahead: Plan
     """What every guest begins with, and a template has run; ``digest``: of it."""
     digest: str
+    taps: bool
+    """Whether this host has taps: without, cards lead nowhere."""
 
     @property
     def arch(self) -> str:
@@ -80,8 +83,8 @@ def ground_of(home: Home, arch: str) -> Ground:
     kernels = Kernels(layout)
     kernel = kernel_for(kernels, facts, arch)
     seen = os.stat(path_of(arch))
-    which = (home.root, arch)
-    key = (*which, kernel.name, kernel.digest, kernel.created, seen.st_ino, seen.st_mtime_ns)
+    which, taps = (home.root, arch), has_taps()
+    key = (*which, kernel.name, kernel.digest, kernel.created, seen.st_ino, seen.st_mtime_ns, taps)
     found = _grounds.get(key)
     if found is None:
         facts, trial = facts_with_kvm(kernels, kernel, facts)
@@ -90,7 +93,7 @@ def ground_of(home: Home, arch: str) -> Ground:
         ahead = plan_guest_ahead(guest_facts(facts, version_of(kernel), arch))
         digest = hashlib.sha256(encode(ahead.host) + encode(ahead.machine)).hexdigest()
         found = Ground(
-            facts, kernel, initrd_key(program(layout, arch), *parts), host, ahead, digest
+            facts, kernel, initrd_key(program(layout, arch), *parts), host, ahead, digest, taps
         )
         for old in [other for other in _grounds if other[:2] == which]:
             del _grounds[old]
@@ -169,7 +172,8 @@ BOOT = ("agentq", "consoleq", "qmp", "kernel", "initrd", "rootdisk", "scratch")
 CLONE = ("agentq", "consoleq", "qmp", "memory", "rootdisk", "scratch")
 TEMPLATE = (*CLONE, "kernel", "initrd")
 """Registers that an emulator finds at 3, 4, ...: of a machine that boots, of one that goes on where
-a template stood, and of that template, which boots into memory that is a file."""
+a template stood, and of that template, which boots into memory that is a file. Each has the ends of
+its cards besides (``tap_register``), where there are taps."""
 
 
 def describe(
@@ -217,9 +221,18 @@ def command(
     return (path_of(ground.arch), *argv(plan_qemu(guest, ground.facts)))
 
 
-def resumed_command(facts: Facts, shape: Shape) -> tuple[str, ...]:
+def passed_to(ground: Ground, registers: tuple[str, ...]) -> tuple[str, ...]:
+    """To an emulator on this ground: the ends of its cards, too."""
+    return (*registers, *map(tap_register, range(CARDS if ground.taps else 0)))
+
+
+def card_registers(cards: tuple[int, ...]) -> dict[str, int]:
+    return {tap_register(index): fd for index, fd in enumerate(cards)}
+
+
+def resumed_command(facts: Facts, shape: Shape, passed: tuple[str, ...]) -> tuple[str, ...]:
     """Of a clone of a machine that ran, whichever kernel and size would be taken now."""
-    number = {name: 3 + index for index, name in enumerate(CLONE)}
+    number = {name: 3 + index for index, name in enumerate(passed)}
     guest = Guest(
         arch=shape.arch,
         memory=shape.memory,

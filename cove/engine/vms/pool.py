@@ -212,7 +212,7 @@ class Pool:
             emulator = _clone(home, ground, loaded, slot)
             warm(emulator, ground)
             names = ("key", "id", "group", "id_range", "directory", "listener", "generated", "ctl",
-                     "limits")  # fmt: skip
+                     "limits", "cards")  # fmt: skip
             entry = Entry(**{name: getattr(slot, name) for name in names}, emulator=emulator)
             entry.ahead = emulator.plan
             self.put_back(entry)

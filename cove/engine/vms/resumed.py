@@ -5,7 +5,7 @@ processes runs. It never boots instead: that would be another machine than was a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from cove.engine import files
@@ -58,7 +58,6 @@ def start_resumed(
     fds: Descriptors,
     size: Size | None,
     message: Callable[[Plan], Start],
-    taps: Mapping[int, int],
 ) -> None:
     """As ``start_clone``; raises what keeps it from going on."""
     shape = held.shape
@@ -80,7 +79,7 @@ def start_resumed(
         if moments.root_digest(root) != shape.root:
             raise HostError(f"cannot {_what(record)}: its image's disk was made anew since")
         scratch = more.mine("disk", virtual.open_scratch(home, record, ready["dir"]))
-        where = Where(record.key, record.id_range, live.group, ready)
+        where = Where(record.key, record.id_range, live.group, ready, live.cards)
         live.ctl = live.ctl or home.forker.fork()
         emulator = emulators.resumed(
             home,
@@ -90,7 +89,6 @@ def start_resumed(
             held,
             (root, scratch),
             live.ctl,
-            taps,
         )
         try:
             emulator.agent.begin_anew()

@@ -18,10 +18,11 @@ from cove.engine.calls.templates import (
 )
 from cove.engine.home import Home
 from cove.engine.machines.names import choose_id
+from cove.engine.networks import taps
 from cove.engine.slots import Slot
 from cove.engine.vms import emulators
 from cove.engine.vms.emulators import Emulator, Where, key_of
-from cove.engine.vms.ground import TEMPLATE, Ground, command, ground_of, program
+from cove.engine.vms.ground import TEMPLATE, Ground, command, ground_of, passed_to, program
 from cove.errors import CoveError, HostError, NotFound
 from cove.oci.config import ImageConfig
 from cove.plan.ops import Plan
@@ -119,12 +120,18 @@ def empty_slot(home: Home, memory: int) -> Slot:
     limits = jail_spec(MachineSpec(JAIL_IMAGE), memory=memory).limits
     group = home.groups.make(limits)
     slot = Slot(home.store.new_key(), choose_id(), group, -1, limits=limits)
-    return home.slots.fill(slot, views=len(home.base(JAIL_IMAGE).views))
+    home.slots.fill(slot, views=len(home.base(JAIL_IMAGE).views))
+    try:
+        slot.cards = taps.open_cards(home, slot.key, "a guest")
+    except BaseException:
+        home.slots.give_up(slot)
+        raise
+    return slot
 
 
 def where_of(slot: Slot) -> Where:
     fds = {"dir": slot.directory, "listen": slot.listener, **slot.generated}
-    return Where(slot.key, slot.id_range, slot.group, fds)
+    return Where(slot.key, slot.id_range, slot.group, fds, slot.cards)
 
 
 def _make(home: Home, ground: Ground, memory: int, cpus: int) -> Template:
@@ -161,7 +168,8 @@ def warm_plan(ground: Ground) -> tuple[Plan, Plan]:
 
 def _boot(home: Home, ground: Ground, memory: int, cpus: int, slot: Slot, ram: int) -> Emulator:
     kernels = Kernels(home.store.layout)
-    line = command(ground, memory, cpus, TEMPLATE)
+    passed = passed_to(ground, TEMPLATE)
+    line = command(ground, memory, cpus, passed)
     jail = jail_spec(MachineSpec(JAIL_IMAGE), memory=memory)
     assert slot.ctl is not None
     with contextlib.ExitStack() as stack:
@@ -177,7 +185,7 @@ def _boot(home: Home, ground: Ground, memory: int, cpus: int, slot: Slot, ram: i
         given["initrd"] = kernels.open_initrd(ground.kernel, agent)
         stack.callback(os.close, given["initrd"])
         return emulators.spawn(
-            home, where_of(slot), jail, line, TEMPLATE, given, ground.facts, slot.ctl
+            home, where_of(slot), jail, line, passed, given, ground.facts, slot.ctl
         )
 
 

@@ -12,7 +12,6 @@ import stat
 import struct
 import time
 import uuid
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Protocol
 
@@ -22,11 +21,12 @@ from cove.engine.home import Base, Home
 from cove.engine.ranges import range_base
 from cove.engine.vms.ground import (
     BOOT,
+    card_registers,
     command,
     facts_inside,
     ground_for,
+    passed_to,
     program,
-    tap_register,
 )
 from cove.errors import HostError
 from cove.executor.messages import sealed_memory
@@ -116,7 +116,7 @@ def plan_start(
     directory: int,
     fds: Descriptors,
     size: Size | None,
-    taps: Mapping[int, int],
+    cards: tuple[int, ...],
     volumes: Volumes,
 ) -> Plan:
     """Everything the machine's emulator needs is opened and put into ``fds``; what is to be done
@@ -137,9 +137,9 @@ def plan_start(
     jail = jail_spec(spec, memory=memory_of(spec.limits), largest=largest)
     around = home.base(jail.image)
     place = _place(home, record, around, group, size)
-    fds.update({tap_register(index): tap for index, tap in taps.items()})
+    fds.update(card_registers(cards))
     memory, cpus = memory_of(spec.limits), cpus_of(spec.limits, facts)
-    passed = (*BOOT, *(disk.serial for disk in volumes.disks), *map(tap_register, taps))
+    passed = passed_to(ground, (*BOOT, *(disk.serial for disk in volumes.disks)))
     if volumes.shared:
         fds.mine("memory", shared_memory(memory))
         passed += ("memory", SHARE)
