@@ -17,7 +17,7 @@ MUST_RUN := attack,build,cli,clients,examples,images,kernel,native,networks,pyth
 
 HOST61_PACKAGES := $(filter-out buildah,$(TEST_PACKAGES))
 
-.PHONY: help run test test-vms test-walks test-host61 check golden bench docs clean
+.PHONY: help run test test-vms test-walks test-host61 test-swagger check golden bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -52,6 +52,14 @@ test-host61: $(VENV)/.tested ## the core of the tests on Debian's Linux 6.1 with
 test-docker-py: $(VENV)/.tested ## docker-py's own integration tests, of its repository in DOCKER_PY=DIR
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check paramiko
 	$(VENV)/bin/python -m tests.docker_py $(DOCKER_PY)
+
+test-swagger: $(VENV)/.tested .cache/schemathesis/bin/schemathesis ## schemathesis over Docker's public swagger, in SWAGGER=FILE
+	$(VENV)/bin/python -m tests.swagger $(SWAGGER) .cache/schemathesis/bin/python
+
+# An environment of its own: its plugin for pytest would change how the tests run.
+.cache/schemathesis/bin/schemathesis:
+	@$(PYTHON) -m venv .cache/schemathesis
+	@.cache/schemathesis/bin/python -m pip install -q --disable-pip-version-check 'schemathesis>=4'
 
 check: $(VENV)/.tested ## linters, types, sizes
 	$(VENV)/bin/ruff format --check .

@@ -1,15 +1,15 @@
 /*
  * unpack: an uncompressed tar stream on stdin becomes a layer directory.
  *
- *	cove-init unpack DIR MAX_BYTES MAX_ENTRIES
+ *	cove-init unpack DIR MAX_BYTES MAX_ENTRIES [there]
  *
  * DIR/fs gets the files; DIR/gone takes directories that a later entry of the same name replaces (the caller deletes
  *it); DIR/implied names directories that have no entry of their own; DIR/recipe says how the same stream is made of
- *DIR/fs again (repack.c). The stream is hostile: before its first byte is
- *read the process has pivoted into DIR, keeps seven capabilities and may make only the system calls of `allowed`. Every
- *parent directory is opened with RESOLVE_IN_ROOT below fs; no last component is ever followed. Whiteouts become what
- *overlayfs understands. One line of JSON on stdout says what was done; an error is one line on stderr and an exit code
- *of enum verdict.
+ *DIR/fs again (repack.c), which with "there" is all: the files are kept by who made the stream of them. The stream is
+ *hostile: before its first byte is read the process has pivoted into DIR, keeps seven capabilities and may make only
+ *the system calls of `allowed`. Every parent directory is opened with RESOLVE_IN_ROOT below fs; no last component is
+ *ever followed. Whiteouts become what overlayfs understands. One line of JSON on stdout says what was done; an error is
+ *one line on stderr and an exit code of enum verdict.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -510,7 +510,7 @@ static int unpack_all(struct unpack *u)
 	while ((more = next_entry(u)) > 0) {
 		int err = check_entry(u);
 
-		err = err ? err : make_entry(u);
+		err = err ? err : u->there ? note_entry(u) : make_entry(u);
 		if (err)
 			return err;
 	}
@@ -540,12 +540,14 @@ int unpack_main(int argc, char **argv)
 		u.dirs[i].fd = -1;
 	u.buf = malloc(BUFFER);
 	u.note = malloc(NOTE);
+	u.there = argc == 6 && !strcmp(argv[5], "there");
+	argc -= u.there;
 	if (argc == 5)
 		u.max_bytes = strtoull(argv[3], &end, 10);
 	if (argc == 5 && !*end)
 		u.max_entries = strtoull(argv[4], &end, 10);
 	if (argc != 5 || *end || !u.buf || !u.note) {
-		fail(&u, USAGE, "usage: cove-init unpack DIR MAX_BYTES MAX_ENTRIES");
+		fail(&u, USAGE, "usage: cove-init unpack DIR MAX_BYTES MAX_ENTRIES [there]");
 		report(&u, "");
 		return USAGE;
 	}

@@ -90,6 +90,7 @@ struct unpack {
 	bool stale;    /* a directory or link went: what `dirs` holds may be elsewhere now */
 	bool whiteout; /* the entry is one */
 	bool setgid;   /* a directory has the bit: what is made below would inherit its group */
+	bool there;    /* the files are somewhere else already: only the recipe is wanted */
 	uint64_t max_bytes, max_entries;
 	uint64_t bytes, entries, made, devices, xattrs_dropped, skipped;
 	/* the first failure */
@@ -102,12 +103,15 @@ int fail_errno(struct unpack *u, const char *call);
 
 /* The next entry into u->entry: 1; the end of the archive: 0. */
 int next_entry(struct unpack *u);
-/* Pass n bytes of the stream to fd, or nowhere (-1). */
+#define UNSAID (-2)
+/* Pass n bytes of the stream to fd, or to the recipe alone (-1), or nowhere (UNSAID). */
 int pass(struct unpack *u, int fd, uint64_t n);
 /* The next n bytes of the stream, as they are. */
 int note_raw(struct unpack *u, const unsigned char *data, size_t n);
 /* The next n bytes of the stream are those of the entry's file from `at` on. */
 int note_file(struct unpack *u, uint64_t at, uint64_t n);
+/* The entry, whose file is there already. */
+int note_entry(struct unpack *u);
 /* Write what is noted. */
 int note_end(struct unpack *u);
 /* Read what follows the end of the archive. */

@@ -70,3 +70,23 @@ int note_file(struct unpack *u, uint64_t at, uint64_t n)
 	memcpy(text + sizeof(span), u->entry.name, len);
 	return note(u, RECIPE_FILE, len, text, sizeof(span) + len);
 }
+
+/* The files are there already: what the entry's are is noted, and the stream read on. */
+int note_entry(struct unpack *u)
+{
+	const struct entry *e = &u->entry;
+	const char *slash = strrchr(e->name, '/');
+	bool file = e->type == '0' && strncmp(slash ? slash + 1 : e->name, ".wh.", 4);
+
+	if (file && e->real < 0 && (note_file(u, 0, (uint64_t)e->size) || pass(u, UNSAID, (uint64_t)e->size)))
+		return -EINVAL;
+	for (size_t i = 0; file && e->real >= 0 && i < e->pieces; i++) {
+		if (note_file(u, u->piece[i].at, u->piece[i].len) || pass(u, UNSAID, u->piece[i].len))
+			return -EINVAL;
+	}
+	if (!file && pass(u, -1, (uint64_t)e->size))
+		return -EINVAL;
+	u->bytes += (uint64_t)e->size;
+	u->entries++;
+	return pass(u, -1, (uint64_t)(BLOCK - e->size % BLOCK) % BLOCK);
+}

@@ -84,7 +84,7 @@ int pass(struct unpack *u, int fd, uint64_t n)
 			errno = -err;
 			return fail_errno(u, "write");
 		}
-		if (fd < 0 && note_raw(u, u->buf + u->pos, part))
+		if (fd == -1 && note_raw(u, u->buf + u->pos, part))
 			return -EINVAL;
 		u->pos += part;
 		n -= part;

@@ -20,7 +20,7 @@ C_ROLES = {
     "messages and roles": (315, ("io.c", "main.c")),
     "monitor": (1320, ("monitor", "forker.c", "restart.c")),
     "log": (110, ("log.c",)),
-    "unpacker, with its recipes": (1250, ("unpack",)),
+    "unpacker, with its recipes": (1270, ("unpack",)),
     "repacker": (190, ("repack.c",)),
     "walls of unpacker, archiver, copier, repacker": (75, ("walls",)),
     "archiver": (1450, ("archive",)),

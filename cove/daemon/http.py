@@ -22,6 +22,7 @@ from aiohttp import web
 
 from cove.client.verbs import PREFIX, VERBS, Verb
 from cove.daemon import streams
+from cove.daemon.crowd import PATIENCE, Crowd
 from cove.daemon.docker.server import Door
 from cove.daemon.lasting import THREADS, Lasting
 from cove.daemon.params import parse_params
@@ -75,14 +76,24 @@ class Server:
     async def _serve(self) -> None:
         own = web.Application(client_max_size=BODY_MAX)
         own.router.add_post(PREFIX + "{verb}", self._answer)
-        docker = Door(self._engine).application()
+        door = Door(self._engine)
         # Of clients that go, or send what is no HTTP, aiohttp would write a page each.
         quiet = logging.getLogger("cove.http")
         quiet.disabled = True
         runners = []
-        for application, listener in ((own, self._own), (docker, self._docker)):
-            runner = web.AppRunner(application, access_log=None, handle_signals=False, logger=quiet)
+        for application, listener, crowd in (
+            (own, self._own, Crowd()),
+            (door.application(), self._docker, door.crowd),
+        ):
+            runner = web.AppRunner(
+                application,
+                access_log=None,
+                handle_signals=False,
+                logger=quiet,
+                keepalive_timeout=PATIENCE,
+            )
             await runner.setup()
+            crowd.bound(runner.server)
             await web.SockSite(runner, listener).start()
             runners.append(runner)
         await self._done.wait()

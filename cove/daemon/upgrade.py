@@ -12,6 +12,7 @@ import struct
 
 from aiohttp import web
 
+from cove.daemon.crowd import left
 from cove.daemon.ends import heard, linger
 from cove.engine.calls import Session
 
@@ -65,6 +66,7 @@ class SessionBridge:
             await asyncio.gather(inward, outward, return_exceptions=True)
             self._ours.close()
             writer.close()
+            left(request)
 
     async def _inward(self, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop) -> None:
         while True:

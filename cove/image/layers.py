@@ -64,6 +64,9 @@ class Blob:
     limits: Limits = NO_LIMITS
     plain: bytes | None = None
     """The bytes themselves, without compression, of which ``diff_id`` has been found out."""
+    tree: str = ""
+    """The directory that the bytes were read of, which becomes the layer: overlayfs wrote it, and
+    nobody else writes it any more."""
     open: Callable[[], AbstractContextManager[Span]] | None = None
     """Where the bytes come from only when they are wanted; of ``span`` the size counts then."""
     keep: Callable[[str], bool] | None = None
@@ -191,9 +194,10 @@ def _unpack_layer(
                 span,
                 directory,
                 what=blob.what,
-                limits=_limits(store, blob.limits),
+                limits=blob.limits if blob.tree else _limits(store, blob.limits),
                 digest=blob.digest,
                 diff_id=blob.diff_id,
+                there=bool(blob.tree),
                 tell=lambda read: tell(Step("unpacking", name, read, total)),
             )
         if not blob.diff_id and not unpacked.ended:
@@ -204,7 +208,7 @@ def _unpack_layer(
             pins.enter_context(store.pinned(poured.diff))
         record = install_layer(
             store,
-            f"{directory}/fs",
+            blob.tree or f"{directory}/fs",
             poured.diff,
             unpacked.bytes,
             implied=_implied(directory, blob),

@@ -87,9 +87,11 @@ def unpack(
     limits: Limits,
     digest: str = "",
     diff_id: str = "",
+    there: bool = False,
     tell: Tell | None = None,
 ) -> tuple[Poured, Unpacked]:
-    """Unpack a blob into ``directory/fs``; both digests are checked where given.
+    """Unpack a blob into ``directory/fs``; both digests are checked where given. ``there``: its
+    files are somewhere already, and only the recipe is made.
 
     ``source`` with a negative offset is read from where it stands to its end.
     """
@@ -100,6 +102,7 @@ def unpack(
         ends.callback(os.close, writer)
         widen(writer)
         argv = [init_program(), "unpack", directory, str(limits.bytes), str(limits.entries)]
+        argv += ["there"] * there
         unpacker = stack.enter_context(child(argv, stdin=reader))
         room = limits.bytes + limits.entries * ENTRY_COST
         streamer = stack.enter_context(
@@ -147,10 +150,12 @@ def widen(pipe: int) -> None:
 def spool(
     source: Span, out: int, *, what: str, limit: int, tell: Tell | None = None, digest: str = ""
 ) -> Poured:
-    """Decode a whole archive into the file ``out``, to be seeked in."""
+    """Decode a whole archive into the file ``out``, to be seeked in; or into a pipe, whose reader
+    says itself why it wanted no more.
+    """
     with _stream(source, out, room=limit, digest=digest, diff_id="") as streamer:
         poured = _listen(streamer, tell)
-    return _checked(poured, what, True, streamer)
+    return _checked(poured, what, False, streamer)
 
 
 def link_tree(source: str, target: str) -> None:

@@ -19,8 +19,9 @@ import pytest
 
 from tests.driver import Cove
 from tests.kernel.conftest import cove, fresh_cove
+from tests.wire import Reply, connected, read_all, read_reply, request
 
-__all__ = ["cove", "fresh_cove"]
+__all__ = ["Reply", "cove", "fresh_cove", "read_reply"]
 
 
 def docker_host(cove: Cove) -> str:
@@ -82,27 +83,13 @@ def command(cove: Cove) -> Command:
 
 
 @dataclass
-class Reply:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def message(self) -> str:
-        return str(json.loads(self.body)["message"])
-
-
-@dataclass
 class Raw:
     """HTTP by hand, a connection each."""
 
     path: str
 
     def open(self) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.connect(self.path)  # waits where many come at once
-        sock.settimeout(120)
-        return sock
+        return connected(self.path)
 
     def send(self, data: bytes) -> Reply:
         with self.open() as sock:
@@ -110,10 +97,7 @@ class Raw:
             return read_reply(sock)
 
     def __call__(self, method: str, path: str, body: Any = None) -> Reply:
-        data = b"" if body is None else json.dumps(body).encode()
-        head = f"{method} {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n"
-        head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-        return self.send(head.encode("utf-8", "surrogateescape") + data)
+        return self.send(request(method, path, body))
 
     def upgrade(self, path: str, body: Any = None) -> Upgraded:
         """A connection that becomes a stream."""
@@ -165,36 +149,6 @@ class Upgraded:
                 piece = found.pop()[1] + piece
             found.append((stream, piece))
         return found
-
-
-def read_all(sock: socket.socket) -> bytes:
-    found = b""
-    while piece := sock.recv(1 << 16):
-        found += piece
-    return found
-
-
-def read_reply(sock: socket.socket) -> Reply:
-    data = b""
-    while piece := sock.recv(1 << 16):
-        data += piece
-    head, _, body = data.partition(b"\r\n\r\n")
-    first, *lines = head.decode("latin-1").split("\r\n")
-    pairs = (line.partition(": ") for line in lines)
-    headers = {name.lower(): value for name, _, value in pairs}
-    if headers.get("transfer-encoding") == "chunked":
-        body = _unchunked(body)
-    return Reply(int(first.split()[1]), headers, body)
-
-
-def _unchunked(data: bytes) -> bytes:
-    found = b""
-    while True:
-        size, _, data = data.partition(b"\r\n")
-        length = int(size or b"0", 16)
-        if not length:
-            return found
-        found, data = found + data[:length], data[length + 2 :]
 
 
 @pytest.fixture

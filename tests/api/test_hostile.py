@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import select
 import socket
 from collections.abc import Iterator
 
@@ -15,17 +17,30 @@ from cove.engine.slots import READY
 from tests.api.conftest import Raw, read_reply
 from tests.driver import Cove, wait_until
 from tests.kernel.test_slots import waiting_processes
+from tests.wire import read_all
 
 MALFORMED = (
     b"\0\0\0\0\r\n\r\n",
     b"GET\r\n\r\n",
     b"GET /_ping HTTP/9.9\r\n\r\n",
-    b"GET /_ping HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
-    b"GET /_ping HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
-    b"POST /containers/create HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
-    b"GET /_ping HTTP/1.1\r\nA: " + b"a" * 100_000 + b"\r\n\r\n",
-    b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
+    b"GET /_ping HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+    b"GET /_ping HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
+    b"POST /containers/create HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+    b"GET /_ping HTTP/1.1\r\nHost: a\r\nA: " + b"a" * 100_000 + b"\r\n\r\n",
+    b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET /_ping HTTP/1.1\r\nHost: a\r\nA:\0b\r\n\r\n",
+    b"GET /_ping HTTP/1.1\r\nHost: a\r\nA : b\r\n\r\n",
+    b"GET /_ping HTTP/1.1\r\nHost: a\r\nContent-Length: 0x1\r\n\r\nx",
+    b"GET /_ping HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\nx",
+    b"POST /build HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"POST /build HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    *(
+        b"POST /containers/create HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + size
+        + b"\r\n{}"
+        for size in (b"-1", b"0x2", b"+2", b"2 2", b"f" * 17, b"\xb2")
+    ),
 )
 
 
@@ -61,10 +76,25 @@ def test_a_request_that_makes_no_sense_is_told_so(raw: Raw, body: bytes, said: s
     assert answer.status == 400 and said in answer.message, answer
 
 
+def test_each_of_several_requests_is_answered_in_turn(raw: Raw) -> None:
+    """A body is a body: what looks like a request in it is none."""
+    hidden = b"GET /nothing HTTP/1.1\r\n\r\n"
+    first = b"POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Length: %d\r\n\r\n"
+    ping = b"GET /_ping HTTP/1.1\r\nHost: d\r\nX-Any: \xff\xfe\r\n"
+    with raw.open() as sock:
+        last = b"Connection: close\r\n\r\n"
+        sock.sendall(first % len(hidden) + hidden + ping + b"\r\n" + ping + last)
+        said = read_all(sock)
+    assert re.findall(rb"HTTP/1.1 (\d+)", said) == [b"400", b"200", b"200"], said
+    assert said.count(b"\r\n\r\nOK") == 2
+
+
 def test_names_that_are_no_text_are_nobodys(raw: Raw) -> None:
     for path in ("/containers/%ff%00/json", "/containers/\udcff/json", "/containers/%0a/json"):
         answer = raw("GET", path)
         assert answer.status in (400, 404), (path, answer)
+    assert raw("DELETE", "/containers/%0a").message == "No such container: \n"
+    assert raw("GET", "/%0a").message == "page not found"
     assert raw("POST", "/containers/create?name=%ff", {"Image": "bb"}).status == 400
     assert raw("GET", "/containers/json?filters=%ff").status == 400
     assert raw("GET", "/containers/json?filters=[1]").status == 400
@@ -86,16 +116,41 @@ def test_a_body_of_several_megabytes_is_decided_on_whole(cove: Cove, raw: Raw) -
     made = raw("POST", "/containers/create", body)
     assert made.status == 201
     assert raw("DELETE", f"/containers/{json.loads(made.body)['Id']}").status == 204
-    with raw.open() as sock:
-        sock.sendall(
-            b"POST /containers/create HTTP/1.1\r\nHost: d\r\nConnection: close\r\n"
-            b"Content-Length: 1000000000\r\n\r\n"
-        )
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            for _ in range(64):
-                sock.sendall(b" " * (1 << 20))
-        with contextlib.suppress(ConnectionResetError):
-            assert sock.recv(12) == b"HTTP/1.1 413"
+
+
+GIGABYTE = b"Content-Length: 1000000000\r\n\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_line", "statuses"),
+    [
+        (b"POST /containers/create", (413,)),
+        (b"GET /info", (413,)),
+        (b"GET /events", (413,)),
+        (b"POST /containers/%s/attach?stream=1", (400,)),
+        (b"POST /build", (400,)),
+        (b"POST /images/create?fromSrc=-", (400,)),
+        (b"PUT /containers/%s/archive?path=/", (400,)),
+    ],
+)
+def test_a_body_without_an_end_is_refused_before_it(
+    cove: Cove, raw: Raw, request_line: bytes, statuses: tuple[int, ...]
+) -> None:
+    """The answer comes while the client still sends."""
+    if b"%s" in request_line:
+        request_line %= cove("create", "bb", "true").out.strip().encode()
+    for head, piece in ((GIGABYTE, bytes(1 << 20)), (CHUNKED, b"100000\r\n" + bytes(1 << 20))):
+        with raw.open() as sock:
+            sock.sendall(request_line + b" HTTP/1.1\r\nHost: d\r\n" + head)
+            sock.setblocking(False)
+            left, ends = b"", select.poll()
+            ends.register(sock, select.POLLIN | select.POLLOUT)
+            while not ends.poll(120_000)[0][1] & select.POLLIN:
+                left = left or piece + (b"\r\n" if head is CHUNKED else b"")
+                with contextlib.suppress(BlockingIOError, ConnectionError):
+                    left = left[sock.send(left) :]
+            assert int(sock.recv(12)[9:]) in statuses, request_line
 
 
 @contextlib.contextmanager
@@ -166,4 +221,14 @@ def test_a_reader_that_is_stuck_holds_nobody_up(raw: Raw) -> None:
         assert raw("GET", "/_ping").body == b"OK"
         assert len(made.logs()) == 8_000_000
     made.remove()
+    client.close()
+
+
+def test_what_is_looked_at_may_go_meanwhile(raw: Raw) -> None:
+    client = docker.DockerClient(base_url=f"unix://{raw.path}", timeout=120)
+    made = client.containers.run("bb", ["sleep", "1000"], detach=True)
+    shown = made.stats(decode=True, stream=True)
+    assert next(shown)["id"] == made.id
+    made.remove(force=True)
+    assert all(each["id"] == made.id for each in shown)
     client.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import io
+import itertools
 import os
 import stat
 import subprocess
@@ -20,13 +21,24 @@ import msgspec
 import pytest
 
 from cove.build.files import entries
-from cove.build.files.entries import DEPTH_MAX, FILE, LINK, Entry, Files, Sent, clean
+from cove.build.files.entries import (
+    DEPTH_MAX,
+    FIFO,
+    FILE,
+    FOLDER,
+    LINK,
+    Entry,
+    Files,
+    Sent,
+    clean,
+)
 from cove.build.files.select import Place, Placed, digest_of, select, select_parents
 from cove.build.source import Place as Line
 from cove.client import building
 from cove.client.packing import send_archive
 from cove.engine.builds import fetching, verb
 from cove.engine.builds.gathering import TOP
+from cove.engine.builds.heads import head_of, long_head
 from cove.engine.builds.packs import HEAD, PIECE, read_files, read_sent, read_tar
 from cove.engine.calls import Call
 from cove.engine.calls.build import BuildStep
@@ -509,3 +521,18 @@ def test_a_context_that_there_is_no_room_for(tmp_path: Path) -> None:
                 building.spool(pieces, kept.fileno(), "standard input", lambda: None)
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("kind", [FILE, FOLDER, LINK, FIFO])
+def test_heads_are_those_of_tarfile(kind: str) -> None:
+    """The quick way, and where a name, a number or an attribute leaves it."""
+    names = ("", "a", "a" * 99, "a" * 100, "a" * 101, "d/\xe9", "x/y z", "n\nl", "\udc80")
+    times = (0, -1, 1_700_000_000_123456789, -(10**18), 10**20)
+    links = ("", "l" * 100, "l" * 101, "\xfc") if kind == LINK else ("",)
+    firsts = (None, "k", "k" * 101, "\xfc") if kind == FILE else (None,)
+    for name, ns, link, first in itertools.product(names, times, links, firsts):
+        for uid, xattrs in ((0, ()), (8**7 - 1, ()), (8**7, ()), (5, (("user.a", "b"),))):
+            size = 777 if kind == FILE else 0
+            entry = Entry("p", kind, 0o4755, uid, uid, ns, size=size, link=link, xattrs=xattrs)
+            for one in (Placed(entry, name), Placed(entry, name, made=True)):
+                assert head_of(one, 42, first) == long_head(one, 42, first)

@@ -44,6 +44,8 @@ def stats(ask: Ask) -> Answer | Stream:
         before: calls.Stats | None = None
         try:
             for each in rounds:
+                if not each.stats:  # it was removed meanwhile
+                    break
                 now = each.stats[0]
                 if stream or once or before is not None or not now.time_ns:
                     yield to_json(stats_to_docker(now, before))

@@ -16,6 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from cove import __version__
+from cove.daemon.crowd import Crowd, left
 from cove.daemon.docker import hijack
 from cove.daemon.docker.ask import (
     Answer,
@@ -111,10 +112,11 @@ class Door:
         self._handlers = handlers()
         self._pending, self._execs = Pending(), Execs()
         self._lasting = Lasting()
+        self.crowd = Crowd()
 
     def application(self) -> web.Application:
         application = web.Application(client_max_size=BODY_MAX)
-        application.router.add_route("*", "/{rest:.*}", self._answer)
+        application.router.add_route("*", "/{rest:(?s:.*)}", self._answer)
         application.cleanup_ctx.append(self._listening)
         return application
 
@@ -177,10 +179,12 @@ class Door:
 
     async def _carry_out(self, request: web.Request, route: Route, ask: Ask) -> web.StreamResponse:
         handler = self._handlers[route.handler]
+        if route.kind != "body" and (request.content_length or 0) > BODY_MAX:
+            raise web.HTTPRequestEntityTooLarge(BODY_MAX, request.content_length or 0)
         if route.kind == "body":
             result = await self._with_body(request, handler, ask)
         else:
-            ask.body = await request.read()
+            ask.body = await self.crowd.body(request)
             result = await self._run(handler, ask)
         if isinstance(result, Answer):
             return self._plain(result)
@@ -303,7 +307,7 @@ class Door:
         """From here on the connection is ours: what is to be said is said by hand."""
         upgrade = "upgrade" in request.headers.get("Connection", "").lower()
         hijack.check_body(request)
-        ask.body = await request.read()
+        ask.body = await self.crowd.body(request)
         taken = hijack.take_over(request)
         try:
             if request.content_length and not ask.body:
@@ -323,6 +327,7 @@ class Door:
         finally:
             ask.cancel.set()
             taken.close()
+            left(request)
         return hijack.Done()
 
 

@@ -176,7 +176,7 @@ def copy(
             writing.put(found, sources.clock_ns, sources.gone)
         except (BadArchive, Unsupported) as error:
             raise misfit(step.place, error.message.partition(": ")[2]) from error
-        return trees.layer_of(home, below, upper, writing.what, pins)
+        return trees.layer_of(home, below, upper, writing.what, pins, own=True)
 
 
 def whole_of(pack: Pack) -> Gathered:
@@ -192,7 +192,7 @@ def whole(
     with trees.writable(home) as upper:
         writing = Writing(home, Tree(), upper, what)
         writing.put(found, now_ns, gone)
-        return trees.layer_of(home, Tree(), upper, what, pins)
+        return trees.layer_of(home, Tree(), upper, what, pins, own=True)
 
 
 def _check_target(step: CopyStep, place: Place, found: Gathered) -> None:

@@ -33,6 +33,7 @@ from cove.build.files.entries import (
 )
 from cove.build.files.select import Placed
 from cove.build.files.tars import Gone, Tar
+from cove.engine.builds.heads import head_of
 from cove.errors import NOT_JSON, BadArchive, CoveError
 from cove.image import compress
 from cove.image.layers import RESERVE, RESERVE_PART
@@ -43,6 +44,7 @@ from cove.store.db import Store
 HEAD = struct.Struct(">I")
 HEAD_MAX = 64 << 10
 PIECE = 1 << 20
+SMALL = 64 << 10
 TIME_MAX = 1 << 40
 """Seconds: what no file system keeps."""
 KINDS = (FILE, FOLDER, LINK, FIFO)
@@ -151,7 +153,7 @@ def _take(stream: BinaryIO, out: int, size: int, gone: Gone, what: str) -> str:
     return whole.hexdigest()
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | bytearray) -> None:
     """Raises HostError where the disk is full."""
     rest = memoryview(data)
     try:
@@ -328,42 +330,33 @@ def _digest(fd: int, at: int, size: int, gone: Gone) -> str:
 def write_tar(out: int, fd: int, placed: Iterable[Placed], now_ns: int, gone: Gone) -> None:
     """The files with their new names, as a tar; their content is in ``fd``."""
     linked: dict[int, str] = {}
+    pending = bytearray()
     for one in placed:
         gone()
         entry = one.entry
         first = linked.get(entry.content) if entry.shared else None
-        info = _info(one, now_ns, first)
-        write_all(out, info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
-        if entry.kind != FILE or first is not None:
-            continue
-        if entry.shared:
-            linked[entry.content] = one.target
-        _send(out, fd, entry, gone)
-    write_all(out, bytes(1024))
+        pending += head_of(one, now_ns, first)
+        if entry.kind == FILE and first is None:
+            if entry.shared:
+                linked[entry.content] = one.target
+            if entry.size <= SMALL:
+                pending += _content(fd, entry)
+            else:
+                write_all(out, pending)
+                pending.clear()
+                _send(out, fd, entry, gone)
+            pending += bytes(-entry.size % 512)
+        if len(pending) >= PIECE:
+            write_all(out, pending)
+            pending.clear()
+    write_all(out, pending + bytes(1024))
 
 
-def _info(one: Placed, now_ns: int, first: str | None) -> tarfile.TarInfo:
-    entry = one.entry
-    info = tarfile.TarInfo(one.target or ".")
-    info.mode, info.uid, info.gid = entry.mode, entry.uid, entry.gid
-    info.type = {
-        FILE: tarfile.REGTYPE, FOLDER: tarfile.DIRTYPE, LINK: tarfile.SYMTYPE,
-        FIFO: tarfile.FIFOTYPE,
-    }[entry.kind]  # fmt: skip
-    info.linkname = entry.link
-    info.size = entry.size if entry.kind == FILE else 0
-    if first is not None:
-        info.type, info.linkname, info.size = tarfile.LNKTYPE, first, 0
-    when = now_ns if one.made else entry.mtime_ns
-    info.pax_headers = {"mtime": _seconds(when)}
-    for name, value in entry.xattrs:
-        info.pax_headers[_ATTRIBUTE + name] = value
-    return info
-
-
-def _seconds(ns: int) -> str:
-    whole, part = divmod(abs(ns), 1_000_000_000)
-    return f"{'-' if ns < 0 else ''}{whole}.{part:09d}"
+def _content(fd: int, entry: Entry) -> bytes:
+    data = os.pread(fd, entry.size, entry.content) if entry.size else b""
+    if len(data) < entry.size:
+        raise CoveError("cannot copy: its content is gone")
+    return data
 
 
 def _send(out: int, fd: int, entry: Entry, gone: Gone) -> None:
@@ -374,6 +367,3 @@ def _send(out: int, fd: int, entry: Entry, gone: Gone) -> None:
         if not moved:
             raise CoveError("cannot copy: its content is gone")
         at, left = at + moved, left - moved
-    pad = -entry.size % 512
-    if pad:
-        write_all(out, bytes(pad))

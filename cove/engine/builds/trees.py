@@ -100,9 +100,12 @@ def visit(
 
 
 def layer_of(
-    home: Home, tree: Tree, upper: int, what: str, pins: contextlib.ExitStack
+    home: Home, tree: Tree, upper: int, what: str, pins: contextlib.ExitStack, *, own: bool = False
 ) -> LayerRecord:
-    """What is in a writable layer, as a layer; ``pins`` holds it from now on."""
+    """What is in a writable layer, as a layer; ``pins`` holds it from now on. ``own``: cove's
+    archiver alone wrote it, so that nothing is in it that a layer does not hold (sockets), and the
+    directory itself becomes the layer.
+    """
     if is_blank(home.root, upper):
         return _empty(home, pins)
     layers = base_of(home, tree).layers
@@ -112,7 +115,8 @@ def layer_of(
         if len(first) < SMALL:
             archiver.finish()
             return _small(home, first, pins)
-        return _large(home, archiver, first, pins)
+        there = f"{home.store.layout.upper(upper)}/fs" if own else ""
+        return _large(home, archiver, first, pins, there)
 
 
 def _read(fd: int, most: int) -> bytes:
@@ -130,7 +134,9 @@ def _small(home: Home, data: bytes, pins: contextlib.ExitStack) -> LayerRecord:
     return add_layer(home.store, blob)
 
 
-def _large(home: Home, archiver: Archiver, first: bytes, pins: contextlib.ExitStack) -> LayerRecord:
+def _large(
+    home: Home, archiver: Archiver, first: bytes, pins: contextlib.ExitStack, there: str
+) -> LayerRecord:
     """What was read of it already is put in front of the rest."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
 
@@ -144,7 +150,7 @@ def _large(home: Home, archiver: Archiver, first: bytes, pins: contextlib.ExitSt
     thread = threading.Thread(target=carry, name="layer", daemon=True)
     thread.start()
     try:
-        blob = Blob(Span(reader, -1, -1), "the layer of a step")
+        blob = Blob(Span(reader, -1, -1), "the layer of a step", tree=there)
         layer = add_layer(home.store, blob, pins=pins)
     except BaseException:
         os.close(reader)
