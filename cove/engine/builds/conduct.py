@@ -85,6 +85,8 @@ class Site:
     now: float
     made: list[str]
     """Keys of what was not there before."""
+    stale: list[str]
+    """Diff IDs of layers that the cache had under those keys."""
     used: dict[str, CacheRecord] = field(default_factory=dict)
     """What was made, or found, by its key."""
     received: dict[str, CacheRecord] = field(default_factory=dict)
@@ -127,6 +129,15 @@ class Site:
         with self.lock:
             self.numbers += 1
             return self.numbers
+
+    def keep(self, record: CacheRecord) -> None:
+        """In the cache; the layer that it had there before may be nobody's any more."""
+        store = self.home.store
+        with store.transaction():
+            before = store.cached(record.key)
+            store.put_cached(record)
+        if before is not None and before.diff_id != record.diff_id:
+            self.stale.append(before.diff_id)
 
     def tree_of(self, origin: Origin, stage: StagePlan) -> Tree | None:
         """Of a stage, once it is built, or an image; None: it is neither."""
@@ -200,7 +211,7 @@ def _of_files(site: Site, name: str) -> Tree:
             return Tree().above(record.diff_id)
     layer = copying.whole(site.home, found, site.clock_ns, site.gone, what, site.pins)
     now = time.time()
-    store.put_cached(CacheRecord(key, layer.diff_id, now, now, f"FROM {name}"[:200]))
+    site.keep(CacheRecord(key, layer.diff_id, now, now, f"FROM {name}"[:200]))
     return Tree().above(layer.diff_id)
 
 
@@ -371,6 +382,6 @@ class _Doing:
         ]
         for record in records:
             self.site.used[record.key] = record
-            self.site.home.store.put_cached(record)
+            self.site.keep(record)
         self.site.made += keys  # last: who finds a key there takes its record
         return records[0], layer

@@ -240,4 +240,8 @@ def _caches(step: RunStep) -> list[Wish]:
     found = [mount for mount in step.mounts if mount.mount.type == "cache"]
     if any(mount.origin is not None and mount.origin.kind != SCRATCH for mount in found):
         raise misfit(step.place, "from= of a cache mount is not supported yet")
+    if any(mount.mount.source.strip("/") not in ("", ".") for mount in found):
+        # A folder of what other builds write at the same time (CVE-2024-23651).
+        raise misfit(step.place, "source= of a cache mount is not supported",
+                     hint="a cache of its own: another id=")  # fmt: skip
     return [mount.mount for mount in found]

@@ -31,6 +31,7 @@ from cove.errors import NOT_JSON, BadArchive, NoSuchImage, UsageError
 from cove.image import catalog
 from cove.image.history import moment
 from cove.image.importing import parse_name
+from cove.image.layers import drop_unused
 from cove.linux.patience import Patience
 from cove.oci.config import ImageConfig
 from cove.oci.digest import digest_of
@@ -131,7 +132,9 @@ def _build(
             raise Cancelled("interrupted")
 
     made: list[str] = []
+    stale: list[str] = []
     with contextlib.ExitStack() as pins, nameless(home.store) as fd:
+        pins.callback(lambda: drop_unused(home.store, stale))  # last, when nothing is pinned
         pins.callback(lambda: collecting.after_build(home) if made else None)
         for record in images.found.values():
             pins.enter_context(home.store.pinned(*record.layers))
@@ -151,6 +154,7 @@ def _build(
             pins=pins,
             now=now,
             made=made,
+            stale=stale,
             received=handing.received(home, params.cache_from, tell),
             epoch=_epoch(params),
             no_cache=params.no_cache,
