@@ -258,7 +258,9 @@ def main() -> int:
                 if name in (options.work or name).split(","):
                     rows = measure(make(), contestants, options.rounds)
                     print(table(name, rows), flush=True)
-            quiet(cove, "daemon", "stop", env=contestants["cove"].env)
+            env = contestants["cove"].env
+            quiet(cove, "network", "prune", "-f", env=env)  # its bridge and rules are the host's
+            quiet(cove, "daemon", "stop", env=env)
     finally:
         subprocess.run(["rm", "-rf", str(place)], check=False)
     return 0

@@ -118,7 +118,9 @@ def _take_down(home: Home, record: NetworkRecord) -> None:
 
 
 def prune(home: Home, params: NetworkPrune) -> NetworksPruned:
-    """Those that no machine is made for, running or not; as Docker, never the default one."""
+    """Those that no machine is made for, running or not. The default one too, unlike Docker: its
+    record goes, and its bridge and rules, until a machine is on it again.
+    """
     named = {
         finding.meant(home, wish.network).id
         for machine in home.store.machines()
