@@ -274,6 +274,11 @@ def test_prune(cove: Cove) -> None:
     cove("create", "--name", "one", "--network", "used", "bb", "true")
     assert cove("network", "prune", "-f").out == "Deleted Networks:\nspare\n\n"
     cove("rm", "one")
+    for _ in range(10):  # who has just ended, and goes by himself, is on none
+        cove("network", "create", "spare")
+        cove("run", "--rm", "--network", "spare", "bb", "true")
+        assert "spare" in cove("network", "prune", "-f", "--filter", "label!=keep").out
+    cove("network", "create", "used")
     cove("network", "create", "--label", "keep", "kept")
     done = cove("system", "prune", "-f", "--filter", "label!=keep")
     assert "Deleted Networks:\nused\n\n" in done.out and "kept" not in done.out

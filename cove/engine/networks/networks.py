@@ -19,7 +19,7 @@ from cove.engine.calls.networks import (
 from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.machines import life, stopping
-from cove.engine.machines.prune import has_label
+from cove.engine.machines.prune import has_label, wait_for_ended
 from cove.engine.networks import finding, forwarding, places, policies, ports, taps
 from cove.errors import Conflict, NotFound, UsageError
 from cove.spec.check import forwards_with_policy
@@ -121,6 +121,8 @@ def prune(home: Home, params: NetworkPrune) -> NetworksPruned:
     """Those that no machine is made for, running or not. The default one too, unlike Docker: its
     record goes, and its bridge and rules, until a machine is on it again.
     """
+    stopping.settle(home, tuple(home.lives))
+    wait_for_ended(home)
     named = {
         finding.meant(home, wish.network).id
         for machine in home.store.machines()
