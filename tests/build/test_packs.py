@@ -326,17 +326,17 @@ def test_rules_of_an_archive_that_are_too_many() -> None:
 def test_folders_that_nobody_named_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entries, "ENTRIES_MAX", 1_000)
     names = [f"{n}/" + "d/" * 100 + "f" for n in range(20)]
-    with pytest.raises(BadArchive, match="too many files"):
+    with pytest.raises(BadArchive, match="files and folders"):
         read(b"".join(map(member, names)) + END)
-    with pytest.raises(BadArchive, match="too many files"):
+    with pytest.raises(BadArchive, match="files and folders"):
         send(*(Sent(name.encode(), "fifo", 0o644, 0) for name in names))
 
 
 def test_names_and_links_have_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entries, "NAMES_MAX", 10_000)
-    with pytest.raises(BadArchive, match="too long names"):
+    with pytest.raises(BadArchive, match="MiB of names"):
         Files(Entry(f"{n}" + "x" * 900, FILE) for n in range(20))
-    with pytest.raises(BadArchive, match="too long names"):
+    with pytest.raises(BadArchive, match="MiB of names"):
         Files(Entry(f"{n}", LINK, link="x" * 900) for n in range(20))
     with pytest.raises(BadArchive, match="leads to what is no path"):
         send(Sent(b"l", "link", 0o777, 0, link=b"x" * 4_096))

@@ -133,8 +133,14 @@ class Files:
             new = path not in self.by_path
             if new:
                 self.by_path[path] = Entry(path, FOLDER, 0o755)
-        if len(self.by_path) > ENTRIES_MAX or self._letters > NAMES_MAX:
-            raise BadArchive(f"cannot read {self._what}: it has too many files, or too long names")
+        if len(self.by_path) > ENTRIES_MAX:
+            raise self._too_large(f"more than {ENTRIES_MAX} files and folders")
+        if self._letters > NAMES_MAX:
+            raise self._too_large(f"more than {NAMES_MAX >> 20} MiB of names")
+
+    def _too_large(self, reason: str) -> BadArchive:
+        return BadArchive(f"cannot read {self._what}: it has {reason}",
+                          hint="leave out what no step needs: .dockerignore")  # fmt: skip
 
     def _check(self, entry: Entry) -> None:
         """A root that is a link would be followed by who asks where the root is."""
