@@ -350,7 +350,7 @@ def test_what_update_refuses(cove: Cove) -> None:
 
 
 REFUSED = (
-    ((), 125, "cannot update: no limit is named"),
+    ((), 125, "cannot update: nothing is named that changes"),
     (("--restart", "on-failure:x"), 125, 'cannot read restart policy "on-failure:x"'),
     (("--blkio-weight", "5"), 1, "cannot use --blkio-weight 5: it is not between 10 and 1000"),
     (("--kernel-memory", "20m"), 125, "cannot use --kernel-memory"),

@@ -151,9 +151,15 @@ def test_ports_of_a_machine_that_runs(cove: Cove, web: str, host: Host) -> None:
         assert "it is not published" in cove("port", "rm", "one", "8111:80", code=1).err
         cove("restart", "-t", "0", "one")
         assert ports(cove, "one") == [f"80/tcp -> {LOOPBACK}:8110"]
+        done = cove("update", "--publish-rm", "8110:80", "--publish-add", "8114:80", "one")
+        assert (done.out, done.err) == ("one\n", "")
+        assert ports(cove, "one") == [f"80/tcp -> {LOOPBACK}:8114"] and free(LOOPBACK, 8110)
+        wrong = cove("update", "--publish-add", "8115:80/sctp", "one", code=125)
+        assert "sctp" in wrong.err
         cove("stop", "-t", "0", "one")
-        cove("port", "add", "one", "8113:81/udp")
-        cove("port", "rm", "one", "80")
+        later = "cove: the ports of one change at its next start\n"
+        assert cove("port", "add", "one", "8113:81/udp").err == later
+        assert cove("update", "--publish-rm", "80", "one").err == later
         cove("start", "one")
         assert ports(cove, "one") == [f"81/udp -> {LOOPBACK}:8113"]
 

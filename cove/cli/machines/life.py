@@ -10,17 +10,20 @@ import msgspec
 
 from cove.cli.ask import ELSEWHERE, confirmed, must_go_elsewhere
 from cove.cli.command import Command, Typed
+from cove.cli.machines.ports import change as change_ports
 from cove.cli.machines.run import MACHINES, RUNNING, SIGNAL, TIMEOUT, caller, each
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
 from cove.engine.calls.mounts import MountChange
+from cove.engine.calls.ports import PortChange
 from cove.errors import UsageError
 from cove.shown import filters, units
 from cove.spec import flags, values
 from cove.spec.assemble import assemble_limits, of_whom
 from cove.spec.flags import Flag
 from cove.spec.mounts import parse_mount
+from cove.spec.ports import publishes
 from cove.spec.values import clean_path
 
 LIMITS = (
@@ -58,11 +61,22 @@ def rename(typed: Typed, terminal: Terminal, client: Client) -> int:
 # ---- update ----
 
 
+def _publish(text: str) -> str:
+    publishes(text)
+    return text
+
+
 MOUNTS = (
     Flag("mount-add", "mount_add", "Mount it: now in a container that runs, else from the next "
          "start on", "", "type=…,source=…,target=…", parse_mount, repeat=True),
     Flag("mount-rm", "mount_rm", "Take away what is mounted there", "", "TARGET", clean_path,
          repeat=True),
+)  # fmt: skip
+PORTS = (
+    Flag("publish-add", "publish_add", "Publish it: now where the machine runs, as cove port add",
+         "", "PUBLISH", _publish, repeat=True),
+    Flag("publish-rm", "publish_rm", "Publish it no longer, as cove port rm", "", "PUBLISH",
+         _publish, repeat=True),
 )  # fmt: skip
 
 
@@ -82,11 +96,14 @@ def limit_changes(typed: Typed) -> dict[str, Any]:
 def update(typed: Typed, terminal: Terminal, client: Client) -> int:
     if not typed.flags:
         raise UsageError(
-            "cannot update: no limit is named", hint="cove update --memory 512m MACHINE"
+            "cannot update: nothing is named that changes",
+            hint="cove update --memory 512m MACHINE",
         )
     changes = limit_changes(typed)
     added = tuple(of_whom(mount, caller(terminal)) for mount in typed.values.get("mount_add", ()))
     removed = tuple(typed.values.get("mount_rm", ()))
+    opened = tuple(typed.values.get("publish_add", ()))
+    closed = tuple(typed.values.get("publish_rm", ()))
 
     def one(name: str) -> str:
         if changes:
@@ -95,7 +112,12 @@ def update(typed: Typed, terminal: Terminal, client: Client) -> int:
             told = client.change_mounts(MountChange(name, added, removed))
             if not told.at_once:
                 terminal.error(f"cove: the mounts of {name} change at its next start\n")
-        elif not changes:  # a 0, which is Docker's word for: as it is
+        for ports, remove in ((closed, True), (opened, False)):
+            if ports:
+                change_ports(client, terminal, PortChange(name, ports, remove=remove))
+        if not (
+            changes or added or removed or opened or closed
+        ):  # a 0, which is Docker's word for: as it is
             client.inspect(calls.Inspect(name))
         return name
 
@@ -178,8 +200,9 @@ COMMANDS: dict[str, Command] = {
         Command(
             "update",
             update,
-            help="Other limits for machines, at once and from their next start on",
-            flags=(*(flag for flag in flags.MACHINE if flag.name in LIMITS), *MOUNTS),
+            help="Other limits, ports and mounts for machines, at once and from their next start "
+            "on",
+            flags=(*(flag for flag in flags.MACHINE if flag.name in LIMITS), *PORTS, *MOUNTS),
             words=MACHINES,
             least=1,
             most=None,

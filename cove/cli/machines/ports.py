@@ -27,10 +27,19 @@ def port(typed: Typed, terminal: Terminal, client: Client) -> int:
         )
     params = PortChange(rest[0], tuple(rest[1:]), remove=verb == REMOVE)
     before = _published(rest[0], client)
-    for entry in sorted(client.change_ports(params).published, key=_order):
+    after = change(client, terminal, params)
+    for entry in sorted(after, key=_order):
         if verb == ADD and entry not in before:
             terminal.write(_line(entry))
     return 0
+
+
+def change(client: Client, terminal: Terminal, params: PortChange) -> tuple[Published, ...]:
+    """What is published then; it is said where that is to come."""
+    published = client.change_ports(params).published
+    if client.inspect(calls.Inspect(params.machine)).record.state not in ("running", "paused"):
+        terminal.error(f"cove: the ports of {params.machine} change at its next start\n")
+    return published
 
 
 def _show(words: tuple[str, ...], terminal: Terminal, client: Client) -> int:
