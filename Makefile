@@ -50,7 +50,7 @@ test-host61: $(VENV)/.tested ## the core of the tests on Debian's Linux 6.1 with
 	$(VENV)/bin/python -m tests.host61
 
 test-docker-py: $(VENV)/.tested ## docker-py's own integration tests, of its repository in DOCKER_PY=DIR
-	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check paramiko
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check paramiko websocket-client
 	$(VENV)/bin/python -m tests.docker_py $(DOCKER_PY)
 
 test-swagger: $(VENV)/.tested .cache/schemathesis/bin/schemathesis ## schemathesis over Docker's public swagger, in SWAGGER=FILE

@@ -48,7 +48,12 @@ def attach_late(engine: Engine, machine: str, waiting: Waiting) -> None:
         pass  # it ended already: there is nothing left to hear
 
 
-def attach(ask: Ask) -> Hijack | Answer:
+def attach_raw(ask: Ask) -> Hijack | Answer:
+    """As a websocket has it: nothing tells its streams apart."""
+    return attach(ask, raw=True)
+
+
+def attach(ask: Ask, *, raw: bool = False) -> Hijack | Answer:
     machine = ask.machine()
     keys = ask.text("detachKeys")
     if keys:
@@ -61,7 +66,7 @@ def attach(ask: Ask) -> Hijack | Answer:
     before: Iterator[bytes] = iter(())
     if log:
         wanted = calls.Logs(machine.id, streams=streams_of(ask), merged=True)
-        before = pieces(ask, machine, wanted, Marked(times=False, details=False))
+        before = pieces(ask, machine, wanted, Marked(times=False, details=False), raw=raw)
     if not live and not log:
         raise UsageError("cannot attach: neither stream nor logs was asked for")
     waiting: list[Waiting] = []
@@ -88,4 +93,5 @@ def attach(ask: Ask) -> Hijack | Answer:
         before=before,
         live=live,
         forget=forget,
+        raw=raw or None,
     )

@@ -31,6 +31,7 @@ from cove.client.session import (
     DetachKeys,
 )
 from cove.daemon.docker.ask import MULTIPLEXED, RAW_STREAM, Answer, Ask, Hijack
+from cove.daemon.docker.websocket import Websocket
 from cove.daemon.ends import heard, linger
 from cove.engine.calls import Session
 from cove.errors import UsageError
@@ -118,6 +119,9 @@ class Taken:
             patience -= pause
             pause = min(2 * pause, 0.01)
 
+    async def finish(self) -> None:
+        await linger(self.reader, self.writer)
+
     def close(self) -> None:
         self.writer.close()
 
@@ -147,7 +151,9 @@ def check_body(request: web.Request) -> None:
         raise UsageError(f"cannot read the request: its body is longer than {BODY_MAX} bytes")
 
 
-async def serve(taken: Taken, pool: Executor, ask: Ask, asked: Hijack, *, upgrade: bool) -> None:
+async def serve(
+    taken: Taken | Websocket, pool: Executor, ask: Ask, asked: Hijack, *, upgrade: bool
+) -> None:
     """The session, until either side ends."""
     loop = asyncio.get_running_loop()
     pair = Pair()
@@ -168,7 +174,7 @@ async def serve(taken: Taken, pool: Executor, ask: Ask, asked: Hijack, *, upgrad
             await asyncio.shield(loop.run_in_executor(pool, close, asked.before))
         if asked.live:
             await Relay(taken, pair.ours, asked, loop).run()
-        await linger(taken.reader, taken.writer)
+        await taken.finish()
     finally:
         asked.forget()
         pair.ours.close()
@@ -191,7 +197,11 @@ class Relay:
     """Messages of a session to bytes of a connection, and back."""
 
     def __init__(
-        self, taken: Taken, ours: socket.socket, asked: Hijack, loop: asyncio.AbstractEventLoop
+        self,
+        taken: Taken | Websocket,
+        ours: socket.socket,
+        asked: Hijack,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._taken, self._ours, self._asked, self._loop = taken, ours, asked, loop
         self._keys = DetachKeys(b"")

@@ -36,7 +36,9 @@ def logs(ask: Ask) -> Stream:
     )
 
 
-def pieces(ask: Ask, machine: MachineRecord, params: calls.Logs, marked: Marked) -> Iterator[bytes]:
+def pieces(
+    ask: Ask, machine: MachineRecord, params: calls.Logs, marked: Marked, *, raw: bool = False
+) -> Iterator[bytes]:
     entries = ask.engine.logs(params, calls.Call(cancelled=ask.cancel))
 
     def each() -> Iterator[bytes]:
@@ -44,7 +46,7 @@ def pieces(ask: Ask, machine: MachineRecord, params: calls.Logs, marked: Marked)
             for entry in entries:
                 data = marked.lines(entry)
                 if data:
-                    yield data if machine.spec.tty else by_lines(entry.stream, data)
+                    yield data if raw or machine.spec.tty else by_lines(entry.stream, data)
         finally:
             end = getattr(entries, "close", None)
             if end is not None:

@@ -51,7 +51,3 @@ def checkpoints(ask: Ask) -> Answer:
         "cannot use checkpoints: CRIU cannot be relied on",
         hint="a virtual machine's memory can be kept: cove snapshot create MACHINE",
     )
-
-
-def websocket(ask: Ask) -> Answer:
-    raise Unsupported("cannot attach by a websocket", hint="POST /containers/NAME/attach")

@@ -15,9 +15,10 @@ Version = tuple[int, int]
 OLDEST: Version = (1, 24)
 NEWEST: Version = (1, 51)
 
-Kind = Literal["plain", "lasting", "body", "hijack"]
+Kind = Literal["plain", "lasting", "body", "hijack", "websocket"]
 """plain: parameters in, an answer out. lasting: goes on for as long as somebody likes. body: its
-bytes are read as they come. hijack: the connection becomes a stream of the machine's."""
+bytes are read as they come. hijack: the connection becomes a stream of the machine's;
+websocket: the same in a websocket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,14 @@ CONTAINERS = (
         "partial",
         "of several that attach before a start, all but the first may miss its first output",
         kind="hijack",
+    ),
+    Route(
+        "GET",
+        "/containers/{name}/attach/ws",
+        "attach.attach_raw",
+        "partial",
+        "as by POST; in binary messages, without frames",
+        kind="websocket",
     ),
 )
 
@@ -198,7 +207,6 @@ WATCHING = (
 
 CHECKPOINTS = "cove has no checkpoints of containers"
 REFUSED = (
-    Route("GET", "/containers/{name}/attach/ws", "off.websocket", "no", "attach by POST"),
     Route("GET", "/containers/{name}/checkpoints", "off.checkpoints", "no", CHECKPOINTS),
     Route("POST", "/containers/{name}/checkpoints", "off.checkpoints", "no", CHECKPOINTS),
     Route("DELETE", "/containers/{name}/checkpoints/{id}", "off.checkpoints", "no", CHECKPOINTS),

@@ -42,6 +42,7 @@ from cove.daemon.docker.routes import (
     split_version,
     version_text,
 )
+from cove.daemon.docker.websocket import Websocket
 from cove.daemon.lasting import THREADS, Lasting
 from cove.engine.engine import Engine
 from cove.engine.events import Cancel
@@ -136,6 +137,8 @@ class Door:
             route, ask = self._asked(request)
             if route.kind == "hijack":
                 return await self._hijack(request, route, ask)
+            if route.kind == "websocket":
+                return await self._websocket(request, route, ask)
             with self._lasting.one() if route.kind != "plain" else contextlib.nullcontext():
                 return await self._carry_out(request, route, ask)
         except CoveError as error:
@@ -329,6 +332,24 @@ class Door:
             taken.close()
             left(request)
         return hijack.Done()
+
+    async def _websocket(self, request: web.Request, route: Route, ask: Ask) -> web.StreamResponse:
+        """The same over a websocket. Before its handshake an error is an answer like others."""
+        taken = Websocket(request)
+        try:
+            result = await self._run(self._handlers[route.handler], ask)
+            if not isinstance(result, Hijack):
+                raise TypeError(f"{route.handler} is no machine's streams")
+            await hijack.serve(taken, self._pool, ask, result, upgrade=True)
+        except ConnectionError:
+            pass
+        except Exception as error:
+            if not taken.response.prepared:
+                raise
+            await taken.fail(told(error) if isinstance(error, CoveError) else str(bug(error).body))
+        finally:
+            ask.cancel.set()
+        return taken.response
 
 
 def _safely(call: Callable[[], None]) -> None:
