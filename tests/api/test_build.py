@@ -111,6 +111,10 @@ def test_a_step_that_fails_says_which(raw: Raw) -> None:
     words = "The command '/bin/sh -c exit 3' returned a non-zero code: 3"
     assert told[-1] == {"errorDetail": {"code": 3, "message": words}, "error": words}
     assert {"stream": "before\n"} in told
+    told = lines(post(raw, context(Dockerfile="FROM bb\nRUN echo why >&2; exit 3\n")))
+    assert {"stream": "\033[91mwhy\n\033[0m"} in told and told[-1]["error"] == words.replace(
+        "exit 3", "echo why >&2; exit 3"
+    )
     told = lines(post(raw, context(Dockerfile="FROM bb\nRUN true\nCOPY nothing /\n")))
     assert '"/nothing" is not in the build context' in told[-1]["error"]
 

@@ -268,6 +268,7 @@ def _steps(
         ulimits=asked.ulimits,
         shm=asked.shm,
         memory=asked.memory,
+        apart=True,
     )
     classic = Classic(planned.build, planned.images, cached=not no_cache)
     writer = context.writer(planned.build.context_paths, ask.cancel)

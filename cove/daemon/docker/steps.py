@@ -15,6 +15,8 @@ from cove.engine.calls.build import BuildStep
 from cove.oci.reference import familiar
 
 Json = dict[str, Any]
+STDERR = 2
+RED, PLAIN = "\033[91m", "\033[0m"
 
 
 def short(image: str) -> str:
@@ -39,7 +41,7 @@ class Classic:
         self._known = dict.fromkeys(self._stages, cached)
         """Whether all of a stage's steps so far were known."""
         self._running: dict[int, tuple[StagePlan, Step | None]] = {}
-        self._text: dict[int, codecs.IncrementalDecoder] = {}
+        self._text: dict[tuple[int, int], codecs.IncrementalDecoder] = {}
         self.failed: Json | None = None
         """Of the step that ended the build."""
 
@@ -48,10 +50,10 @@ class Classic:
             yield from self._begin(step)
         elif step.event == "log":
             decoder = self._text.setdefault(
-                step.number, codecs.getincrementaldecoder("utf-8")("replace")
+                (step.number, step.code), codecs.getincrementaldecoder("utf-8")("replace")
             )
             if text := decoder.decode(step.text):
-                yield {"stream": text}
+                yield {"stream": f"{RED}{text}{PLAIN}" if step.code == STDERR else text}
         elif step.event == "end":
             stage, doing = self._running[step.number]
             if doing is not None:

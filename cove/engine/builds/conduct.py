@@ -310,8 +310,8 @@ class _Doing:
         site = self.site
         key = self._key(mounting.digest(self.sources, step))
 
-        def log(data: bytes) -> None:
-            site.tell("log", self.number, text=data)
+        def log(data: bytes, stream: int) -> None:
+            site.tell("log", self.number, text=data, code=stream if stream > 1 else 0)
 
         with site.alone(key):
             if (known := self._known(key)) is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -31,7 +32,8 @@ from cove.store.records import Cause, LayerRecord, MachineRecord
 LABEL = "cove.build"
 PIECE = 1 << 16
 
-Log = Callable[[bytes], None]
+Log = Callable[[bytes, int], None]
+"""Of what was said, and whether on 1 or 2."""
 """Hears what a program says, in a thread of its own."""
 
 
@@ -44,6 +46,8 @@ class Given:
     network: str = ""
     hosts: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    apart: bool = False
+    """Standard error is heard apart."""
 
 
 def run(
@@ -63,7 +67,7 @@ def run(
         home.whispers[token] = mounted.whispers
     try:
         spec = _spec(step, tree, given, mounted)
-        ended = _run(home, spec, tree, token, log, stopped)
+        ended = _run(home, spec, tree, token, _Heard(log, apart=given.apart), stopped)
         if ended.exit_code or ended.cause.kind == "start":
             raise _failed(step, ended.exit_code, ended.cause)
         return trees.layer_of(home, tree, ended.upper, "keep what a step wrote", pins)
@@ -114,11 +118,11 @@ def _failed(step: RunStep, code: int, cause: Cause) -> StepFailed:
 
 
 def _run(
-    home: Home, spec: MachineSpec, tree: Tree, token: str, log: Log, stopped: Cancel
+    home: Home, spec: MachineSpec, tree: Tree, token: str, heard: _Heard, stopped: Cancel
 ) -> MachineRecord:
     """The last record of the machine, which is gone. It is ended with the build."""
     base = trees.base_of(home, tree)
-    with contextlib.ExitStack() as stack, _heard(log) as out:
+    with contextlib.ExitStack() as stack, heard as (out, err):
         layers = (*stack.enter_context(_points(home, spec)), *base.layers)
         # What the image says of its own machines is for them: VOLUME, ENTRYPOINT, ENV.
         base = replace(base, config=_bare(base.config), layers=layers)
@@ -126,10 +130,11 @@ def _run(
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         stack.enter_context(ours)
         with theirs:
-            session = Session(theirs.fileno(), (-1, out.fileno(), out.fileno()), 0, 0, 0)
+            session = Session(theirs.fileno(), (-1, out.fileno(), err.fileno()), 0, 0, 0)
             foreground = Foreground(session, ("stdout", "stderr"), sig_proxy=False)
             machine = life.run(home, spec, foreground, ground)
         out.close()
+        err.close()
         try:
             waiting.wait(home, machine, "removed", stopped)
         except Cancelled:
@@ -184,25 +189,46 @@ def _end(home: Home, machine: MachineRecord) -> None:
         stopping.kill(home, machine, "KILL")
 
 
-@contextlib.contextmanager
-def _heard(log: Log) -> Iterator[_End]:
-    """What is written to is heard, to its end."""
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    out = _End(writer)
+class _Heard:
+    """What a step says is heard, to its end: both of its streams by one pipe, in order, or each by
+    its own.
+    """
 
-    def listen() -> None:
-        while data := os.read(reader, PIECE):
-            with contextlib.suppress(CoveError):  # nobody listens any more
-                log(data)
+    def __init__(self, log: Log, *, apart: bool) -> None:
+        self._log, self._apart = log, apart
+        self._ends: list[_End] = []
+        self._readers: dict[int, int] = {}
+        self._thread = threading.Thread(target=self._listen, name="step", daemon=True)
 
-    thread = threading.Thread(target=listen, name="step", daemon=True)
-    thread.start()
-    try:
-        yield out
-    finally:
-        out.close()
-        thread.join()
-        os.close(reader)
+    def __enter__(self) -> tuple[_End, _End]:
+        for stream in (1, 2) if self._apart else (1,):
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            self._readers[reader] = stream
+            self._ends.append(_End(writer))
+        self._thread.start()
+        return self._ends[0], self._ends[-1]
+
+    def _listen(self) -> None:
+        open_ = set(self._readers)
+        poll = select.poll()
+        for reader in open_:
+            poll.register(reader, select.POLLIN)
+        while open_:
+            for reader, _ in poll.poll():
+                data = os.read(reader, PIECE)
+                if not data:
+                    poll.unregister(reader)
+                    open_.discard(reader)
+                    continue
+                with contextlib.suppress(CoveError):  # nobody listens any more
+                    self._log(data, self._readers[reader])
+
+    def __exit__(self, *_: object) -> None:
+        for end in self._ends:
+            end.close()
+        self._thread.join()
+        for reader in self._readers:
+            os.close(reader)
 
 
 class _End:

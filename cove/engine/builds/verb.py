@@ -236,7 +236,7 @@ def _epoch(params: ImageBuild) -> int | None:
 
 def _given(params: ImageBuild) -> Given:
     limits = Limits(memory=params.memory, shm=params.shm, ulimits=params.ulimits)
-    return Given(secrets.token_hex(16), params.network, params.hosts, limits)
+    return Given(secrets.token_hex(16), params.network, params.hosts, limits, params.apart)
 
 
 def _record(

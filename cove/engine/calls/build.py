@@ -46,6 +46,8 @@ class ImageBuild(msgspec.Struct, frozen=True):
     ulimits: tuple[Ulimit, ...] = ()
     shm: int = 0
     memory: int = 0
+    apart: bool = False
+    """What RUN says on standard error is told apart; then it need not come in its order."""
     secrets: dict[str, bytes] = {}
     cache_from: tuple[str, ...] = ()
     """Ids of images that say of their layers which steps made them."""
@@ -74,7 +76,8 @@ class BuildStep(msgspec.Struct, frozen=True, omit_defaults=True):
     code: int = 0
     """With ``failed``: its program's exit code."""
     text: bytes = b""
-    """With ``log``: what its program said; with ``failed`` and ``warning``: why."""
+    """With ``log``: what its program said, with ``code`` 2 on standard error; with
+    ``failed`` and ``warning``: why."""
     time: float = 0.0
     """Seconds since the build began."""
     cached: bool = False
