@@ -25,7 +25,8 @@ TARGETS = {"/etc/hosts": "hosts", "/etc/hostname": "hostname", "/etc/resolv.conf
 def hostname_of(spec: MachineSpec, machine_id: str) -> str:
     if spec.hostname:
         return spec.hostname
-    return socket.gethostname() if spec.network == "host" else machine_id[:12]
+    of_host = "host" in (spec.network, spec.uts)
+    return socket.gethostname() if of_host else machine_id[:12]
 
 
 class Where(NamedTuple):
@@ -126,7 +127,7 @@ def read_host(path: str) -> str:
 def is_default(spec: MachineSpec) -> bool:
     """Whether the files of a slot serve this machine as they are."""
     asked = spec.hostname or spec.domainname or spec.extra_hosts or spec.dns
-    asked = asked or spec.dns_search or spec.dns_options
+    asked = asked or spec.dns_search or spec.dns_options or spec.uts
     return not asked and spec.network == "none"
 
 

@@ -384,7 +384,9 @@ def late_namespaces(walls: Walls) -> tuple[Op, ...]:
 
 def names(spec: MachineSpec, place: Place) -> tuple[Op, ...]:
     why = option("hostname", spec.hostname) if spec.hostname else default("the machine's short id")
-    if not spec.hostname and spec.network == "host":
+    if spec.uts:
+        why = f"--uts {spec.uts}: the host's name"
+    elif not spec.hostname and spec.network == "host":
         why = "--network host: the host's name"
     elif machine_of(spec.network):
         why = f"--network {spec.network}: that machine's name"

@@ -29,7 +29,7 @@ _UNUSED: dict[str, Any] = {
     "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0,
     "KernelMemory": 0, "MemorySwappiness": None, "OomKillDisable": False,
     "BlkioWeightDevice": [], "Cgroup": "", "ConsoleSize": [0, 0],
-    "CpuCount": 0, "CpuPercent": 0, "DeviceCgroupRules": NoList(), "DeviceRequests": NoList(),
+    "CpuCount": 0, "CpuPercent": 0, "DeviceRequests": NoList(),
     "IOMaximumBandwidth": 0, "IOMaximumIOps": 0, "KernelMemoryTCP": 0,
 }  # fmt: skip
 """What Docker's templates may ask for and cove does not have."""
@@ -201,7 +201,7 @@ def _host_config(spec: MachineSpec) -> Record:
         GroupAdd=list(spec.groups) or NoList(),
         IpcMode="private",
         PidMode="",
-        UTSMode="",
+        UTSMode=spec.uts,
         CgroupnsMode="private",
         UsernsMode="host" if security.userns == "host" else "",
         OomScoreAdj=limits.oom_score_adj,
@@ -232,6 +232,7 @@ def _host_config(spec: MachineSpec) -> Record:
             Record(PathOnHost=d.source, PathInContainer=d.target, CgroupPermissions=d.access)
             for d in spec.devices
         ],
+        DeviceCgroupRules=list(spec.device_rules) or NoList(),
         MaskedPaths=list(MASKED) if security.masked and not security.privileged else [],
         ReadonlyPaths=list(READONLY) if security.masked and not security.privileged else [],
         **_UNUSED,

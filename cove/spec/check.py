@@ -105,6 +105,7 @@ def _problems(spec: MachineSpec) -> Iterator[CoveError]:
     for text in spec.volumes_from:
         yield from _parsed(text, "--volumes-from", parse_volumes_from)
     yield from _driver(spec)
+    yield from _devices(spec)
     yield from links.problems(spec.links, spec.network)
     yield from _network(spec)
     yield from _ports(spec)
@@ -294,6 +295,20 @@ def _volume(mount: Mount, origin: str) -> Iterator[CoveError]:
     except CoveError as error:
         error.origin = origin
         yield error
+
+
+def _devices(spec: MachineSpec) -> Iterator[CoveError]:
+    if spec.isolation == "vm" and spec.device_rules:
+        yield Unsupported(
+            "cannot use a rule for devices with --isolation vm: it has none of the host's",
+            origin=f"--device-cgroup-rule {spec.device_rules[0]}",
+        )
+    if spec.uts and spec.hostname:
+        yield UsageError(
+            "cannot use --hostname with --uts host: that is the host's name",
+            origin=f"--hostname {spec.hostname}",
+            hint="leave one of them out",
+        )
 
 
 def _driver(spec: MachineSpec) -> Iterator[CoveError]:

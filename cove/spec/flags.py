@@ -196,6 +196,9 @@ MACHINE = (
          group="Files", default="64m"),
     Flag("device", "devices", "A device of the host", "", "SOURCE[:TARGET][:rwm]",
          grants.parse_device, repeat=True, group="Files"),
+    Flag("device-cgroup-rule", "device_rules", "Accepted: no rule keeps a machine from a device "
+         "that it has", "", "KIND MAJOR:MINOR rwm", grants.parse_device_rule, repeat=True,
+         group="Files"),
     # limits
     Flag("memory", "limits.memory", "Most memory", "m", "SIZE", values.parse_size, group="Limits"),
     Flag("memory-swap", "limits.memory_swap", "Most memory and swap together; -1: any swap", "",
@@ -296,8 +299,8 @@ MACHINE = (
          why="every machine has its own IPC namespace"), group="Security"),
     Flag("pid", "", "Only private", "", "MODE", grants.only("private", "",
          why="every machine has its own PID namespace"), group="Security"),
-    Flag("uts", "", "Only private", "", "MODE", grants.only("private", "",
-         why="every machine has its own host name"), group="Security"),
+    Flag("uts", "uts", "host: its host name is the host's, as it is at its start", "", "host",
+         grants.parse_uts, group="Security"),
     Flag("cgroupns", "", "Only private", "", "MODE", grants.only("private", "",
          why="every machine has its own cgroup namespace"), group="Security"),
 )  # fmt: skip
@@ -315,7 +318,6 @@ REFUSED: dict[str, tuple[str, bool]] = {
     "link-local-ip": (network.LINK_LOCAL, True),
     "gpus": ("cove hands no GPUs to machines", True),
     "cgroup-parent": ("cove keeps all machines in groups of its own", True),
-    "device-cgroup-rule": ("name the device: --device /dev/…", True),
     "blkio-weight-device": ("one weight holds for all devices: --blkio-weight", True),
     "cpu-rt-period": ("cove gives no real-time scheduling", True),
     "cpu-rt-runtime": ("cove gives no real-time scheduling", True),

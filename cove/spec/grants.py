@@ -301,6 +301,21 @@ def parse_userns(text: str) -> str:
     return text
 
 
+def parse_uts(text: str) -> str:
+    if text not in ("private", "host", ""):
+        raise bad("UTS mode", text, "it is private or host")
+    return text if text == "host" else ""
+
+
+def parse_device_rule(text: str) -> str:
+    """``c 188:* rwm``, as Docker has it. Walls of cove's are what nodes a machine has and whose its
+    ids are, not lists of numbers: what a rule allows is allowed anyway.
+    """
+    if not re.fullmatch(r"[acb] (\d{1,10}|\*):(\d{1,10}|\*) [rwm]{1,3}", text):
+        raise bad("device rule", text, "not KIND MAJOR:MINOR ACCESS", hint='write "c 188:* rwm"')
+    return text
+
+
 RUNTIMES = ("", "cove", "runc", "io.containerd.runc.v2")
 """Names that ask for what is there anyway."""
 

@@ -179,6 +179,10 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     volume_driver: str = ""
     """Of the volumes that it makes; only ``local`` makes any."""
     devices: tuple[Device, ...] = ()
+    device_rules: tuple[str, ...] = ()
+    """Of whole kinds of devices: ``c 188:* rwm``. Allowed anyway."""
+    uts: str = ""
+    """``host``: it is called as the host is when it starts."""
     sysctls: tuple[tuple[str, str], ...] = ()
     limits: Limits = Limits()
     security: Security = Security()

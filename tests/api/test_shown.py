@@ -107,13 +107,15 @@ def test_what_means_nothing_here_is_kept_and_what_means_something_is_refused(
     said = {"EndpointsConfig": {"bridge": {"DriverOpts": {"com.example.key": "on"}}}}
     one = made(raw, {
         "HostConfig": {"NetworkMode": "bridge", "Tmpfs": {"/t": "size=3M"}, "VolumeDriver": "foo",
-                       "Runtime": "runc", "MemorySwappiness": 40},
+                       "Runtime": "runc", "MemorySwappiness": 40, "UTSMode": "host",
+                       "DeviceCgroupRules": ["c 188:* rwm"]},
         "NetworkingConfig": said, "Env": ["BARE", "EMPTY="],
     })  # fmt: skip
     found = client.api.inspect_container(one)
     host = found["HostConfig"]
     assert (host["Tmpfs"], host["VolumeDriver"]) == ({"/t": "size=3M"}, "foo")
     assert (host["Runtime"], host["MemorySwappiness"]) == ("runc", None)
+    assert (host["UTSMode"], host["DeviceCgroupRules"]) == ("host", ["c 188:* rwm"])
     assert {"BARE", "EMPTY="} <= set(found["Config"]["Env"])
     assert found["NetworkSettings"]["Networks"]["bridge"]["DriverOpts"] == {"com.example.key": "on"}
     client.api.remove_container(one)
@@ -125,6 +127,8 @@ def test_what_means_nothing_here_is_kept_and_what_means_something_is_refused(
     for more, code in (
         ({"VolumeDriver": "foo", "Binds": ["data:/data"]}, 501),
         ({"Runtime": "kata"}, 501),
+        ({"DeviceCgroupRules": ["c 1 x"]}, 400),
+        ({"DeviceCgroupRules": ["a *:* r"], "Isolation": "vm"}, 501),
         ({"Links": ["nobody:db"]}, 400),
     ):
         body = {"Image": "bb", "Cmd": ["true"], "HostConfig": more}

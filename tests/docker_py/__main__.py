@@ -5,7 +5,7 @@
 
 docker-py's archive on PyPI has no tests, so its repository is named by whoever has it; the package
 that is tested with is the one that is installed. It runs in a network namespace of its own: images
-that the tests pull come from a registry that is begun here, as a mirror of docker.io.
+that the tests pull come from a registry that is begun here, and called as Docker Hub is.
 
 ``failing.toml`` names each test that fails, with the reason, and those that depend on who is
 faster. The run fails where one that is said to fail passes, or another one fails. With words for
@@ -30,7 +30,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.driver import ROOT, Cove, busybox_tar, new_cove
-from tests.registry.registries import docker_registry
+from tests.registry.registries import docker_registry, listens
+from tests.registry.test_certificates import make
 
 FAILING = Path(__file__).with_name("failing.toml")
 SWARM = (
@@ -52,6 +53,7 @@ BY_TCP = (
     "test_run_container_reading_socket_ws",
 )
 """docker-py opens no websocket on a unix socket."""
+HUB = "registry-1.docker.io"
 PATIENCE = 120
 """Seconds for one test."""
 
@@ -79,11 +81,34 @@ def make_images(cove: Cove, registry: str, place: Path) -> None:
 
 
 @contextmanager
+def hub(cove: Cove, place: Path) -> Iterator[None]:
+    """Docker Hub, as far as it is known in here: the same images by its own name and port."""
+    make(place, HUB, f"DNS:{HUB}")
+    known = cove.root / "certs.d" / HUB
+    known.mkdir(parents=True)
+    shutil.copy(place / f"{HUB}.crt", known / "ca.crt")
+    conf = place / "hub.yml"
+    conf.write_text(
+        f"version: 0.1\nlog: {{level: error}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {place}/registry/data}}}}\n"
+        f"http: {{addr: '127.0.0.1:443', tls: {{certificate: {place}/{HUB}.crt, "
+        f"key: {place}/{HUB}.key}}}}\n"
+    )
+    with (place / "hub.log").open("wb") as log:
+        child = subprocess.Popen(["docker-registry", "serve", conf], stdout=log, stderr=log)
+    try:
+        assert listens(443, child), (place / "hub.log").read_text()
+        yield
+    finally:
+        child.terminate()
+        child.wait()
+
+
+@contextmanager
 def served(place: Path) -> Iterator[Cove]:
     cove = new_cove(network="bridge")
-    with docker_registry(place / "registry") as registry:
-        told = {"insecure": [registry], "mirrors": {"docker.io": [registry]}}
-        (cove.root / "registries.json").write_text(json.dumps(told))
+    with docker_registry(place / "registry") as registry, hub(cove, place):
+        (cove.root / "registries.json").write_text(json.dumps({"insecure": [registry]}))
         try:
             make_images(cove, registry, place)
             yield cove
@@ -101,8 +126,10 @@ def run(cove: Cove, tree: Path, place: Path, words: list[str]) -> dict[str, str]
     report = place / "report.xml"
     chosen = words or [
         str(file.relative_to(suite))
-        for file in sorted((suite / "tests/integration").glob("*_test.py"))
-        if file.stem not in SWARM
+        for file in sorted(
+            (suite / "tests/integration").glob("*_test.py"),
+            key=lambda file: (file.stem in SWARM, file.stem),
+        )
     ]
     home = place / "home"
     home.mkdir()
@@ -161,7 +188,7 @@ def outcomes(report: Path) -> Iterator[tuple[str, str]]:
         )
 
 
-def judge(found: dict[str, str]) -> int:
+def judge(found: dict[str, str], swarm: dict[str, str]) -> int:
     tables: dict[str, dict[str, str]] = tomllib.loads(FAILING.read_text())
     known, unsteady = set(tables["failing"]), set(tables["unsteady"])
     failed = {name for name, end in found.items() if end == "failed"}
@@ -174,11 +201,24 @@ def judge(found: dict[str, str]) -> int:
     ]
     print("\n".join(wrong))
     ends = list(found.values())
-    print(
-        f"{len(ends)} tests without a swarm or plugins: {ends.count('passed')} passed, "
-        f"{ends.count('failed')} failed, {ends.count('skipped')} skipped by docker-py itself"
-    )
+    print(f"{len(ends)} tests without a swarm or plugins: {counted(ends)}")
+    others = list(swarm.values())
+    print(f"{len(others)} about swarms, plugins and secrets: {counted(others)}")
+    print(f"{len(ends) + len(others)} in all: {counted([*ends, *others])}")
     return bool(wrong)
+
+
+def by_file(found: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The results of the others, and those about swarms."""
+    swarm = {name: end for name, end in found.items() if name.partition("::")[0] in SWARM}
+    return {name: end for name, end in found.items() if name not in swarm}, swarm
+
+
+def counted(ends: list[str]) -> str:
+    return (
+        f"{ends.count('passed')} passed, {ends.count('failed')} failed, "
+        f"{ends.count('skipped')} skipped by docker-py itself"
+    )
 
 
 def main() -> int:
@@ -193,13 +233,26 @@ def main() -> int:
     tree, words = Path(sys.argv[1]).resolve(), sys.argv[2:]
     if os.environ.get("COVE_DOCKER_PY") != "inside":
         inside = os.environ | {"COVE_DOCKER_PY": "inside"}
-        again = ["unshare", "--net", sys.executable, "-m", "tests.docker_py", str(tree), *words]
+        again = [
+            "unshare",
+            "--net",
+            "--mount",
+            sys.executable,
+            "-m",
+            "tests.docker_py",
+            str(tree),
+            *words,
+        ]
         return subprocess.run(again, env=inside, cwd=ROOT, check=False).returncode
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1\n")
-    with tempfile.TemporaryDirectory(dir="/tmp") as scratch, served(Path(scratch)) as cove:
-        found = run(cove, tree, Path(scratch), words)
-    return 0 if words else judge(found)
+    with tempfile.TemporaryDirectory(dir="/tmp") as scratch:
+        hosts = Path(scratch, "hosts")
+        hosts.write_text(f"127.0.0.1 localhost {HUB}\n")
+        subprocess.run(["mount", "--bind", hosts, "/etc/hosts"], check=True)
+        with served(Path(scratch)) as cove:
+            found = run(cove, tree, Path(scratch), words)
+    return 0 if words else judge(*by_file(found))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,16 @@ def test_an_unknown_user_is_refused(machine: Machine) -> None:
 
 def test_working_directory_is_made(machine: Machine) -> None:
     assert machine("pwd", flags=("-w", "/new/deep")).out == "/new/deep\n"
+
+
+def test_the_hosts_name(machine: Machine, cove: Cove) -> None:
+    name = socket.gethostname()
+    script = "hostname; cat /etc/hostname; hostname other; hostname"
+    done = machine("sh", "-c", script, flags=("--uts", "host", "--cap-add", "SYS_ADMIN"))
+    assert done.out == f"{name}\n{name}\nother\n"
+    assert socket.gethostname() == name
+    refused = cove("create", "--uts", "host", "--hostname", "me", "bb", "true", code=125).err
+    assert "--hostname me" in refused
 
 
 def test_hostname(machine: Machine) -> None:

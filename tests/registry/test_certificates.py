@@ -21,11 +21,11 @@ FILES = Tar().file("a", b"x").data()
 SOON = Patience(connect=60, read=60, attempts=2, pause=0.001)
 
 
-def make(place: Path, name: str) -> None:
+def make(place: Path, name: str, alternative: str = "IP:127.0.0.1") -> None:
     need("openssl")
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2",
+         "-addext", f"subjectAltName={alternative}", "-days", "2",
          "-keyout", place / f"{name}.key", "-out", place / f"{name}.crt"],
         check=True, capture_output=True,
     )  # fmt: skip

@@ -28,6 +28,7 @@ def logs(ask: Ask) -> Stream:
         until=parse_moment(ask.text("until")),
         streams=streams,
         merged=not ask.on("timestamps"),
+        fresh=True,
     )
     marked = Marked(ask.on("timestamps"), ask.on("details"))
     several = ask.version >= MULTIPLEXED_SINCE and not machine.spec.tty

@@ -50,7 +50,6 @@ NOT_HERE = {
     "kernel_memory_t_c_p": "kernel-memory",
     "oom_kill_disable": "oom-kill-disable",
     "cgroup_parent": "cgroup-parent",
-    "device_cgroup_rules": "device-cgroup-rule",
     "device_requests": "gpus",
 }
 """Fields that cove refuses for the same reason as the flag."""
@@ -154,6 +153,8 @@ def refuse_to_change(config: Resources) -> None:
     """What an update leaves as it is, by its name."""
     if config.memory_swappiness not in (None, -1):
         raise unsupported("memory_swappiness", REFUSED["memory-swappiness"][0])
+    if config.device_cgroup_rules:
+        raise unsupported("device_cgroup_rules", "they are those that it was made with")
     for field in (
         "blkio_device_read_bps",
         "blkio_device_write_bps",
@@ -267,6 +268,7 @@ def _host(host: HostConfig) -> Words:
         ("dns-search", host.dns_search),
         ("add-host", host.extra_hosts),
         ("link", host.links),
+        ("device-cgroup-rule", host.device_cgroup_rules),
         ("cap-add", host.cap_add),
         ("cap-drop", host.cap_drop),
         ("group-add", host.group_add),

@@ -173,6 +173,8 @@ class Logs(msgspec.Struct, frozen=True):
     """Say where reading goes on; the first entry may be empty."""
     position: str = ""
     """Of an entry that was read before: go on behind it."""
+    fresh: bool = False
+    """Without ``follow``: of a program that began this moment the first word is waited for."""
 
 
 class LogEntry(msgspec.Struct, frozen=True):

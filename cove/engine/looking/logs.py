@@ -24,6 +24,8 @@ from cove.store.records import MachineRecord
 STREAMS = {"stdout": 1, "stderr": 2}
 RESTARTING = 200
 """Milliseconds between looks at a machine that is between two runs."""
+FIRST = 1.0
+"""Seconds of a moment."""
 FLOAT = 256
 """Nanoseconds that a moment of today may lose as a float of seconds: what was printed with a time
 is found by that time.
@@ -127,6 +129,8 @@ def _follow(
     directory = home.store.layout.machine(record.key)
     live = home.lives.get(record.key)
     if not params.follow or live is None or not os.path.isdir(directory):
+        if params.fresh and live is not None:
+            _hear_first(home, record, live, directory, cancelled)
         yield from read_logs(directory, params)
         return
     bell = Bell()
@@ -138,6 +142,25 @@ def _follow(
         ):
             follower = Follower(home, live, bell, params.until, cancelled)
             yield from read_logs(directory, params, follower.wait, cancelled)
+    finally:
+        bell.close()
+
+
+def _hear_first(
+    home: Home, record: MachineRecord, live: Live, directory: str, cancelled: threading.Event | None
+) -> None:
+    """Until a program that began this moment says something, ends, or has had its moment. Scripts
+    start a program and ask at once what it said: other starts take so long that it is there.
+    """
+    end = min(record.started, time.time()) + FIRST
+    bell = Bell()
+    try:
+        with home.events.subscribe(bell), home.logs.watch(home.reactor, directory, bell):
+            follower = Follower(home, live, bell, end, cancelled)
+            everything = Logs(record.id)
+            while next(read_logs(directory, everything), None) is None and follower.wait():
+                if cancelled is not None and cancelled.is_set():
+                    return
     finally:
         bell.close()
 
