@@ -201,7 +201,6 @@ def _host_config(spec: MachineSpec) -> Record:
         GroupAdd=list(spec.groups) or NoList(),
         IpcMode="private",
         PidMode="",
-        UTSMode=spec.uts,
         CgroupnsMode="private",
         UsernsMode="host" if security.userns == "host" else "",
         OomScoreAdj=limits.oom_score_adj,
@@ -212,8 +211,7 @@ def _host_config(spec: MachineSpec) -> Record:
         Tmpfs={m.target: _tmpfs(m) for m in spec.mounts if m.type == "tmpfs"} or NoMap(),
         ShmSize=limits.shm or 64 << 20,
         Sysctls=dict(spec.sysctls),
-        Runtime=spec.runtime or "cove",
-        VolumeDriver=spec.volume_driver,
+        **_kept(spec),
         Isolation=spec.isolation,
         Init=spec.init,
         Annotations=spec.annotations,
@@ -232,11 +230,20 @@ def _host_config(spec: MachineSpec) -> Record:
             Record(PathOnHost=d.source, PathInContainer=d.target, CgroupPermissions=d.access)
             for d in spec.devices
         ],
-        DeviceCgroupRules=list(spec.device_rules) or NoList(),
         MaskedPaths=list(MASKED) if security.masked and not security.privileged else [],
         ReadonlyPaths=list(READONLY) if security.masked and not security.privileged else [],
         **_UNUSED,
     )
+
+
+def _kept(spec: MachineSpec) -> dict[str, Any]:
+    """What is read back as it was asked for."""
+    return {
+        "Runtime": spec.runtime or "cove",
+        "VolumeDriver": spec.volume_driver,
+        "UTSMode": spec.uts,
+        "DeviceCgroupRules": list(spec.device_rules) or NoList(),
+    }
 
 
 def _rates(rates: tuple[DeviceRate, ...]) -> dict[str, Any]:
