@@ -10,7 +10,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.api.conftest import Command
+from tests.api.conftest import Command, Raw
 from tests.driver import Cove, front_path
 
 Client = docker.DockerClient
@@ -71,6 +71,37 @@ def test_a_file_that_is_not_there_is_told_in_dockers_words(
     client.containers.create("bb", ["true"], name="has-none")
     said = command("cp", "has-none:/nothing", ".", code=1).stderr
     assert said.strip().endswith(b"Could not find the file /nothing in container has-none")
+
+
+def test_only_an_image_is_pulled_where_something_is_missing(command: Command, raw: Raw) -> None:
+    """Docker's command takes any 404 that a create is answered with for a missing image."""
+    mount = "type=bind,source=/nothing/here,target=/d"
+    said = command("run", "--rm", "--mount", mount, "bb", "true", code=125).stderr
+    assert b"Unable to find image" not in said and b"/nothing/here" in said
+    for wrong in ({"VolumesFrom": ["nobody"]}, {"NetworkMode": "container:nobody"}):
+        body = {"Image": "bb", "Cmd": ["true"], "HostConfig": wrong}
+        assert raw("POST", "/containers/create", body).status == 400
+    assert raw("POST", "/containers/create", {"Image": "nothing", "Cmd": ["x"]}).status == 404
+
+
+def test_the_networks_that_docker_has_are_there(cove: Cove, raw: Raw) -> None:
+    try:
+        assert raw("GET", "/networks/bridge").status == 200
+        for name in ("bridge", "host", "none"):
+            said = raw("POST", "/networks/create", {"Name": name})
+            assert said.status == 403
+            assert said.message == f"operation is not permitted on predefined {name} network"
+            gone = raw("DELETE", f"/networks/{name}")
+            assert gone.status == 403 and gone.message.startswith(
+                f"{name} is a pre-defined network"
+            )
+        assert raw("POST", "/networks/prune").status == 200
+        assert "bridge" in cove("network", "ls", "--format", "{{.Name}}").out.split()
+        assert raw("POST", "/networks/create", {"Name": "twice"}).status == 201
+        again = raw("POST", "/networks/create", {"Name": "twice"})
+        assert (again.status, again.message) == (409, "network with name twice already exists")
+    finally:
+        cove("network", "rm", "bridge", "twice", code=None)
 
 
 def test_cove_stands_in_for_dockers_command(fresh_cove: Cove, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def create(ask: Ask) -> Answer:
     except NotFound as error:
         if "image" in error.message:
             raise NotFound(f"No such image: {filters.plain_reference(asked.image)}") from error
-        raise
+        raise _no_image(error) from error
     except Conflict as error:
         if name and "cannot use the name" in error.message:
             raise Conflict(
@@ -48,6 +48,17 @@ def create(ask: Ask) -> Answer:
             ) from error
         raise
     return Answer({"Id": made.id, "Warnings": [*made.warnings, *spec.discarded(asked)]}, 201)
+
+
+def _no_image(error: NotFound) -> UsageError:
+    """Docker's command takes any 404 for an image that is to be pulled, and "no such file" for a
+    program that is not there.
+    """
+    head, colon, reason = error.message.rpartition(": ")
+    message = f"{head}{colon}it does not exist" if reason.startswith("no such file") else ""
+    return UsageError(
+        message or error.message, origin=error.origin, host=error.host, hint=error.hint
+    )
 
 
 def listed(ask: Ask) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from cove.daemon.docker.ask import Answer, Ask
 from cove.daemon.docker.containers import PRUNE_KEYS, prune_fields
 from cove.engine import calls
 from cove.engine.calls import networks
-from cove.errors import NotFound, Unsupported
+from cove.errors import Conflict, CoveError, NotFound, Unsupported
 from cove.shown import networks as shown
 from cove.spec import network as words
 
@@ -98,9 +99,27 @@ def network_from_docker(asked: Create) -> words.NetworkSpec:
     return found
 
 
+class Predefined(CoveError):
+    """Of a network that is there in any case."""
+
+    exit_code = 1
+    status = 403
+
+
+PREDEFINED = (words.DEFAULT_NETWORK, "host", "none")
+
+
 def create(ask: Ask) -> Answer:
-    wanted = network_from_docker(ask.read(CREATE))
-    made = ask.engine.network_create(networks.NetworkCreate(wanted), CALL)
+    asked = ask.read(CREATE)
+    if asked.name in PREDEFINED:
+        raise Predefined(f"operation is not permitted on predefined {asked.name} network")
+    wanted = network_from_docker(asked)
+    try:
+        made = ask.engine.network_create(networks.NetworkCreate(wanted), CALL)
+    except Conflict as error:
+        if "cannot use the name" in error.message:
+            raise Conflict(f"network with name {wanted.name} already exists") from error
+        raise
     return Answer({"Id": made.id, "Warning": ""}, 201)
 
 
@@ -111,10 +130,17 @@ def listed(ask: Ask) -> Answer:
 
 
 def _found(ask: Ask) -> networks.Network:
+    wanted = networks.NetworkInspect(ask.name)
     try:
-        return ask.engine.network_inspect(networks.NetworkInspect(ask.name), CALL)
+        return ask.engine.network_inspect(wanted, CALL)
     except NotFound:
-        raise NotFound(f"network {ask.name} not found") from None
+        if ask.name != words.DEFAULT_NETWORK:
+            raise NotFound(f"network {ask.name} not found") from None
+    # To cove it is there once it is asked for, to Docker always.
+    made = networks.NetworkCreate(words.NetworkSpec(words.DEFAULT_NETWORK))
+    with suppress(Conflict):  # somebody else asked
+        ask.engine.network_create(made, CALL)
+    return ask.engine.network_inspect(wanted, CALL)
 
 
 def inspect(ask: Ask) -> Answer:
@@ -122,14 +148,16 @@ def inspect(ask: Ask) -> Answer:
 
 
 def remove(ask: Ask) -> Answer:
+    if ask.name in PREDEFINED:
+        raise Predefined(f"{ask.name} is a pre-defined network and cannot be removed")
     ask.engine.network_remove(networks.NetworkRemove(_found(ask).record.name), CALL)
     return Answer(status=204)
 
 
 def connect(ask: Ask) -> Answer:
-    asked, network = ask.read(CONNECT), _found(ask).record.name
+    asked = ask.read(CONNECT)
+    machine, network = ask.machine_called(asked.container), _found(ask).record.name
     wish = spec.connection_from_docker(network, asked.endpoint_config or bodies.EndpointConfig())
-    machine = ask.machine_called(asked.container)
     ask.engine.network_connect(
         networks.NetworkConnect(
             network,
@@ -158,5 +186,6 @@ def disconnect(ask: Ask) -> Answer:
 
 def prune(ask: Ask) -> Answer:
     fields: dict[str, Any] = prune_fields(ask.gathered(PRUNE_KEYS), time.time())
-    gone = ask.engine.network_prune(networks.NetworkPrune(**fields), CALL)
+    params = networks.NetworkPrune(**fields, spared=(words.DEFAULT_NETWORK,))
+    gone = ask.engine.network_prune(params, CALL)
     return Answer({"NetworksDeleted": list(gone.names) or None})

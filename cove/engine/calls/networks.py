@@ -58,6 +58,8 @@ class NetworkPrune(msgspec.Struct, frozen=True):
     until: float = 0.0
     labels: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    spared: tuple[str, ...] = ()
+    """Names of some that stay."""
 
 
 class NetworksPruned(msgspec.Struct, frozen=True):

@@ -150,7 +150,8 @@ def _there(home: Home, text: str) -> bool:
 
 def _wanted(record: NetworkRecord, params: NetworkPrune) -> bool:
     return (
-        (not params.until or record.created < params.until)
+        record.name not in params.spared
+        and (not params.until or record.created < params.until)
         and all(has_label(record.labels, label) for label in params.labels)
         and not any(has_label(record.labels, label) for label in params.without)
     )
