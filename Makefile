@@ -17,7 +17,7 @@ MUST_RUN := attack,build,cli,clients,examples,images,kernel,native,networks,pyth
 
 HOST61_PACKAGES := $(filter-out buildah,$(TEST_PACKAGES))
 
-.PHONY: help run test test-vms test-walks test-host61 test-swagger check golden bench docs clean
+.PHONY: help run test test-vms test-walks test-host61 test-swagger test-docker check golden bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -60,6 +60,9 @@ test-swagger: $(VENV)/.tested .cache/schemathesis/bin/schemathesis ## schemathes
 .cache/schemathesis/bin/schemathesis:
 	@$(PYTHON) -m venv .cache/schemathesis
 	@.cache/schemathesis/bin/python -m pip install -q --disable-pip-version-check 'schemathesis>=4'
+
+test-docker: $(VENV)/.tested ## Docker's command with cove and with Debian's dockerd beside it, line by line
+	$(VENV)/bin/python -m tests.clients.beside
 
 check: $(VENV)/.tested ## linters, types, sizes
 	$(VENV)/bin/ruff format --check .

@@ -125,7 +125,7 @@ def _tree() -> Group:
     from cove.cli.images import login
     from cove.cli.images import verbs as images
     from cove.cli.machines import inspect, life, plan, snapshots
-    from cove.cli.system import check, disk, events, info
+    from cove.cli.system import check, disk, events, info, unitfiles
     from cove.cli.system import daemon as system
 
     machines = _of_machines()
@@ -153,7 +153,9 @@ def _tree() -> Group:
         **system.TOP,
         **completion.commands(root),
         "system": Group(
-            "system", {**info.COMMANDS, **disk.SYSTEM, **events.COMMANDS, **check.COMMANDS},
+            "system",
+            {**info.COMMANDS, **disk.SYSTEM, **events.COMMANDS, **check.COMMANDS,
+             **unitfiles.COMMANDS},
             help="About cove and this host", group="cove",
         ),
         "container": Group(

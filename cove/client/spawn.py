@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 DEFAULT_ROOT = "/var/lib/cove"
 WAIT_SECONDS = 30.0
 REPLACE_SECONDS = 20.0
+SUPERVISED_SECONDS = 80.0
+"""Less than systemd's patience."""
 PASSED_ON = frozenset(
     (
         "PATH",
@@ -71,7 +73,7 @@ def start_daemon(root: str) -> None:
             # Whom a leaving daemon sends away would start one of the older build again.
             while not _locked(turn) and time.monotonic() < end:
                 time.sleep(0.01)
-            _replace_older(root)
+            _replace(root, older=True)
             while not _answers(root):
                 if _locked(lock):
                     _spawn_daemon(root, lock)
@@ -89,6 +91,32 @@ def start_daemon(root: str) -> None:
         os.close(lock)
 
 
+def take_place(root: str) -> tuple[int, int]:
+    """For a daemon that the host's supervisor starts: the lock of the state directory, and a
+    descriptor that nobody starts another one beside, until it is closed. A daemon that a command or
+    a monitor started meanwhile makes way.
+    """
+    import time
+
+    end = time.monotonic() + SUPERVISED_SECONDS
+    try:
+        lock = _open_lock(root)
+        turn = os.open(f"{root}/run", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unusable(root, error) from error
+    while not _locked(turn) or not _locked(lock):
+        if _locked(turn):
+            _replace(root, older=False)
+        if time.monotonic() > end:
+            raise cannot_start(
+                "cannot start the daemon: another one does not make way",
+                host=f"{root}/lock is held",
+                hint=f"its last words are in {root}/run/daemon.log",
+            )
+        time.sleep(0.01)
+    return lock, turn
+
+
 def _locked(fd: int) -> bool:
     """Whether the lock is ours; it goes with the descriptor."""
     import fcntl
@@ -100,9 +128,9 @@ def _locked(fd: int) -> bool:
     return True
 
 
-def _replace_older(root: str) -> None:
-    """Have a daemon of an older build make way for the one that is started next: it ends what it
-    does, and its machines go on.
+def _replace(root: str, *, older: bool) -> None:
+    """Have a daemon, or only one of an older build, make way for the one that is started next: it
+    ends what it does, and its machines go on.
     """
     if not _answers(root):
         return
@@ -122,11 +150,12 @@ def _replace_older(root: str) -> None:
     try:
         # The stamp is written before the socket is there: it is this daemon's, or a later one's.
         stamp = _stamp(root)
-        if stamp and is_older(stamp, own) and _listener(root) == pid:
+        fits = not older or (stamp and is_older(stamp, own))
+        if fits and _listener(root) == pid:
             _signal.pidfd_send_signal(pidfd, _signal.SIGHUP)
             if not readable(pidfd, REPLACE_SECONDS):
                 raise cannot_start(
-                    "cannot replace the daemon: it is of an older version and does not end",
+                    "cannot replace the daemon: it was asked to make way, and does not end",
                     host=f"pid {pid}",
                     hint=f"its last words are in {root}/run/daemon.log",
                 )

@@ -15,13 +15,15 @@ import signal
 import socket
 import stat
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from cove.errors import Conflict, CoveError, HostError, UsageError
 
 if TYPE_CHECKING:
+    from cove.daemon.supervised import Supervisor
     from cove.daemon.tls import TlsDoor
     from cove.engine.home import Home
     from cove.engine.reactor import Reactor
@@ -79,7 +81,7 @@ def _number(text: str | None) -> int | None:
     return int(text)
 
 
-def seal(options: Options) -> dict[str, str]:
+def seal(options: Options, handed: int | None = None) -> dict[str, str]:
     """Give up what came from the starter; the environment that children and successors get."""
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
     environment.setdefault("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
@@ -87,7 +89,7 @@ def seal(options: Options) -> dict[str, str]:
     os.environ.update(environment)
     os.umask(0o022)
     os.chdir("/")
-    keep = {0, 1, 2, options.lock_fd, options.ready_fd}
+    keep = {0, 1, 2, options.lock_fd, options.ready_fd, handed}
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in keep:
             try:
@@ -132,16 +134,19 @@ def _redirect(root: str) -> None:
 def main(argv: list[str]) -> int:
     try:
         options = parse(argv)
+        supervisor = _supervisor()
     except CoveError as error:
         sys.stderr.write(error.render())
         return error.exit_code
     sys.setswitchinterval(SWITCH)
-    environment = seal(options)
+    environment = seal(options, supervisor.docker_fd if supervisor else None)
     if not options.foreground:
         _redirect(options.root)
     faulthandler.enable()
     try:
-        return serve(options, environment)
+        if supervisor is None:
+            return serve(options, environment)
+        return _supervised(options, environment, supervisor)
     except CoveError as error:
         _answer(options, error.render())
         sys.stderr.write(error.render())
@@ -156,7 +161,37 @@ def main(argv: list[str]) -> int:
         return failed.exit_code
 
 
-def serve(options: Options, environment: dict[str, str]) -> int:
+def _supervisor() -> Supervisor | None:
+    if not {"LISTEN_PID", "NOTIFY_SOCKET"} & os.environ.keys():
+        return None
+    from cove.daemon.supervised import supervisor_of
+
+    found = supervisor_of(dict(os.environ), os.getpid())
+    return found if found.there else None
+
+
+def _supervised(options: Options, environment: dict[str, str], supervisor: Supervisor) -> int:
+    from cove.client.spawn import CannotStart, take_place
+
+    try:
+        lock, turn = take_place(options.root)
+    except CannotStart as error:
+        sys.stderr.write(str(error))
+        return 125
+
+    def ready() -> None:
+        os.close(turn)
+        supervisor.say("READY=1")
+
+    return serve(replace(options, lock_fd=lock), environment, supervisor.docker_fd, ready)
+
+
+Ready = Callable[[], object]
+
+
+def serve(
+    options: Options, environment: dict[str, str], handed: int | None = None, ready: Ready = bool
+) -> int:
     """Everything between taking the state directory and giving it back."""
     signals = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
     # Before any thread is there: they inherit the mask, and only this one waits for signals.
@@ -182,7 +217,7 @@ def serve(options: Options, environment: dict[str, str]) -> int:
         stamp = build_stamp()
         _write(home.store.layout.daemon_version, stamp)
         # What may be refused comes first: a command that finds a front's socket expects a daemon.
-        docker_socket, docker, tls = _open_docker(home)
+        docker_path, docker, tls = _open_docker(home, handed)
         door = Door(
             listen(home.run_fd, "front.sock", socket.SOCK_SEQPACKET),
             engine,
@@ -191,9 +226,9 @@ def serve(options: Options, environment: dict[str, str]) -> int:
         )
         own = listen(home.run_fd, "api.sock", socket.SOCK_STREAM)
         api = Api(own, docker, engine)
-        _write(home.store.layout.daemon_pid, str(os.getpid()))
         layout = home.store.layout
-        sockets = (layout.front_socket, layout.api_socket, docker_socket)
+        _write(layout.daemon_pid, str(os.getpid()))
+        sockets = (layout.front_socket, layout.api_socket, *docker_path)
         engine.on_shutdown = partial(_end_soon, home.reactor, sockets)
         gc.collect()
         gc.freeze()
@@ -202,6 +237,7 @@ def serve(options: Options, environment: dict[str, str]) -> int:
         if tls is not None:
             tls.open()
         _answer(options, "\0")
+        ready()
         asked = signal.sigwait(signals)
         if tls is not None:
             tls.close()  # the next daemon listens at the same address
@@ -213,23 +249,28 @@ def serve(options: Options, environment: dict[str, str]) -> int:
     return 0
 
 
-def _open_docker(home: Home) -> tuple[str, socket.socket, TlsDoor | None]:
-    """Where Docker's API is served: all of it, or nothing."""
+def _open_docker(
+    home: Home, handed: int | None
+) -> tuple[tuple[str, ...], socket.socket, TlsDoor | None]:
+    """Where Docker's API is served, all of it, or nothing: the path that goes with this daemon, its
+    socket, and TCP.
+    """
     from cove.daemon.sockets import open_docker
 
-    path, listener = open_docker(home.store.layout, home.run_fd)
+    path, listener = open_docker(home.store.layout, home.run_fd, handed)
+    paths = () if handed is not None else (path,)
     if not os.environ.get("COVE_DOCKER_TLS"):
-        return path, listener, None  # asyncio and ssl cost 100 ms
+        return paths, listener, None  # asyncio and ssl cost 100 ms
     try:
         from cove.daemon.tls import open_tls
 
-        return path, listener, open_tls(path)
+        return paths, listener, open_tls(path)
     except BaseException:
         listener.close()
         raise
 
 
-def _end_soon(reactor: Reactor, sockets: tuple[str, ...]) -> None:
+def _end_soon(reactor: Reactor, sockets: Sequence[str]) -> None:
     """Once the answer of the verb that asked for it is on its way. Whoever comes from now on finds
     no daemon, and starts the next one; whoever came before is still served.
     """
@@ -237,7 +278,7 @@ def _end_soon(reactor: Reactor, sockets: tuple[str, ...]) -> None:
     reactor.after(0.05, _end_self)
 
 
-def _hide(sockets: tuple[str, ...]) -> None:
+def _hide(sockets: Sequence[str]) -> None:
     for path in sockets:
         try:
             os.unlink(path)

@@ -33,8 +33,15 @@ def listen(directory: int, name: str, kind: socket.SocketKind) -> socket.socket:
     return listener
 
 
-def open_docker(layout: Layout, run_fd: int) -> tuple[str, socket.socket]:
-    """The socket of Docker's API, and its path."""
+def open_docker(layout: Layout, run_fd: int, handed: int | None) -> tuple[str, socket.socket]:
+    """The socket of Docker's API, and its path; ``handed``: it is there already."""
+    if handed is not None:
+        from cove.daemon.supervised import adopt
+
+        path, listener = adopt(handed)
+        # What this process says of itself. No later daemon is told: it would not get the socket.
+        os.environ[DOCKER_SOCKET] = path
+        return path, listener
     path = docker_socket(layout)
     if path.startswith("tcp:"):
         raise _wrong(path, "whoever reached it would be root here: COVE_DOCKER_TLS serves holders "
