@@ -12,6 +12,7 @@ from typing import Any
 # From 424 on, a system call has the same number on every architecture.
 OPEN_TREE = 428
 OPENAT2 = 437
+PIDFD_GETFD = 438
 
 AT_FDCWD = -100
 RESOLVE_NO_MAGICLINKS = 2

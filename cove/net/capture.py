@@ -15,6 +15,8 @@ import struct
 import sys
 import time
 
+from cove.net.merging import WINDOW, Merge, Packet
+
 OUT, DAEMON, FIRST = 1, 3, 4
 NOBODY = 65534
 MAGIC = 0xA1B23C4D
@@ -32,8 +34,8 @@ BATCH = 256
 PIPE_BUF = 4096
 """What a pipe takes without blocking once it polls writable."""
 
-Packet = tuple[int, int, bytes]
-"""Nanoseconds, length on the wire, its beginning."""
+HOLD = WINDOW // 10**6 + 1
+"""Milliseconds between two looks while packets are held."""
 
 
 class Ended(Exception):
@@ -74,49 +76,72 @@ class Capture:
             poll.register(fd, select.POLLIN)
         if not self._file:
             poll.register(OUT, 0)  # that nobody reads it any more
+        merge = Merge(link.fileno() for link in self.links)
         while not count or self.written < count:
-            ready = dict(poll.poll())
-            if DAEMON in ready:
-                raise Ended("asked")
-            if OUT in ready:
-                raise Ended("reader")
-            packets, gone = self._take(ready)
-            for packet in sorted(packets)[: count - self.written if count else None]:
-                self._write(self._record(packet))
-                self.written += 1
+            if ended := self._watch(poll, merge):
+                if ended == "asked":
+                    self._put(merge.rest(), count)
+                raise Ended(ended)
+            gone = self._take(merge)
+            self._put(merge.ready(time.monotonic_ns()), count)
             for fd in gone:
                 poll.unregister(fd)
             self.links = [link for link in self.links if link.fileno() not in gone]
             if not self.links:
+                self._put(merge.rest(), count)
                 raise Ended("link")
 
-    def _take(self, ready: dict[int, int]) -> tuple[list[Packet], set[int]]:
-        """What there is; and the sockets whose link is there no more."""
-        found: list[Packet] = []
+    def _watch(self, poll: select.poll, merge: Merge) -> str:
+        """Until there is something to read, or why it ends; a link of which enough is held is not
+        asked.
+        """
+        for link in self.links:
+            poll.modify(link, select.POLLIN if merge.wanted(link.fileno()) else 0)
+        ready = dict(poll.poll(HOLD if merge.waits() else None))
+        if DAEMON in ready:
+            return "asked"
+        return "reader" if OUT in ready else ""
+
+    def _put(self, packets: list[Packet], count: int) -> None:
+        for packet in packets[: count - self.written if count else None]:
+            self._write(self._record(packet))
+            self.written += 1
+
+    def _take(self, merge: Merge) -> set[int]:
+        """What there is; the sockets whose link is there no more. All are asked, also those that
+        had nothing to tell: now it is known.
+        """
         gone: set[int] = set()
         for link in self.links:
-            if link.fileno() not in ready:
+            number, now = link.fileno(), time.time_ns()
+            if not merge.wanted(number):
                 continue
             try:
-                found += self._drain(link)
+                found, empty = self._drain(link)
             except OSError:  # ENETDOWN: told once
-                gone.add(link.fileno())
-        return found, gone
+                gone.add(number)
+                merge.end(number)
+                continue
+            merge.take(number, found, since=time.monotonic_ns())
+            if empty:
+                merge.drained(number, now)
+        return gone
 
-    def _drain(self, link: socket.socket) -> list[Packet]:
+    def _drain(self, link: socket.socket) -> tuple[list[Packet], bool]:
+        """Some, and whether that was all."""
         found: list[Packet] = []
         flags = socket.MSG_DONTWAIT | socket.MSG_TRUNC
         for _ in range(BATCH):
             try:
                 size, told, _, _ = link.recvmsg_into([self._buffer], 256, flags)
             except BlockingIOError:
-                break
+                return found, True
             except OSError:
                 if found:
                     break  # it is told again
                 raise
             found.append(self._packet(size, told))
-        return found
+        return found, False
 
     def _packet(self, size: int, told: list[tuple[int, int, bytes]]) -> Packet:
         """As it was on the wire: the kernel keeps a VLAN's tag elsewhere."""

@@ -19,7 +19,7 @@ from cove.errors import HostError
 from cove.linux import links
 from cove.linux.netlink import Netlink, Request, in_namespace, open_in
 from cove.linux.nftables import Nftables
-from cove.linux.tap import DEVICE, close_taps, open_tap
+from cove.linux.tap import DEVICE, attach_again, close_taps, open_tap
 from cove.net.switches import (
     INTERFACES,
     OF_BRIDGES,
@@ -222,6 +222,20 @@ class Wires:
             close_taps(found)
             raise
         return tuple(found)
+
+    def card_again(self, machine: int, index: int, find: Callable[[], int]) -> None:
+        """Where somebody deleted the link of an emulator that runs; ``find``: a descriptor of its
+        that was it (-1: none).
+        """
+        names = self.port_name(machine, index), self.spare_name(machine, index)
+        with self._lock, suppress(OSError):
+            if any(links.find_link(self._route(), name) for name in names) or (fd := find()) < 0:
+                return
+            try:
+                attach_again(fd, names[1])
+                write(INTERFACES.format(family="ipv6", link=names[1], name="disable_ipv6"), "1")
+            finally:
+                os.close(fd)
 
     def seat(self, network: NetworkRecord, endpoint: Endpoint, name: str, *, up: bool) -> None:
         """The end of a virtual machine's card becomes the link of a place."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 
 from cove.engine import files
 from cove.engine.home import Home
@@ -18,7 +19,7 @@ from cove.engine.networks.default import told_of_none
 from cove.engine.vms import inside
 from cove.engine.vms.virtual import link_of
 from cove.errors import CoveError, HostError
-from cove.linux.tap import has_taps
+from cove.linux.tap import has_taps, tap_of
 from cove.planner.cards import TARGET, give, take_back, way_out
 from cove.planner.guest import RESOLV, plan_resolv
 from cove.spec.network import CARDS
@@ -54,12 +55,21 @@ def take_seats(home: Home, record: MachineRecord) -> None:
 
 def plug(home: Home, record: MachineRecord, endpoint: Endpoint) -> None:
     """A network more. Its link is up when all of it is there, as a container's."""
+    find = partial(_find, home, record.key, endpoint.index)
+    home.places.wires.card_again(record.key, endpoint.index, find)
     with told_of_none():
         (network,) = places.prepare(home, record, (endpoint,))
         home.places.wires.seat(network, endpoint, record.name, up=False)
     with _told(record, endpoint.name):
         inside.run_ops(home, record.key, give(link_of(endpoint), TARGET), patience=PATIENCE)
     home.places.wires.set_up(endpoint)
+
+
+def _find(home: Home, key: int, index: int) -> int:
+    """The end of a card, by the emulator's descriptor."""
+    live = home.lives.get(key)
+    pids = home.groups.pids(live.group) if live is not None and live.group is not None else []
+    return next((fd for fd in (tap_of(pid, index) for pid in pids) if fd >= 0), -1)
 
 
 def unplug(home: Home, key: int, indexes: Iterable[int]) -> None:
