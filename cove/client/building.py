@@ -10,7 +10,7 @@ import stat
 import tarfile
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -20,6 +20,7 @@ from cove.build.files.tars import Forward, Gone, Source, Tar
 from cove.build.files.wanted import Wanted as Files
 from cove.build.graph.data import IMAGE, NAMED, Build, Origin
 from cove.build.graph.plan import Wanted, plan_build
+from cove.build.graph.several import joined
 from cove.build.ignore import NAME, Ignore, ignore_names, read_ignore
 from cove.client.packing import Packer
 from cove.errors import BadArchive, HostError, NotFound, UsageError, printable
@@ -287,12 +288,20 @@ def fitting(
     return record.id, config
 
 
-def plan(
-    file: Dockerfile,
-    wanted: Wanted,
-    find: Callable[[Origin, Platform], tuple[str, ImageConfig] | None],
-) -> Planned:
-    """``find`` gets an image: its id and its config; None: a named context that is none."""
+Find = Callable[[Origin, Platform], tuple[str, ImageConfig] | None]
+"""Gets an image: its id and its config; None: a named context that is none."""
+
+
+def plan_all(file: Dockerfile, wanted: Sequence[Wanted], find: Find) -> Planned:
+    """Of builds for several platforms, as one."""
+    found = [plan(file, one, find) for one in wanted]
+    if len(found) == 1:
+        return found[0]
+    images = {key: image for one in found for key, image in one.images.items()}
+    return Planned(joined([one.build for one in found]).build, images)
+
+
+def plan(file: Dockerfile, wanted: Wanted, find: Find) -> Planned:
     images: dict[str, str] = {}
     configs: dict[str, ImageConfig] = {}
 

@@ -419,16 +419,16 @@ class Engine:
         return images.image_list(self.home)
 
     def image_inspect(self, params: calls.ImageInspect, call: calls.Call) -> calls.Image:
-        return images.image_inspect(self.home, params.image)
+        return images.image_inspect(self.home, params.image, params.platform)
 
     def image_remove(self, params: calls.ImageRemove, call: calls.Call) -> calls.ImageRemoved:
-        return images.image_remove(self.home, params.image, force=params.force)
+        return images.image_remove(self.home, params)
 
     def image_tag(self, params: calls.ImageTag, call: calls.Call) -> calls.Named:
         return images.image_tag(self.home, params)
 
     def image_history(self, params: calls.ImageHistory, call: calls.Call) -> calls.History:
-        return images.image_history(self.home, params.image)
+        return images.image_history(self.home, params.image, params.platform)
 
     def image_prune(self, params: calls.ImagePrune, call: calls.Call) -> calls.ImagesPruned:
         return disk.image_prune(self.home, params)

@@ -127,17 +127,18 @@ class Home:
     """Bytes of layers that machines and snapshots stand on, as far as somebody has asked."""
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def base(self, reference: str) -> Base:
+    def base(self, reference: str, platform: str = "") -> Base:
         """The image called ``reference``; what it means is kept until an image verb changes it."""
-        found = self.bases.get(reference)
+        key = f"{reference} {platform}" if platform else reference
+        found = self.bases.get(key)
         if found is None:
             try:
-                record = resolve(self.store, reference)
+                record = resolve(self.store, reference, platform)
             except NotFound as error:
                 raise _cannot_run(error) from error
             found = self.base_of(record)
             if record.id != "host":
-                self.bases[reference] = found
+                self.bases[key] = found
         return found
 
     def base_of(self, record: ImageRecord) -> Base:

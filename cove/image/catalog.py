@@ -9,9 +9,10 @@ from collections import Counter
 from dataclasses import dataclass
 
 from cove.errors import Conflict, HostError, NoSuchImage, UsageError
-from cove.image import host
+from cove.image import host, several
 from cove.image.host import HOST, image_views
 from cove.oci.config import ImageConfig, config_from_json
+from cove.oci.manifest import host_platform_of, parse_platform
 from cove.oci.reference import familiar, parse_reference
 from cove.spec.suggest import did_you_mean
 from cove.store.db import Store
@@ -42,13 +43,15 @@ class Listed:
     machines: int
 
 
-def resolve(store: Store, text: str) -> ImageRecord:
-    """The image that ``text`` means: ``host``, a name, an id, or the beginning of an id."""
+def resolve(store: Store, text: str, platform: str = "") -> ImageRecord:
+    """The image that ``text`` means: ``host``, a name, an id, or the beginning of an id. Of a name
+    that means several the one for ``platform``, if there is one.
+    """
     if text in HOST_NAMES:
         return host.host_image(store)
     # A whole id is never a name: "sha256:…" as the name in a stranger's archive would be one, too.
     whole = FULL_ID.fullmatch(text) is not None
-    record = None if whole else _by_name(store, text)
+    record = None if whole else _by_name(store, text, platform)
     record = record or _by_id(store, text)
     if record is None:
         raise NoSuchImage(
@@ -103,9 +106,12 @@ def listed(store: Store) -> tuple[Listed, ...]:
     """All images, newest first, the built-in one last."""
     host.host_image(store)
     used = Counter(machine.image for machine in store.machines())
-    tags: dict[str, list[str]] = {}
+    tags: dict[str, set[str]] = {}
     for name, image_id in store.tags().items():
-        tags.setdefault(image_id, []).append(familiar(name))
+        tags.setdefault(image_id, set()).add(familiar(name))
+    for index in store.indexes():
+        for image_id in index.images:
+            tags.setdefault(image_id, set()).add(familiar(index.name))
     found = [
         Listed(record, tuple(sorted(tags.get(record.id, ()))), used[record.id])
         for record in store.images()
@@ -130,24 +136,29 @@ def _name(text: str) -> str | None:
         raise
 
 
-def _by_name(store: Store, text: str) -> ImageRecord | None:
+def _by_name(store: Store, text: str, platform: str) -> ImageRecord | None:
     name = _name(text)
     image_id = store.tagged(name) if name else None
-    if image_id is not None:
-        return store.image(image_id)
+    if name and image_id is not None:
+        index = store.index(name) if platform else None
+        if index is None:
+            return store.image(image_id)
+        found = several.fitting(several.members(store, index), parse_platform(platform))
+        return found or store.image(image_id)
     if name and "@" in name:
-        return _by_digest(store, name)
+        return _by_digest(store, name, platform)
     return None
 
 
-def _by_digest(store: Store, name: str) -> ImageRecord | None:
-    """``NAME[:TAG]@DIGEST``: the image that came with this digest under this name."""
+def _by_digest(store: Store, name: str, platform: str) -> ImageRecord | None:
+    """``NAME[:TAG]@DIGEST``: the image that came with this digest under this name; of an index that
+    may be several.
+    """
     reference = parse_reference(name)
     wanted = f"{reference.name}@{reference.digest}"
-    for record in store.images():
-        if wanted in record.digests:
-            return record
-    return None
+    found = [record for record in store.images() if wanted in record.digests]
+    best = parse_platform(platform) if platform else host_platform_of()
+    return several.fitting(found, best) or (found[0] if found else None)
 
 
 def _by_id(store: Store, text: str) -> ImageRecord | None:

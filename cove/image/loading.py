@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import partial
 
 from cove.errors import BadArchive, CoveError, HostError
-from cove.image import compress, pipeline
+from cove.image import compress, pipeline, several
 from cove.image.implied import fit_chain
 from cove.image.importing import RESERVED
 from cove.image.layers import Blob, Progress, Step, add_layer, drop_unused, short
@@ -100,12 +100,34 @@ def _record_all(
             blobs.put(data)
         before = {image.manifest for image in store.images()}
         with store.transaction():
-            loaded = tuple(
+            loaded = [
                 _put(store, image, config, chain)
                 for (image, config), chain in zip(parsed, chains, strict=True)
-            )
+            ]
+            indexes = {image.index: image.references for image, _ in parsed if image.index}
+            for document, references in indexes.items():
+                ids = [digest_of(image.config) for image, _ in parsed if image.index == document]
+                loaded = _name_index(store, loaded, ids, _free(references), document)
         forget_manifests(store, before)
-        return loaded
+        return tuple(loaded)
+
+
+def _name_index(
+    store: Store, loaded: list[Loaded], ids: list[str], references: tuple[str, ...], document: bytes
+) -> list[Loaded]:
+    """With the names told of the image that they mean here."""
+    records = [one for image in ids if (one := store.image(image)) is not None]
+    for reference in references:
+        meant = several.name(store, reference, records, document)
+        place = next(n for n, one in enumerate(loaded) if one.id == meant.id)
+        tags = dict.fromkeys((*loaded[place].tags, familiar(reference)))
+        loaded[place] = Loaded(meant.id, tuple(tags))
+    return loaded
+
+
+def _free(references: tuple[str, ...]) -> tuple[str, ...]:
+    """Nobody's archive says what ``host`` is."""
+    return tuple(name for name in references if familiar(name).partition(":")[0] != RESERVED)
 
 
 def forget_manifests(store: Store, digests: set[str]) -> None:
@@ -131,7 +153,7 @@ def _put(
         before.digests if before else (),
     )
     store.put_image(record)
-    tags = tuple(tag for tag in image.references if familiar(tag).partition(":")[0] != RESERVED)
+    tags = _free(image.references) if not image.index else ()
     for tag in tags:
         store.tag(tag, record.id)
     return Loaded(record.id, tuple(familiar(tag) for tag in tags))

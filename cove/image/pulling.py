@@ -22,7 +22,7 @@ from cove.errors import (
     Unsupported,
     UsageError,
 )
-from cove.image import leftovers, pipeline
+from cove.image import leftovers, pipeline, several
 from cove.image.implied import fit_chain
 from cove.image.layers import Blob, Progress, Step, add_layer, drop_unused, short
 from cove.image.loading import Adding, add_layers, created_of, forget_manifests, parse_fitting
@@ -80,6 +80,8 @@ class _Wish:
     chosen: bool
     """The user named the platform."""
     tell: Progress
+    beside: bool
+    """The name goes on meaning what it means for other platforms."""
 
     @property
     def name(self) -> str:
@@ -103,6 +105,7 @@ def pull(
     text: str,
     *,
     platform: str = "",
+    beside: bool = False,
     credentials: Credentials | None = None,
     progress: Progress | None = None,
     stopped: threading.Event | None = None,
@@ -116,7 +119,9 @@ def pull(
             with open_for(
                 store, text, None, tell, stopped, patience, mirror=mirror
             ) as (reference, registry):  # fmt: skip
-                return _pull(_Wish(store, registry, reference, wanted, bool(platform), tell))
+                return _pull(
+                    _Wish(store, registry, reference, wanted, bool(platform), tell, beside)
+                )
         except (UsageError, pipeline.NoSpace, Stopped):
             raise
         except CoveError as error:  # what it has given so far is kept
@@ -124,7 +129,7 @@ def pull(
                 raise
             tell(Step(f"mirror {mirror} does not serve: {error.message}"))
     with open_for(store, text, credentials, tell, stopped, patience) as (reference, registry):
-        return _pull(_Wish(store, registry, reference, wanted, bool(platform), tell))
+        return _pull(_Wish(store, registry, reference, wanted, bool(platform), tell, beside))
 
 
 def tags_of(
@@ -202,8 +207,10 @@ def _known(wish: _Wish) -> Pulled | None:
         digest = wish.registry.digest_of(reference.tag)
     for record in wish.store.images():
         same = f"{reference.name}@{digest}" in record.digests
-        meant = reference.digest or wish.store.tagged(str(reference)) == record.id
-        if same and meant and _serves(record, wish) and _here(wish.store, record.id) is not None:
+        if not same:
+            continue
+        meant = reference.digest or str(reference) in wish.store.names_of(record.id)
+        if meant and _serves(record, wish) and _here(wish.store, record.id) is not None:
             return Pulled(record.id, str(reference), digest, fresh=False)
     return None
 
@@ -408,7 +415,9 @@ def _record(wish: _Wish, found: _Found, chain: tuple[LayerRecord, ...]) -> bool:
                 tuple(dict.fromkeys((*digests, name))),
             )
             store.put_image(record)
-            if not reference.digest:
+            if not reference.digest and wish.beside:
+                several.add(store, str(reference), record)
+            elif not reference.digest:
                 store.tag(str(reference), image_id)
         forget_manifests(store, {before.manifest} if before else set())
     return before is None or (bool(reference.digest) and name not in before.digests)

@@ -18,19 +18,20 @@ from dataclasses import dataclass
 import msgspec
 
 from cove.errors import NotFound, UsageError
-from cove.image import catalog
+from cove.image import catalog, several
 from cove.image.layers import Progress, Step, short
 from cove.image.registries import open_for
 from cove.image.repacking import Written, write_archive
 from cove.image.saving import LAYER, MANIFEST, check_platform, descriptor, encode_manifest
 from cove.oci.auth import Credentials
+from cove.oci.digest import digest_of
 from cove.oci.manifest import Descriptor, Manifest, parse_document
 from cove.oci.reference import Reference, parse_reference
 from cove.oci.uploading import Upload
 from cove.oci.web import Patience
 from cove.store.blobs import Blobs
 from cove.store.db import Store
-from cove.store.records import ImageRecord, LayerRecord
+from cove.store.records import ImageRecord, IndexRecord, LayerRecord
 
 AT_ONCE = 3
 COMPRESSIONS = {"gzip": f"{LAYER}+gzip", "zstd": f"{LAYER}+zstd"}
@@ -98,20 +99,39 @@ def push(
     if typed.digest:
         raise UsageError(f'cannot push "{text}": a digest is no place to push to', origin=text,
                          hint="push a tag")  # fmt: skip
-    image = store.tagged(str(typed))
-    record = store.image(image) if image else None
-    if record is None:
-        raise _nothing(text, typed)
-    check_platform(record, platform, f"push {text}")
+    index, records = _meant(store, text, typed, platform)
     tell, ended = progress or (lambda step: None), stopped or threading.Event()
     with (
         open_for(store, text, credentials, tell, stopped, patience, "push", Upload) as opened,
-        store.pinned(*record.layers, record.id, *([record.manifest] if record.manifest else [])),
+        store.pinned(*(thing for record in records for thing in _needed(record))),
     ):
         assert isinstance(opened[1], Upload)
-        wish = _Wish(store, opened[1], typed, record, kind or "gzip", bool(kind), tell, ended)
-        catalog.layer_keys(store, record)  # pinned now, and here
-        return _push(wish)
+        wishes = [
+            _Wish(store, opened[1], typed, record, kind or "gzip", bool(kind), tell, ended)
+            for record in records
+        ]
+        for record in records:
+            catalog.layer_keys(store, record)  # pinned now, and here
+        tell(Step(f"pushing to {typed.name}", typed.tag))
+        return _push(wishes[0]) if index is None else _push_index(index, wishes)
+
+
+def _meant(
+    store: Store, text: str, typed: Reference, platform: str
+) -> tuple[IndexRecord | None, tuple[ImageRecord, ...]]:
+    """All that a name means; with a platform the image for it."""
+    index = store.index(str(typed)) if not platform else None
+    if index is not None:
+        return index, several.members(store, index)
+    if store.tagged(str(typed)) is None:
+        raise _nothing(text, typed)
+    record = catalog.resolve(store, str(typed), platform)
+    check_platform(record, platform, f"push {text}")
+    return None, (record,)
+
+
+def _needed(record: ImageRecord) -> tuple[str, ...]:
+    return (*record.layers, record.id, *([record.manifest] if record.manifest else []))
 
 
 def _nothing(text: str, typed: Reference) -> NotFound:
@@ -123,7 +143,30 @@ def _nothing(text: str, typed: Reference) -> NotFound:
 
 
 def _push(wish: _Wish) -> Pushed:
-    wish.tell(Step(f"pushing to {wish.reference.name}", wish.reference.tag))
+    kind, data = _bring(wish)
+    digest = wish.registry.manifest(wish.reference.tag, kind, data)
+    _remember_place(wish, digest)
+    return Pushed(wish.record.id, str(wish.reference), digest, len(data))
+
+
+def _push_index(index: IndexRecord, wishes: Sequence[_Wish]) -> Pushed:
+    """Its images first, under their digests: the name never means what is not there."""
+    entries = []
+    for wish in wishes:
+        kind, data = _bring(wish)
+        digest = wish.registry.manifest(digest_of(data), kind, data)
+        entries.append((descriptor(kind, digest, len(data)), wish.record))
+    kind, data = several.document_of(index, entries)
+    first = wishes[0]
+    digest = first.registry.manifest(first.reference.tag, kind, data)
+    for wish in wishes:
+        _remember_place(wish, digest)
+    meant = first.store.tagged(index.name) or first.record.id
+    return Pushed(meant, str(first.reference), digest, len(data))
+
+
+def _bring(wish: _Wish) -> tuple[str, bytes]:
+    """Layers and config into the registry: the manifest that names them, and its media type."""
     blobs = Blobs(wish.store.layout)
     data, original = _original(wish, blobs)
     placed = _place_all(wish, original)
@@ -135,9 +178,7 @@ def _push(wish: _Wish) -> Pushed:
         kind = str(msgspec.json.decode(data).get("mediaType") or MANIFEST)
     else:
         data = encode_manifest(config, [one.entry for one in placed])
-    digest = wish.registry.manifest(wish.reference.tag, kind, data)
-    _remember_place(wish, digest)
-    return Pushed(wish.record.id, str(wish.reference), digest, len(data))
+    return kind, data
 
 
 def _original(wish: _Wish, blobs: Blobs) -> tuple[bytes, tuple[Descriptor, ...]]:

@@ -16,14 +16,14 @@ from itertools import accumulate
 import msgspec
 
 from cove.errors import Conflict, UsageError
-from cove.image import catalog, leftovers
+from cove.image import catalog, leftovers, several
 from cove.image.host import HOST, is_former
 from cove.image.layers import drop_unused
 from cove.oci.config import chain_id
 from cove.oci.reference import familiar, parse_reference
 from cove.store.blobs import Blobs
 from cove.store.db import Store
-from cove.store.records import ImageRecord, MachineRecord
+from cove.store.records import ImageRecord, IndexRecord, MachineRecord
 
 ACTIVE = ("running", "paused", "restarting")
 LEAVING = 5.0
@@ -57,11 +57,48 @@ def remove(store: Store, text: str, *, force: bool = False) -> Removed:
         return _remove(store, text, force=force)
 
 
+def remove_name(store: Store, text: str, *, force: bool = False) -> tuple[Removed, ...]:
+    """The same, of a name that means several images: each of them goes with its last name."""
+    if several.index_of(store, text) is None:
+        return (remove(store, text, force=force),)
+    with store.removing:
+        index = several.index_of(store, text)
+        if index is not None:
+            return _remove_index(store, index, text, force=force)
+        return (_remove(store, text, force=force),)
+
+
+def remove_unnamed(store: Store, image_id: str) -> tuple[Removed, ...]:
+    """An image by its id, as a prune would: one that has a name by now, or a machine, stays."""
+    with store.removing:
+        gone = _prune_image(store, image_id, everything=False)
+    return () if gone is None else (gone,)
+
+
+def _remove_index(
+    store: Store, index: IndexRecord, text: str, *, force: bool
+) -> tuple[Removed, ...]:
+    """All of it, or nothing."""
+    found = []
+    for record in several.members(store, index):
+        names, users = references(store, record), _users(store, record)
+        doomed = _with_digests(index.name, names)
+        rest = set(names) - set(doomed)
+        if not rest and not force:
+            if users:
+                raise _in_use(text, users[0])
+            _check_snapshots(store, record, text)
+        found.append((record, doomed, users, bool(rest)))
+    return tuple(_take(store, *one[:3], keep=one[3]) for one in found)
+
+
 def _remove(store: Store, text: str, *, force: bool) -> Removed:
     record = catalog.resolve(store, text)
     names = references(store, record)
     name = _meant(text, names)
     users = _users(store, record)
+    if not name and not force:
+        _check_indexes(store, record, text)
     if not users and not force and (not name or _single(names)):
         _check_snapshots(store, record, text)
     if name:
@@ -77,13 +114,13 @@ def _remove(store: Store, text: str, *, force: bool) -> Removed:
         )
     if users and not force:
         raise _in_use(text, users[0])
-    return _take(store, record, names, users)
+    own = [one for one in names if store.index(one) is None]  # those of several go on without it
+    return _take(store, record, own, users)
 
 
 def references(store: Store, record: ImageRecord) -> tuple[str, ...]:
     """Every full name of an image: its tags, then what its digests are called."""
-    tags = sorted(name for name, image in store.tags().items() if image == record.id)
-    return (*tags, *record.digests)
+    return (*store.names_of(record.id), *record.digests)
 
 
 def _meant(text: str, names: tuple[str, ...]) -> str:
@@ -110,13 +147,17 @@ def _remove_name(
     """The last tag of a repository takes the digests along that are known by its name."""
     if users and not force and _single(names):
         raise _in_use(familiar(name), users[0])
-    doomed = [name]
+    doomed = _with_digests(name, names)
+    rest = set(names) - set(doomed)
+    return _take(store, record, doomed, users, keep=bool(rest))
+
+
+def _with_digests(name: str, names: Sequence[str]) -> tuple[str, ...]:
     repository = _repository(name)
     mates = [one for one in names if one != name and _repository(one) == repository]
     if "@" not in name and all("@" in one for one in mates):
-        doomed += mates
-    rest = set(names) - set(doomed)
-    return _take(store, record, tuple(doomed), users, keep=bool(rest))
+        return (name, *mates)
+    return (name,)
 
 
 def _take(
@@ -128,15 +169,14 @@ def _take(
     keep: bool = False,
 ) -> Removed:
     """Without ``names``, and without the image too unless something needs it."""
-    untagged = tuple(familiar(name) for name in names)
     if keep or users or store.snapshot_of_image(record.id):
         with store.transaction():
             for name in names:
                 store.untag(name)
             digests = tuple(one for one in record.digests if one not in names)
             store.put_image(msgspec.structs.replace(record, digests=digests))
-        return Removed(record, untagged)
-    return _delete(store, record, untagged)
+        return Removed(record, tuple(familiar(name) for name in names))
+    return _delete(store, record, names)
 
 
 def _repository(name: str) -> str:
@@ -193,14 +233,29 @@ def _in_use(text: str, machine: MachineRecord) -> Conflict:
     )
 
 
-def _delete(store: Store, record: ImageRecord, untagged: tuple[str, ...]) -> Removed:
+def _check_indexes(store: Store, record: ImageRecord, text: str) -> None:
+    for name in store.names_of(record.id):
+        index = store.index(name)
+        if index is not None:
+            raise Conflict(
+                f"cannot remove image {catalog.short_id(record.id)}: it is one of "
+                f"{len(index.images)} that {familiar(name)} means, one for each platform",
+                origin=text,
+                hint=f"remove all of them: cove rmi {familiar(name)}; or this one alone: --force",
+            )
+
+
+def _delete(store: Store, record: ImageRecord, names: Sequence[str]) -> Removed:
     """The record with its names first."""
     store.remove_image(record.id)
-    return _collect(store, record, untagged)
+    return _collect(store, record, names)
 
 
-def _collect(store: Store, record: ImageRecord, untagged: tuple[str, ...]) -> Removed:
-    """The layers and blobs of an image without a record, as far as nothing else needs them."""
+def _collect(store: Store, record: ImageRecord, names: Sequence[str]) -> Removed:
+    """The layers and blobs of an image without a record, as far as nothing else needs them; of its
+    names those are told that mean nothing else.
+    """
+    untagged = tuple(familiar(name) for name in names if store.tagged(name) is None)
     blobs = Blobs(store.layout)
     with store.transaction():  # who needs them pins them first, and waits here
         images = store.images()
@@ -263,4 +318,4 @@ def _prune_image(store: Store, image_id: str, *, everything: bool) -> Removed | 
         if store.snapshot_of_image(image_id) is not None:
             return None
         store.remove_image(image_id)
-    return _collect(store, record, tuple(familiar(name) for name in names))
+    return _collect(store, record, names)

@@ -14,21 +14,21 @@ from dataclasses import dataclass
 import msgspec
 
 from cove.errors import NotFound, UsageError
-from cove.image import catalog
+from cove.image import catalog, several
 from cove.image.host import HOST
 from cove.image.repacking import Unwanted, check_recipe, plain_diff_id, write_archive
+from cove.image.several import INDEX
 from cove.oci.archive import IMAGE_NAME, REF_NAME
 from cove.oci.digest import digest_of
-from cove.oci.manifest import Manifest, Platform, matches, parse_document, parse_platform
+from cove.oci.manifest import Manifest, matches, parse_document, parse_platform
 from cove.oci.reference import familiar, parse_reference
 from cove.store.blobs import Blobs
 from cove.store.db import Store
-from cove.store.records import ImageRecord, LayerRecord
+from cove.store.records import ImageRecord, IndexRecord, LayerRecord
 
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-INDEX = "application/vnd.oci.image.index.v1+json"
 FORMATS = ("docker-archive", "oci-archive", "oci-dir", "rootfs")
 BLOCK = 512
 LOOK = 200
@@ -43,22 +43,53 @@ class Saved:
     manifest: bytes
     layers: tuple[LayerRecord, ...]
     names: tuple[str, ...]
-    """Full references."""
+    """Full references, which mean nothing else."""
 
 
-def chosen(store: Store, texts: Sequence[str], platform: str = "") -> tuple[Saved, ...]:
-    """The images that ``texts`` mean, each once; a repository without a tag means all its tags."""
+@dataclass(frozen=True, slots=True)
+class SavedIndex:
+    """What one name, or none, means: several of the images."""
+
+    record: IndexRecord
+    meant: str
+    """Id of the image that it means to who knows of no platforms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What an archive is to have. The names of indexes are no names of their images."""
+
+    images: tuple[Saved, ...]
+    indexes: tuple[SavedIndex, ...] = ()
+
+
+def chosen(
+    store: Store, texts: Sequence[str], platform: str = "", *, joined: bool = False
+) -> Chosen:
+    """The images that ``texts`` mean, each once; a repository without a tag means all its tags, a
+    name that means several images all of them. ``joined``: they are one index without a name.
+    """
     names: dict[str, list[str]] = {}
+    indexes: dict[str, SavedIndex] = {}
     for text in texts:
-        for record, name in _meant(store, text):
+        for record, name in _meant(store, text, platform):
+            index = store.index(name) if name and not platform else None
+            if index is not None:
+                indexes[name] = SavedIndex(index, record.id)
+                for one in index.images:
+                    names.setdefault(one, [])
+                continue
             check_platform(record, platform, f"save {text}")
             known = names.setdefault(record.id, [])
             if name and name not in known:
                 known.append(name)
-    return tuple(read_image(store, image, tuple(found)) for image, found in names.items())
+    images = tuple(read_image(store, image, tuple(found)) for image, found in names.items())
+    if joined and len(images) > 1:
+        indexes[""] = SavedIndex(IndexRecord("", tuple(names)), images[0].record.id)
+    return Chosen(images, tuple(indexes.values()))
 
 
-def _meant(store: Store, text: str) -> Iterator[tuple[ImageRecord, str]]:
+def _meant(store: Store, text: str, platform: str) -> Iterator[tuple[ImageRecord, str]]:
     if text in catalog.HOST_NAMES:
         raise UsageError(
             "cannot save host: it is built in, and made of this host's own files",
@@ -75,17 +106,15 @@ def _meant(store: Store, text: str) -> Iterator[tuple[ImageRecord, str]]:
         if parse_reference(name).name == typed.name
     ]  # fmt: skip
     for name, image in repository:
-        yield catalog.resolve(store, image), name
+        yield catalog.resolve(store, name if platform else image, platform), name
     if not repository:
-        record = catalog.resolve(store, text)
+        record = catalog.resolve(store, text, platform)
         full = str(parse_reference(text))
-        yield record, full if store.tagged(full) == record.id else ""
+        yield record, full if full in store.names_of(record.id) else ""
 
 
 def check_platform(record: ImageRecord, platform: str, what: str) -> None:
-    has = Platform(
-        *(str(record.config.get(key) or "") for key in ("architecture", "os", "variant"))
-    )
+    has = several.platform_of(record)
     if platform and not matches(parse_platform(platform), has):
         raise NotFound(
             f"cannot {what}: it is for {has}, not for {parse_platform(platform)}",
@@ -151,69 +180,94 @@ def descriptor(kind: str, digest: str, size: int, **more: object) -> dict[str, o
 # ---- the archive ----
 
 
-def write(
-    store: Store, images: Sequence[Saved], out: int, gone: Callable[[], bool], *, docker: bool
-) -> None:
+def write(store: Store, what: Chosen, out: int, gone: Callable[[], bool], *, docker: bool) -> None:
     """All of it to ``out``; ``docker``: with what Docker reads."""
     sink = Sink(out, gone)
-    for name, data in _documents(images, docker=docker):
+    for name, data in _documents(what, docker=docker):
         sink.file(name, data)
     done: set[str] = set()
-    for image in images:
-        what = f"save {familiar(image.names[0]) if image.names else image.record.id[7:19]}"
+    for image in what.images:
+        verb = f"save {familiar(image.names[0]) if image.names else image.record.id[7:19]}"
         for layer in image.layers:
             diff_id = plain_diff_id(layer)
             if diff_id in done:
                 continue
             done.add(diff_id)
             sink.head(_path(diff_id), layer.tar)
-            write_archive(store, layer, out, what=what, gone=gone)
+            write_archive(store, layer, out, what=verb, gone=gone)
             sink.put(b"\0" * (-layer.tar % BLOCK))
     sink.put(b"\0" * (2 * BLOCK))
 
 
-def _documents(images: Sequence[Saved], *, docker: bool) -> Iterator[tuple[str, bytes]]:
+def _documents(what: Chosen, *, docker: bool) -> Iterator[tuple[str, bytes]]:
     """What is read first comes first."""
+    nested = [(one, *_nested(what, one)) for one in what.indexes]
     yield "oci-layout", b'{"imageLayoutVersion":"1.0.0"}'
-    yield "index.json", _index(images)
+    yield "index.json", _index(what, nested)
     if docker:
-        yield "manifest.json", msgspec.json.encode([_item(image) for image in images])
-        yield "repositories", msgspec.json.encode(_repositories(images))
+        named = [(image, _docker_names(what, image)) for image in what.images]
+        yield "manifest.json", msgspec.json.encode([_item(*one) for one in named])
+        yield "repositories", msgspec.json.encode(_repositories(named))
     yield "blobs/", b""
     yield "blobs/sha256/", b""
-    blobs = {digest_of(data): data for one in images for data in (one.manifest, one.config)}
+    blobs = {digest_of(data): data for one in what.images for data in (one.manifest, one.config)}
+    blobs |= {digest_of(data): data for _, _, data in nested}
     yield from ((_path(digest), data) for digest, data in blobs.items())
 
 
-def _index(images: Sequence[Saved]) -> bytes:
+def _nested(what: Chosen, index: SavedIndex) -> tuple[str, bytes]:
+    """Media type and content."""
+    there = {image.record.id: image for image in what.images}
+    entries = [(_manifest_entry(there[one]), there[one].record) for one in index.record.images]
+    return several.document_of(index.record, entries)
+
+
+def _manifest_entry(image: Saved) -> dict[str, object]:
+    return descriptor(MANIFEST, digest_of(image.manifest), len(image.manifest))
+
+
+def _docker_names(what: Chosen, image: Saved) -> tuple[str, ...]:
+    """Docker's own document has no platforms: a name means the image that fits this host."""
+    meant = (one.record.name for one in what.indexes if one.meant == image.record.id)
+    return (*image.names, *filter(None, meant))
+
+
+def _index(what: Chosen, nested: Sequence[tuple[SavedIndex, str, bytes]]) -> bytes:
     entries = []
-    for image in images:
+    for one, kind, data in nested:
+        entries.append(descriptor(kind, digest_of(data), len(data)) | _notes(one.record.name))
+    within = {image for one in what.indexes for image in one.record.images}
+    for image in what.images:
+        if image.record.id in within and not image.names:
+            continue
         platform = {
             key: value
             for key in ("architecture", "os", "variant")
             if (value := image.record.config.get(key))
         }
-        plain = descriptor(MANIFEST, digest_of(image.manifest), len(image.manifest),
-                           platform=platform)  # fmt: skip
-        for name in image.names or ("",):
-            tag = parse_reference(name).tag if name else ""
-            notes = {"annotations": {IMAGE_NAME: name, REF_NAME: tag}} if name else {}
-            entries.append(plain | notes)
+        plain = _manifest_entry(image) | {"platform": platform}
+        entries += [plain | _notes(name) for name in image.names or ("",)]
     return msgspec.json.encode({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries})
 
 
-def _item(image: Saved) -> dict[str, object]:
+def _notes(name: str) -> dict[str, object]:
+    if not name:
+        return {}
+    return {"annotations": {IMAGE_NAME: name, REF_NAME: parse_reference(name).tag}}
+
+
+def _item(image: Saved, names: Sequence[str]) -> dict[str, object]:
     return {
         "Config": _path(image.record.id),
-        "RepoTags": [familiar(name) for name in image.names] or None,
+        "RepoTags": [familiar(name) for name in names] or None,
         "Layers": [_path(plain_diff_id(layer)) for layer in image.layers],
     }
 
 
-def _repositories(images: Sequence[Saved]) -> dict[str, dict[str, str]]:
+def _repositories(images: Sequence[tuple[Saved, Sequence[str]]]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
-    for image in images:
-        for name in image.names:
+    for image, names in images:
+        for name in names:
             reference = parse_reference(name)
             top = plain_diff_id(image.layers[-1]).partition(":")[2]
             found.setdefault(reference.familiar_name, {})[reference.tag] = top

@@ -10,7 +10,7 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import msgspec
@@ -19,6 +19,7 @@ from cove.errors import BadArchive, UsageError
 from cove.oci import digest as digests
 from cove.oci.config import CONFIG_MAX
 from cove.oci.manifest import (
+    INDEXES,
     MANIFEST_MAX,
     Descriptor,
     Index,
@@ -33,6 +34,9 @@ from cove.oci.tarindex import clean_name, find_member, index_tar
 
 DEPTH_MAX = 4
 """Of indexes within indexes."""
+
+SEVERAL_MAX = 100
+"""Of an index with more only the image for the platform is taken."""
 
 IMAGE_NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -65,6 +69,8 @@ class ArchivedImage:
     references: tuple[str, ...]
     """Full names."""
     manifest: bytes = b""
+    index: bytes = b""
+    """The document of the index that has these names, of which it is one image."""
 
 
 class Files(Protocol):
@@ -73,6 +79,8 @@ class Files(Protocol):
     what: str
 
     def span(self, name: str) -> Span | None: ...
+
+    def has(self, name: str) -> bool: ...
 
 
 class TarFiles:
@@ -86,6 +94,9 @@ class TarFiles:
         member = find_member(self._members, name)
         return Span(self.fd, member.offset, member.size) if member else None
 
+    def has(self, name: str) -> bool:
+        return find_member(self._members, name) is not None
+
 
 class DirectoryFiles:
     """The files of a layout directory; no link below it is followed. Closed by its stack."""
@@ -94,6 +105,22 @@ class DirectoryFiles:
         self.fd, self.what, self._stack = fd, what, stack
 
     def span(self, name: str) -> Span | None:
+        fd = self._open(name)
+        if fd is None:
+            return None
+        status = os.fstat(self._own(fd))
+        if not stat.S_ISREG(status.st_mode):
+            raise BadArchive(f"cannot read {self.what}: {name} is no regular file")
+        return Span(fd, 0, status.st_size)
+
+    def has(self, name: str) -> bool:
+        """Without a descriptor that stays open."""
+        fd = self._open(name)
+        if fd is not None:
+            os.close(fd)
+        return fd is not None
+
+    def _open(self, name: str) -> int | None:
         directory = self.fd
         *parents, last = clean_name(name).split("/")
         with ExitStack() as way:
@@ -103,15 +130,11 @@ class DirectoryFiles:
                     directory = os.open(part, flags, dir_fd=directory)
                     way.callback(os.close, directory)
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-                fd = self._own(os.open(last, flags, dir_fd=directory))
+                return os.open(last, flags, dir_fd=directory)
             except FileNotFoundError:
                 return None
             except OSError as error:
                 raise BadArchive(f"cannot read {self.what}: {name}: {_reason(error)}") from error
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadArchive(f"cannot read {self.what}: {name} is no regular file")
-        return Span(fd, 0, status.st_size)
 
     def _own(self, fd: int) -> int:
         self._stack.callback(os.close, fd)
@@ -129,11 +152,11 @@ def open_files(fd: int, what: str) -> Iterator[Files]:
 
 
 def read_images(files: Files, platform: Platform, stem: str = "") -> tuple[ArchivedImage, ...]:
-    """The images of an archive that are for ``platform``.
+    """The images of an archive that are for ``platform``; of an index within it all that are there.
 
     ``stem`` is the archive's own name: a layout whose reference is only a tag gets it as its name.
     """
-    if files.span("manifest.json") is not None:
+    if files.span("manifest.json") is not None and not _has_several(files):
         return _docker_images(files)
     if files.span("index.json") is not None:
         return _oci_images(files, platform, stem)
@@ -196,31 +219,92 @@ def _full(name: str, what: str) -> str:
 # ---- OCI ----
 
 
+def _has_several(files: Files) -> bool:
+    """Whether it knows of platforms what Docker's own document cannot say."""
+    if files.span("oci-layout") is None or files.span("index.json") is None:
+        return False
+    document = parse_document(_read(files, "index.json", MANIFEST_MAX), f"index of {files.what}")
+    return isinstance(document, Index) and bool(_indexes(files, document))
+
+
+def _indexes(files: Files, document: Index) -> dict[str, tuple[Descriptor, ...]]:
+    """The indexes in the archive's own of which it has several images, by digest."""
+    found: dict[str, tuple[Descriptor, ...]] = {}
+    for one in document.manifests:
+        if one.media_type not in INDEXES or one.digest in found:
+            continue
+        there = files.has(_path(one.digest))
+        inner = _document(files, one) if there else None
+        found[one.digest] = _several(files, inner) if isinstance(inner, Index) else ()
+    return {digest: images for digest, images in found.items() if images}
+
+
+def _several(files: Files, index: Index) -> tuple[Descriptor, ...]:
+    """The images of an index that are whole in this archive, if that is more than one; those that
+    are for Linux: what it says of them besides (attestations) is for nobody.
+    """
+    if len(index.manifests) > SEVERAL_MAX:
+        return ()
+    found: dict[Platform, Descriptor] = {}
+    for one in index.manifests:
+        has = one.platform
+        if has is None or has.os != "linux" or has.architecture in ("", "unknown"):
+            continue
+        if has not in found and _is_whole(files, one):
+            found[has] = one
+    return tuple(found.values()) if len(found) > 1 else ()
+
+
+def _is_whole(files: Files, descriptor: Descriptor) -> bool:
+    if not files.has(_path(descriptor.digest)):
+        return False
+    document = _document(files, descriptor)
+    return isinstance(document, Manifest) and all(
+        files.has(_path(blob.digest)) for blob in (document.config, *document.layers)
+    )
+
+
 def _oci_images(files: Files, platform: Platform, stem: str) -> tuple[ArchivedImage, ...]:
     document = parse_document(_read(files, "index.json", MANIFEST_MAX), f"index of {files.what}")
     if not isinstance(document, Index):
         raise BadArchive(f"cannot load {files.what}: its index.json is no index")
     images: dict[str, ArchivedImage] = {}
-    for descriptor, references in _chosen(files, document, platform, stem, DEPTH_MAX):
+    indexes = _indexes(files, document)
+    rest = Index(tuple(one for one in document.manifests if one.digest not in indexes))
+    alone = len(document.manifests) == 1
+    for descriptor, references in _chosen(files, rest, platform, stem, DEPTH_MAX, alone=alone):
         known = images.get(descriptor.digest)
         if known is not None:
             references = tuple(dict.fromkeys(known.references + references))
         images[descriptor.digest] = _oci_image(files, descriptor, references)
-    if not images:
+    found = (*images.values(), *_of_indexes(files, document, indexes, stem))
+    if not found:
         raise BadArchive(
             f"cannot load {files.what}: it has no image for {platform}",
             host=f"it has: {platforms(document)}",
         )
-    return tuple(images.values())
+    return found
+
+
+def _of_indexes(
+    files: Files, document: Index, indexes: dict[str, tuple[Descriptor, ...]], stem: str
+) -> Iterator[ArchivedImage]:
+    """Each with all names that its index has."""
+    outer = {one.digest: one for one in document.manifests if one.digest in indexes}
+    for digest, images in indexes.items():
+        named = (_references(one, stem) for one in document.manifests if one.digest == digest)
+        references = tuple(dict.fromkeys(name for names in named for name in names))
+        data = _blob(files, outer[digest], MANIFEST_MAX)
+        for one in images:
+            yield replace(_oci_image(files, one, references), index=data)
 
 
 def _chosen(
-    files: Files, index: Index, platform: Platform, stem: str, depth: int
+    files: Files, index: Index, platform: Platform, stem: str, depth: int, *, alone: bool
 ) -> Iterator[tuple[Descriptor, tuple[str, ...]]]:
     """The manifests for the platform. One that stands alone is taken whatever it is for."""
     if depth == 0:
         raise BadArchive(f"cannot load {files.what}: indexes within indexes")
-    alone = len(index.manifests) == 1
     for descriptor in index.manifests:
         if not alone and not matches(platform, descriptor.platform or Platform()):
             continue
@@ -229,7 +313,8 @@ def _chosen(
         if isinstance(document, Manifest):
             yield descriptor, references
             continue
-        for inner, more in _chosen(files, document, platform, stem, depth - 1):
+        single = len(document.manifests) == 1
+        for inner, more in _chosen(files, document, platform, stem, depth - 1, alone=single):
             yield inner, tuple(dict.fromkeys(references + more))
 
 

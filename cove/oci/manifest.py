@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform as host_platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -163,12 +164,15 @@ def matches(wanted: Platform, has: Platform) -> bool:
 
 def choose(index: Index, wanted: Platform) -> Descriptor | None:
     """The best manifest for the platform; entries without one are for every platform."""
-    found = [
-        (rank, place)
-        for place, descriptor in enumerate(index.manifests)
-        if (rank := _rank(wanted, descriptor.platform or Platform())) is not None
-    ]
-    return index.manifests[min(found)[1]] if found else None
+    place = best(wanted, [one.platform or Platform() for one in index.manifests])
+    return None if place is None else index.manifests[place]
+
+
+def best(wanted: Platform, offered: Sequence[Platform]) -> int | None:
+    """The place of the one that serves best; None: none does."""
+    ranks = ((_rank(wanted, has), place) for place, has in enumerate(offered))
+    found = [(rank, place) for rank, place in ranks if rank is not None]
+    return min(found)[1] if found else None
 
 
 def _rank(wanted: Platform, has: Platform) -> int | None:

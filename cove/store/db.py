@@ -21,6 +21,7 @@ from cove.errors import Conflict, CoveError, HostError, NoSuchImage, NotFound
 from cove.store import names
 from cove.store.builds import TABLES as BUILDS
 from cove.store.builds import Builds
+from cove.store.images import TABLES as INDEXES
 from cove.store.images import Images
 from cove.store.layout import FORMAT, Layout
 from cove.store.lock import (
@@ -34,7 +35,7 @@ from cove.store.lock import (
 from cove.store.networks import TABLES as NETWORKS
 from cove.store.networks import Networks
 from cove.store.ranges import RANGES, Ranges
-from cove.store.records import CacheRecord, MachineRecord
+from cove.store.records import CacheRecord, IndexRecord, MachineRecord
 from cove.store.snapshots import TABLES as SNAPSHOTS
 from cove.store.snapshots import Snapshots
 from cove.store.volumes import TABLES as VOLUMES
@@ -69,7 +70,7 @@ LEFTOVERS = """
 CREATE TABLE IF NOT EXISTS leftover (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
 
-MIGRATIONS = (FIRST, LEFTOVERS, SNAPSHOTS, NETWORKS, VOLUMES, BUILDS)
+MIGRATIONS = (FIRST, LEFTOVERS, SNAPSHOTS, NETWORKS, VOLUMES, BUILDS, INDEXES)
 """The first makes an empty database one of format 1, the next makes that one of format 2, and so
 on: what is missing is done in one transaction. There are as many as ``FORMAT`` says.
 """
@@ -94,6 +95,7 @@ class Store(Images, Snapshots, Networks, Volumes, Builds):
         self._machines: dict[int, MachineRecord] = {}
         self._names: dict[str, int] = {}
         self._images, self._layers, self._tags, self._leftovers = {}, {}, {}, {}
+        self._indexes: dict[str, IndexRecord] = {}
         self._snapshots, self._strata, self._networks, self._volumes = {}, {}, {}, {}
         self._cached: dict[str, CacheRecord] = {}
         self._written: dict[str, float] = {}

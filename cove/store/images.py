@@ -16,15 +16,21 @@ from cove.errors import Conflict, NotFound
 from cove.store.layout import Layout
 from cove.store.records import (
     ImageRecord,
+    IndexRecord,
     LayerRecord,
     LeftoverRecord,
     MachineRecord,
     SnapshotRecord,
 )
 
+TABLES = """
+CREATE TABLE image_index (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+"""
+
 _encode = msgspec.json.Encoder().encode
 _image = msgspec.json.Decoder(ImageRecord).decode
 _layer = msgspec.json.Decoder(LayerRecord).decode
+_index = msgspec.json.Decoder(IndexRecord).decode
 _leftover = msgspec.json.Decoder(LeftoverRecord).decode
 
 
@@ -37,6 +43,7 @@ class Images:
     _images: dict[str, ImageRecord]
     _layers: dict[str, LayerRecord]
     _tags: dict[str, str]
+    _indexes: dict[str, IndexRecord]
     _leftovers: dict[str, LeftoverRecord]
     _pins: dict[str, int]
     _write: Callable[..., None]
@@ -51,6 +58,9 @@ class Images:
             key: _layer(blob) for key, blob in rows("SELECT diff_id, record FROM layer")
         }
         self._tags = dict(rows("SELECT reference, image FROM tag"))
+        self._indexes = {
+            name: _index(blob) for name, blob in rows("SELECT name, record FROM image_index")
+        }
         self._leftovers = {
             name: _leftover(blob) for name, blob in rows("SELECT name, record FROM leftover")
         }
@@ -165,28 +175,72 @@ class Images:
                     f"snapshot {snapshot.name} stands on it",
                     hint=f"remove the snapshot first: cove snapshot rm {snapshot.name}",
                 )
+            self._without(image_id)
             self._write("DELETE FROM tag WHERE image = ?", image_id)
             self._write("DELETE FROM image WHERE id = ?", image_id)
             self._images.pop(image_id, None)
             self._tags = {name: image for name, image in self._tags.items() if image != image_id}
 
-    def tag(self, reference: str, image_id: str) -> None:
-        """Let a name mean an image; what it meant before is forgotten."""
-        with self._lock:
-            if image_id not in self._images:
+    def _without(self, image_id: str) -> None:
+        """Names that mean several images go on with the others."""
+        for known in list(self._indexes.values()):
+            if image_id not in known.images:
+                continue
+            rest = tuple(one for one in known.images if one != image_id)
+            meant = self._tags[known.name]
+            self.tag(known.name, rest[0] if meant == image_id else meant, rest)
+
+    def tag(
+        self, reference: str, image_id: str, images: tuple[str, ...] = (), document: bytes = b""
+    ) -> None:
+        """Let a name mean an image; what it meant before is forgotten. ``images``: what it means
+        for one platform each, ``image_id`` among them.
+        """
+        with self.transaction():
+            if not {image_id, *images} <= self._images.keys():
                 raise NotFound(f"cannot tag {reference}: no such image {image_id}")
             self._write("INSERT OR REPLACE INTO tag VALUES (?, ?)", reference, image_id)
             self._tags[reference] = image_id
+            self._forget_index(reference)
+            if len(images) > 1:
+                record = IndexRecord(reference, images, document)
+                row = reference, _encode(record)
+                self._write("INSERT OR REPLACE INTO image_index VALUES (?, ?)", *row)
+                self._indexes[reference] = record
 
     def untag(self, reference: str) -> None:
-        with self._lock:
-            self.needed(lambda: self._write("DELETE FROM tag WHERE reference = ?", reference))
+        self.needed(lambda: self._untag(reference))
+
+    def _untag(self, reference: str) -> None:
+        with self.transaction():
+            self._forget_index(reference)
+            self._write("DELETE FROM tag WHERE reference = ?", reference)
             self._tags.pop(reference, None)
 
+    def _forget_index(self, reference: str) -> None:
+        if reference in self._indexes:
+            self._write("DELETE FROM image_index WHERE name = ?", reference)
+            del self._indexes[reference]
+
     def tags(self) -> dict[str, str]:
-        """Reference to image id."""
+        """Reference to image id; of a name that means several, the one where none is chosen."""
         with self._lock:
             return dict(self._tags)
+
+    def index(self, reference: str) -> IndexRecord | None:
+        """What a name means, if that is several images."""
+        return self._indexes.get(reference)
+
+    def indexes(self) -> list[IndexRecord]:
+        with self._lock:
+            return list(self._indexes.values())
+
+    def names_of(self, image_id: str) -> list[str]:
+        """Of an image; also those that mean others, too."""
+        with self._lock:
+            found = {name for name, image in self._tags.items() if image == image_id}
+            found |= {one.name for one in self._indexes.values() if image_id in one.images}
+            return sorted(found)
 
     def tagged(self, reference: str) -> str | None:
         return self._tags.get(reference)

@@ -8,7 +8,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 
-FORMAT = 6
+FORMAT = 7
 """Of the whole state directory; raised when an older cove could not read it any more."""
 
 

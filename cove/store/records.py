@@ -310,6 +310,19 @@ class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Id of the image that a machine was made from which was committed as this one."""
 
 
+class IndexRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A name that means several images, one for each platform. What it means where no platform is
+    named is with the other names.
+    """
+
+    name: str
+    """The full reference."""
+    images: tuple[str, ...]
+    """Ids, in the order of the index."""
+    document: bytes = b""
+    """The index as it came, if it did."""
+
+
 class LeftoverRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a pull fetches, written before its first byte: where the pull is cut off, these layers
     and parts of blobs are kept for the next one.

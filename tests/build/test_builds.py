@@ -424,6 +424,20 @@ def test_the_result_as_files(cove: Cove, build: Build, tmp_path: Path) -> None:
     assert len(cove("images", "-q").out.split()) == len(before.split()) + 1
 
 
+def test_the_result_as_files_leaves_alone_what_was_there(
+    cove: Cove, build: Build, tmp_path: Path
+) -> None:
+    """The same image, whether somebody has named it or knows it by its id."""
+    put(tmp_path, x="x")
+    text = "FROM scratch\nCOPY x /d/x\nCMD kept\n"
+    image = build(text, "-q").out.strip()
+    build(text, "-o", str(tmp_path / "out"))
+    cove("image", "inspect", image)
+    build(text, "-t", "kept")
+    build(text, "-o", str(tmp_path / "again"))
+    assert cove("image", "inspect", "-f", "{{.Id}}", "kept").out.strip() == image
+
+
 def test_a_time_for_everything(cove: Cove, build: Build, tmp_path: Path) -> None:
     put(tmp_path, x="x")
     text = 'FROM scratch\nENV A=1\nCOPY x /d/x\nCMD ["x"]\n'

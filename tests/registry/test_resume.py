@@ -261,7 +261,7 @@ def test_removing_an_image_leaves_what_is_kept(store: Store, fake: Fake, image: 
 def test_a_store_of_before_has_nothing_kept(store: Store) -> None:
     """An older cove had no such table."""
     assert store.leftovers() == []
-    for later in ("leftover", "snapshot", "stratum", "network", "volume", "build"):
+    for later in ("leftover", "snapshot", "stratum", "network", "volume", "build", "image_index"):
         store._execute(f"DROP TABLE {later}")
     store._execute("PRAGMA user_version = 1")
     root = store.layout.root

@@ -10,6 +10,7 @@ from cove.build.dockerfile.file import INSTRUCTIONS, INSTRUCTIONS_MAX, read_dock
 from cove.build.graph.data import STAGE, Build, Origin
 from cove.build.graph.keys import key_of
 from cove.build.graph.plan import Wanted, check_build, plan_build
+from cove.build.graph.several import joined, renamed_step
 from cove.build.lint.config import parse_check, unknown_rules
 from cove.build.lint.rules import RULES
 from cove.errors import CoveError, UsageError
@@ -45,6 +46,32 @@ def test_only_what_the_target_needs_is_looked_up() -> None:
     build = plan_build(file, Wanted(HOST, target="2"), look_up)
     assert sorted(asked) == ["a:latest", "c:latest"]
     assert [stage.number for stage in build.stages] == [0, 2]
+
+
+def test_several_platforms_are_one_build() -> None:
+    """Stages on the own platform are there once; keys are those of each platform alone."""
+    text = (
+        "FROM unused\nFROM --platform=$BUILDPLATFORM a AS tool\nRUN make\n"
+        "FROM --platform=$BUILDPLATFORM a AS cross\nARG TARGETARCH\nRUN make $TARGETARCH\n"
+        "FROM b\nCOPY --from=tool x /\nRUN --mount=from=cross,target=/m y\n"
+    )
+    alone = [plan(text, platform=Platform(name, "linux")) for name in ("amd64", "arm64")]
+    whole = joined(alone)
+    names = [stage.name for stage in whole.build.stages]
+    assert names == ["tool", "cross", "", "cross", ""]
+    assert [stage.number for stage in whole.build.stages] == [0, 1, 2, 3, 4]
+    assert whole.targets == (2, 4) and whole.build.target == 2
+    assert dict(whole.numbers) == {0: 1, 1: 2, 2: 3, 3: 2, 4: 3}
+    for stage in whole.build.stages:
+        assert all(origin.stage < stage.number for origin in stage.origins if origin.kind == STAGE)
+    for build, number in zip(alone, whole.targets, strict=True):
+        mine = whole.build.stage(number)
+        assert {one.stage for one in mine.origins if one.kind == STAGE} == {0, number - 1}
+        assert mine.config == build.result.config and mine.platform == build.result.platform
+        steps = [renamed_step(step, whole.numbers) for step in mine.steps]
+        assert [key_of("k", step) for step in steps] == [
+            key_of("k", step) for step in build.result.steps
+        ]
 
 
 def test_a_stage_needs_only_those_above_it() -> None:

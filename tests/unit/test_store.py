@@ -354,7 +354,7 @@ class TestBlobs:
 # ---- older and newer state ----
 
 
-LATER = ("leftover", "snapshot", "stratum", "network", "volume", "build")
+LATER = ("leftover", "snapshot", "stratum", "network", "volume", "build", "image_index")
 """Tables that cove 0.1 had not."""
 
 

@@ -166,7 +166,10 @@ class Build:
 
     @property
     def result(self) -> StagePlan:
-        return next(stage for stage in self.stages if stage.number == self.target)
+        return self.stage(self.target)
+
+    def stage(self, number: int) -> StagePlan:
+        return next(stage for stage in self.stages if stage.number == number)
 
     @property
     def context_paths(self) -> tuple[str, ...]:

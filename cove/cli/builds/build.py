@@ -12,24 +12,25 @@ from cove.cli.builds import output as buildout
 from cove.cli.builds.agents import agent_of
 from cove.cli.builds.contexts import Contexts, contexts_of, parse_context
 from cove.cli.builds.log import Rows, log_for
+from cove.cli.builds.platforms import check_several, parse_platforms, platforms_of
 from cove.cli.command import Command, Typed
 from cove.cli.images.pull import fetch
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
-from cove.engine.calls.build import ImageBuild
+from cove.engine.calls.build import BuildStep, ImageBuild
 from cove.errors import CoveError, NoSuchImage, UsageError, printable
 from cove.linux.patience import Patience
 from cove.oci.config import ImageConfig
 from cove.oci.manifest import Platform, host_platform_of, parse_platform
 from cove.oci.reference import parse_reference
-from cove.spec import flags as of_flags
 from cove.spec import grants, values
 from cove.spec.flags import Flag
 
 if TYPE_CHECKING:  # 30 ms to import, for one command
     from cove.build.graph.data import Origin
     from cove.build.graph.plan import Wanted
+    from cove.build.lint.rules import Warning
     from cove.client.building import Context, Writer
 
 SECRET_MAX = 500 << 10
@@ -48,6 +49,7 @@ def parse_progress(text: str) -> str:
 
 def build(typed: Typed, terminal: Terminal, client: Client) -> int:
     path = typed.words[0]
+    check_several(typed)
     with _context(typed, terminal, path) as context, contexts_of(typed, terminal, client) as named:
         finder = _Finder(typed, terminal, client, named)
         if typed.on("check"):
@@ -87,10 +89,19 @@ def _context(typed: Typed, terminal: Terminal, path: str) -> Iterator[Context]:
     yield building.from_directory(terminal.path(path), absolute, path, terminal.fds[0])
 
 
-def _wanted(typed: Typed, terminal: Terminal, context: Context, named: Contexts) -> Wanted:
+def _wanted(
+    typed: Typed, terminal: Terminal, context: Context, named: Contexts
+) -> tuple[Wanted, ...]:
+    """For each platform that is asked for; for none in particular, one."""
+    known = platforms_of(typed) or ("",)
+    return tuple(_wanted_for(one, typed, terminal, context, named) for one in known)
+
+
+def _wanted_for(
+    platform: str, typed: Typed, terminal: Terminal, context: Context, named: Contexts
+) -> Wanted:
     from cove.build.graph.plan import Wanted
 
-    platform = typed.text("platform")
     return Wanted(
         host=host_platform_of(),
         platform=parse_platform(platform) if platform else None,
@@ -127,21 +138,27 @@ class _Finder:
     def __init__(self, typed: Typed, terminal: Terminal, client: Client, named: Contexts) -> None:
         self.typed, self.terminal, self.client, self.named = typed, terminal, client, named
         self.quiet = typed.on("quiet") or typed.text("progress", "auto") in ("json", "rawjson")
+        self.platforms = platforms_of(typed)
+        self.fetched: set[tuple[str, Platform]] = set()
 
     def __call__(self, origin: Origin, platform: Platform) -> tuple[str, ImageConfig] | None:
-        name = self.named.image(origin)
+        name = self.named.image(origin, str(platform) if self.platforms else "")
         if not name:
             return None
-        if not self.typed.on("pull"):
+        if not self.typed.on("pull") or (name, platform) in self.fetched:
             with contextlib.suppress(NoSuchImage):
                 found = self._here(name, platform)
                 if found is not None:
                     return found
         try:
-            fetch(self.client, self.terminal, name, platform=str(platform), quiet=self.quiet)
+            fetch(
+                self.client, self.terminal, name, platform=str(platform), quiet=self.quiet,
+                beside=len(self.platforms) > 1,
+            )  # fmt: skip
         except CoveError as error:
             error.exit_code = 1
             raise
+        self.fetched.add((name, platform))
         found = self._here(name, platform)
         if found is None:
             raise NoSuchImage(f"cannot build on {name}: it is no image for {platform}")
@@ -151,8 +168,9 @@ class _Finder:
         from cove.client.building import fitting
 
         known = name if name.startswith("sha256:") else parse_reference(name).familiar()
-        record = self.client.image(calls.ImageInspect(known)).record
-        return fitting(record, platform, asked=bool(self.typed.text("platform")))
+        platform_text = str(platform) if self.platforms else ""
+        record = self.client.image(calls.ImageInspect(known, platform_text)).record
+        return fitting(record, platform, asked=bool(self.platforms))
 
 
 # ---- the build ----
@@ -165,7 +183,7 @@ def _build(
 
     named = finder.named
     wanted = _wanted(typed, terminal, context, named)
-    planned = building.plan(context.read(), wanted, finder)
+    planned = building.plan_all(context.read(), wanted, finder)
     for unused in planned.build.unused:
         terminal.error(f"build argument {printable(unused)} is used nowhere\n")
     kinds = named.kinds(planned.build)
@@ -175,9 +193,9 @@ def _build(
         context.writer(planned.build.context_paths, terminal.cancelled),
     ]
     with buildcache.made(client) as caches:
-        image, tags = _followed(typed, terminal, client, params, writers, caches)
+        done = _followed(typed, terminal, client, params, writers, caches)
         sockets = (*context.sockets, *named.sockets)
-        code = _end(typed, terminal, client, sockets, image, tags)
+        code = _end(typed, terminal, client, sockets, done)
         buildcache.hand_out(typed, terminal, client, caches)
     return code
 
@@ -189,13 +207,12 @@ def _followed(
     params: ImageBuild,
     writers: list[Writer | None],
     caches: dict[str, str],
-) -> tuple[str, tuple[str, ...]]:
-    """The image's id, empty if there is none, and its names; those of caches go into ``caches``."""
+) -> BuildStep:
+    """The last step, without an image if there is none; ids of caches go into ``caches``."""
     from cove.client.packing import packed
 
     log = log_for(terminal, typed.text("progress", "auto"), quiet=typed.on("quiet"))
-    image = ""
-    tags: tuple[str, ...] = ()
+    done = BuildStep("done")
     with contextlib.ExitStack() as stack:
         known = stack.enter_context(buildcache.caches_of(typed, terminal, client))
         params = buildcache.asked(params, typed, known)
@@ -205,7 +222,7 @@ def _followed(
         try:
             for step in client.image_build(calls.Call(body=body, cancelled=terminal.cancelled)):
                 if step.event == "done":
-                    image, tags = step.image, step.tags
+                    done = step
                     caches.update(step.caches)
                 log.show(step)
         except CoveError as error:
@@ -214,7 +231,7 @@ def _followed(
                 finish()  # why the context is not whole
             raise
     log.finish(well=True)
-    return image, tags
+    return done
 
 
 def _end(
@@ -222,23 +239,24 @@ def _end(
     terminal: Terminal,
     client: Client,
     sockets: tuple[str, ...],
-    image: str,
-    tags: tuple[str, ...],
+    done: BuildStep,
 ) -> int:
-    if terminal.cancelled.is_set() or not image:
+    if terminal.cancelled.is_set() or not done.image:
         return 130
+    ids = "\n".join(done.images)
     for name in sockets:
         terminal.error(f"{printable(name)} is a socket, which no image holds\n")
     if typed.text("iidfile"):
-        _write(terminal, typed.text("iidfile"), image)
+        _write(terminal, typed.text("iidfile"), ids)
     output = typed.values.get("output")
     if output is not None and not output.to_store:
-        buildout.write(output, image, tags, terminal, client)
+        buildout.write(output, done, terminal, client)
     elif typed.on("quiet"):
-        terminal.write(f"{image}\n")
+        terminal.write(f"{ids}\n")
     elif typed.text("progress", "auto") not in ("json", "rawjson"):
-        names = "".join(f"naming to {tag}\n" for tag in tags)
-        terminal.error(f"writing image {image}\n{names}")
+        lines = [f"writing image {image}\n" for image in done.images]
+        lines += [f"naming to {tag}\n" for tag in done.tags]
+        terminal.error("".join(lines))
     return 0
 
 
@@ -275,7 +293,7 @@ def _params(
         arguments=_arguments(typed, terminal),
         labels=dict(typed.values.get("labels", ())),
         target=typed.text("target"),
-        platform=typed.text("platform"),
+        platforms=platforms_of(typed),
         no_cache=typed.on("no_cache"),
         no_cache_stages=_listed(typed.values.get("no_cache_stages", ())),
         network="" if network == "default" else network,
@@ -329,13 +347,17 @@ def _check(typed: Typed, terminal: Terminal, context: Context, finder: _Finder) 
 
     def lookup(origin: Origin, platform: Platform) -> ImageConfig | None:
         with contextlib.suppress(CoveError):
-            name = finder.named.image(origin)
+            name = finder.named.image(origin, str(platform) if finder.platforms else "")
             found = finder._here(name, platform) if name else None
             return found[1] if found else None
         return None
 
-    wanted = _wanted(typed, terminal, context, finder.named)
-    warnings, error = check_build(context.read(), wanted, lookup)
+    warnings: dict[Warning, None] = {}  # each once, whatever the platforms
+    for wanted in _wanted(typed, terminal, context, finder.named):
+        found, error = check_build(context.read(), wanted, lookup)
+        warnings |= dict.fromkeys(found)
+        if error is not None:
+            break
     for warning in warnings:
         terminal.write(f"{printable(str(warning))}\n  {printable(warning.place.excerpt)}\n")
     if error is not None:
@@ -389,8 +411,9 @@ BUILD = Command(
              "STAGE[,STAGE...]", repeat=True),
         Flag("output", "output", "As files: type=tar|local|oci|docker,dest=FILE, a directory, or -",
              "o", "DEST", buildout.parse_output),
-        Flag("platform", "platform", "Another than this host's: linux/arm64", "", "PLATFORM",
-             of_flags.parse_platform),
+        Flag("platform", "platforms", "Another than this host's, or several: "
+             "linux/amd64,linux/arm64", "", "PLATFORM[,PLATFORM...]", parse_platforms,
+             repeat=True),
         Flag("progress", "progress", "auto, plain, tty, json or quiet", "", "KIND", parse_progress,
              default="auto"),
         Flag("pull", "pull", "Look for newer base images"),

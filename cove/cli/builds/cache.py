@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from cove.cli.builds.platforms import platforms_of
 from cove.cli.command import Typed
 from cove.cli.images.pull import login_for
 from cove.cli.images.save import into_directory
@@ -57,7 +58,8 @@ def caches_of(typed: Typed, terminal: Terminal, client: Client) -> Iterator[tupl
     try:
         for cache in wanted:
             try:
-                found += _load(cache, terminal, client)
+                several = len(platforms_of(typed)) > 1
+                found += _load(cache, terminal, client, every=several)
             except (CoveError, OSError) as error:
                 if terminal.cancelled.is_set():
                     raise
@@ -84,11 +86,11 @@ def asked(params: ImageBuild, typed: Typed, known: tuple[str, ...]) -> ImageBuil
 def forget(client: Client, image: str) -> None:
     """Unless it has a name by now, or a machine."""
     with contextlib.suppress(CoveError):
-        if not client.image(calls.ImageInspect(image)).tags:
-            client.image_remove(calls.ImageRemove(image))
+        client.image_remove(calls.ImageRemove(image, unnamed=True))
 
 
-def _load(cache: Cache, terminal: Terminal, client: Client) -> list[str]:
+def _load(cache: Cache, terminal: Terminal, client: Client, *, every: bool) -> list[str]:
+    """``every``: the images of all its platforms."""
     local = cache.kind == "local"
     source = f"oci:{cache.place}" if local else f"docker://{cache.place}"
     login = None if local else login_for(terminal, cache.place)
@@ -96,7 +98,8 @@ def _load(cache: Cache, terminal: Terminal, client: Client) -> list[str]:
         body = stack.enter_context(terminal.open_input(cache.place)) if local else -1
         archive = stack.enter_context(tempfile.TemporaryFile())
         call = calls.Call(body=body, sink=archive.fileno(), cancelled=terminal.cancelled)
-        client.image_copy_out(ImageCopy(source, "oci-archive:-", source_login=login), call)
+        params = ImageCopy(source, "oci-archive:-", every=every, source_login=login)
+        client.image_copy_out(params, call)
         archive.seek(0)
         call = calls.Call(body=archive.fileno(), cancelled=terminal.cancelled)
         steps = list(client.image_load(calls.ImageLoad(origin=cache.typed), call))

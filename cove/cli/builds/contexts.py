@@ -38,8 +38,10 @@ class Contexts:
     files: dict[str, Context] = field(default_factory=dict)
     _layouts: dict[str, str] = field(default_factory=dict)
 
-    def image(self, origin: Origin) -> str:
-        """The reference or id of an origin that is an image; empty: it is files."""
+    def image(self, origin: Origin, platform: str = "") -> str:
+        """The reference or id of an origin that is an image; empty: it is files. ``platform``:
+        which of those in a directory, if not the one for this host.
+        """
         from cove.build.contexts import IMAGE, LAYOUT
         from cove.build.graph.data import NAMED
 
@@ -48,7 +50,7 @@ class Contexts:
         named = self.all[origin.name]
         if named.kind == IMAGE:
             return named.value
-        return self._layout(named) if named.kind == LAYOUT else ""
+        return self._layout(named, platform) if named.kind == LAYOUT else ""
 
     def kinds(self, build: Build) -> dict[str, str]:
         """As the daemon is told, of those that are needed."""
@@ -70,11 +72,12 @@ class Contexts:
     def sockets(self) -> tuple[str, ...]:
         return tuple(name for one in self.files.values() for name in one.sockets)
 
-    def _layout(self, named: Named) -> str:
+    def _layout(self, named: Named, platform: str) -> str:
         """The id of the image in a directory, which is loaded without a name."""
         from cove.build.contexts import layout_of
 
-        if named.name not in self._layouts:
+        key = f"{named.name} {platform}"
+        if key not in self._layouts:
             path, which = layout_of(named.value)
             source = f"oci:{path}" + (f":{which}" if which else "")
             try:
@@ -82,21 +85,21 @@ class Contexts:
                     call = calls.Call(
                         body=fd, sink=archive.fileno(), cancelled=self.terminal.cancelled
                     )
-                    self.client.image_copy_out(ImageCopy(source, "oci-archive:-"), call)
+                    self.client.image_copy_out(ImageCopy(source, "oci-archive:-", platform), call)
                     archive.seek(0)
                     call = calls.Call(body=archive.fileno(), cancelled=self.terminal.cancelled)
                     for step in self.client.image_load(calls.ImageLoad(origin=named.typed), call):
                         if step.image:
-                            self._layouts[named.name] = step.image
+                            self._layouts[key] = step.image
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()
                 raise UsageError(
                     f"cannot build with {path}: {reason}", origin=named.typed, exit_code=1
                 ) from error
-        if named.name not in self._layouts:
+        if key not in self._layouts:
             raise NotFound(f"cannot build with {named.value}: it holds no image",
                            origin=named.typed, exit_code=1)  # fmt: skip
-        return self._layouts[named.name]
+        return self._layouts[key]
 
 
 @contextlib.contextmanager

@@ -8,14 +8,21 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 
+from cove.cli.images.save import into_directory
 from cove.cli.machines.copy import to_stdout, written
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine.calls import ImageRemove
+from cove.engine.calls.build import BuildStep
 from cove.engine.calls.ship import ImageSave
 from cove.errors import CoveError, Unsupported, UsageError, printable
 
-FORMATS = {"tar": "rootfs", "local": "rootfs", "oci": "oci-archive", "docker": "docker-archive"}
+LAYOUT = "oci directory"
+"""``type=oci,tar=false``."""
+FORMATS = {
+    "tar": "rootfs", "local": "rootfs", "oci": "oci-archive", LAYOUT: "oci-dir",
+    "docker": "docker-archive",
+}  # fmt: skip
 STORE = ("image", "docker")
 
 
@@ -39,7 +46,7 @@ def parse_output(text: str) -> Output:
     words = {}
     for part in text.split(","):
         name, equals, value = part.partition("=")
-        if not equals or name not in ("type", "dest", "name", "push"):
+        if not equals or name not in ("type", "dest", "name", "push", "tar"):
             raise UsageError(f'cannot read output "{printable(text)}": it is type=KIND,dest=FILE')
         words[name] = value
     kind, target = words.get("type", ""), words.get("dest", "")
@@ -52,18 +59,37 @@ def parse_output(text: str) -> Output:
         raise UsageError(f'no such output: "{printable(kind)}"', hint="tar, local, oci or docker")
     if kind == "local" and not target:
         raise UsageError("cannot write files: no directory is named", hint="type=local,dest=DIR")
+    if words.get("tar", "true") != "true":
+        return _layout(text, words)
     return Output(kind, target or ("" if kind in STORE else "-"))
 
 
-def write(
-    output: Output, image: str, tags: tuple[str, ...], terminal: Terminal, client: Client
-) -> None:
-    """Names stay in the store; what has none goes, for it was only asked for as files."""
-    names = tags if tags and output.kind in ("oci", "docker") else (image,)
-    params = ImageSave(names, FORMATS[output.kind])
+def _layout(text: str, words: dict[str, str]) -> Output:
+    if words["tar"] != "false" or words.get("type") != "oci":
+        raise UsageError(
+            f'cannot read output "{printable(text)}": tar=false is for type=oci alone',
+            hint="a directory of files: type=local,dest=DIR",
+        )
+    if not words.get("dest"):
+        raise UsageError(
+            "cannot write an OCI layout: no directory is named", hint="type=oci,tar=false,dest=DIR"
+        )
+    return Output(LAYOUT, words["dest"])
+
+
+def write(output: Output, done: BuildStep, terminal: Terminal, client: Client) -> None:
+    """Names stay in the store; what is new and has none goes: it was only asked for as files."""
+    tags = done.tags
+    names = tags if tags and output.kind in ("oci", LAYOUT, "docker") else done.images
+    params = ImageSave(names, FORMATS[output.kind], joined=not tags)
     try:
         if output.kind == "local":
             _unpack(params, output.target, terminal, client)
+        elif output.kind == LAYOUT:
+            into_directory(
+                terminal, output.target,
+                lambda fd: client.image_save(params, fd, terminal.cancelled),
+            )  # fmt: skip
         elif output.target == "-":
             if terminal.is_terminal(1):
                 raise UsageError(
@@ -76,9 +102,9 @@ def write(
             with written(terminal, output.target) as fd:
                 client.image_save(params, fd, terminal.cancelled)
     finally:
-        if not tags:
+        for image in done.fresh:
             with suppress(CoveError):
-                client.image_remove(ImageRemove(image))
+                client.image_remove(ImageRemove(image, unnamed=True))
 
 
 def _unpack(params: ImageSave, target: str, terminal: Terminal, client: Client) -> None:

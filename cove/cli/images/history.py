@@ -12,7 +12,7 @@ from cove.client.api import Client
 from cove.engine import calls
 from cove.shown import table, units
 from cove.shown.template import Record
-from cove.spec.flags import Flag
+from cove.spec.flags import Flag, parse_platform
 
 MISSING = "<missing>"
 WIDTH = 45
@@ -63,7 +63,9 @@ def _stamp(moment: float, zone: tzinfo | None) -> str:
 
 
 def history(typed: Typed, terminal: Terminal, client: Client) -> int:
-    entries = client.image_history(calls.ImageHistory(typed.words[0])).entries
+    entries = client.image_history(
+        calls.ImageHistory(typed.words[0], typed.text("platform"))
+    ).entries
     human, full = bool(typed.values.get("human", True)), typed.on("full")
     zone, now = units.time_zone(terminal.env), time.time()
     listing, form = HUMAN if human else EXACT, typed.text("format")
@@ -86,13 +88,15 @@ HISTORY = Command(
         FORMAT,
         Flag("human", "human", "Sizes and times for people", "H", default=True),
         FULL,
+        Flag("platform", "platform", "Of several that a name means: linux/arm64", "", "PLATFORM",
+             parse_platform),
         QUIET,
     ),
     words="IMAGE",
     least=1,
     most=1,
     group="Images",
-)
+)  # fmt: skip
 TAG = Command(
     "tag",
     tag,

@@ -28,10 +28,16 @@ def login_for(terminal: Terminal, image: str) -> calls.Login | None:
 
 
 def fetch(
-    client: Client, terminal: Terminal, image: str, *, platform: str, quiet: bool
+    client: Client,
+    terminal: Terminal,
+    image: str,
+    *,
+    platform: str,
+    quiet: bool,
+    beside: bool = False,
 ) -> calls.Progress:
     """Pull, showing how far it is on stderr: the last step."""
-    params = calls.ImagePull(image, platform, login_for(terminal, image))
+    params = calls.ImagePull(image, platform, login_for(terminal, image), beside=beside)
     steps = client.image_pull(params, terminal.cancelled)
     for done in follow(steps, terminal, quiet=quiet):
         return done

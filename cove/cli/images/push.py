@@ -58,8 +58,8 @@ PUSH = Command(
         Flag("compression", "compression", "Of layers that the registry has not: gzip or zstd; "
              "otherwise gzip", "", "KIND", parse_compression),
         Flag("disable-content-trust", "unsigned", "Accepted; nothing is signed", default=True),
-        Flag("platform", "platform", "Refuse an image for another: linux/amd64", "", "PLATFORM",
-             parse_platform),
+        Flag("platform", "platform", "Of several images of a name this one: linux/amd64", "",
+             "PLATFORM", parse_platform),
         Flag("quiet", "quiet", "Show no progress, print only the name", "q"),
     ),
     words="NAME[:TAG]",

@@ -116,8 +116,8 @@ SAVE = Command(
         Flag("format", "format", "docker-archive (which is an OCI archive, too), oci-archive, "
              "oci-dir or rootfs", "", "FORMAT", parse_format),
         Flag("output", "output", "File or directory, otherwise standard output", "o", "FILE"),
-        Flag("platform", "platform", "Refuse an image for another: linux/amd64", "", "PLATFORM",
-             parse_platform),
+        Flag("platform", "platform", "Of several images of a name this one: linux/amd64", "",
+             "PLATFORM", parse_platform),
     ),
     words="IMAGE [IMAGE...]",
     least=1,

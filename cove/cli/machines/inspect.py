@@ -14,7 +14,7 @@ from cove.shown import functions, table
 from cove.shown.images import image_document
 from cove.shown.machines import machine_document
 from cove.shown.template import Record, compile_template
-from cove.spec.flags import Flag
+from cove.spec.flags import Flag, parse_platform
 
 
 def inspect(typed: Typed, terminal: Terminal, client: Client) -> int:
@@ -30,10 +30,11 @@ def image_inspect(typed: Typed, terminal: Terminal, client: Client) -> int:
 
 
 def show(typed: Typed, terminal: Terminal, client: Client, kind: str) -> int:
-    return each(typed, terminal, lambda name: find(name, client, kind, sizes=typed.on("size")))
+    sizes, platform = typed.on("size"), typed.text("platform")
+    return each(typed, terminal, lambda name: find(name, client, kind, platform, sizes=sizes))
 
 
-def find(name: str, client: Client, kind: str, *, sizes: bool) -> Record:
+def find(name: str, client: Client, kind: str, platform: str, *, sizes: bool) -> Record:
     if kind in ("machine", "container", ""):
         try:
             return machine_document(client.inspect(calls.Inspect(name, sizes)))
@@ -41,7 +42,7 @@ def find(name: str, client: Client, kind: str, *, sizes: bool) -> Record:
             if kind:
                 raise
     try:
-        return image_document(client.image(calls.ImageInspect(name)))
+        return image_document(client.image(calls.ImageInspect(name, platform)))
     except (NotFound, UsageError) as absent:  # a machine's name may be no image's
         if kind:
             raise
@@ -109,8 +110,12 @@ IMAGE = Command(
     "inspect",
     image_inspect,
     help="All about images",
-    flags=(FORMAT, Flag("platform", "platform", "Of the image", "", "PLATFORM")),
+    flags=(
+        FORMAT,
+        Flag("platform", "platform", "Of several that a name means: linux/arm64", "", "PLATFORM",
+             parse_platform),
+    ),
     words="IMAGE [IMAGE...]",
     least=1,
     most=None,
-)
+)  # fmt: skip

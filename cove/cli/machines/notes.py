@@ -28,7 +28,7 @@ def note_low_ports(spec: MachineSpec, terminal: Terminal, client: Client) -> Non
     if spec.network != "host" or spec.security.userns == "host":
         return
     try:
-        config = client.image(calls.ImageInspect(spec.image)).record.config
+        config = client.image(calls.ImageInspect(spec.image, spec.platform)).record.config
         with open(PORT_START, encoding="ascii") as file:
             first = int(file.read())
     except (NotFound, OSError):

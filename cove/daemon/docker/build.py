@@ -233,7 +233,8 @@ def _planned(
 def _here(ask: Ask, asked: Asked, name: str, platform: Platform) -> tuple[str, ImageConfig] | None:
     try:
         known = parse_reference(name).familiar()
-        record = ask.engine.image_inspect(calls.ImageInspect(known), CALL).record
+        params = calls.ImageInspect(known, str(platform) if asked.platform else "")
+        record = ask.engine.image_inspect(params, CALL).record
     except NoSuchImage:
         return None
     return building.fitting(record, platform, asked=bool(asked.platform))
@@ -261,7 +262,7 @@ def _steps(
         arguments=asked.arguments,
         labels=asked.labels,
         target=asked.target,
-        platform=asked.platform,
+        platforms=(asked.platform,) if asked.platform else (),
         no_cache=no_cache,
         network=asked.network,
         hosts=asked.hosts,

@@ -10,9 +10,9 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from cove.build.files.select import digest_of
@@ -30,6 +30,7 @@ from cove.build.graph.data import (
     WorkdirStep,
 )
 from cove.build.graph.keys import key_of
+from cove.build.graph.several import renamed_step
 from cove.build.result import Past, past_of
 from cove.engine.builds import copying, gathering, mounting, running
 from cove.engine.builds.gathering import Sources
@@ -95,6 +96,8 @@ class Site:
     """SOURCE_DATE_EPOCH."""
     no_cache: bool = False
     no_cache_stages: frozenset[str] = frozenset()
+    written: Mapping[int, int] = field(default_factory=dict)
+    """Of builds for several platforms: what the Dockerfile calls a stage."""
     stages: dict[int, Future[Done]] = field(default_factory=dict)
     turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(AT_ONCE))
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -124,6 +127,10 @@ class Site:
             yield
         finally:
             turn.release()
+
+    def number_of(self, stage: StagePlan) -> int:
+        """In the Dockerfile."""
+        return self.written.get(stage.number, stage.number)
 
     def number(self) -> int:
         with self.lock:
@@ -225,9 +232,10 @@ def _result(site: Site, number: int) -> Done:
 
 
 def _prefix(site: Site, stage: StagePlan) -> str:
-    if len(site.build.stages) == 1:
-        return "["
-    return f"[{stage.name or f'stage-{stage.number}'} "
+    where = f"[{stage.platform} " if site.written else "["
+    if len({site.number_of(one) for one in site.build.stages}) == 1:
+        return where
+    return f"{where}{stage.name or f'stage-{site.number_of(stage)}'} "
 
 
 def _say_base(site: Site, stage: StagePlan, total: int, base: ImageRecord) -> None:
@@ -313,12 +321,13 @@ class _Doing:
         def log(data: bytes, stream: int) -> None:
             site.tell("log", self.number, text=data, code=stream if stream > 1 else 0)
 
+        given = replace(site.given, platform=self.stage.platform)
         with site.alone(key):
             if (known := self._known(key)) is not None:
                 return known
             with mounting.mounted(self.sources, step, site.secrets, site.agents) as mounted:
                 layer = running.run(
-                    site.home, step, self.tree, site.given, mounted, log, site.stopped, site.pins
+                    site.home, step, self.tree, given, mounted, log, site.stopped, site.pins
                 )
             return self._made((key,), layer)
 
@@ -352,12 +361,13 @@ class _Doing:
     # ---- the cache ----
 
     def _key(self, contents: list[str]) -> str:
-        return key_of(self.tree.key, self.step, contents)
+        step = renamed_step(self.step, self.site.written)  # one platform more makes nothing new
+        return key_of(self.tree.key, step, contents)
 
     def _known(self, key: str) -> tuple[CacheRecord, LayerRecord] | None:
         site = self.site
-        store = site.home.store
-        if site.no_cache or {self.stage.name, str(self.stage.number)} & site.no_cache_stages:
+        store, number = site.home.store, str(site.number_of(self.stage))
+        if site.no_cache or {self.stage.name, number} & site.no_cache_stages:
             record = site.used[key] if key in site.made else None  # by a stage beside this one
         else:
             record = store.cached(key) or site.received.get(key)

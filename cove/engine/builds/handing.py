@@ -55,11 +55,11 @@ def kept_in(site: Site, layers: tuple[str, ...]) -> dict[str, object]:
     return {FIELD: field_of(_used(site), layers)}
 
 
-def made(site: Site, done: Done, mode: str) -> str:
+def made(site: Site, results: Iterable[Done], mode: str) -> str:
     """The id of an image that is the cache of this build; empty: there is nothing to keep. ``min``:
-    only what is in the result.
+    only what is in the results.
     """
-    store, chain = site.home.store, set(done.tree.chain)
+    store, chain = site.home.store, {layer for done in results for layer in done.tree.chain}
     records = [one for one in _used(site) if mode == "max" or one.diff_id in chain]
     records.sort(key=lambda one: (one.created, one.key))
     layers = tuple(dict.fromkeys(one.diff_id for one in records))

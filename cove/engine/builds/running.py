@@ -25,6 +25,7 @@ from cove.engine.machines import life, stopping, waiting
 from cove.engine.machines.start import Foreground
 from cove.errors import CoveError, StepFailed, Unsupported
 from cove.oci.config import ImageConfig
+from cove.oci.manifest import Platform
 from cove.spec.machine import Limits, MachineSpec, Mount
 from cove.spec.network import ASKED_FOR
 from cove.store.records import Cause, LayerRecord, MachineRecord
@@ -48,6 +49,8 @@ class Given:
     limits: Limits = field(default_factory=Limits)
     apart: bool = False
     """Standard error is heard apart."""
+    platform: Platform = field(default_factory=Platform)
+    """Of the stage, where what it stands on does not say."""
 
 
 def run(
@@ -67,7 +70,7 @@ def run(
         home.whispers[token] = mounted.whispers
     try:
         spec = _spec(step, tree, given, mounted)
-        ended = _run(home, spec, tree, token, _Heard(log, apart=given.apart), stopped)
+        ended = _run(home, spec, tree, given, token, _Heard(log, apart=given.apart), stopped)
         if ended.exit_code or ended.cause.kind == "start":
             raise _failed(step, ended.exit_code, ended.cause)
         return trees.layer_of(home, tree, ended.upper, "keep what a step wrote", pins)
@@ -118,14 +121,20 @@ def _failed(step: RunStep, code: int, cause: Cause) -> StepFailed:
 
 
 def _run(
-    home: Home, spec: MachineSpec, tree: Tree, token: str, heard: _Heard, stopped: Cancel
+    home: Home,
+    spec: MachineSpec,
+    tree: Tree,
+    given: Given,
+    token: str,
+    heard: _Heard,
+    stopped: Cancel,
 ) -> MachineRecord:
     """The last record of the machine, which is gone. It is ended with the build."""
     base = trees.base_of(home, tree)
     with contextlib.ExitStack() as stack, heard as (out, err):
         layers = (*stack.enter_context(_points(home, spec)), *base.layers)
         # What the image says of its own machines is for them: VOLUME, ENTRYPOINT, ENV.
-        base = replace(base, config=_bare(base.config), layers=layers)
+        base = replace(base, config=_bare(base.config, given.platform), layers=layers)
         ground = life.Ground(base, layers=tree.layers, build=token)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         stack.enter_context(ours)
@@ -177,11 +186,12 @@ def _point(root: str, mount: Mount) -> None:
         os.makedirs(path, 0o755, exist_ok=True)
 
 
-def _bare(config: ImageConfig) -> ImageConfig:
+def _bare(config: ImageConfig, platform: Platform) -> ImageConfig:
+    known = Platform(config.architecture, config.os, config.variant)
+    says = known if known.architecture else platform
     return ImageConfig(
-        architecture=config.architecture, os=config.os, variant=config.variant,
-        workdir=config.workdir,
-    )  # fmt: skip
+        architecture=says.architecture, os=says.os, variant=says.variant, workdir=config.workdir
+    )
 
 
 def _end(home: Home, machine: MachineRecord) -> None:

@@ -16,6 +16,7 @@ import msgspec
 from cove.build.dockerfile.file import read_dockerfile
 from cove.build.graph.data import IMAGE, NAMED, Build, Origin
 from cove.build.graph.plan import Wanted, plan_build
+from cove.build.graph.several import Joined, joined
 from cove.build.ignore import read_ignore
 from cove.build.result import image_config
 from cove.engine.builds import agents, collecting, handing
@@ -28,7 +29,7 @@ from cove.engine.calls.build import BuildStep, ImageBuild
 from cove.engine.events import Cancel, Cancelled
 from cove.engine.home import Home
 from cove.errors import NOT_JSON, BadArchive, NoSuchImage, UsageError
-from cove.image import catalog
+from cove.image import catalog, several
 from cove.image.history import moment
 from cove.image.importing import parse_name
 from cove.image.layers import drop_unused
@@ -123,7 +124,8 @@ def _build(
     names = tuple(parse_name(tag) for tag in params.tags)
     collecting.settings(home)  # somebody hears what is wrong with them
     images = _Images(home, params.images, params.contexts)
-    build = _plan(params, images.lookup, stopped)
+    what = _plans(params, images.lookup, stopped)
+    build = what.build
     for warning in build.warnings:
         tell("warning", 0, text=str(warning).encode())
 
@@ -159,16 +161,28 @@ def _build(
             epoch=_epoch(params),
             no_cache=params.no_cache,
             no_cache_stages=frozenset(name.lower() for name in params.no_cache_stages),
+            written=what.numbers,
         )
-        done = conduct(site)
-        more = handing.kept_in(site, done.tree.chain) if params.cache_inline else {}
-        image = _record(home, build, done, names, now, more)
-        caches = {mode: handing.made(site, done, mode) for mode in params.cache_to}
-    for name in names:
-        home.publish_image("tag", image, name.familiar())
-    home.publish_image("build", image)
+        conduct(site)
+        results = {number: site.stages[number].result() for number in what.targets}
+        made_now = [_image(site, *one, inline=params.cache_inline) for one in results.items()]
+        image, fresh = _record(home, made_now, names)
+        caches = {mode: handing.made(site, results.values(), mode) for mode in params.cache_to}
+    tags = _told(home, image, made_now, names)
+    ids = tuple(one.id for one in made_now)
+    return BuildStep("done", image=image.id, images=ids, fresh=fresh, tags=tags, caches=caches)
+
+
+def _told(
+    home: Home, image: ImageRecord, images: list[ImageRecord], names: tuple[Reference, ...]
+) -> tuple[str, ...]:
+    """Who listens learns of the images; their names."""
     tags = tuple(name.familiar() for name in names)
-    return BuildStep("done", image=image.id, tags=tags, caches=caches)
+    for tag in tags:
+        home.publish_image("tag", image, tag)
+    for one in images:
+        home.publish_image("build", one)
+    return tags
 
 
 class _Images:
@@ -200,17 +214,30 @@ class _Images:
         return record
 
 
+def _plans(
+    params: ImageBuild,
+    lookup: Callable[[Origin, Platform], ImageConfig | None],
+    stopped: threading.Event,
+) -> Joined:
+    """For each platform that is asked for, as one build."""
+    plans = [_plan(params, lookup, stopped, one) for one in params.platforms or ("",)]
+    if len(plans) > 1:
+        return joined(plans)
+    return Joined(plans[0], (plans[0].target,), {})
+
+
 def _plan(
     params: ImageBuild,
     lookup: Callable[[Origin, Platform], ImageConfig | None],
     stopped: threading.Event,
+    platform: str,
 ) -> Build:
     ignore = read_ignore(params.ignore, params.ignore_name) if params.ignore else None
     build = plan_build(
         read_dockerfile(params.dockerfile, params.name),
         Wanted(
             host=host_platform_of(),
-            platform=parse_platform(params.platform) if params.platform else None,
+            platform=parse_platform(platform) if platform else None,
             target=params.target,
             arguments=params.arguments,
             labels=params.labels,
@@ -239,30 +266,34 @@ def _given(params: ImageBuild) -> Given:
     return Given(secrets.token_hex(16), params.network, params.hosts, limits, params.apart)
 
 
-def _record(
-    home: Home,
-    build: Build,
-    done: Done,
-    names: tuple[Reference, ...],
-    now: float,
-    more: dict[str, object],
-) -> ImageRecord:
-    store, chain = home.store, done.tree.chain
-    made = image_config(build.result, done.base.config, done.pasts, chain)
-    data = msgspec.json.encode(made | more)
+def _image(site: Site, number: int, done: Done, *, inline: bool) -> ImageRecord:
+    """Of a stage; its config is kept, and pinned: it is no image yet."""
+    store, chain = site.home.store, done.tree.chain
+    more = handing.kept_in(site, chain) if inline else {}
+    stage = site.build.stage(number)
+    data = msgspec.json.encode(image_config(stage, done.base.config, done.pasts, chain) | more)
     image_id = digest_of(data)
-    with store.pinned(image_id):
-        Blobs(store.layout).put(data, image_id)
-        config = msgspec.json.decode(data, type=dict[str, object])
-        layers = [store.layer(diff_id) for diff_id in chain]
-        size = sum(layer.size for layer in layers if layer is not None)
-        known = store.image(image_id)
-        record = known or ImageRecord(
-            image_id, config, chain, size, moment(config.get("created")) or now
-        )
-        with store.transaction():
-            store.put_image(record)
-            for name in names:
-                store.tag(str(name), image_id)
+    site.pins.enter_context(store.pinned(image_id))
+    Blobs(store.layout).put(data, image_id)
+    config = msgspec.json.decode(data, type=dict[str, object])
+    layers = [store.layer(diff_id) for diff_id in chain]
+    size = sum(layer.size for layer in layers if layer is not None)
+    created = moment(config.get("created")) or site.now
+    return store.image(image_id) or ImageRecord(image_id, config, chain, size, created)
+
+
+def _record(
+    home: Home, records: list[ImageRecord], names: tuple[Reference, ...]
+) -> tuple[ImageRecord, tuple[str, ...]]:
+    """All of them under all names, or none: the one that fits this host, and the ids of those that
+    are new.
+    """
+    store = home.store
+    with store.transaction():
+        fresh = tuple(record.id for record in records if store.image(record.id) is None)
+        for record in records:
+            store.put_image(store.image(record.id) or record)
+        for name in names:
+            several.name(store, str(name), records)
     home.bases.clear()
-    return record
+    return several.fitting(records, host_platform_of()) or records[0], fresh

@@ -37,7 +37,8 @@ class ImageBuild(msgspec.Struct, frozen=True):
     arguments: dict[str, str] = {}
     labels: dict[str, str] = {}
     target: str = ""
-    platform: str = ""
+    platforms: tuple[str, ...] = ()
+    """Several: an image for each, which have the names together; none: this host's."""
     no_cache: bool = False
     no_cache_stages: tuple[str, ...] = ()
     network: str = ""
@@ -83,7 +84,11 @@ class BuildStep(msgspec.Struct, frozen=True, omit_defaults=True):
     cached: bool = False
     """With ``end``: nothing was to be done."""
     image: str = ""
-    """With ``done``: the image's id."""
+    """With ``done``: the image's id; of several that of the one for this host."""
+    images: tuple[str, ...] = ()
+    """With ``done``: all ids, in the order of the platforms that were asked for."""
+    fresh: tuple[str, ...] = ()
+    """With ``done``: those of them that were not there before."""
     tags: tuple[str, ...] = ()
     caches: dict[str, str] = {}
     """With ``done``: ids of the images that ``cache_to`` asked for."""

@@ -17,6 +17,8 @@ class ImageTag(msgspec.Struct, frozen=True):
 
 class ImageHistory(msgspec.Struct, frozen=True):
     image: str
+    platform: str = ""
+    """Of several that a name means the one for it; refuse one for another."""
 
 
 class HistoryEntry(msgspec.Struct, frozen=True):

@@ -27,6 +27,8 @@ class Images(msgspec.Struct, frozen=True):
 
 class ImageInspect(msgspec.Struct, frozen=True):
     image: str
+    platform: str = ""
+    """Of several that a name means the one for it; refuse one for another."""
 
 
 class ImageRemove(msgspec.Struct, frozen=True):
@@ -34,6 +36,8 @@ class ImageRemove(msgspec.Struct, frozen=True):
     force: bool = False
     prune: bool = True
     """Remove untagged parents too; accepted for Docker's ``--no-prune``."""
+    unnamed: bool = False
+    """Only if nobody has given it a name, or made a machine of it; nothing is said otherwise."""
 
 
 class ImageRemoved(msgspec.Struct, frozen=True):
@@ -78,6 +82,8 @@ class ImagePull(msgspec.Struct, frozen=True):
     login: Login | None = None
     all_tags: bool = False
     """Every tag of the repository, one ``done`` for each."""
+    beside: bool = False
+    """The name goes on meaning what it means for other platforms."""
 
 
 class ImageBootstrap(msgspec.Struct, frozen=True):

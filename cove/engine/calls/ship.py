@@ -14,7 +14,9 @@ class ImageSave(msgspec.Struct, frozen=True):
     format: str = "docker-archive"
     """Or ``oci-archive``, ``oci-dir`` (the same, for who unpacks it), ``rootfs``."""
     platform: str = ""
-    """Refuse images for another."""
+    """Of several that a name means the one for it; refuse images for another."""
+    joined: bool = False
+    """One index of all images, which has no name."""
 
 
 class ImagesSaved(msgspec.Struct, frozen=True):
@@ -31,7 +33,7 @@ class RegistryLogin(msgspec.Struct, frozen=True):
 class ImagePush(msgspec.Struct, frozen=True):
     image: str
     platform: str = ""
-    """Refuse an image for another."""
+    """Of several that a name means the one for it; refuse an image for another."""
     login: Login | None = None
     all_tags: bool = False
     """Every tag of the repository, one ``done`` for each."""

@@ -56,7 +56,7 @@ def notes(home: Home, spec: MachineSpec, call: Call) -> tuple[str, ...]:
     if spec.image == HOST:
         return ()
     try:
-        image = home.base(spec.image).config
+        image = home.base(spec.image, spec.platform).config
     except NotFound:
         return ()  # whoever makes the machine says what is missing
     said = emulation(spec, image, home.facts)

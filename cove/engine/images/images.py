@@ -21,6 +21,7 @@ from cove.engine.calls import (
     ImageImport,
     ImageLoad,
     ImagePull,
+    ImageRemove,
     ImageRemoved,
     Images,
     ImageTag,
@@ -31,11 +32,12 @@ from cove.engine.home import Home
 from cove.engine.images.credentials import credentials_of
 from cove.engine.machines import stopping
 from cove.engine.system import disk
-from cove.errors import CoveError, UsageError
-from cove.image import catalog
+from cove.errors import CoveError, NoSuchImage, UsageError
+from cove.image import catalog, several
 from cove.image.history import steps_of
 from cove.image.host import HOST
 from cove.linux.pump import Stopped, pump
+from cove.oci.manifest import matches, parse_platform
 from cove.oci.reference import familiar, parse_reference
 from cove.store.records import ImageRecord
 
@@ -55,16 +57,28 @@ def image_list(home: Home) -> Images:
     )
 
 
-def image_inspect(home: Home, text: str) -> Image:
-    record = catalog.resolve(home.store, text)
+def _meant(home: Home, text: str, platform: str) -> ImageRecord:
+    """Of several that a name means the one for the platform; one for another is refused."""
+    record = catalog.resolve(home.store, text, platform)
+    if platform and not matches(parse_platform(platform), several.platform_of(record)):
+        raise NoSuchImage(
+            f'cannot find image "{text}" for {platform}: it is for {several.platform_of(record)}',
+            origin=f"--platform {platform}",
+            exit_code=1,
+        )
+    return record
+
+
+def image_inspect(home: Home, text: str, platform: str = "") -> Image:
+    record = _meant(home, text, platform)
     for found in catalog.listed(home.store):
         if found.record.id == record.id:
             return Image(found.record, found.tags, found.machines)
     return Image(record)
 
 
-def image_history(home: Home, text: str) -> History:
-    record = catalog.resolve(home.store, text)
+def image_history(home: Home, text: str, platform: str = "") -> History:
+    record = _meant(home, text, platform)
     layers = [home.store.layer(diff_id) for diff_id in record.layers]
     sizes = [layer.size if layer else 0 for layer in layers]
     steps = [
@@ -87,20 +101,29 @@ def image_tag(home: Home, params: ImageTag) -> Named:
             origin=params.image,
             hint="keep a machine made of it: cove commit MACHINE NAME",
         )
-    home.store.tag(str(name), record.id)
+    index = several.index_of(home.store, params.image)
+    if index is not None:
+        home.store.tag(str(name), record.id, index.images, index.document)
+    else:
+        home.store.tag(str(name), record.id)
     home.bases.clear()
     home.publish_image("tag", record, name.familiar())
     return Named(record.id, name.familiar())
 
 
-def image_remove(home: Home, text: str, *, force: bool) -> ImageRemoved:
+def image_remove(home: Home, params: ImageRemove) -> ImageRemoved:
     stopping.settle(home, tuple(home.lives))
-    from cove.image.removing import remove
+    from cove.image.removing import remove_name, remove_unnamed
 
-    removed = remove(home.store, text, force=force)
+    if params.unnamed:
+        removed = remove_unnamed(home.store, params.image)
+    else:
+        removed = remove_name(home.store, params.image, force=params.force)
     home.bases.clear()
-    disk.publish_removed(home, removed)
-    return ImageRemoved(removed.untagged, removed.deleted)
+    for one in removed:
+        disk.publish_removed(home, one)
+    untagged = dict.fromkeys(name for one in removed for name in one.untagged)
+    return ImageRemoved(tuple(untagged), tuple(id for one in removed for id in one.deleted))
 
 
 def image_load(home: Home, params: ImageLoad, call: Call) -> Iterator[Progress]:
@@ -148,7 +171,9 @@ def image_pull(home: Home, params: ImagePull, call: Call) -> Iterator[Progress]:
         if params.all_tags:
             names = tags_of(home.store, params.image, **common)
         for text in names:
-            pulled = pull(home.store, text, platform=params.platform, **common)
+            pulled = pull(
+                home.store, text, platform=params.platform, beside=params.beside, **common
+            )
             tag = familiar(pulled.reference)
             name = parse_reference(pulled.reference, default_tag=False).familiar_name
             image = home.store.image(pulled.id)

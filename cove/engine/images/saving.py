@@ -9,7 +9,7 @@ from cove.engine.calls.ship import ImageSave, ImagesSaved
 from cove.engine.home import Home
 from cove.engine.visits.visits import send_out
 from cove.errors import HostError, UsageError
-from cove.image import catalog
+from cove.image import catalog, several
 
 if TYPE_CHECKING:
     from cove.image.saving import Saved
@@ -27,7 +27,14 @@ def image_save(home: Home, params: ImageSave, call: Call) -> ImagesSaved:
             origin=f"--format {params.format}",
             hint=f"choose one of {', '.join(saving.FORMATS)}",
         )
-    images = saving.chosen(home.store, params.images, params.platform)
+    texts = params.images
+    if params.format == "rootfs" and not params.platform:  # of several the one that runs here
+        texts = tuple(
+            catalog.resolve(home.store, text).id if several.index_of(home.store, text) else text
+            for text in texts
+        )
+    what = saving.chosen(home.store, texts, params.platform, joined=params.joined)
+    images = what.images
     with home.store.pinned(*(layer for one in images for layer in one.record.layers)):
         for one in images:  # pinned now: nobody takes it away any more
             catalog.layer_keys(home.store, one.record)
@@ -36,7 +43,7 @@ def image_save(home: Home, params: ImageSave, call: Call) -> ImagesSaved:
                 _save_tree(home, params, images, call)
             else:
                 docker = params.format == "docker-archive"
-                saving.write(home.store, images, call.sink, gone, docker=docker)
+                saving.write(home.store, what, call.sink, gone, docker=docker)
         except BrokenPipeError:
             raise
         except OSError as error:

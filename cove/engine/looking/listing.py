@@ -59,7 +59,7 @@ def sizes_of(home: Home, record: MachineRecord) -> Sizes:
 def inspect_machine(home: Home, record: MachineRecord, *, sizes: bool) -> Inspected:
     layout, key, record = home.store.layout, record.key, as_seen(record)
     image = home.store.image(record.image)
-    tags = sorted(name for name, held in home.store.tags().items() if held == record.image)
+    tags = home.store.names_of(record.image)
     live = home.lives.get(key)
     if live is not None and live.checks is not None:  # with answers that changed nothing
         record = msgspec.structs.replace(record, health=live.checks.state)

@@ -67,7 +67,7 @@ class Ground:
 def ground_of(home: Home, spec: MachineSpec) -> Ground:
     """The image, or the snapshot with the image that it stands on."""
     if not spec.snapshot:
-        return Ground(home.base(spec.image))
+        return Ground(home.base(spec.image, spec.platform))
     snapshot = home.store.find_snapshot(spec.snapshot)
     if snapshot.spec.isolation != spec.isolation:
         raise Unsupported(

@@ -77,7 +77,7 @@ def _database(home: Home) -> Steps:
 
 
 def _name_of(home: Home, record: ImageRecord) -> str:
-    names = sorted(familiar(tag) for tag, image in home.store.tags().items() if image == record.id)
+    names = [familiar(name) for name in home.store.names_of(record.id)]
     return names[0] if names else short_id(record.id)
 
 
@@ -95,7 +95,8 @@ def _images(home: Home) -> Steps:
                     "images", "image", _name_of(home, image), f"its layer {diff_id} has no record",
                     means="no machine can be made of it", hint=_again(home, image),
                 )  # fmt: skip
-    for reference, image_id in store.tags().items():
+    several = ((one.name, image) for one in store.indexes() for image in one.images)
+    for reference, image_id in (*store.tags().items(), *several):
         if store.image(image_id) is None:
             yield _found(
                 "images", "tag", familiar(reference), f"image {short_id(image_id)} is not there",

@@ -31,7 +31,7 @@ def prepare(home: Home, params: Prepare, call: Call) -> Iterator[Progress]:
     spec = params.spec
     if spec.isolation != "vm":
         return iter((Progress("done"),))
-    base = home.base(spec.image)
+    base = home.base(spec.image, spec.platform)
     virtual.check_image(spec, base)
     refuse_guest(spec, base.config, home.facts)
     tasks = list(_tasks(home, spec.image, base))

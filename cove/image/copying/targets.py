@@ -12,7 +12,8 @@ import msgspec
 
 from cove.errors import BadArchive, UsageError
 from cove.image.copying.sources import Item
-from cove.image.saving import BLOCK, INDEX, Sink
+from cove.image.saving import BLOCK, Sink
+from cove.image.several import INDEX
 from cove.oci import digest as digests
 from cove.oci.archive import IMAGE_NAME, REF_NAME
 from cove.oci.linked import parse_linked
