@@ -207,7 +207,7 @@ def _host_config(spec: MachineSpec) -> Record:
         Privileged=security.privileged,
         ReadonlyRootfs=security.read_only,
         SecurityOpt=options or NoList(),
-        StorageOpt={"size": str(limits.storage)} if limits.storage else NoMap(),
+        StorageOpt={"size": spec.storage_opt or str(limits.storage)} if limits.storage else NoMap(),
         Tmpfs={m.target: _tmpfs(m) for m in spec.mounts if m.type == "tmpfs"} or NoMap(),
         ShmSize=limits.shm or 64 << 20,
         Sysctls=dict(spec.sysctls),

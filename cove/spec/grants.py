@@ -215,7 +215,7 @@ def parse_storage_opt(text: str) -> Fields:
     key, _, value = text.partition("=")
     if key != "size":
         raise bad("storage option", text, f'no option is called "{key}"', hint="write size=10g")
-    return (("limits.storage", parse_size(value)),)
+    return ("limits.storage", parse_size(value)), ("storage_opt", value)
 
 
 def parse_log_opt(text: str) -> Fields:

@@ -191,6 +191,8 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     log_max: int = 20 << 20
     """Bytes of one of its files; 0: no end."""
     log_files: int = 5
+    storage_opt: str = ""
+    """``limits.storage`` as it was asked for: ``120G``."""
     runtime: str = ""
     """As it was asked for: a name of what is there anyway."""
     platform: str = ""

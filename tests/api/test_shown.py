@@ -108,6 +108,7 @@ def test_what_means_nothing_here_is_kept_and_what_means_something_is_refused(
     one = made(raw, {
         "HostConfig": {"NetworkMode": "bridge", "Tmpfs": {"/t": "size=3M"}, "VolumeDriver": "foo",
                        "Runtime": "runc", "MemorySwappiness": 40, "UTSMode": "host",
+                       "StorageOpt": {"size": "120G"},
                        "DeviceCgroupRules": ["c 188:* rwm"]},
         "NetworkingConfig": said, "Env": ["BARE", "EMPTY="],
     })  # fmt: skip
@@ -115,6 +116,7 @@ def test_what_means_nothing_here_is_kept_and_what_means_something_is_refused(
     host = found["HostConfig"]
     assert (host["Tmpfs"], host["VolumeDriver"]) == ({"/t": "size=3M"}, "foo")
     assert (host["Runtime"], host["MemorySwappiness"]) == ("runc", None)
+    assert host["StorageOpt"] == {"size": "120G"}
     assert (host["UTSMode"], host["DeviceCgroupRules"]) == ("host", ["c 188:* rwm"])
     assert {"BARE", "EMPTY="} <= set(found["Config"]["Env"])
     assert found["NetworkSettings"]["Networks"]["bridge"]["DriverOpts"] == {"com.example.key": "on"}

@@ -66,6 +66,7 @@ def test_every_flag_reaches_the_spec() -> None:
         detach_keys="ctrl-a",
         stop_signal="QUIT",
         stop_timeout=3,
+        storage_opt="1g",
         timeout=5.0,
         network="host",
         extra_hosts=("db:10.0.0.5",),

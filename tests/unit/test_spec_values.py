@@ -72,7 +72,7 @@ GOOD: list[tuple[Callable[[str], Any], str, Any]] = [
     (grants.parse_domain, "corp.example.", "corp.example"),
     (grants.parse_domain, ".", "."),
     (grants.parse_dns_option, "ndots:2", "ndots:2"),
-    (grants.parse_storage_opt, "size=1g", (("limits.storage", 1 << 30),)),
+    (grants.parse_storage_opt, "size=1g", (("limits.storage", 1 << 30), ("storage_opt", "1g"))),
     (grants.parse_security_opt, "no-new-privileges", (("security.no_new_privileges", True),)),
     (grants.parse_security_opt, "no-new-privileges:true", (("security.no_new_privileges", True),)),
     (
