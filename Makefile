@@ -10,12 +10,12 @@ RUN_PACKAGES := python3-venv gcc libc6-dev libnftables1
 TEST_PACKAGES := $(RUN_PACKAGES) git musl-tools busybox-static tmux bubblewrap crun runc skopeo umoci \
 	buildah docker-registry docker-compose openssl mmdebstrap \
 	libseccomp2 clang-format e2fsprogs erofs-utils zsh fish qemu-user-static qemu-system-x86 \
-	qemu-system-arm
+	qemu-system-arm openssh-client openssh-server
 
 # Debian's docker.io starts a daemon that changes the host's network: its command is only driven where it is there.
 MUST_RUN := attack,build,cli,clients,examples,images,kernel,native,networks,python,registry,terminal,vm$(if $(shell command -v docker),$(comma)api)
 
-HOST61_PACKAGES := $(filter-out buildah,$(TEST_PACKAGES))
+HOST61_PACKAGES := $(filter-out buildah openssh-server,$(TEST_PACKAGES))
 
 .PHONY: help run test test-vms test-walks test-host61 test-swagger test-docker check golden bench docs clean
 .DEFAULT_GOAL := help

@@ -20,9 +20,10 @@ from cove.client.packing import send_archive
 from cove.client.spawn import DEFAULT_ROOT
 from cove.engine.events import Cancel
 from cove.errors import CoveError, HostError, UsageError, printable
-from cove.git.fetching import GitStopped, GitTrouble, Repository, fetch_git
+from cove.git.fetching import GitStopped, GitTrouble, Repository, fetch_git, ssh_hint
 from cove.oci import doubt
 from cove.oci.endpoint import Endpoint, is_loopback
+from cove.oci.logins import redacted
 from cove.oci.web import Answer, Patience, Trouble, Web
 from cove.store.layout import Layout
 
@@ -92,6 +93,8 @@ def _fetched(
 
 
 def _clone(url: str, out: int, cancelled: threading.Event, env: Mapping[str, str]) -> None:
+    from cove.client.ssh import own_identity
+
     git = read_git(url, Place(url, 1, 1, ""))
     assert git is not None
     wanted = Repository(
@@ -102,14 +105,18 @@ def _clone(url: str, out: int, cancelled: threading.Event, env: Mapping[str, str
     parts = doubt.split(git.remote)
     typed = parts is not None and is_loopback(parts.netloc.rpartition("@")[2])
     try:
-        fetch_git(wanted, out, cancelled.is_set, place=place, room=room, typed=typed, env=env)
+        with own_identity(env) as identity:
+            fetch_git(
+                wanted, out, cancelled.is_set, place=place, room=room, typed=typed, env=env,
+                identity=identity,
+            )  # fmt: skip
     except GitStopped:
         raise CoveError("interrupted", exit_code=130) from None
     except GitTrouble as trouble:
         raise HostError(
-            f"cannot build {printable(url)}: {printable(str(trouble))}",
-            origin=url,
-            hint=_hint(str(trouble)),
+            f"cannot build {printable(redacted(url))}: {printable(str(trouble))}",
+            origin=redacted(url),
+            hint=_hint(str(trouble)) or ssh_hint(str(trouble), _AGENT),
             exit_code=1,
         ) from trouble
 
@@ -139,13 +146,16 @@ def _download(url: str, out: int, cancelled: threading.Event, env: Mapping[str, 
     except Trouble as trouble:
         gone()
         raise HostError(
-            f"cannot build {printable(url)}: {printable(trouble.text[:200])}",
-            origin=url,
+            f"cannot build {printable(redacted(url))}: {printable(trouble.text[:200])}",
+            origin=redacted(url),
             hint=_hint(trouble.text),
             exit_code=1,
         ) from trouble
     finally:
         web.close()
+
+
+_AGENT = 'start one: eval "$(ssh-agent)"; ssh-add'
 
 
 def _hint(why: str) -> str:

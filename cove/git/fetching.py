@@ -11,14 +11,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 from cove.errors import Unsupported
 from cove.git.door import Door
-from cove.git.jail import COMMAND, FAILED
-from cove.git.settings import Address, read_address
+from cove.git.jail import COMMAND, FAILED, NOBODY, UNKNOWN
+from cove.git.settings import AGENT, HOSTS, Address, read_address
 from cove.oci.endpoint import forbidden
 
+NO_AGENT = "a repository over ssh needs an agent"
 LOOK = 0.2
 SAID_MAX = 4096
 SPACE_LEFT, NAMES_LEFT = 64 << 20, 50_000
@@ -47,6 +49,25 @@ class Repository:
     submodules: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What ssh is given of who asks."""
+
+    agent: Callable[[str], AbstractContextManager[object]]
+    """Makes a directory of that path, in which there is an agent's socket for a while."""
+    known_hosts: bytes
+    """Keys of hosts, as ssh's file of that name has them."""
+
+
+def ssh_hint(why: str, agent: str) -> str:
+    """``agent``: how one is given."""
+    if why == NO_AGENT:
+        return agent
+    if why != UNKNOWN:
+        return ""
+    return "compare it with what the host's people say, then: ssh-keyscan HOST >>~/.ssh/known_hosts"
+
+
 def fetch_git(
     repository: Repository,
     out: int,
@@ -57,29 +78,43 @@ def fetch_git(
     loopback: bool = False,
     typed: bool = False,
     env: Mapping[str, str] = os.environ,
+    identity: Identity | None = None,
 ) -> None:
     """Into the file ``out``. ``place``: a directory in which one for git's files is made; ``room``:
     how many bytes there may be of them. ``loopback``: servers on this host's own loopback, too;
     ``typed``: of these the repository's own, which somebody named as such.
     """
-    if not repository.remote.lower().startswith(("https://", "http://", "git://")):
-        raise GitTrouble("repositories over ssh are not supported: write https://")
     address = read_address(repository.remote)
     if address is None:
         raise GitTrouble("it is no address of a repository")
+    if address.scheme == "ssh" and identity is None:
+        raise GitTrouble(NO_AGENT)
     if os.geteuid() != 0:
         raise Unsupported("cannot run git behind walls: that needs root", exit_code=1)
     if shutil.which("git") is None:
         raise GitTrouble("this host has no git: install it, apt install git")
+    if address.scheme == "ssh" and shutil.which("ssh") is None:
+        raise GitTrouble("this host has no ssh: install it, apt install openssh-client")
     around = tempfile.mkdtemp(
         prefix="cove-git-", dir=place
     )  # 0700: there are others who are nobody
     try:
         directory = f"{around}/files"
         os.mkdir(directory, 0o700)
-        _Run(repository, address, out, stopped, room, loopback, typed, env).run(directory)
+        with ExitStack() as stack:
+            if address.scheme == "ssh" and identity is not None:
+                _identify(identity, directory, stack)
+            _Run(repository, address, out, stopped, room, loopback, typed, env).run(directory)
     finally:
         shutil.rmtree(around, ignore_errors=True)
+
+
+def _identify(identity: Identity, directory: str, stack: ExitStack) -> None:
+    with open(f"{directory}/{HOSTS}", "xb") as file:
+        file.write(identity.known_hosts)
+    stack.enter_context(identity.agent(f"{directory}/{AGENT}"))
+    for path in (f"{directory}/{HOSTS}", f"{directory}/{AGENT}"):
+        os.chown(path, NOBODY, NOBODY)
 
 
 @dataclass(slots=True)

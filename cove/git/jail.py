@@ -23,7 +23,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from cove.git.settings import environment, read_address, settings
+from cove.git.settings import environment, read_address, settings, ssh_command
 
 NOBODY = 65534
 NAMESPACES = 0x00020000 | 0x08000000 | 0x04000000 | 0x20000000 | 0x40000000
@@ -36,6 +36,7 @@ PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 COMMAND = ("-P", "-m", "cove.git.jail")
 FAILED = 7
+UNKNOWN = "the key of its host is not known"
 PLACE = "/mnt"
 """Where the directory is in the jail; cove itself may be below /tmp."""
 TOP = f"{PLACE}/tree"
@@ -161,6 +162,9 @@ class Work:
         os.mkdir(tmp)
         self.env = environment(address, home, tmp)
         self.settings = settings(address, socks, plain)
+        if address.scheme == "ssh":
+            self.env |= {"GIT_SSH_COMMAND": ssh_command(address, plain, PLACE)}
+            self.env |= {"GIT_SSH_VARIANT": "ssh"}
 
     def git(self, *words: str, tree: bool = True) -> bytes:
         front = [x for name, value in self.settings.items() for x in ("-c", f"{name}={value}")]
@@ -168,7 +172,7 @@ class Work:
         argv = ["git", *front, *where, *words]
         code, said, why = self._run(argv)
         if code:
-            raise Failed(_last(why) or f"git {words[0]} ended with {code}")
+            raise Failed(_of_ssh(why) or _last(why) or f"git {words[0]} ended with {code}")
         return said
 
     def _run(self, argv: list[str], out: int = subprocess.PIPE) -> tuple[int, bytes, bytes]:
@@ -263,6 +267,17 @@ class Work:
 
 def _is_whole(commit: str) -> bool:
     return len(commit) in (40, 64) and not commit.strip(COMMIT)
+
+
+def _of_ssh(said: bytes) -> str:
+    """What ssh says is the cause of what git says."""
+    if b"IDENTIFICATION HAS CHANGED" in said:
+        return "its host has another key than the one that is known"
+    if b"Host key verification failed" in said:
+        return UNKNOWN
+    if b"Permission denied (" in said:
+        return "its server takes none of the agent's keys"
+    return ""
 
 
 def _last(said: bytes) -> str:

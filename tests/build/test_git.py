@@ -188,7 +188,7 @@ ADD --keep-git-dir=true --checksum={head[:12]} {served} /kept/
         ("{url}#v1:link /x/", "it has no folder link"),
         ("--checksum=0123456789ab {url} /x/", "is the commit "),
         ("{url}x /x/", "cannot be cloned: "),
-        ("ssh://git@127.0.0.1/x.git /x/", "over ssh are not supported"),
+        ("ssh://git@127.0.0.1/x.git /x/", "over ssh needs an agent"),
         ("{url}#--upload-pack=x /x/", "is no reference"),
     ],
 )

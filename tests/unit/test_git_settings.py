@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cove.build.source import Place, fault, misfit
-from cove.git.settings import environment, read_address, settings
+from cove.git.settings import environment, read_address, settings, ssh_command
 from cove.oci.logins import redacted
 
 
@@ -78,3 +78,36 @@ def test_an_error_of_a_dockerfile_shows_no_login(lead: str) -> None:
         assert "xxxxx:xxxxx@h" in error.message and "xxxxx" in error.hint
         assert "ADD " in error.origin
         assert "hush" not in error.message + error.origin + error.hint
+
+
+def test_addresses_over_ssh() -> None:
+    for text, host, port, front, behind in (
+        (
+            "ssh://git@h.example/a/b",
+            "h.example",
+            22,
+            "ssh://git@h.example/",
+            "ssh://git@127.0.0.1/",
+        ),
+        ("ssh://H:2222/~/b", "h", 2222, "ssh://H:2222/", "ssh://127.0.0.1/"),
+        ("git@H.example:a/b.git", "h.example", 22, "git@H.example:", "git@127.0.0.1:"),
+    ):
+        found = read_address(text)
+        assert found is not None and (found.host, found.port) == (host, port), text
+        assert (found.front, found.behind, found.url, found.login) == (front, behind, text, None)
+        assert settings(found, 1, 2)[f"url.{behind}.insteadOf"] == front
+        assert environment(found, "", "")["GIT_ALLOW_PROTOCOL"] == "ssh:https"
+        said = ssh_command(found, 7, "/p")
+        assert "StrictHostKeyChecking=yes" in said and "UserKnownHostsFile=/p/known_hosts" in said
+        assert f"HostKeyAlias={host}" in said or f"'HostKeyAlias=[{host}]:{port}'" in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ssh://a:b@h/x", "ssh://-oProxyCommand=x/y", "ssh://-l@h/x", "ssh://a b@h/x", "ssh://h",
+        "git@-oProxyCommand=x:y", "-l@h:x", "git@h:-x", "git@h:", "git@h:x\n", "git@[::1]:x",
+    ],
+)  # fmt: skip
+def test_what_is_no_address_over_ssh(text: str) -> None:
+    assert read_address(text) is None

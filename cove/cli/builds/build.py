@@ -302,8 +302,15 @@ def _params(
         shm=int(typed.values.get("shm", 0)),
         memory=int(typed.values.get("memory", 0)),
         ssh=dict(agent_of(text, terminal) for text in typed.values.get("agents", ())),
+        known_hosts=_known_hosts(terminal) if typed.values.get("agents") else b"",
         secrets=dict(_secret(text, terminal) for text in typed.values.get("secrets", ())),
     )
+
+
+def _known_hosts(terminal: Terminal) -> bytes:
+    from cove.client.ssh import known_hosts
+
+    return known_hosts(terminal.env)
 
 
 def _listed(texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -422,8 +429,8 @@ BUILD = Command(
         Flag("secret", "secrets", "A file or variable for RUN --mount=type=secret", "",
              "id=NAME[,src=FILE]", repeat=True),
         Flag("shm-size", "shm", "Size of /dev/shm of each RUN", "", "SIZE", values.parse_size),
-        Flag("ssh", "agents", "An agent for RUN --mount=type=ssh: default is yours", "",
-             "default|ID[=SOCKET]", repeat=True),
+        Flag("ssh", "agents", "An agent for RUN --mount=type=ssh, and for ADD of git over ssh: "
+             "default is yours", "", "default|ID[=SOCKET]", repeat=True),
         Flag("tag", "tags", "A name for the image", "t", "NAME[:TAG]", repeat=True),
         Flag("target", "target", "Build this stage, not the last one", "", "STAGE"),
         Flag("ulimit", "ulimits", "A limit of each process", "", "NAME=SOFT[:HARD]",

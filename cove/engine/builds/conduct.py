@@ -92,6 +92,8 @@ class Site:
     """What was made, or found, by its key."""
     received: dict[str, CacheRecord] = field(default_factory=dict)
     """What other caches say there is."""
+    known_hosts: bytes = b""
+    """The caller's, for git over ssh."""
     epoch: int | None = None
     """SOURCE_DATE_EPOCH."""
     no_cache: bool = False
@@ -263,6 +265,7 @@ def _step(
         site.home, site.context, _origins(site, stage, step), site.gone, site.clock_ns,
         site.stopped,
         loopback=site.given.network == "host", named=site.named,
+        agent=site.agents.get("default"), known_hosts=site.known_hosts,
     )  # fmt: skip
     number = site.number()
     title = f"{_prefix(site, stage)}{at[0]}/{at[1]}] {step.title}"

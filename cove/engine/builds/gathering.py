@@ -107,6 +107,9 @@ class Sources:
     """Steps see the host's network: so may ADD of a URL."""
     named: dict[str, Pack] = field(default_factory=dict)
     """Named contexts that are files."""
+    agent: int | None = None
+    """The caller's own, for git over ssh: a socket's descriptor."""
+    known_hosts: bytes = b""
 
     def pack_of(self, origin: Origin) -> Pack | None:
         """Of a build context; None: it is no such thing."""
@@ -226,12 +229,15 @@ def _fetched(sources: Sources, step: CopyStep, source: Source, stack: contextlib
 
 
 def _cloned(sources: Sources, step: CopyStep, source: Source, stack: contextlib.ExitStack) -> Pack:
-    from cove.engine.builds.cloning import clone
+    from cove.engine.builds.cloning import clone, identity_of
 
     assert source.git is not None
     fd = stack.enter_context(nameless(sources.home.store))
     place = sources.home.store.layout.tmp
-    clone(source.git, fd, step.place, sources.stopped, place=place, loopback=sources.loopback)
+    clone(
+        source.git, fd, step.place, sources.stopped, place=place, loopback=sources.loopback,
+        identity=identity_of(sources.agent, sources.known_hosts),
+    )  # fmt: skip
     return Pack(fd, read_tar(fd, redacted(source.git.remote), sources.gone))
 
 

@@ -158,6 +158,7 @@ def _build(
             made=made,
             stale=stale,
             received=handing.received(home, params.cache_from, tell),
+            known_hosts=params.known_hosts,
             epoch=_epoch(params),
             no_cache=params.no_cache,
             no_cache_stages=frozenset(name.lower() for name in params.no_cache_stages),

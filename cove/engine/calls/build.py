@@ -58,6 +58,8 @@ class ImageBuild(msgspec.Struct, frozen=True):
     """The result is such an image, too."""
     ssh: dict[str, str] = {}
     """Agents for RUN --mount=type=ssh: an id, and the path of a socket of this host."""
+    known_hosts: bytes = b""
+    """With an agent: keys of hosts, for git over ssh."""
     logins: dict[str, Login] = {}
     """By the registry's name."""
 
