@@ -17,7 +17,7 @@ MUST_RUN := attack,build,cli,clients,examples,images,kernel,native,networks,pyth
 
 HOST61_PACKAGES := $(filter-out buildah openssh-server,$(TEST_PACKAGES))
 
-.PHONY: help run test test-vms test-walks test-host61 test-swagger test-docker check golden bench docs clean
+.PHONY: help run test test-vms test-walks test-host61 test-swagger test-scale test-docker check golden bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -55,6 +55,9 @@ test-docker-py: $(VENV)/.tested ## docker-py's own integration tests, of its rep
 
 test-swagger: $(VENV)/.tested .cache/schemathesis/bin/schemathesis ## schemathesis over Docker's public swagger, in SWAGGER=FILE
 	$(VENV)/bin/python -m tests.swagger $(SWAGGER) .cache/schemathesis/bin/python
+
+test-scale: $(VENV)/.tested ## a thousand machines, 200 clients, 20,000 calls of each kind (an hour; --count for less)
+	$(VENV)/bin/python -m tests.scale
 
 # An environment of its own: its plugin for pytest would change how the tests run.
 .cache/schemathesis/bin/schemathesis:

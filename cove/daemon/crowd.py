@@ -57,7 +57,10 @@ class Crowd:
 
 
 def left(request: web.Request) -> None:
-    """A connection that was taken over ends unseen by aiohttp, which would remember it for ever."""
+    """A connection that was taken over ends unseen by aiohttp, which would remember it for ever,
+    and all of it until its time to say something is over.
+    """
     protocol = request.protocol
+    protocol.keep_alive(False)
     if protocol._manager is not None:
         protocol._manager.connection_lost(protocol)

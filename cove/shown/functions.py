@@ -42,8 +42,13 @@ def to_json(value: Any) -> str:
     return json.dumps(plain(value), separators=(",", ":"), ensure_ascii=False)
 
 
+PLAIN = frozenset((str, int, bool, float, type(None)))
+
+
 def plain(value: Any) -> Any:
     """Without methods, which JSON does not show; Go's maps are sorted, its structs are not."""
+    if type(value) in PLAIN:
+        return value
     if isinstance(value, NoList | NoMap):
         return None
     if isinstance(value, dict):

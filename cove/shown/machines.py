@@ -80,6 +80,13 @@ def machine_document(seen: calls.Inspected) -> Record:
     return document
 
 
+def places_document(record: MachineRecord) -> Record:
+    """What a list shows of a machine, without all the rest of it."""
+    return Record(
+        Networks=_held(record), Mounts=[_mount(mount, {}) for mount in record.spec.mounts]
+    )
+
+
 def _builtins(value: msgspec.Struct) -> Any:
     return msgspec.to_builtins(value)
 
@@ -328,13 +335,8 @@ def _linked(record: MachineRecord) -> list[str]:
 
 
 def _networks(record: MachineRecord) -> Record:
-    """The places it has while it runs; those that it asks for otherwise."""
-    wished = {wish.network: wish for wish in connections_of(record.spec)}
-    held = {one.name: _network(one, wished.get(one.name)) for one in record.endpoints}
-    first = next(iter(held.values()), _network(None))
-    wishes = connections_of(record.spec) or (Connection(record.spec.network),)
-    if machine_of(record.spec.network):
-        wishes = ()
+    held = _held(record)
+    first = next(iter(held.values())) if record.endpoints else _network(None)
     same = ("EndpointID", "Gateway", "IPAddress", "IPPrefixLen", "MacAddress", "IPv6Gateway",
             "GlobalIPv6Address", "GlobalIPv6PrefixLen")  # fmt: skip
     return Record(
@@ -342,8 +344,20 @@ def _networks(record: MachineRecord) -> Record:
         LinkLocalIPv6Address="", LinkLocalIPv6PrefixLen=0,
         SecondaryIPAddresses=NoList(), SecondaryIPv6Addresses=NoList(),
         **{name: first[name] for name in same},
-        Networks=held or {wish.network: _network(None, wish) for wish in wishes},
+        Networks=held,
     )  # fmt: skip
+
+
+def _held(record: MachineRecord) -> dict[str, Record]:
+    """The places it has while it runs; those that it asks for otherwise."""
+    asked = connections_of(record.spec)
+    if record.endpoints:
+        wished = {wish.network: wish for wish in asked}
+        return {one.name: _network(one, wished.get(one.name)) for one in record.endpoints}
+    if machine_of(record.spec.network):
+        return {}
+    wishes = asked or (Connection(record.spec.network),)
+    return {wish.network: _network(None, wish) for wish in wishes}
 
 
 def _network(endpoint: Endpoint | None, wish: Connection | None = None) -> Record:

@@ -26,10 +26,11 @@ def find(
     key = names.get(text)
     if key is not None and len(text) != 64:
         return machines[key]
+    if len(text) == 64:  # the one that is looked for most: no list is made of those that may be
+        for record in machines.values():
+            if record.id == text:
+                return record
     prefix = [record for record in machines.values() if text and record.id.startswith(text)]
-    for record in prefix:
-        if record.id == text:
-            return record
     if key is not None:
         return machines[key]
     if len(prefix) > 1:

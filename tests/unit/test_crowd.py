@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 
 import pytest
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from cove.daemon import crowd
+from cove.daemon.docker import hijack
 
 
 @pytest.mark.parametrize(
@@ -58,4 +61,36 @@ def test_one_more_than_may_sends_one_of_the_silent_away(
         await asyncio.gather(*ends)
 
     path = str(tmp_path / "sock")
+    asyncio.run(asyncio.wait_for(run(), 120))
+
+
+def kept() -> int:
+    """aiohttp's connections."""
+    gc.collect()
+    return sum(type(each) is RequestHandler for each in gc.get_objects())
+
+
+def test_a_connection_that_was_taken_over_is_forgotten(tmp_path: Path) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        taken = hijack.take_over(request)
+        await taken.begin("text/plain", upgrade=True)
+        taken.close()
+        crowd.left(request)
+        return hijack.Done()
+
+    async def run() -> None:
+        application = web.Application()
+        application.router.add_route("*", "/{rest:.*}", answer)
+        runner = web.AppRunner(application, access_log=None, keepalive_timeout=crowd.PATIENCE)
+        await runner.setup()
+        await web.UnixSite(runner, path).start()
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"POST / HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n")
+        assert b" 101 " in await reader.read()
+        writer.close()
+        while kept() > before:
+            await asyncio.sleep(0)
+        await runner.cleanup()
+
+    path, before = str(tmp_path / "sock"), kept()
     asyncio.run(asyncio.wait_for(run(), 120))

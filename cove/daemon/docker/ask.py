@@ -21,6 +21,7 @@ from cove.shown.functions import plain
 from cove.store.records import MachineRecord
 
 T = TypeVar("T")
+encode = msgspec.json.Encoder().encode
 JSON = "application/json"
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
@@ -211,7 +212,11 @@ def readable(text: str) -> str:
 
 
 def to_json(value: Any) -> bytes:
-    return json.dumps(plain(value), separators=(",", ":")).encode() + b"\n"
+    shown = plain(value)
+    try:
+        return encode(shown) + b"\n"
+    except (UnicodeError, OverflowError):  # a name that is no text
+        return json.dumps(shown, separators=(",", ":")).encode() + b"\n"
 
 
 def parse_query(text: str) -> dict[str, list[str]]:

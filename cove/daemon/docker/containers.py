@@ -76,11 +76,10 @@ def listed(ask: Ask) -> Answer:
     if relative and not everything:
         machines = [r for r in machines if r.state in ACTIVE]
     machines = machines[:limit] if limit > 0 else machines
-    now = time.time()
+    now, called = time.time(), names_of(seen.machines)
     return Answer(
         [
-            shapes.listed_to_docker(r, seen.sizes.get(r.id), now)
-            | {"Names": names_of(r, seen.machines)}
+            shapes.listed_to_docker(r, seen.sizes.get(r.id), now) | {"Names": called(r)}
             for r in machines
         ]
     )

@@ -20,6 +20,8 @@ MOST = 16
 """That wait for one machine; the monitor serves as many."""
 MACHINES = 4096
 """That somebody waits for: the oldest are given up."""
+EXECS = 1024
+"""Processes that can be asked about: the oldest that runs no more is forgotten for one more."""
 
 
 CHANGES = ("start", "die", "destroy")
@@ -119,6 +121,11 @@ class Exec:
     def running(self) -> bool:
         return self.extra is not None and self.exit_code is None
 
+    @property
+    def busy(self) -> bool:
+        """Running, or about to."""
+        return self.begun and self.exit_code is None
+
 
 @dataclass(slots=True)
 class Execs:
@@ -128,8 +135,10 @@ class Execs:
     def add(self, asked: Exec) -> None:
         with self._lock:
             self._of[asked.id] = asked
-            while len(self._of) > MACHINES:
-                self._of.popitem(last=False)
+            if len(self._of) > EXECS:
+                oldest = next((one for one in self._of.values() if not one.busy), None)
+                if oldest is not None:
+                    del self._of[oldest.id]
 
     def find(self, name: str) -> Exec:
         found = self._of.get(name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from cove.engine import calls
-from cove.shown.machines import machine_document, status
+from cove.shown.machines import machine_document, places_document, status
 from cove.spec.machine import MachineSpec
 from cove.store.records import MachineRecord
 
@@ -16,8 +16,8 @@ Json = dict[str, Any]
 
 def listed_to_docker(record: MachineRecord, sizes: calls.Sizes | None, now: float) -> Json:
     """One line of ``docker ps``."""
-    document = machine_document(calls.Inspected(record))
-    words = [document["Path"], *document["Args"]] if record.argv else list(record.spec.command)
+    places = places_document(record)
+    words = record.argv or record.spec.command
     found: Json = {
         "Id": record.id,
         "Names": ["/" + record.name],
@@ -30,8 +30,8 @@ def listed_to_docker(record: MachineRecord, sizes: calls.Sizes | None, now: floa
         "State": record.state,
         "Status": status(record, now),
         "HostConfig": {"NetworkMode": record.spec.network},
-        "NetworkSettings": {"Networks": document["NetworkSettings"]["Networks"]},
-        "Mounts": document["Mounts"],
+        "NetworkSettings": {"Networks": places["Networks"]},
+        "Mounts": places["Mounts"],
     }
     if record.spec.annotations:
         found["HostConfig"]["Annotations"] = dict(record.spec.annotations)

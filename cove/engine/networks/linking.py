@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -109,12 +109,10 @@ def renamed(home: Home, old: str, new: str) -> None:
                 home.names.tell(now)
 
 
-def names_of(record: MachineRecord, others: Iterable[MachineRecord]) -> list[str]:
-    """Of one machine, as Docker lists them: its own, and what others call it."""
-    linked = (
-        f"/{other.name}/{alias}"
-        for other in others
-        for name, alias in map(split_link, other.spec.links)
-        if name == record.name
-    )
-    return [f"/{record.name}", *linked]
+def names_of(records: Iterable[MachineRecord]) -> Callable[[MachineRecord], list[str]]:
+    """Of each machine, as Docker lists them: its own, and what others call it."""
+    called: dict[str, list[str]] = {}
+    for other in records:
+        for name, alias in map(split_link, other.spec.links):
+            called.setdefault(name, []).append(f"/{other.name}/{alias}")
+    return lambda record: [f"/{record.name}", *called.get(record.name, ())]
