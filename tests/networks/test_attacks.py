@@ -71,9 +71,11 @@ send(mac, 0x800, ip(own, b"HONEST"))
 """
 
 SNIFF = """
-import socket, sys
+import socket, struct, sys
 raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
 raw.bind(("eth0", 3))
+# An emulated card lets through what is for its address, of VLANs that its guest has, or else all.
+raw.setsockopt(263, 1, struct.pack("iHH8x", socket.if_nametoindex("eth0"), 1, 0))
 print("ready", flush=True)
 attacker, gateway = sys.argv[1], sys.argv[2]
 while True:
@@ -118,8 +120,7 @@ def spoof(cove: Cove, gateway: str, victim: str, mac: str, attacker: str) -> set
     sniffer = cove.spawn("exec", "victim", "python3", "-uc", SNIFF, attacker, gateway)
     assert sniffer.stdout is not None
     assert sniffer.stdout.readline() == b"ready\n"
-    tagged = ("SPOOF tagged",) if cove.isolation == "container" else ()
-    python(cove, "attacker", SPOOF, victim, mac, attacker, *tagged)
+    python(cove, "attacker", SPOOF, victim, mac, attacker, "SPOOF tagged")
     seen, _ = sniffer.communicate(timeout=180)
     return set(seen.decode().splitlines())
 
@@ -131,9 +132,8 @@ def test_no_forged_sender_leaves_a_machine(cove: Cove, lan: str) -> None:
         run("nft", "flush", "chain", "bridge", tag, "guard")
         got = spoof(cove, lan, *who)
         assert got >= {
-            "SPOOF address", "SPOOF gateway", "SPOOF mac", "SPOOF arp", "SPOOF lldp"
+            "SPOOF address", "SPOOF gateway", "SPOOF mac", "SPOOF arp", "SPOOF lldp", "SPOOF tagged"
         }, got  # fmt: skip
-        assert cove.isolation == "vm" or "SPOOF tagged" in got
         cove("run", "--rm", "--network", "lan", "bb", "true")
         run("nft", "delete", "table", "bridge", tag)
         cove("run", "--rm", "--network", "lan", "bb", "true")
