@@ -35,7 +35,7 @@ from cove.plan.facts import Facts
 from cove.planner.defaults import PIDS, STORAGE
 from cove.roots import Remover
 from cove.spec.health import Answer, Check
-from cove.spec.machine import Limits
+from cove.spec.machine import Limits, MachineSpec
 from cove.store.db import Store
 from cove.store.records import ImageRecord, MachineRecord
 
@@ -62,6 +62,10 @@ class Base:
     layers: tuple[int, ...]
     """Keys of the layers, lowest first."""
     views: tuple[str, ...]
+    above: tuple[str, ...] = ()
+    """Diff IDs of those of the layers that are above the image's: what a step of a build begins
+    with.
+    """
 
 
 PROBERS = 4
@@ -158,7 +162,13 @@ class Home:
     def base_above(self, base: Base, layers: tuple[str, ...]) -> Base:
         """What a step of a build stands on: an image, and ``layers`` (diff IDs) above it."""
         whole = msgspec.structs.replace(base.record, layers=layers)
-        return replace(base, layers=(*base.layers, *layer_keys(self.store, whole)))
+        keys = (*base.layers, *layer_keys(self.store, whole))
+        return replace(base, layers=keys, above=(*base.above, *layers))
+
+    def whispered(self, record: MachineRecord) -> MachineSpec:
+        """Its spec, with the variables that nothing may keep."""
+        spec, more = record.spec, self.whispers.get(record.build)
+        return msgspec.structs.replace(spec, env=(*spec.env, *more)) if more else spec
 
     def record(self, key: int) -> MachineRecord:
         return self.store.machine(key)

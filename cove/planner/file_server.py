@@ -35,7 +35,7 @@ def server_spec(mounts: dict[int, Mount]) -> MachineSpec:
         Mount(
             mount.type, f"{SHARED}/{index}", mount.source, read_only=mount.read_only,
             recursive=mount.recursive, create_source=mount.create_source, subpath=mount.subpath,
-            idmap=mount.idmap, origin=mount.origin,
+            idmap=mount.idmap, within=mount.within, origin=mount.origin,
         )
         for index, mount in mounts.items()
     )  # fmt: skip

@@ -7,7 +7,7 @@ The guest's kernel is the wall, so root inside keeps the guest's own ids; all el
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -37,6 +37,7 @@ from cove.planner.defaults import PIDS
 from cove.planner.guest_volumes import NO_VOLUMES, Volumes, open_volumes
 from cove.planner.place import BindSource, Place
 from cove.planner.process import plan_exec
+from cove.planner.step_points import POINTS_LAYER, step_points
 from cove.planner.why import default, option, size
 from cove.spec.machine import ExecSpec, Limits, MachineSpec
 
@@ -117,13 +118,16 @@ def plan_guest(
     hostname: str,
     links: tuple[Link, ...] = (),
     volumes: Volumes = NO_VOLUMES,
+    step: bool = False,
 ) -> Plan:
     """From an agent that has nothing but its own file systems to the machine's command. It begins
     with what ``plan_guest_ahead`` says. ``files``: the generated files' contents, by register.
+    ``step``: of a build, whose root shows nothing that a container's would not.
     """
     plan = _plan_guest(
-        spec, image, facts, identity, files, hostname=hostname, links=links, volumes=volumes
-    )
+        spec, image, facts, identity, files,
+        hostname=hostname, links=links, volumes=volumes, step=step,
+    )  # fmt: skip
     # The child of the plan finds them in registers that are filled before it is made.
     return Plan(host=(*open_volumes(volumes, STORE), *plan.host), machine=plan.machine)
 
@@ -218,12 +222,19 @@ def _plan_guest(
     group: str = GROUP,
     links: tuple[Link, ...] = (),
     volumes: Volumes = NO_VOLUMES,
+    step: bool = False,
 ) -> Plan:
     _refuse(spec)
     files = {**files, "bootid": f"{identity.boot_id}\n"}
-    if identity.machine_id:
+    if identity.machine_id and not step:  # what a step finds, it may keep
         files["machineid"] = f"{identity.machine_id}\n"
     place = guest_place(spec, hostname=hostname, files=files, group=group, binds=volumes.binds)
+    points: tuple[Op, ...] = ()
+    if step:
+        points = tuple(step_points(spec, volumes, STORE))
+        layers = (POINTS_LAYER, *place.layers)
+        # What was mounted volatile is mounted by nobody afterwards, and a visit reads it.
+        place = replace(place, layers=layers, points=False, volatile=False)
     ahead, whole = _guest_ahead(spec, facts, place), plan_machine(spec, image, facts, place)
     begun = plan_ahead(spec, facts, place)
     return Plan(
@@ -231,6 +242,7 @@ def _plan_guest(
             *ahead.host,
             *_identity(identity),
             *_mounts(),
+            *points,
             *limits_of_guest(spec.limits, group),
             *_contents(files),
             *with_links(whole.host[len(begun.host) :], links),

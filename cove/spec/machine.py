@@ -40,6 +40,8 @@ class Mount(msgspec.Struct, frozen=True, omit_defaults=True):
     """A volume that is empty gets what the image has there."""
     subpath: str = ""
     """Of a volume: only this part of it."""
+    above: tuple[str, ...] = ()
+    """Of an image: diff IDs of layers above its own; cove's own, for the steps of builds."""
     labels: dict[str, str] = {}
     driver_options: dict[str, str] = {}
     """Of a volume that is made for it."""

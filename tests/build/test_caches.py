@@ -92,3 +92,19 @@ COPY --from=two /seen /two
 """
     build(text, "-t", "caches", timeout=GUARD)
     assert says(cove, "caches", "cat /got") == "both\n"
+
+
+@pytest.mark.usefixtures("tidied")
+def test_what_a_step_made_anew_takes_the_place_of_what_it_made(cove: Cove, build: Build) -> None:
+    """Of a stage of which no image has a layer: no layer is there without something that has it."""
+    text = """\
+FROM bb AS one
+RUN cat /proc/sys/kernel/random/uuid >/f
+FROM bb
+COPY --from=one /bin/busybox /other
+"""
+    build(text, "-t", "anew")
+    (before,) = cove.root.glob("roots/l*/f")
+    build(text, "-t", "anew", "--no-cache")
+    (after,) = cove.root.glob("roots/l*/f")
+    assert after != before

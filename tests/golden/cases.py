@@ -2,7 +2,7 @@
 
 ``spec.json`` holds the spec, and as needed parts of the image config and of the place, an exec, and
 the names of the hosts (``tests/facts``) to plan for. With ``guest``, the version of a kernel, it is
-what happens in a virtual machine.
+what happens in a virtual machine; with ``step``, in that of a build's step.
 """
 
 from __future__ import annotations
@@ -84,8 +84,10 @@ class Case:
         who = Identity(bytes(64), 0, "0" * 36, "0" * 32)
         files = dict.fromkeys(("hosts", "hostname", "resolv"), "")
         volumes = msgspec.convert(self._data().get("volumes", {}), Volumes)
-        name = "0123456789ab"
-        return plan_guest(spec, image, inside, who, files, hostname=name, volumes=volumes)
+        return plan_guest(
+            spec, image, inside, who, files,
+            hostname="0123456789ab", volumes=volumes, step="step" in self._data(),
+        )  # fmt: skip
 
 
 def cases() -> Iterator[Case]:

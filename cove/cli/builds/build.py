@@ -25,7 +25,7 @@ from cove.oci.config import ImageConfig
 from cove.oci.manifest import Platform, host_platform_of, parse_platform
 from cove.oci.reference import parse_reference
 from cove.spec import grants, values
-from cove.spec.flags import Flag
+from cove.spec.flags import Flag, parse_isolation
 
 if TYPE_CHECKING:  # 30 ms to import, for one command
     from cove.build.graph.data import Origin
@@ -301,6 +301,7 @@ def _params(
         ulimits=tuple(typed.values.get("ulimits", ())),
         shm=int(typed.values.get("shm", 0)),
         memory=int(typed.values.get("memory", 0)),
+        isolation="vm" if typed.text("isolation") == "vm" else "container",
         ssh=dict(agent_of(text, terminal) for text in typed.values.get("agents", ())),
         known_hosts=_known_hosts(terminal) if typed.values.get("agents") else b"",
         secrets=dict(_secret(text, terminal) for text in typed.values.get("secrets", ())),
@@ -407,6 +408,8 @@ BUILD = Command(
         Flag("file", "file", "The Dockerfile, if not PATH/Dockerfile; - is standard input", "f",
              "FILE"),
         Flag("iidfile", "iidfile", "Write the image's id to a file", "", "FILE"),
+        Flag("isolation", "isolation", "Of the machines of RUN: container or vm", "", "KIND",
+             parse_isolation, default="container"),
         Flag("label", "labels", "Attach a label", "", "NAME[=VALUE]", values.parse_label,
              repeat=True),
         Flag("load", "load", "Accepted: the image goes into the store anyway"),

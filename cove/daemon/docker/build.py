@@ -36,7 +36,7 @@ from cove.oci.config import ImageConfig
 from cove.oci.manifest import Platform, host_platform_of, parse_platform
 from cove.oci.reference import parse_reference
 from cove.spec import flags, grants
-from cove.spec.machine import Ulimit
+from cove.spec.machine import Isolation, Ulimit
 from cove.spec.values import parse_label, parse_time
 
 CALL = calls.Call()
@@ -51,7 +51,7 @@ NOT_HERE = {
 }
 """Parameters that ask for what cove has not."""
 NUMBERS = ("memswap", "cpushares", "cpuperiod", "cpuquota")
-ISOLATIONS = ("", "default", "container")
+ISOLATIONS = ("", "default", "container", "vm")
 
 # Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
 ULIMITS = msgspec.json.Decoder(list[DockerUlimit] | None)
@@ -79,6 +79,7 @@ class Asked:
     ulimits: tuple[Ulimit, ...] = ()
     shm: int = 0
     memory: int = 0
+    isolation: Isolation = "container"
     logins: Mapping[str, calls.Login] = field(default_factory=dict)
 
     def wanted(self, context: building.Context, cancelled: threading.Event) -> Wanted:
@@ -118,6 +119,7 @@ def asked_of(ask: Ask) -> Asked:
         ),
         shm=ask.number("shmsize") or 0,
         memory=ask.number("memory") or 0,
+        isolation="vm" if ask.text("isolation") == "vm" else "container",
         logins=_logins(ask),
     )
 
@@ -139,7 +141,8 @@ def _refuse(ask: Ask) -> None:
             raise Unsupported(f"cannot build with {name}: steps have a limit of memory alone")
     if ask.text("isolation") not in ISOLATIONS:
         raise Unsupported(
-            f"cannot build with isolation {ask.text('isolation')}: steps are containers"
+            f"cannot build with isolation {ask.text('isolation')}: steps are containers or, with "
+            "vm, virtual machines"
         )
 
 
@@ -270,6 +273,7 @@ def _steps(
         shm=asked.shm,
         memory=asked.memory,
         apart=True,
+        isolation=asked.isolation,
     )
     classic = Classic(planned.build, planned.images, cached=not no_cache)
     writer = context.writer(planned.build.context_paths, ask.cancel)

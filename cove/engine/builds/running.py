@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from cove.build.graph.data import RunStep
 from cove.build.source import misfit
-from cove.engine.builds import trees
+from cove.engine.builds import guests, trees
 from cove.engine.builds.mounting import Mounted
 from cove.engine.builds.trees import Tree
 from cove.engine.calls import Session
@@ -26,7 +26,7 @@ from cove.engine.machines.start import Foreground
 from cove.errors import CoveError, StepFailed, Unsupported
 from cove.oci.config import ImageConfig
 from cove.oci.manifest import Platform
-from cove.spec.machine import Limits, MachineSpec, Mount
+from cove.spec.machine import Isolation, Limits, MachineSpec, Mount
 from cove.spec.network import ASKED_FOR
 from cove.store.records import Cause, LayerRecord, MachineRecord
 
@@ -49,6 +49,7 @@ class Given:
     limits: Limits = field(default_factory=Limits)
     apart: bool = False
     """Standard error is heard apart."""
+    isolation: Isolation = "container"
     platform: Platform = field(default_factory=Platform)
     """Of the stage, where what it stands on does not say."""
 
@@ -70,15 +71,29 @@ def run(
         home.whispers[token] = mounted.whispers
     try:
         spec = _spec(step, tree, given, mounted)
-        ended = _run(home, spec, tree, given, token, _Heard(log, apart=given.apart), stopped)
-        if ended.exit_code or ended.cause.kind == "start":
-            raise _failed(step, ended.exit_code, ended.cause)
+        heard = _Heard(log, apart=given.apart)
+        with _grounded(home, spec, tree, stopped):
+            ended = _run(home, spec, tree, given, token, heard, stopped)
+            if ended.exit_code or ended.cause.kind == "start":
+                raise _failed(step, ended.exit_code, ended.cause)
+            if spec.isolation == "vm":
+                return guests.layer_of(home, ended, stopped, pins)
         return trees.layer_of(home, tree, ended.upper, "keep what a step wrote", pins)
     finally:
         home.whispers.pop(token, None)
         last = home.steps.pop(token)
         if last is not None:
             home.remover.remove(home.store.layout.upper(last.upper))
+            home.remover.remove(home.store.layout.machine(last.key))
+
+
+def _grounded(
+    home: Home, spec: MachineSpec, tree: Tree, stopped: Cancel
+) -> contextlib.AbstractContextManager[None]:
+    """What a virtual machine begins with, as a disk."""
+    if spec.isolation == "vm":
+        return home.disks.lent(home, trees.base_of(home, tree), stopped)
+    return contextlib.nullcontext()
 
 
 def _spec(step: RunStep, tree: Tree, given: Given, mounted: Mounted) -> MachineSpec:
@@ -102,6 +117,7 @@ def _spec(step: RunStep, tree: Tree, given: Given, mounted: Mounted) -> MachineS
         user=step.user,
         workdir=step.workdir,
         env=(*step.env, *step.proxies),
+        isolation=given.isolation,
         labels={LABEL: given.build},
         network=network or ASKED_FOR,
         extra_hosts=given.hosts,
@@ -158,9 +174,10 @@ def _run(
 @contextlib.contextmanager
 def _points(home: Home, spec: MachineSpec) -> Iterator[tuple[int, ...]]:
     """The lowest layer of a step with mounts: places for them, which are in no layer afterwards.
-    Nothing has to be taken out of a root that the step may have changed.
+    Nothing has to be taken out of a root that the step may have changed. In a guest its plan makes
+    them (``planner.step_points``).
     """
-    if not spec.mounts:
+    if not spec.mounts or spec.isolation == "vm":
         yield ()
         return
     key = home.store.new_key()

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
+import itertools
 import os
+import tarfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +38,8 @@ SMALL = 4 << 20
 EMPTY = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
 """Of the layer without an entry: an archive of two blocks of zeros."""
 BLANK = bytes(1024)
+LITTLE = 16 << 10
+"""Bytes of an archive that may be of one directory alone."""
 _NOTHING = MachineSpec(image="")
 
 
@@ -111,12 +116,37 @@ def layer_of(
     layers = base_of(home, tree).layers
     plan = plan_layer(Place(upper, home.root, 0, layers, own=upper), "layer")
     with run_archiver(plan, {}, what=what) as archiver:
-        first = _read(archiver.stdout, SMALL)
-        if len(first) < SMALL:
-            archiver.finish()
-            return _small(home, first, pins)
         there = f"{home.store.layout.upper(upper)}/fs" if own else ""
-        return _large(home, archiver, first, pins, there)
+        return read_layer(home, archiver, pins, there)
+
+
+def read_layer(
+    home: Home, archiver: Archiver, pins: contextlib.ExitStack, there: str = ""
+) -> LayerRecord:
+    """What an archiver says of a writable layer. ``there``: where it may be taken from."""
+    first = _read(archiver.stdout, SMALL)
+    if len(first) < SMALL:
+        archiver.finish()
+        return _empty(home, pins) if _says_nothing(first) else _small(home, first, pins)
+    return _large(home, archiver, first, pins, there)
+
+
+def _says_nothing(data: bytes) -> bool:
+    """Of the root alone, and of that what it is anyway: as a directory tells that is looked at
+    (``is_blank``).
+    """
+    if len(data) > LITTLE:
+        return False
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            entries = list(itertools.islice(tar, 2))
+    except (tarfile.TarError, ValueError):
+        return False  # who unpacks it says so
+    if len(entries) != 1 or not entries[0].isdir() or entries[0].name not in (".", ""):
+        return False
+    root = entries[0]
+    attributes = any(name.startswith("SCHILY.xattr.") for name in root.pax_headers)
+    return (root.mode, root.uid, root.gid, attributes) == (0o755, 0, 0, False)
 
 
 def _read(fd: int, most: int) -> bytes:

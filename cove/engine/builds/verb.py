@@ -19,7 +19,7 @@ from cove.build.graph.plan import Wanted, plan_build
 from cove.build.graph.several import Joined, joined
 from cove.build.ignore import read_ignore
 from cove.build.result import image_config
-from cove.engine.builds import agents, collecting, handing
+from cove.engine.builds import agents, collecting, guests, handing
 from cove.engine.builds.conduct import Done, Images, Site, conduct
 from cove.engine.builds.packs import HEAD, nameless
 from cove.engine.builds.receiving import received
@@ -126,6 +126,7 @@ def _build(
     images = _Images(home, params.images, params.contexts)
     what = _plans(params, images.lookup, stopped)
     build = what.build
+    guests.check(build, params)
     for warning in build.warnings:
         tell("warning", 0, text=str(warning).encode())
 
@@ -264,7 +265,8 @@ def _epoch(params: ImageBuild) -> int | None:
 
 def _given(params: ImageBuild) -> Given:
     limits = Limits(memory=params.memory, shm=params.shm, ulimits=params.ulimits)
-    return Given(secrets.token_hex(16), params.network, params.hosts, limits, params.apart)
+    build, isolation = secrets.token_hex(16), params.isolation
+    return Given(build, params.network, params.hosts, limits, params.apart, isolation)
 
 
 def _image(site: Site, number: int, done: Done, *, inline: bool) -> ImageRecord:

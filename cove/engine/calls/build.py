@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from cove.engine.calls.images import Login
-from cove.spec.machine import Ulimit
+from cove.spec.machine import Isolation, Ulimit
 
 REGULAR, MOUNT = "regular", "exec.cachemount"
 """Kinds of what the cache has, as BuildKit calls them: what steps made, and cache mounts."""
@@ -49,6 +49,8 @@ class ImageBuild(msgspec.Struct, frozen=True):
     memory: int = 0
     apart: bool = False
     """What RUN says on standard error is told apart; then it need not come in its order."""
+    isolation: Isolation = "container"
+    """Of the machines of RUN."""
     secrets: dict[str, bytes] = {}
     cache_from: tuple[str, ...] = ()
     """Ids of images that say of their layers which steps made them."""

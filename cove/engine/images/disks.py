@@ -1,5 +1,6 @@
 """Images as disks: the root disk of every virtual machine of an image, made once by mkfs.erofs,
-which reads a tree of somebody's making and therefore runs in a machine of its own.
+which reads a tree of somebody's making and therefore runs in a machine of its own. What a step of a
+build begins with is no image yet: its disk is made for the step.
 """
 
 from __future__ import annotations
@@ -11,21 +12,25 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 
+from cove.engine.events import Cancel, Cancelled
 from cove.engine.home import Base, Home
-from cove.engine.machines import life, waiting
+from cove.engine.machines import life, stopping, waiting
 from cove.errors import CoveError, HostError
 from cove.image.host import HOST
 from cove.linux.disk import file_usage
 from cove.roots.remove import remove_tree
 from cove.spec.machine import MachineSpec, Mount, Security
+from cove.store.records import Cause, MachineRecord
 
 TREE, OUT = "/mnt", "/srv"
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
 LOOK = 0.25
 """Seconds between two looks at how large a disk has become."""
 Tell = Callable[[int], None]
-MKFS = ("mkfs.erofs", "-zlz4", "--quiet", "-Enoinline_data")
+MKFS = ("mkfs.erofs", "--quiet", "-Enoinline_data")
 HINTS = "hints"
+SMALLER = ("-zlz4", f"--compress-hints={OUT}/{HINTS}")
+"""Of a disk that stays, not of one that goes with a step of a build."""
 PLAIN = ("0 (^|/)s?bin/[^/]*$", "0 [.]so([.][0-9.]*)?$")
 """Programs and libraries are not compressed: each start reads them, and where the guest's CPU is
 emulated unpacking a small program takes as long as running it. They would shrink by a quarter.
@@ -36,23 +41,74 @@ class Disks:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._making: dict[str, threading.Lock] = {}
+        self._lent: dict[str, tuple[int, int]] = {}
+        """Of what steps of builds begin with: a descriptor, and how many steps have it."""
 
     def open(self, home: Home, base: Base, tell: Tell | None = None) -> int:
         """The image's disk, read-only; made now where it is missing, and ``tell`` is told how large
         it has become.
         """
+        if _is_of_step(base):
+            return self._open_lent(home, base)
         path = home.store.layout.disk(base.record.id)
         with self._one(base.record.id):
             if not os.path.exists(path):
-                _make(home, base, path, tell)
+                with _made(home, base, tell) as made:
+                    os.rename(made, path)
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     @contextlib.contextmanager
-    def _one(self, image: str) -> Iterator[None]:
+    def lent(self, home: Home, base: Base, stopped: Cancel) -> Iterator[None]:
+        """What a step of a build begins with has its disk for the block, and the disk no name:
+        nothing else begins with that.
+        """
+        if not _is_of_step(base):
+            yield
+            return
+        key = _key_of(base)
+        with self._one(key):
+            fd, users = self._lent.get(key, (-1, 0))
+            if fd < 0:
+                fd = _nameless(home, base, stopped)
+            self._lent[key] = fd, users + 1
+        try:
+            yield
+        finally:
+            with self._one(key):
+                fd, users = self._lent.pop(key)
+                if users > 1:
+                    self._lent[key] = fd, users - 1
+                else:
+                    os.close(fd)
+
+    def _open_lent(self, home: Home, base: Base) -> int:
+        key = _key_of(base)
+        with self._one(key):
+            fd, _ = self._lent.get(key, (-1, 0))
+            if fd < 0:
+                return _nameless(home, base, None)
+            return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+
+    @contextlib.contextmanager
+    def _one(self, key: str) -> Iterator[None]:
         with self._lock:
-            lock = self._making.setdefault(image, threading.Lock())
+            lock = self._making.setdefault(key, threading.Lock())
         with lock:
             yield
+
+
+def _is_of_step(base: Base) -> bool:
+    """It is no image, or not yet."""
+    return bool(base.above) or not base.record.id
+
+
+def _key_of(base: Base) -> str:
+    return " ".join((base.record.id, *base.above))
+
+
+def _nameless(home: Home, base: Base, stopped: Cancel | None) -> int:
+    with _made(home, base, None, stopped) as made:
+        return os.open(made, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
 @contextlib.contextmanager
@@ -77,23 +133,39 @@ def _watched(path: str, tell: Tell | None) -> Iterator[None]:
             watcher.join()
 
 
-def _make(home: Home, base: Base, path: str, tell: Tell | None) -> None:
+@contextlib.contextmanager
+def _made(
+    home: Home, base: Base, tell: Tell | None, stopped: Cancel | None = None
+) -> Iterator[str]:
+    """The path of a new disk, which is gone after the block."""
     directory = f"{home.store.layout.tmp}/disk-{secrets.token_hex(8)}"
     os.mkdir(directory, 0o700)
     try:
         with open(f"{directory}/{HINTS}", "w") as file:
             file.writelines(f"{line}\n" for line in PLAIN)
-        record = life.run(home, _tool(base.record.id, directory), None)
+        record = life.run(home, _tool(base, directory), None)
         with _watched(f"{directory}/disk", tell):
-            code, cause = waiting.wait(home, record, "not-running")
+            code, cause = _wait(home, record, stopped)
         if code:
             raise _failed(code, cause.text)
-        _keep(f"{directory}/disk", path)
+        _check(f"{directory}/disk")
+        yield f"{directory}/disk"
     finally:
         remove_tree(directory)
 
 
-def _keep(made: str, path: str) -> None:
+def _wait(home: Home, record: MachineRecord, stopped: Cancel | None) -> tuple[int, Cause]:
+    """The tool ends with who wants the disk."""
+    try:
+        return waiting.wait(home, record, "not-running", stopped)
+    except Cancelled:
+        with contextlib.suppress(CoveError):  # it has ended just now
+            stopping.kill(home, record, "KILL")
+        waiting.wait(home, record, "removed")
+        raise
+
+
+def _check(made: str) -> None:
     """What made it has read a stranger's tree, and may have been taken over: a file, or nothing."""
     try:
         fd = os.open(made, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -106,20 +178,20 @@ def _keep(made: str, path: str) -> None:
         os.fsync(fd)  # after a power cut a name without its bytes would be believed for good
     finally:
         os.close(fd)
-    os.rename(made, path)
 
 
-def _tool(image: str, directory: str) -> MachineSpec:
+def _tool(base: Base, directory: str) -> MachineSpec:
+    image = base.record.id
+    tree = Mount("image", TREE, image, read_only=True, above=base.above, origin="the image's disk")
+    if not base.layers:  # of nothing there is no overlay
+        tree = Mount("tmpfs", TREE, mode=0o755, read_only=True, origin="the image's disk")
     return MachineSpec(
         HOST,
-        (*MKFS, f"--compress-hints={OUT}/{HINTS}", f"{OUT}/disk", TREE),
+        (*MKFS, *(() if _is_of_step(base) else SMALLER), f"{OUT}/disk", TREE),
         remove=True,
         labels={"cove.disk": image},
         security=Security(cap_drop=("ALL",), cap_add=CAPABILITIES),
-        mounts=(
-            Mount("image", TREE, image, read_only=True, origin="the image's disk"),
-            Mount("bind", OUT, directory, origin="the image's disk"),
-        ),
+        mounts=(tree, Mount("bind", OUT, directory, origin="the image's disk")),
     )
 
 

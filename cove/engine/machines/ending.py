@@ -116,15 +116,15 @@ def watch_limits(home: Home, live: Live, record: MachineRecord) -> None:
     live.keeps_disk = live.virtual and keeps_disk(record.spec)
     if live.virtual:
         serving.watch(home, live, record.spec, lost=partial(kill, home, live, "files"))
-    if home.storage is not None and record.spec.isolation != "vm":  # a disk limits itself
+    # What a step of a build was given to write in: what it had from the start is not its own.
+    given = tuple(
+        mount.source for mount in record.spec.mounts if mount.within and not mount.read_only
+    )
+    if home.storage is not None and (given or not live.virtual):  # a disk limits itself
         limit = effective(record.spec.limits).storage
         pids = partial(_pids, home, live)
         path, beside = home.store.layout.upper(record.upper), home.store.layout.machine(live.key)
         generated = tuple(f"{beside}/{name}" for name in files.TARGETS.values())
-        # What a step of a build was given to write in: what it had from the start is not its own.
-        given = tuple(
-            mount.source for mount in record.spec.mounts if mount.within and not mount.read_only
-        )
         limit += sum(map(usage, given))
         home.storage.watch(live.key, path, limit=limit, pids=pids, beside=(*generated, *given))
         live.closers.append(partial(home.storage.forget, live.key))
@@ -366,7 +366,8 @@ def forget(home: Home, record: MachineRecord, *, volumes: bool = False) -> None:
         home.steps[record.build] = record
     else:
         home.remover.remove(layout.upper(record.upper))
-    home.remover.remove(layout.machine(record.key))
+    if record.build not in home.steps or record.spec.isolation != "vm":  # else its disk is there
+        home.remover.remove(layout.machine(record.key))
     for path in layout.sockets(record.key):
         unlink(path)
     own = making.loosen(home, record.spec) if volumes else ()

@@ -13,8 +13,6 @@ import stat
 from dataclasses import dataclass, replace
 from functools import partial
 
-import msgspec
-
 from cove.engine import files, uppers
 from cove.engine.calls import Session
 from cove.engine.descriptors import Descriptors
@@ -177,9 +175,7 @@ def _plan_container(
     foreground: Foreground | None,
     fds: Descriptors,
 ) -> Plan:
-    spec = record.spec
-    if whispered := home.whispers.get(record.build):
-        spec = msgspec.structs.replace(spec, env=(*spec.env, *whispered))
+    spec = home.whispered(record)
     binds = open_binds(home, fds, spec)
     publish_mounts(home, record)
     devices = tuple(_device(device) for device in spec.devices)

@@ -91,6 +91,7 @@ def hand_over(
     """
     rows, columns = (size.rows, size.columns) if size else (0, 0)
     place = Place(record.key, home.root, rows=rows, columns=columns)
+    how |= virtual.how_it_ends(record)
     plan = live.plan = plan_vm(record.spec, place, emulator.plan, guest, how=how)
     with Descriptors() as rest:
         _second(emulator, ready["dir"], rest)

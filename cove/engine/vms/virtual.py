@@ -39,7 +39,7 @@ from cove.planner.cards import Link
 from cove.planner.defaults import STORAGE
 from cove.planner.guest import Identity, plan_guest, plan_guest_exec
 from cove.planner.guest_volumes import NO_VOLUMES, SHARE, Volumes
-from cove.planner.jail import jail_spec, plan_jail, plan_vm, plan_vm_exec
+from cove.planner.jail import RUN_SYNC, jail_spec, plan_jail, plan_vm, plan_vm_exec
 from cove.roots.scratch import copy_sparse, make_scratch
 from cove.spec.machine import ExecSpec, Limits, MachineSpec
 from cove.store.records import Endpoint, MachineRecord
@@ -145,7 +145,12 @@ def plan_start(
         passed += ("memory", SHARE)
     line = command(ground, memory, cpus, passed, volumes.disks)
     inside = plan_jail(jail, around.config, facts, place, emulator=line, passed=passed)
-    return plan_vm(spec, place, inside, guest)
+    return plan_vm(spec, place, inside, guest, how=how_it_ends(record))
+
+
+def how_it_ends(record: MachineRecord) -> int:
+    """What a step of a build wrote is read from its disk, whatever else becomes of the machine."""
+    return RUN_SYNC if record.build else 0
 
 
 def plan_more(
@@ -202,7 +207,7 @@ def guest_of(
     volumes: Volumes = NO_VOLUMES,
 ) -> Plan:
     """What is to happen in the guest."""
-    spec = record.spec
+    spec = home.whispered(record)
     hostname = files.hostname_of(spec, record.id)
     return plan_guest(
         spec,
@@ -213,6 +218,7 @@ def guest_of(
         hostname=hostname,
         links=links_of(record),
         volumes=volumes,
+        step=bool(record.build),
     )
 
 

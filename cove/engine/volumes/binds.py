@@ -6,7 +6,7 @@ import os
 import stat
 
 from cove.engine.descriptors import Descriptors
-from cove.engine.home import Home
+from cove.engine.home import SCRATCH, Home
 from cove.engine.volumes import limited
 from cove.engine.volumes.opening import find_mounted, open_mount
 from cove.errors import HostError
@@ -34,7 +34,8 @@ def open_binds(home: Home, fds: Descriptors, spec: MachineSpec) -> tuple[BindSou
         if mount.type == "tmpfs":
             continue
         if mount.type == "image":
-            layers = home.base(mount.source).layers
+            base = home.base(mount.source) if mount.source else home.base_of(SCRATCH)
+            layers = home.base_above(base, mount.above).layers if mount.above else base.layers
             found.append(BindSource(f"bind{index}", idmap="none", layers=layers))
             continue
         name = f"bind{index}"
