@@ -17,7 +17,7 @@ MUST_RUN := attack,build,cli,clients,examples,images,kernel,native,networks,pyth
 
 HOST61_PACKAGES := $(filter-out buildah openssh-server,$(TEST_PACKAGES))
 
-.PHONY: help run test test-vms test-walks test-host61 test-swagger test-scale test-docker check golden bench docs clean
+.PHONY: help run test test-vms test-walks test-host61 test-swagger test-scale test-testcontainers test-docker check golden bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -63,6 +63,13 @@ test-scale: $(VENV)/.tested ## a thousand machines, 200 clients, 20,000 calls of
 .cache/schemathesis/bin/schemathesis:
 	@$(PYTHON) -m venv .cache/schemathesis
 	@.cache/schemathesis/bin/python -m pip install -q --disable-pip-version-check 'schemathesis>=4'
+
+test-testcontainers: $(VENV)/.tested .cache/testcontainers/bin/python ## testcontainers for Python, with nginx and postgres, and a VM
+	$(VENV)/bin/python -m tests.proofs.of_testcontainers .cache/testcontainers/bin/python
+
+.cache/testcontainers/bin/python:
+	@$(PYTHON) -m venv .cache/testcontainers
+	@.cache/testcontainers/bin/python -m pip install -q --disable-pip-version-check 'testcontainers>=4.15'
 
 test-docker: $(VENV)/.tested ## Docker's command with cove and with Debian's dockerd beside it, line by line
 	$(VENV)/bin/python -m tests.clients.beside

@@ -84,6 +84,19 @@ def test_only_an_image_is_pulled_where_something_is_missing(command: Command, ra
     assert raw("POST", "/containers/create", {"Image": "nothing", "Cmd": ["x"]}).status == 404
 
 
+def test_who_hears_the_output_hears_its_beginning(client: Client, raw: Raw) -> None:
+    """docker-compose has a connection for each stream, that of the input first."""
+    made = client.containers.create("bb", ["echo", "first"])
+    path = f"/containers/{made.id}/attach?stream=1"
+    with (
+        raw.upgrade(f"{path}&stdin=1"),
+        raw.upgrade(f"{path}&stderr=1"),
+        raw.upgrade(f"{path}&stdout=1") as heard,
+    ):
+        made.start()
+        assert heard.frames() == [(1, b"first\n")]
+
+
 def test_the_networks_that_docker_has_are_there(cove: Cove, raw: Raw) -> None:
     try:
         assert raw("GET", "/networks/bridge").status == 200

@@ -10,6 +10,7 @@ from typing import Any, Self
 from cove.daemon.docker import bodies, shapes, spec
 from cove.daemon.docker.ask import Answer, Ask, Stream, to_json
 from cove.daemon.docker.attach import attach_late
+from cove.daemon.docker.pending import Waiting
 from cove.engine import calls
 from cove.engine.events import Cancel
 from cove.engine.machines.waiting import Waiter
@@ -103,7 +104,7 @@ def start(ask: Ask) -> Answer:
         raise Conflict("cannot start a paused container, try unpause instead")
     if ask.engine.is_running(machine.id):
         return NOT_MODIFIED
-    waiting = ask.pending.take(machine.id)
+    waiting = sorted(ask.pending.take(machine.id), key=_deaf)
     try:
         if waiting:
             first = waiting[0]
@@ -122,6 +123,13 @@ def start(ask: Ask) -> Answer:
         for each in waiting:
             each.give_up()
     return DONE
+
+
+def _deaf(waiting: Waiting) -> tuple[bool, bool]:
+    """Clients there are with a connection for each stream: that of the output goes first, which the
+    others may miss the beginning of.
+    """
+    return "stdout" not in waiting.streams, "stderr" not in waiting.streams
 
 
 def _give_up(ask: Ask, machine: MachineRecord) -> None:

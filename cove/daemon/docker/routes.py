@@ -91,7 +91,8 @@ CONTAINERS = (
         "/containers/{name}/attach",
         "attach.attach",
         "partial",
-        "of several that attach before a start, all but the first may miss its first output",
+        "of several that attach before a start, all but one that hears stdout may miss what comes "
+        "first",
         kind="hijack",
     ),
     Route(
