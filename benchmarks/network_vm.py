@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cove.linux.probe import probe_facts
 from cove.linux.virtual import probe_virtual
-from cove.planner.qemu import BARE, MACHINES
+from cove.planner.virtual.qemu import BARE, MACHINES
 
 MEMORY = "256M"
 SCRIPT = """#!/bin/sh

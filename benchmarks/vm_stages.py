@@ -24,7 +24,7 @@ from cove.engine.vms.templates import PLACEHOLDER, empty_slot, where_of
 from cove.engine.vms.virtual import MEMORY
 from cove.oci.config import ImageConfig
 from cove.planner.defaults import STORAGE
-from cove.planner.guest import Identity, plan_guest
+from cove.planner.virtual.guest import Identity, plan_guest
 from cove.roots.scratch import make_scratch
 from cove.vm import agent as agents
 from cove.vm import qmp

@@ -1,4 +1,4 @@
-"""Write cove/planner/syscalls.py: system call numbers by architecture, from the kernel's headers.
+"""Write cove/planner/seccomp/numbers.py: numbers by architecture, of the kernel's headers.
 
 Usage: gen_syscalls.py [INCLUDE_DIR], as root of the repository; needs a C preprocessor.
 """

@@ -17,7 +17,9 @@ sys.path.insert(0, str(ROOT))
 
 import cove.plan.vm_ops  # noqa: E402, F401
 from cove.plan.ops import OPS, Execve, Op  # noqa: E402
-from cove.planner import capabilities, defaults, devices, paths, syscall_rules  # noqa: E402
+from cove.planner import capabilities, defaults  # noqa: E402
+from cove.planner.files import devices, paths  # noqa: E402
+from cove.planner.seccomp import rules as syscall_rules  # noqa: E402
 
 SIDES = {"h": "host", "m": "machine", "b": "both", "g": "guest"}
 

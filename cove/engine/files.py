@@ -10,8 +10,13 @@ from functools import cache
 from typing import NamedTuple
 
 from cove.linux.pump import write_all
-from cove.planner.files import render_hostname, render_hosts
-from cove.planner.resolv import parse_resolv, resolv_alone, resolv_on_host, resolv_on_network
+from cove.planner.files.generated import render_hostname, render_hosts
+from cove.planner.networks.resolv import (
+    parse_resolv,
+    resolv_alone,
+    resolv_on_host,
+    resolv_on_network,
+)
 from cove.spec.machine import MachineSpec
 from cove.store.records import MachineRecord
 

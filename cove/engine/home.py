@@ -28,7 +28,7 @@ from cove.errors import CoveError, NotFound
 from cove.executor.forker import Forker
 from cove.image.catalog import image_config, image_views, layer_keys, resolve
 from cove.linux.audit import Audit
-from cove.linux.cgroup import Cgroups
+from cove.linux.cgroups.tree import Cgroups
 from cove.linux.kmsg import KernelLog
 from cove.oci.config import ImageConfig
 from cove.plan.facts import Facts

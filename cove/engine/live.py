@@ -17,8 +17,8 @@ from cove.engine.reactor import Timer
 from cove.engine.slots import Slot
 from cove.errors import CoveError
 from cove.executor.messages import ExitRecord
-from cove.linux.cgroup import Group
-from cove.linux.tap import close_taps
+from cove.linux.cgroups.tree import Group
+from cove.linux.network.tap import close_taps
 from cove.plan.ops import Plan
 from cove.store.records import Cause
 from cove.vm.moments import Held

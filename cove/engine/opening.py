@@ -26,7 +26,7 @@ from cove.engine.vms.pool import Pool, pool_size
 from cove.engine.vms.templates import Templates
 from cove.executor.forker import Forker
 from cove.linux.audit import open_audit
-from cove.linux.cgroup import open_cgroups
+from cove.linux.cgroups.tree import open_cgroups
 from cove.linux.kmsg import KernelLog
 from cove.linux.probe import probe_facts
 from cove.roots import Remover

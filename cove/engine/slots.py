@@ -22,8 +22,8 @@ from cove.engine.ranges import range_base
 from cove.errors import Bug, CoveError
 from cove.executor.forker import Forker
 from cove.executor.messages import Kind, Message, Start, StartFlag, receive, send_start
-from cove.linux.cgroup import Cgroups, Group
-from cove.linux.tap import close_taps
+from cove.linux.cgroups.tree import Cgroups, Group
+from cove.linux.network.tap import close_taps
 from cove.plan import wire
 from cove.plan.facts import Facts
 from cove.plan.ops import Barrier, Plan

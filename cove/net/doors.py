@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
 from cove.errors import HostError
-from cove.linux import links
-from cove.linux.netlink import CLONE_NEWNET, Netlink
+from cove.linux.network import links
+from cove.linux.network.netlink import CLONE_NEWNET, Netlink
 from cove.linux.syscalls import call
 
 PORT = 53

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cove.errors import HostError
-from cove.linux.nftables import Nftables
-from cove.planner import outgoing
-from cove.planner.outgoing import Ruled
+from cove.linux.network.nftables import Nftables
+from cove.planner.networks import outgoing
+from cove.planner.networks.outgoing import Ruled
 from cove.store.records import Refused
 
 MOST = 512

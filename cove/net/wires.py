@@ -16,10 +16,10 @@ from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 
 from cove.errors import HostError
-from cove.linux import links
-from cove.linux.netlink import Netlink, Request, in_namespace, open_in
-from cove.linux.nftables import Nftables
-from cove.linux.tap import DEVICE, attach_again, close_taps, open_tap
+from cove.linux.network import links
+from cove.linux.network.netlink import Netlink, Request, in_namespace, open_in
+from cove.linux.network.nftables import Nftables
+from cove.linux.network.tap import DEVICE, attach_again, close_taps, open_tap
 from cove.net.switches import (
     INTERFACES,
     OF_BRIDGES,
@@ -29,8 +29,8 @@ from cove.net.switches import (
     set_all,
     write,
 )
-from cove.planner import firewall, flows
-from cove.planner.addresses import bridge_mac, link_local
+from cove.planner.networks import firewall, flows
+from cove.planner.networks.addresses import bridge_mac, link_local
 from cove.spec.network import CARDS
 from cove.store.records import Endpoint, NetworkRecord, Published
 

@@ -37,8 +37,8 @@ from cove.plan.ops import (
     Setns,
     Unshare,
 )
-from cove.planner.devices import DEV, asked_devices, console, own_dev
-from cove.planner.filesystems import (
+from cove.planner.files.devices import DEV, asked_devices, console, own_dev
+from cove.planner.files.filesystems import (
     attach_kernel,
     attach_root,
     clone_host_sysfs,
@@ -46,7 +46,7 @@ from cove.planner.filesystems import (
     own_file_systems,
     sysctls,
 )
-from cove.planner.mounts import (
+from cove.planner.files.mounts import (
     ROOT,
     attach,
     attach_files,
@@ -55,7 +55,7 @@ from cove.planner.mounts import (
     own_files,
     set_attributes,
 )
-from cove.planner.overlay import (
+from cove.planner.files.overlay import (
     as_root_inside,
     as_root_outside,
     attach_views,

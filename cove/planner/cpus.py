@@ -9,7 +9,7 @@ from cove.oci.config import ImageConfig
 from cove.oci.manifest import MACHINES as PLATFORMS
 from cove.oci.manifest import Platform
 from cove.plan.facts import Facts
-from cove.planner.qemu import MACHINES
+from cove.planner.virtual.qemu import MACHINES
 from cove.spec.machine import MachineSpec
 
 RUNS_TOO = {"x86_64": ("386",)}

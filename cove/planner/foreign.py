@@ -29,8 +29,8 @@ from cove.plan.ops import (
     OpenTree,
 )
 from cove.planner.cpus import architectures, guest_cpu
-from cove.planner.devices import DEV
-from cove.planner.mounts import NO_SYMLINKS, ROOT
+from cove.planner.files.devices import DEV
+from cove.planner.files.mounts import NO_SYMLINKS, ROOT
 from cove.planner.place import Place
 from cove.planner.walls import Walls
 from cove.spec.machine import MachineSpec

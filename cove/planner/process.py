@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import cove.planner.defaults as defaults
-import cove.planner.seccomp as seccomp
+import cove.planner.seccomp.filters as seccomp
 from cove.errors import UsageError
 from cove.oci.config import ImageConfig
 from cove.plan.facts import Facts
@@ -42,7 +42,7 @@ from cove.plan.ops import (
 )
 from cove.planner.capabilities import mask_of
 from cove.planner.place import Place
-from cove.planner.profile import compile_profile
+from cove.planner.seccomp.profile import compile_profile
 from cove.planner.walls import Walls, walls_of
 from cove.planner.why import default, option
 from cove.spec.machine import ExecSpec, MachineSpec, Ulimit

@@ -23,9 +23,9 @@ from cove.plan.ops import (
     OpenTree,
     Symlinkat,
 )
-from cove.planner.devices import DEV, DIRECTORIES, LINKS, NODES, TTY
-from cove.planner.mounts import NO_SYMLINKS, ROOT
-from cove.planner.overlay import lower_layers
+from cove.planner.files.devices import DEV, DIRECTORIES, LINKS, NODES, TTY
+from cove.planner.files.mounts import NO_SYMLINKS, ROOT
+from cove.planner.files.overlay import lower_layers
 from cove.planner.place import Place
 from cove.planner.walls import Walls
 from cove.planner.why import default

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cove.plan.ops import NONE, Mkdirat, Mknodat, Op
-from cove.planner.guest_volumes import Volumes
+from cove.planner.virtual.volumes import Volumes
 from cove.planner.why import default
 from cove.spec.machine import MachineSpec
 

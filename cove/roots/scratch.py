@@ -11,7 +11,7 @@ import subprocess
 import threading
 
 from cove.errors import HostError
-from cove.planner.jail import SMALLEST_DISK
+from cove.planner.virtual.jail import SMALLEST_DISK
 
 MKFS = ("mkfs.ext4", "-q", "-F", "-m", "0",
         "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0")  # fmt: skip

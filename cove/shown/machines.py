@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from cove.engine import calls
-from cove.planner.paths import MASKED, READONLY
+from cove.planner.files.paths import MASKED, READONLY
 from cove.shown import units
 from cove.shown.functions import NoList, NoMap
 from cove.shown.images import image_config

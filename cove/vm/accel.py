@@ -20,8 +20,8 @@ import msgspec
 from cove.errors import NOT_JSON
 from cove.linux.virtual import probe_virtual, qemu_version
 from cove.plan.facts import Facts
-from cove.planner.qemu import EXIT_PORT, Guest, argv, plan_qemu, program
-from cove.planner.qemu import Kernel as Boot
+from cove.planner.virtual.qemu import EXIT_PORT, Guest, argv, plan_qemu, program
+from cove.planner.virtual.qemu import Kernel as Boot
 from cove.store.layout import Layout
 from cove.vm.initrd import initrd
 from cove.vm.kernels import Kernels

@@ -34,7 +34,7 @@ from cove.errors import (
     printable,
 )
 from cove.linux import syscalls
-from cove.planner.qemu import WATCHED
+from cove.planner.virtual.qemu import WATCHED
 from cove.roots.remove import remove_tree
 from cove.spec.suggest import did_you_mean
 from cove.store.layout import Layout

@@ -22,8 +22,8 @@ from cove.plan.ops import Plan
 from cove.plan.text import render
 from cove.planner import BindSource, Place, plan_ahead, plan_exec, plan_machine
 from cove.planner.cpus import guest_cpu
-from cove.planner.guest import Identity, guest_facts, plan_guest
-from cove.planner.guest_volumes import Volumes
+from cove.planner.virtual.guest import Identity, guest_facts, plan_guest
+from cove.planner.virtual.volumes import Volumes
 from cove.spec.machine import ExecSpec, MachineSpec
 
 HERE = Path(__file__).resolve().parent

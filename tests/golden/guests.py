@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from cove.planner.qemu import Guest, Option, plan_qemu, render
+from cove.planner.virtual.qemu import Guest, Option, plan_qemu, render
 from tests.golden.cases import HERE, load_facts
 
 

@@ -11,7 +11,7 @@ import re
 import pytest
 
 from cove.errors import Bug, Unsupported
-from cove.planner.qemu import Disk, Guest, Nic, Share, argv, plan_qemu
+from cove.planner.virtual.qemu import Disk, Guest, Nic, Share, argv, plan_qemu
 from tests.golden.cases import HERE, load_facts
 from tests.golden.guests import GuestCase, guest_cases
 

@@ -13,8 +13,8 @@ import pytest
 
 from cove.errors import CoveError
 from cove.linux import kmsg
-from cove.linux.cgroup import Cgroups, Event, Group, open_cgroups
-from cove.linux.cgroup_files import read_number
+from cove.linux.cgroups.files import read_number
+from cove.linux.cgroups.tree import Cgroups, Event, Group, open_cgroups
 from cove.linux.probe import probe_facts
 from cove.plan.facts import Facts
 from cove.spec.machine import Limits

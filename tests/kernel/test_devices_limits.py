@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cove.linux.cgroup_devices import V1, V1_WEIGHTS, V2_WEIGHTS
+from cove.linux.cgroups.devices import V1, V1_WEIGHTS, V2_WEIGHTS
 from tests.driver import Cove
 
 FLAGS = ("--device-read-bps", "--device-write-bps", "--device-read-iops", "--device-write-iops")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cove.planner.flows import MOST
+from cove.planner.networks.flows import MOST
 from tests.driver import Cove
 from tests.networks.conftest import OUTSIDE, Host, inside, machine, network, rules, run, with_python
 from tests.networks.test_ipv6 import OUTSIDE6, six

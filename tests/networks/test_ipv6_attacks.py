@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from cove.planner.addresses import link_local
+from cove.planner.networks.addresses import link_local
 from tests.driver import Cove, wait_until
 from tests.networks.conftest import Host, inside, machine, network, rules, run, with_python
 from tests.networks.frames import SNIFF6, ethernet, forged6, udp6

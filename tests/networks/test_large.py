@@ -10,8 +10,8 @@ import struct
 
 import pytest
 
-from cove.linux import links
-from cove.linux.netlink import Netlink, Request, attributes
+from cove.linux.network import links
+from cove.linux.network.netlink import Netlink, Request, attributes
 from tests.driver import Cove, wait_until
 from tests.networks.conftest import OUTSIDE, Host, inside, machine, network
 from tests.shared import container_only

@@ -11,7 +11,7 @@ import pytest
 from cove.plan import ops, wire
 from cove.plan.flags import Capability, CloneFlags, MountAttr, PrctlOption
 from cove.plan.ops import Plan
-from cove.planner.archive import plan_layer, plan_running, plan_stopped
+from cove.planner.files.archive import plan_layer, plan_running, plan_stopped
 from cove.spec.machine import MachineSpec, Mount, Security
 from tests.golden.cases import load_facts, make_place
 

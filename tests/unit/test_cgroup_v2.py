@@ -10,9 +10,9 @@ import pytest
 
 from cove.errors import CoveError, HostError, Unsupported
 from cove.linux import inotify
-from cove.linux.cgroup import open_cgroups
-from cove.linux.cgroup_driver import Group
-from cove.linux.cgroup_v2 import CgroupsV2, numbers, weight
+from cove.linux.cgroups.driver import Group
+from cove.linux.cgroups.tree import open_cgroups
+from cove.linux.cgroups.v2 import CgroupsV2, numbers, weight
 from cove.plan.facts import Facts
 from cove.spec.machine import Limits
 
@@ -111,7 +111,7 @@ def test_a_group_with_processes_of_its_own(unified: Path, monkeypatch: pytest.Mo
     def busy(path: str, value: str) -> None:
         raise OSError(16, "Device or resource busy", path)
 
-    monkeypatch.setattr("cove.linux.cgroup_v2.write", busy)
+    monkeypatch.setattr("cove.linux.cgroups.v2.write", busy)
     with pytest.raises(HostError, match="the control group cove runs in has processes"):
         open_cgroups(make_facts(unified), "/state")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cove.planner.file_server import server_spec
+from cove.planner.virtual.file_server import server_spec
 from cove.spec.machine import Mount
 
 

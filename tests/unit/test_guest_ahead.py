@@ -13,7 +13,13 @@ from cove.oci.config import ImageConfig
 from cove.plan.facts import Facts
 from cove.plan.ops import Mount, Plan
 from cove.plan.vm_ops import Reseed, Settime
-from cove.planner.guest import Identity, guest_facts, plan_guest, plan_guest_ahead, plan_warm
+from cove.planner.virtual.guest import (
+    Identity,
+    guest_facts,
+    plan_guest,
+    plan_guest_ahead,
+    plan_warm,
+)
 from cove.spec.machine import Limits, MachineSpec, Security
 
 HOST = Path(__file__).parent.parent / "facts/debian12-hybrid.json"

@@ -12,9 +12,9 @@ from cove.errors import CoveError
 from cove.net.wires import number_text, tag_of
 from cove.plan.ops import Barrier, Ifup
 from cove.plan.vm_ops import Card, CardBack
-from cove.planner import firewall
-from cove.planner.addresses import POOLS, choose_address, choose_subnet, mac_of
-from cove.planner.cards import Link, anew, with_links
+from cove.planner.networks import firewall
+from cove.planner.networks.addresses import POOLS, choose_address, choose_subnet, mac_of
+from cove.planner.virtual.cards import Link, anew, with_links
 from cove.spec.machine import MachineSpec, connections_of
 from cove.spec.network import (
     Connection,

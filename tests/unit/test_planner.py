@@ -16,20 +16,11 @@ from cove.oci.config import ImageConfig
 from cove.plan import ops
 from cove.plan.flags import Capability, CloneFlags, MountAttr, PrctlOption, Rlimit
 from cove.plan.ops import Op, Plan
-from cove.planner import (
-    BindSource,
-    Place,
-    argv_of,
-    capabilities,
-    defaults,
-    devices,
-    paths,
-    plan_exec,
-    plan_machine,
-    syscall_rules,
-)
-from cove.planner.files import render_hostname, render_hosts
+from cove.planner import BindSource, Place, argv_of, capabilities, defaults, plan_exec, plan_machine
+from cove.planner.files import devices, paths
+from cove.planner.files.generated import render_hostname, render_hosts
 from cove.planner.process import environment
+from cove.planner.seccomp import rules as syscall_rules
 from cove.spec.machine import Device, ExecSpec, Limits, MachineSpec, Mount, Security, Ulimit
 from tests.golden.cases import load_facts, make_place
 

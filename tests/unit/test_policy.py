@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cove.errors import CoveError
-from cove.planner import outgoing
+from cove.planner.networks import outgoing
 from cove.spec.policy import Allow, Policy, parse_policy, together
 
 FORMS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cove.planner.resolv import (
+from cove.planner.networks.resolv import (
     Resolv,
     parse_resolv,
     resolv_alone,

@@ -17,9 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cove.errors import Unsupported, UsageError
-from cove.planner import bpf, capabilities, seccomp, syscall_rules
-from cove.planner.profile import compile_profile
-from cove.planner.syscalls import AUDIT_ARCH, name_of, numbers
+from cove.planner import capabilities
+from cove.planner.seccomp import bpf
+from cove.planner.seccomp import filters as seccomp
+from cove.planner.seccomp import rules as syscall_rules
+from cove.planner.seccomp.numbers import AUDIT_ARCH, name_of, numbers
+from cove.planner.seccomp.profile import compile_profile
 
 DEFAULT = frozenset(capabilities.DEFAULT)
 ALLOW, EPERM, ENOSYS = bpf.ALLOW, bpf.errno(1), bpf.errno(38)

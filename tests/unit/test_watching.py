@@ -16,7 +16,7 @@ from cove.engine.events import WAITING, Events, Subscription
 from cove.engine.looking.top import parse
 from cove.engine.looking.watching import matcher
 from cove.errors import CoveError
-from cove.linux.cgroup_v1 import MOVED, CgroupsV1
+from cove.linux.cgroups.v1 import MOVED, CgroupsV1
 from cove.linux.processes import host_cpu, interfaces, read_process
 from cove.shown.events import line, parse_moment, stamp
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Self
 
 from cove.plan.facts import Facts
-from cove.planner.qemu import Disk, Guest, Nic, argv, plan_qemu, program
-from cove.planner.qemu import Kernel as Boot
+from cove.planner.virtual.qemu import Disk, Guest, Nic, argv, plan_qemu, program
+from cove.planner.virtual.qemu import Kernel as Boot
 from tests.vm.conftest import Stored
 
 SECONDS = 300.0

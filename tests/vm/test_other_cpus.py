@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from cove.plan.flags import CloneFlags
-from cove.planner.qemu import MACHINES, path_of
-from cove.planner.syscalls import numbers
+from cove.planner.seccomp.numbers import numbers
+from cove.planner.virtual.qemu import MACHINES, path_of
 from tests.conftest import need, open_cove
 from tests.driver import Cove, front_path, wait_until
 from tests.foreign import OTHER, PLATFORM

@@ -28,7 +28,7 @@ from cove.linux.pump import Stopped, pump
 from cove.oci.archive import Span
 from cove.oci.digest import digest_of
 from cove.planner import Place
-from cove.planner.archive import plan_layer, plan_stopped
+from cove.planner.files.archive import plan_layer, plan_stopped
 from cove.roots import is_blank, prepare_root
 from cove.spec.machine import MachineSpec
 from cove.store.records import ImageRecord, LayerRecord

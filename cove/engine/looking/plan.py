@@ -23,9 +23,9 @@ from cove.plan.ops import Plan
 from cove.plan.text import render, to_json
 from cove.plan.wire import encode
 from cove.planner import BindSource, Place, plan_machine
-from cove.planner.cards import Link
-from cove.planner.guest import Identity, plan_guest
-from cove.planner.jail import plan_jail, plan_vm
+from cove.planner.virtual.cards import Link
+from cove.planner.virtual.guest import Identity, plan_guest
+from cove.planner.virtual.jail import plan_jail, plan_vm
 from cove.spec.machine import MachineSpec, connections_of
 from cove.spec.volume import image_mounts
 

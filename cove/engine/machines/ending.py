@@ -29,7 +29,7 @@ from cove.errors import CoveError, error_to_json, one_line
 from cove.executor.messages import ExitRecord, Kind, Report, send
 from cove.linux.disk import usage
 from cove.plan import text
-from cove.planner.jail import keeps_disk
+from cove.planner.virtual.jail import keeps_disk
 from cove.store.records import Cause, MachineRecord
 
 REASON_MAX = 2000

@@ -34,7 +34,7 @@ from cove.executor.messages import (
     receive,
     send_start,
 )
-from cove.linux.cgroup import Group
+from cove.linux.cgroups.tree import Group
 from cove.plan import wire
 from cove.plan.ops import Plan
 from cove.planner import Place, plan_exec

@@ -27,7 +27,7 @@ from cove.engine.vms.virtual import check_image, jail_of
 from cove.engine.volumes import taking
 from cove.engine.volumes.binds import check_binds
 from cove.errors import Conflict, HostError, NoSuchImage, Unsupported
-from cove.linux.cgroup import Group
+from cove.linux.cgroups.tree import Group
 from cove.oci.config import ImageConfig
 from cove.oci.manifest import Platform, matches, parse_platform
 from cove.planner import argv_of

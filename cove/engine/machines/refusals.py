@@ -7,7 +7,7 @@ from functools import partial
 from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.ranges import RANGE_BASE, RANGE_SIZE
-from cove.planner.syscalls import name_of
+from cove.planner.seccomp.numbers import name_of
 
 MOST = 16
 """Names kept for one machine; a program that tries hundreds is not explained better by more."""

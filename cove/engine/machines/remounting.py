@@ -25,7 +25,7 @@ from cove.executor.archiver import run_archiver
 from cove.linux.mounts import mount_points
 from cove.plan.ops import Plan
 from cove.planner import Place
-from cove.planner.remount import plan_attach, plan_detach
+from cove.planner.files.remount import plan_attach, plan_detach
 from cove.spec.check import check_machine
 from cove.spec.machine import MachineSpec, Mount
 from cove.store.records import MachineRecord

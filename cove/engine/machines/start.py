@@ -34,12 +34,12 @@ from cove.engine.volumes.binds import open_binds
 from cove.engine.volumes.users import publish_mounts
 from cove.errors import CoveError, HostError, NotFound, UsageError
 from cove.executor.messages import Start, StartFlag, Stream, send_start
-from cove.linux.cgroup import Group
+from cove.linux.cgroups.tree import Group
 from cove.linux.probe import host_devices
 from cove.plan import wire
 from cove.plan.ops import Plan
 from cove.planner import BindSource, Place, plan_machine
-from cove.planner.jail import JAIL_IMAGE
+from cove.planner.virtual.jail import JAIL_IMAGE
 from cove.spec.machine import Device
 from cove.spec.network import machine_of
 from cove.spec.values import parse_detach_keys

@@ -16,7 +16,7 @@ from cove.engine.home import Home, effective
 from cove.engine.live import Live
 from cove.engine.vms import limits as guest_limits
 from cove.errors import CoveError, UsageError
-from cove.linux.cgroup import check_limits, check_online
+from cove.linux.cgroups.tree import check_limits, check_online
 from cove.spec.check import check_machine
 from cove.spec.machine import Limits
 from cove.spec.restart import Restart

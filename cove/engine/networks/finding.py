@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from cove.engine.home import Home
 from cove.errors import Conflict, CoveError, HostError, NotFound
-from cove.planner.addresses import (
+from cove.planner.networks.addresses import (
     Subnet,
     choose_gateway,
     choose_resolver,

@@ -27,7 +27,7 @@ from cove.net import doors
 from cove.net.names import control
 from cove.net.names.table import Machine, Network
 from cove.net.wires import Wires
-from cove.planner.addresses import mac_of
+from cove.planner.networks.addresses import mac_of
 from cove.spec.links import split_link
 from cove.spec.machine import connections_of
 from cove.store.layout import Layout

@@ -19,7 +19,7 @@ from cove.errors import Conflict, HostError, UsageError
 from cove.linux.pidfd import wait_exit
 from cove.net.outgoing import Outgoing
 from cove.net.wires import Wires
-from cove.planner.addresses import bridge_mac, choose_address, choose_resolver, mac_of
+from cove.planner.networks.addresses import bridge_mac, choose_address, choose_resolver, mac_of
 from cove.spec.machine import MachineSpec, connections_of
 from cove.spec.network import Connection, parse_ipv4, parse_ipv6, parse_mac
 from cove.store.db import Store

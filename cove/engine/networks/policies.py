@@ -12,7 +12,7 @@ from cove.engine.home import Home
 from cove.engine.networks import forwarding
 from cove.errors import Conflict, CoveError
 from cove.net.wires import senders_of
-from cove.planner.outgoing import Ruled
+from cove.planner.networks.outgoing import Ruled
 from cove.store.records import MachineRecord, NetworkRecord
 
 KEPT = 128

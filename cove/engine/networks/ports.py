@@ -24,7 +24,7 @@ from cove.engine.ranges import RELAY_ID
 from cove.errors import Conflict, CoveError, HostError, UsageError
 from cove.executor import relay as relays
 from cove.executor.relay import Carried, Relay
-from cove.linux.listeners import find_holder, open_listener
+from cove.linux.network.listeners import find_holder, open_listener
 from cove.spec.ports import Publish, parse_addresses, shown_address, wanted
 from cove.store.records import Endpoint, MachineRecord, Published
 

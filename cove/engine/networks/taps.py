@@ -19,9 +19,9 @@ from cove.engine.networks.default import told_of_none
 from cove.engine.vms import inside
 from cove.engine.vms.virtual import link_of
 from cove.errors import CoveError, HostError
-from cove.linux.tap import has_taps, tap_of
-from cove.planner.cards import TARGET, give, take_back, way_out
-from cove.planner.guest import RESOLV, plan_resolv
+from cove.linux.network.tap import has_taps, tap_of
+from cove.planner.virtual.cards import TARGET, give, take_back, way_out
+from cove.planner.virtual.guest import RESOLV, plan_resolv
 from cove.spec.network import CARDS
 from cove.store.records import Endpoint, MachineRecord
 

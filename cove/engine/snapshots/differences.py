@@ -19,7 +19,7 @@ from cove.engine.visits.visits import visit_copy, visit_layer
 from cove.errors import Conflict, HostError, NotFound
 from cove.executor.archiver import Archiver, run_archiver
 from cove.planner import Place
-from cove.planner.archive import plan_layer
+from cove.planner.files.archive import plan_layer
 from cove.store.records import MachineRecord, SnapshotRecord
 from cove.store.snapshots import pin
 

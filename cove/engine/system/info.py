@@ -81,7 +81,7 @@ def virtual_text(home: Home) -> str:
 def guests_of_other_cpus(home: Home) -> tuple[str, ...]:
     """Their platforms, and what makes them, or what they lack."""
     from cove.planner.cpus import architectures
-    from cove.planner.qemu import MACHINES
+    from cove.planner.virtual.qemu import MACHINES
 
     return tuple(
         f"linux/{architectures(cpu)[0]}: {'' if there else 'none: '}{made}"

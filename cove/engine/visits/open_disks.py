@@ -43,12 +43,12 @@ from cove.engine.vms.templates import empty_slot, where_of
 from cove.engine.vms.virtual import MEMORY
 from cove.errors import Conflict, CoveError, HostError, NotFound
 from cove.executor.archiver import Archiver, run_archiver
-from cove.linux.cgroup import Group
+from cove.linux.cgroups.tree import Group
 from cove.linux.ready import readable
 from cove.plan.ops import Barrier, Plan
-from cove.planner.archive import plan_stopped
-from cove.planner.guest import guest_place, plan_visit
-from cove.planner.jail import JAIL_IMAGE, jail_spec, plan_jail, plan_vm
+from cove.planner.files.archive import plan_stopped
+from cove.planner.virtual.guest import guest_place, plan_visit
+from cove.planner.virtual.jail import JAIL_IMAGE, jail_spec, plan_jail, plan_vm
 from cove.spec.machine import MachineSpec
 from cove.store.records import MachineRecord
 from cove.vm import qmp

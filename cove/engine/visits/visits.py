@@ -42,8 +42,8 @@ from cove.executor.archiver import Archiver, run_archiver
 from cove.linux.pump import Stopped, pump
 from cove.plan.ops import Plan
 from cove.planner import Place
-from cove.planner.archive import ends_with_daemon, plan_layer, plan_running, plan_stopped
-from cove.planner.guest import guest_place
+from cove.planner.files.archive import ends_with_daemon, plan_layer, plan_running, plan_stopped
+from cove.planner.virtual.guest import guest_place
 from cove.spec.machine import ExecSpec
 from cove.store.records import MachineRecord
 

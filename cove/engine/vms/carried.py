@@ -29,8 +29,8 @@ from cove.linux.program import init_program
 from cove.plan import wire
 from cove.plan.ops import Plan
 from cove.planner import Place
-from cove.planner.file_server import PROGRAMS, plan_server, server_spec
-from cove.planner.guest_volumes import NO_VOLUMES, SHARE, Shown, VolumeDisk, Volumes
+from cove.planner.virtual.file_server import PROGRAMS, plan_server, server_spec
+from cove.planner.virtual.volumes import NO_VOLUMES, SHARE, Shown, VolumeDisk, Volumes
 from cove.spec.machine import Mount
 from cove.spec.volume import is_disk
 from cove.store.records import MachineRecord

@@ -20,7 +20,7 @@ from cove.errors import CoveError
 from cove.executor.messages import Start, send_start
 from cove.plan.ops import Plan
 from cove.planner import Place
-from cove.planner.jail import JAIL_IMAGE, RUN_REST, plan_vm
+from cove.planner.virtual.jail import JAIL_IMAGE, RUN_REST, plan_vm
 from cove.roots import prepare_root
 from cove.store.records import MachineRecord
 from cove.vm import qmp

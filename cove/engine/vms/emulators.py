@@ -33,13 +33,13 @@ from cove.engine.vms.ground import (
 from cove.engine.vms.virtual import listen_at
 from cove.errors import CoveError, HostError, one_line
 from cove.executor.messages import Kind, Start, StartFlag, receive, send_start
-from cove.linux.cgroup import Group
+from cove.linux.cgroups.tree import Group
 from cove.linux.ready import readable
 from cove.plan import wire
 from cove.plan.facts import Facts
 from cove.plan.ops import Plan
 from cove.planner import Place
-from cove.planner.jail import JAIL_IMAGE, jail_spec, plan_jail
+from cove.planner.virtual.jail import JAIL_IMAGE, jail_spec, plan_jail
 from cove.spec.machine import MachineSpec
 from cove.vm import qmp, templates
 from cove.vm.agent import Agent

@@ -12,18 +12,18 @@ from functools import lru_cache
 
 from cove.engine.home import Base, Home
 from cove.errors import HostError, NotFound, Unsupported
-from cove.linux.tap import has_taps
+from cove.linux.network.tap import has_taps
 from cove.linux.virtual import probe_virtual
 from cove.oci.manifest import host_platform_of
 from cove.plan.facts import Facts
 from cove.plan.ops import Plan
 from cove.plan.wire import encode
-from cove.planner.cards import card_mac
 from cove.planner.cpus import guest_cpu
-from cove.planner.guest import ROOT_DISK, SCRATCH_DISK, guest_facts, plan_guest_ahead
-from cove.planner.guest_volumes import SHARE, VolumeDisk
-from cove.planner.qemu import MACHINES, Disk, Guest, Nic, Share, argv, path_of, plan_qemu
-from cove.planner.qemu import Kernel as Boot
+from cove.planner.virtual.cards import card_mac
+from cove.planner.virtual.guest import ROOT_DISK, SCRATCH_DISK, guest_facts, plan_guest_ahead
+from cove.planner.virtual.qemu import MACHINES, Disk, Guest, Nic, Share, argv, path_of, plan_qemu
+from cove.planner.virtual.qemu import Kernel as Boot
+from cove.planner.virtual.volumes import SHARE, VolumeDisk
 from cove.spec.network import CARDS
 from cove.store.layout import Layout
 from cove.vm.accel import facts_with_kvm

@@ -18,13 +18,13 @@ from datetime import datetime
 from cove.engine.home import Home, effective
 from cove.engine.vms.virtual import RUN, connect_hub, memory_of
 from cove.errors import Conflict, HostError
-from cove.linux.cgroup_driver import Stats
+from cove.linux.cgroups.driver import Stats
 from cove.linux.processes import Process, parse_process
 from cove.plan import wire
 from cove.plan.ops import Op
 from cove.plan.vm_ops import Write
-from cove.planner.guest import GROUP
-from cove.planner.jail import RUN_SYNC
+from cove.planner.virtual.guest import GROUP
+from cove.planner.virtual.jail import RUN_SYNC
 from cove.store.records import MachineRecord
 
 HEAD = struct.Struct("<IiII")

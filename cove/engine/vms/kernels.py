@@ -23,7 +23,7 @@ from cove.engine.images.images import LOOK, as_steps
 from cove.errors import Unsupported, UsageError
 from cove.oci.manifest import parse_platform
 from cove.planner.cpus import architectures
-from cove.planner.qemu import MACHINES
+from cove.planner.virtual.qemu import MACHINES
 from cove.roots.remove import remove_tree
 from cove.vm.record import Kernel, Step
 

@@ -11,9 +11,9 @@ from cove.engine.live import Live
 from cove.engine.vms import inside
 from cove.engine.vms.virtual import cpus_of, jail_of, memory_of
 from cove.errors import CoveError, UsageError
-from cove.linux.cgroup_driver import Group, size_text
+from cove.linux.cgroups.driver import Group, size_text
 from cove.plan.vm_ops import Write
-from cove.planner.guest import GROUP, limits_of_guest
+from cove.planner.virtual.guest import GROUP, limits_of_guest
 from cove.spec.machine import Limits
 from cove.store.records import MachineRecord
 

@@ -19,8 +19,8 @@ from cove.engine.live import Live
 from cove.engine.vms import inside, virtual
 from cove.errors import Conflict, HostError, Unsupported
 from cove.linux import memory
-from cove.planner.guest import plan_settime
-from cove.planner.qemu import MEBIBYTE, path_of
+from cove.planner.virtual.guest import plan_settime
+from cove.planner.virtual.qemu import MEBIBYTE, path_of
 from cove.roots.scratch import copy_sparse
 from cove.store.records import MachineRecord
 from cove.vm import moments, qmp, templates

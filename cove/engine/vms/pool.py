@@ -33,7 +33,7 @@ from cove.linux.disk import available_memory
 from cove.oci.config import ImageConfig
 from cove.planner.cpus import guest_cpu
 from cove.planner.defaults import STORAGE
-from cove.planner.jail import OVERHEAD
+from cove.planner.virtual.jail import OVERHEAD
 from cove.roots.scratch import make_scratch
 from cove.spec.machine import MachineSpec
 from cove.vm import templates as stored

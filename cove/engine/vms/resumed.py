@@ -20,8 +20,8 @@ from cove.engine.vms.virtual import Size
 from cove.errors import HostError
 from cove.executor.messages import Start
 from cove.plan.ops import Plan
-from cove.planner.guest import plan_resume
-from cove.planner.jail import RUN_ADOPT
+from cove.planner.virtual.guest import plan_resume
+from cove.planner.virtual.jail import RUN_ADOPT
 from cove.store.records import MachineRecord
 from cove.vm import moments
 from cove.vm.moments import Held

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cove.engine.home import Home
 from cove.engine.live import Live
-from cove.planner.file_server import PROGRAMS
+from cove.planner.virtual.file_server import PROGRAMS
 from cove.spec.machine import MachineSpec
 from cove.spec.volume import is_disk
 

@@ -26,8 +26,8 @@ from cove.engine.vms.ground import TEMPLATE, Ground, command, ground_of, passed_
 from cove.errors import CoveError, HostError, NotFound
 from cove.oci.config import ImageConfig
 from cove.plan.ops import Plan
-from cove.planner.guest import plan_warm
-from cove.planner.jail import JAIL_IMAGE, jail_spec
+from cove.planner.virtual.guest import plan_warm
+from cove.planner.virtual.jail import JAIL_IMAGE, jail_spec
 from cove.spec.machine import MachineSpec
 from cove.vm import qmp
 from cove.vm import templates as stored

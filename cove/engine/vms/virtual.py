@@ -30,16 +30,16 @@ from cove.engine.vms.ground import (
 )
 from cove.errors import HostError
 from cove.executor.messages import sealed_memory
-from cove.linux.cgroup import Group
+from cove.linux.cgroups.tree import Group
 from cove.plan import wire
 from cove.plan.facts import Facts
 from cove.plan.ops import Plan
 from cove.planner import Place
-from cove.planner.cards import Link
 from cove.planner.defaults import STORAGE
-from cove.planner.guest import Identity, plan_guest, plan_guest_exec
-from cove.planner.guest_volumes import NO_VOLUMES, SHARE, Volumes
-from cove.planner.jail import RUN_SYNC, jail_spec, plan_jail, plan_vm, plan_vm_exec
+from cove.planner.virtual.cards import Link
+from cove.planner.virtual.guest import Identity, plan_guest, plan_guest_exec
+from cove.planner.virtual.jail import RUN_SYNC, jail_spec, plan_jail, plan_vm, plan_vm_exec
+from cove.planner.virtual.volumes import NO_VOLUMES, SHARE, Volumes
 from cove.roots.scratch import copy_sparse, make_scratch
 from cove.spec.machine import ExecSpec, Limits, MachineSpec
 from cove.store.records import Endpoint, MachineRecord

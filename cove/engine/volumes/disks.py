@@ -21,8 +21,17 @@ from cove.executor.archiver import run_archiver
 from cove.plan.facts import Facts
 from cove.plan.ops import Plan
 from cove.planner import Place
-from cove.planner.archive import ends_with_daemon
-from cove.planner.mkfs import FSCK, MKFS, OUT, TREE, mkfs_spec, plan_mkfs, plan_replay, replay_spec
+from cove.planner.files.archive import ends_with_daemon
+from cove.planner.tools.mkfs import (
+    FSCK,
+    MKFS,
+    OUT,
+    TREE,
+    mkfs_spec,
+    plan_mkfs,
+    plan_replay,
+    replay_spec,
+)
 from cove.roots.scratch import copy_sparse
 from cove.spec.machine import MachineSpec, Mount
 from cove.spec.volume import disk_size

@@ -21,8 +21,8 @@ from cove.executor.archiver import Archiver, run_archiver
 from cove.linux.mounts import clone_mount
 from cove.linux.pump import Stopped, pump, write_all
 from cove.planner import Place
-from cove.planner.archive import plan_stopped, plan_tree
-from cove.planner.mounts import ROOT
+from cove.planner.files.archive import plan_stopped, plan_tree
+from cove.planner.files.mounts import ROOT
 from cove.roots import prepare_root
 from cove.spec.machine import MachineSpec, Mount
 from cove.spec.volume import is_limited

@@ -14,7 +14,7 @@ from cove.engine.home import Home
 from cove.errors import HostError, NotFound
 from cove.linux.loop import has_loop, mount_file
 from cove.linux.syscalls import call as libc
-from cove.planner.guest_volumes import DATA
+from cove.planner.virtual.volumes import DATA
 from cove.store.lock import ROOM
 from cove.store.records import VolumeRecord
 

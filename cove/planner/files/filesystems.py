@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import cove.planner.defaults as defaults
-import cove.planner.paths as paths
+import cove.planner.files.paths as paths
 from cove.errors import UsageError
 from cove.plan.flags import AtFlags, MountAttr, MountFlags, OpenTreeFlags, Resolve
 from cove.plan.ops import (
@@ -24,8 +24,8 @@ from cove.plan.ops import (
     Readonly,
     Sysctl,
 )
-from cove.planner.devices import DEV
-from cove.planner.mounts import NO_SYMLINKS, ROOT
+from cove.planner.files.devices import DEV
+from cove.planner.files.mounts import NO_SYMLINKS, ROOT
 from cove.planner.walls import Walls
 from cove.planner.why import default, option, size
 

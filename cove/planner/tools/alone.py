@@ -39,8 +39,8 @@ from cove.plan.ops import (
 )
 from cove.planner.capabilities import mask_of
 from cove.planner.container import leave_host_mounts, map_ids, say_mapped, wait_mapped
-from cove.planner.filesystems import ATTACH_AT
-from cove.planner.mounts import IN_ROOT, ROOT, attach, set_attributes
+from cove.planner.files.filesystems import ATTACH_AT
+from cove.planner.files.mounts import IN_ROOT, ROOT, attach, set_attributes
 from cove.planner.place import Place
 from cove.planner.process import die_with_monitor, enter_cgroup
 from cove.planner.walls import walls_of

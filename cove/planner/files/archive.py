@@ -55,9 +55,9 @@ from cove.planner.container import (
     say_mapped,
     wait_mapped,
 )
-from cove.planner.filesystems import ATTACH_AT
-from cove.planner.mounts import IN_ROOT, NO_SYMLINKS, ROOT, attach, set_attributes
-from cove.planner.overlay import (
+from cove.planner.files.filesystems import ATTACH_AT
+from cove.planner.files.mounts import IN_ROOT, NO_SYMLINKS, ROOT, attach, set_attributes
+from cove.planner.files.overlay import (
     as_root_inside,
     as_root_outside,
     attach_views,

@@ -21,7 +21,7 @@ from cove.plan.ops import (
     OpenTree,
     Setfsuid,
 )
-from cove.planner.mounts import IN_ROOT, NO_SYMLINKS, ROOT
+from cove.planner.files.mounts import IN_ROOT, NO_SYMLINKS, ROOT
 from cove.planner.place import BindSource, Place
 from cove.planner.walls import Walls
 from cove.planner.why import default

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cove.planner.files import one_line
+from cove.planner.files.generated import one_line
 
 
 class Resolv(NamedTuple):

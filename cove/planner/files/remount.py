@@ -23,8 +23,8 @@ from cove.plan.ops import (
     Stdio,
     Umount,
 )
-from cove.planner.archive import ends_with_daemon
-from cove.planner.mounts import ROOT, attach, set_attributes
+from cove.planner.files.archive import ends_with_daemon
+from cove.planner.files.mounts import ROOT, attach, set_attributes
 from cove.planner.place import Place
 from cove.planner.process import die_with_monitor
 from cove.planner.walls import walls_of

@@ -20,7 +20,7 @@ from ipaddress import (
 )
 from typing import NamedTuple
 
-from cove.linux.netlink import (
+from cove.linux.network.netlink import (
     CREATE,
     EXCLUSIVE,
     Netlink,

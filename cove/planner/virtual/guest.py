@@ -31,13 +31,13 @@ from cove.plan.ops import (
     Unshare,
 )
 from cove.plan.vm_ops import Disk, File, Reseed, Settime, Write
-from cove.planner.cards import Link, anew, with_links
 from cove.planner.container import leave_host_mounts, plan_ahead, plan_machine
 from cove.planner.defaults import PIDS
-from cove.planner.guest_volumes import NO_VOLUMES, Volumes, open_volumes
 from cove.planner.place import BindSource, Place
 from cove.planner.process import plan_exec
 from cove.planner.step_points import POINTS_LAYER, step_points
+from cove.planner.virtual.cards import Link, anew, with_links
+from cove.planner.virtual.volumes import NO_VOLUMES, Volumes, open_volumes
 from cove.planner.why import default, option, size
 from cove.spec.machine import ExecSpec, Limits, MachineSpec
 

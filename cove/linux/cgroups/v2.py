@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 
 from cove.errors import HostError, UsageError
-from cove.linux.cgroup_devices import limit_v2
-from cove.linux.cgroup_driver import (
+from cove.linux.cgroups.devices import limit_v2
+from cove.linux.cgroups.driver import (
     PERIOD,
     Cgroups,
     Counters,
@@ -17,7 +17,7 @@ from cove.linux.cgroup_driver import (
     size_text,
     swap_limit,
 )
-from cove.linux.cgroup_files import (
+from cove.linux.cgroups.files import (
     make_directory,
     read_limit,
     read_lines,

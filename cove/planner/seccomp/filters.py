@@ -12,11 +12,11 @@ from functools import cache
 from typing import Final
 
 import cove.planner.capabilities as capabilities
-import cove.planner.syscall_rules as syscall_rules
+import cove.planner.seccomp.rules as syscall_rules
 from cove.errors import Unsupported
-from cove.planner.bpf import ALLOW, Arg, Branch, Leaf, assemble, errno
-from cove.planner.syscall_rules import Rule
-from cove.planner.syscalls import AUDIT_ARCH, numbers
+from cove.planner.seccomp.bpf import ALLOW, Arg, Branch, Leaf, assemble, errno
+from cove.planner.seccomp.numbers import AUDIT_ARCH, numbers
+from cove.planner.seccomp.rules import Rule
 
 EPERM, ENOSYS = 1, 38
 ALL_CAPABILITIES = capabilities.NAMES

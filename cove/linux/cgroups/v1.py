@@ -8,8 +8,8 @@ import contextlib
 import os
 
 from cove.errors import HostError
-from cove.linux.cgroup_devices import limit_v1
-from cove.linux.cgroup_driver import (
+from cove.linux.cgroups.devices import limit_v1
+from cove.linux.cgroups.driver import (
     PERIOD,
     Cgroups,
     Counters,
@@ -19,7 +19,7 @@ from cove.linux.cgroup_driver import (
     size_text,
     swap_limit,
 )
-from cove.linux.cgroup_files import (
+from cove.linux.cgroups.files import (
     make_directory,
     read_lines,
     read_number,

@@ -6,7 +6,7 @@ import os
 import stat
 
 from cove.errors import NotFound, Unsupported, UsageError
-from cove.linux.cgroup_files import set_limit
+from cove.linux.cgroups.files import set_limit
 from cove.spec.machine import DeviceRate, Limits
 from cove.spec.rates import flag_of
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from cove.plan.facts import Facts
 from cove.plan.ops import Plan
-from cove.planner.alone import plan_alone
 from cove.planner.place import Place
+from cove.planner.tools.alone import plan_alone
 from cove.spec.machine import MachineSpec, Mount
 
 PROGRAMS = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd")

@@ -9,7 +9,7 @@ nothing.
 
 from __future__ import annotations
 
-from cove.planner.firewall import PRIORITY
+from cove.planner.networks.firewall import PRIORITY
 
 MOST = 8192
 """Flows of one address. A kernel has 262,144 for all, if nobody said otherwise. It walks the list

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from cove.planner.bpf import Arg
+from cove.planner.seccomp.bpf import Arg
 
 NAMESPACES = 0x7E020000
 """Every CLONE_NEW* flag of clone(2)."""

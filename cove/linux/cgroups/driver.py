@@ -19,7 +19,7 @@ from typing import NamedTuple, Self
 
 from cove.errors import CoveError, HostError, Unsupported, UsageError
 from cove.linux import inotify
-from cove.linux.cgroup_files import (
+from cove.linux.cgroups.files import (
     put_back,
     read_limit,
     read_lines,

@@ -11,11 +11,11 @@ from typing import Final, Literal
 
 import msgspec
 
-import cove.planner.bpf as bpf
+import cove.planner.seccomp.bpf as bpf
 from cove.errors import Unsupported, UsageError
-from cove.planner.bpf import Arg, Branch, Comparison, Leaf
-from cove.planner.seccomp import ENOSYS, EPERM, arches_of
-from cove.planner.syscalls import AUDIT_ARCH, numbers
+from cove.planner.seccomp.bpf import Arg, Branch, Comparison, Leaf
+from cove.planner.seccomp.filters import ENOSYS, EPERM, arches_of
+from cove.planner.seccomp.numbers import AUDIT_ARCH, numbers
 
 ORIGIN = "--security-opt seccomp=FILE"
 

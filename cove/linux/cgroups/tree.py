@@ -7,7 +7,7 @@ half a machine's start.
 
 from __future__ import annotations
 
-from cove.linux.cgroup_driver import (
+from cove.linux.cgroups.driver import (
     DEFAULT_PIDS,
     Cgroups,
     Counters,
@@ -17,8 +17,8 @@ from cove.linux.cgroup_driver import (
     check_limits,
     check_online,
 )
-from cove.linux.cgroup_v1 import CgroupsV1
-from cove.linux.cgroup_v2 import CgroupsV2
+from cove.linux.cgroups.v1 import CgroupsV1
+from cove.linux.cgroups.v2 import CgroupsV2
 from cove.plan.facts import Facts
 
 __all__ = [

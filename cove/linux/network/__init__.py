@@ -1,0 +1,1 @@
+"""Links, rules and sockets of the host. No policy."""

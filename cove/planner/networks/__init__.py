@@ -1,0 +1,1 @@
+"""Networks as programs for nf_tables, addresses and resolvers."""

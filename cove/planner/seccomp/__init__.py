@@ -1,0 +1,1 @@
+"""Which system calls a machine may make, as filters."""
