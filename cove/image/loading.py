@@ -14,6 +14,7 @@ from functools import partial
 
 from cove.errors import BadArchive, CoveError, HostError
 from cove.image import compress, pipeline, several
+from cove.image.holding import holders
 from cove.image.implied import fit_chain
 from cove.image.importing import RESERVED
 from cove.image.layers import Blob, Progress, Step, add_layer, drop_unused, short
@@ -50,8 +51,10 @@ def load_archive(
     *,
     progress: Progress | None = None,
     origin: str = "",
+    holder: str = "",
 ) -> tuple[Loaded, ...]:
-    """Load every image for this host's platform from an open file, a pipe, or a path.
+    """Load every image for this host's platform from an open file, a pipe, or a path; for
+    ``holder`` alone, or for everybody.
 
     Either all images of the archive are in the store afterwards, or none.
     """
@@ -65,11 +68,15 @@ def load_archive(
         if not isinstance(source, int):
             stem = os.path.basename(os.path.abspath(source)).partition(".")[0].lower()
         images = read_images(files, host_platform_of(), stem)
-        return _load_all(store, images, what, progress)
+        return _load_all(store, images, what, progress, holder)
 
 
 def _load_all(
-    store: Store, images: tuple[ArchivedImage, ...], what: str, progress: Progress | None
+    store: Store,
+    images: tuple[ArchivedImage, ...],
+    what: str,
+    progress: Progress | None,
+    holder: str,
 ) -> tuple[Loaded, ...]:
     """Layers first, of all images, then the records in one transaction."""
     parsed = [(image, _parse(image, what)) for image in images]
@@ -82,7 +89,7 @@ def _load_all(
             with ExitStack() as pins:
                 chains = [fit_chain(store, c.diff_ids, layers, pins=pins) for _, c in parsed]
                 diff_ids += [record.diff_id for chain in chains for record in chain]
-                return _record_all(store, parsed, chains)
+                return _record_all(store, parsed, chains, holder)
     except BaseException:
         drop_unused(store, diff_ids)
         raise
@@ -92,6 +99,7 @@ def _record_all(
     store: Store,
     parsed: list[tuple[ArchivedImage, ParsedConfig]],
     chains: list[tuple[LayerRecord, ...]],
+    holder: str,
 ) -> tuple[Loaded, ...]:
     blobs = Blobs(store.layout)
     kept = [data for image, _ in parsed for data in (image.config, image.manifest) if data]
@@ -101,7 +109,7 @@ def _record_all(
         before = {image.manifest for image in store.images()}
         with store.transaction():
             loaded = [
-                _put(store, image, config, chain)
+                _put(store, image, config, chain, holder)
                 for (image, config), chain in zip(parsed, chains, strict=True)
             ]
             indexes = {image.index: image.references for image, _ in parsed if image.index}
@@ -139,7 +147,11 @@ def forget_manifests(store: Store, digests: set[str]) -> None:
 
 
 def _put(
-    store: Store, image: ArchivedImage, parsed: ParsedConfig, chain: tuple[LayerRecord, ...]
+    store: Store,
+    image: ArchivedImage,
+    parsed: ParsedConfig,
+    chain: tuple[LayerRecord, ...],
+    holder: str,
 ) -> Loaded:
     before = store.image(digest_of(image.config))
     manifest = digest_of(image.manifest) if image.manifest else ""
@@ -151,6 +163,7 @@ def _put(
         created_of(parsed.raw),
         manifest or (before.manifest if before else ""),
         before.digests if before else (),
+        holders=holders(before, holder),
     )
     store.put_image(record)
     tags = _free(image.references) if not image.index else ()

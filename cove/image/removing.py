@@ -68,11 +68,12 @@ def remove_name(store: Store, text: str, *, force: bool = False) -> tuple[Remove
         return (_remove(store, text, force=force),)
 
 
-def remove_unnamed(store: Store, image_id: str) -> tuple[Removed, ...]:
-    """An image by its id, as a prune would: one that has a name by now, or a machine, stays."""
+def remove_if(store: Store, image_id: str, wanted: Callable[[ImageRecord], bool]) -> Removed | None:
+    """An image as a prune would, if it is ``wanted``: one that has a name by now, or a machine,
+    stays.
+    """
     with store.removing:
-        gone = _prune_image(store, image_id, everything=False)
-    return () if gone is None else (gone,)
+        return _prune_image(store, image_id, everything=False, wanted=wanted)
 
 
 def _remove_index(
@@ -306,10 +307,16 @@ def prune(
     return Pruned(tuple(removed), tuple(layers), partial)
 
 
-def _prune_image(store: Store, image_id: str, *, everything: bool) -> Removed | None:
+def _prune_image(
+    store: Store,
+    image_id: str,
+    *,
+    everything: bool,
+    wanted: Callable[[ImageRecord], bool] = lambda _: True,
+) -> Removed | None:
     with store.transaction():  # nobody names it or makes a machine of it meanwhile
         record = store.image(image_id)
-        if record is None or image_id in store.pins():
+        if record is None or not wanted(record) or image_id in store.pins():
             return None
         names = references(store, record)
         tagged = any("@" not in name for name in names)

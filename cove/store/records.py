@@ -308,6 +308,8 @@ class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     digests: tuple[str, ...] = ()
     parent: str = ""
     """Id of the image that a machine was made from which was committed as this one."""
+    holders: tuple[str, ...] = ()
+    """Commands that have it for themselves alone: it goes with the last of them."""
 
 
 class IndexRecord(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -192,11 +192,13 @@ def _build(
         *named.writers(planned.build, kinds, terminal.cancelled),
         context.writer(planned.build.context_paths, terminal.cancelled),
     ]
-    with buildcache.made(client) as caches:
-        done = _followed(typed, terminal, client, params, writers, caches)
+    with buildcache.held(typed, client) as holder:
+        known = buildcache.caches_of(typed, terminal, client, holder)
+        params = buildcache.asked(params, typed, known, holder)
+        done = _followed(typed, terminal, client, params, writers)
         sockets = (*context.sockets, *named.sockets)
         code = _end(typed, terminal, client, sockets, done)
-        buildcache.hand_out(typed, terminal, client, caches)
+        buildcache.hand_out(typed, terminal, client, done.caches)
     return code
 
 
@@ -206,16 +208,13 @@ def _followed(
     client: Client,
     params: ImageBuild,
     writers: list[Writer | None],
-    caches: dict[str, str],
 ) -> BuildStep:
-    """The last step, without an image if there is none; ids of caches go into ``caches``."""
+    """The last step, without an image if there is none."""
     from cove.client.packing import packed
 
     log = log_for(terminal, typed.text("progress", "auto"), quiet=typed.on("quiet"))
     done = BuildStep("done")
     with contextlib.ExitStack() as stack:
-        known = stack.enter_context(buildcache.caches_of(typed, terminal, client))
-        params = buildcache.asked(params, typed, known)
         body, finish = stack.enter_context(packed(params, writers))
         if isinstance(log, Rows):
             stack.enter_context(log.ticking())
@@ -223,7 +222,6 @@ def _followed(
             for step in client.image_build(calls.Call(body=body, cancelled=terminal.cancelled)):
                 if step.event == "done":
                     done = step
-                    caches.update(step.caches)
                 log.show(step)
         except CoveError as error:
             log.finish(well=False)

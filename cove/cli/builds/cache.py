@@ -45,51 +45,58 @@ def parse_target(text: str) -> Cache:
 
 
 @contextlib.contextmanager
-def caches_of(typed: Typed, terminal: Terminal, client: Client) -> Iterator[tuple[str, ...]]:
+def held(typed: Typed, client: Client) -> Iterator[str]:
+    """A name for this command, by which it has images for itself alone: caches, and a result that
+    is only asked for as files. They go with it, whatever came of the build.
+    """
+    holder = secrets.token_hex(16)
+    try:
+        yield holder
+    finally:
+        if _passing(typed) or typed.values.get("cache_from") or typed.values.get("cache_to"):
+            with contextlib.suppress(CoveError):
+                client.image_remove(calls.ImageRemove("", holder=holder))
+
+
+def _passing(typed: Typed) -> bool:
+    output = typed.values.get("output")
+    return output is not None and not output.to_store
+
+
+def caches_of(typed: Typed, terminal: Terminal, client: Client, holder: str) -> tuple[str, ...]:
     """Ids of the images that are asked for steps. One that cannot be had is named, and the build
     goes on without it, as with BuildKit.
     """
     wanted: tuple[Cache, ...] = typed.values.get("cache_from", ())
-    if not wanted:
-        yield ()
-        return
-    before = {one.record.id for one in client.images(calls.ImageList()).images}
     found = []
-    try:
-        for cache in wanted:
-            try:
-                several = len(platforms_of(typed)) > 1
-                found += _load(cache, terminal, client, every=several)
-            except (CoveError, OSError) as error:
-                if terminal.cancelled.is_set():
-                    raise
-                why = error.message if isinstance(error, CoveError) else _reason(error)
-                text = f"cannot use cache {cache.typed}: {why}"
-                terminal.error(f"{printable(text)}; building without it\n")
-        yield tuple(found)
-    finally:
-        for image in found:
-            if image not in before:
-                forget(client, image)
+    for cache in wanted:
+        try:
+            several = len(platforms_of(typed)) > 1
+            found += _load(cache, terminal, client, holder, every=several)
+        except (CoveError, OSError) as error:
+            if terminal.cancelled.is_set():
+                raise
+            why = error.message if isinstance(error, CoveError) else _reason(error)
+            text = f"cannot use cache {cache.typed}: {why}"
+            terminal.error(f"{printable(text)}; building without it\n")
+    return tuple(found)
 
 
-def asked(params: ImageBuild, typed: Typed, known: tuple[str, ...]) -> ImageBuild:
+def asked(params: ImageBuild, typed: Typed, known: tuple[str, ...], holder: str) -> ImageBuild:
     targets: tuple[Cache, ...] = typed.values.get("cache_to", ())
     return msgspec.structs.replace(
         params,
+        holder=holder,
+        passing=_passing(typed),
         cache_from=known,
         cache_to=tuple(sorted({one.mode for one in targets if one.kind != "inline"})),
         cache_inline=any(one.kind == "inline" for one in targets),
     )
 
 
-def forget(client: Client, image: str) -> None:
-    """Unless it has a name by now, or a machine."""
-    with contextlib.suppress(CoveError):
-        client.image_remove(calls.ImageRemove(image, unnamed=True))
-
-
-def _load(cache: Cache, terminal: Terminal, client: Client, *, every: bool) -> list[str]:
+def _load(
+    cache: Cache, terminal: Terminal, client: Client, holder: str, *, every: bool
+) -> list[str]:
     """``every``: the images of all its platforms."""
     local = cache.kind == "local"
     source = f"oci:{cache.place}" if local else f"docker://{cache.place}"
@@ -102,24 +109,11 @@ def _load(cache: Cache, terminal: Terminal, client: Client, *, every: bool) -> l
         client.image_copy_out(params, call)
         archive.seek(0)
         call = calls.Call(body=archive.fileno(), cancelled=terminal.cancelled)
-        steps = list(client.image_load(calls.ImageLoad(origin=cache.typed), call))
+        steps = list(client.image_load(calls.ImageLoad(cache.typed, holder), call))
     return [step.image for step in steps if step.image]
 
 
 # ---- bringing it away ----
-
-
-@contextlib.contextmanager
-def made(client: Client) -> Iterator[dict[str, str]]:
-    """Ids of the images by mode, for whoever learns them: they are not needed afterwards, whatever
-    came of the build.
-    """
-    caches: dict[str, str] = {}
-    try:
-        yield caches
-    finally:
-        for image in dict.fromkeys(caches.values()):
-            forget(client, image)
 
 
 def hand_out(typed: Typed, terminal: Terminal, client: Client, caches: dict[str, str]) -> None:

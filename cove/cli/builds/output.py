@@ -12,10 +12,9 @@ from cove.cli.images.save import into_directory
 from cove.cli.machines.copy import to_stdout, written
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
-from cove.engine.calls import ImageRemove
 from cove.engine.calls.build import BuildStep
 from cove.engine.calls.ship import ImageSave
-from cove.errors import CoveError, Unsupported, UsageError, printable
+from cove.errors import Unsupported, UsageError, printable
 
 LAYOUT = "oci directory"
 """``type=oci,tar=false``."""
@@ -78,33 +77,28 @@ def _layout(text: str, words: dict[str, str]) -> Output:
 
 
 def write(output: Output, done: BuildStep, terminal: Terminal, client: Client) -> None:
-    """Names stay in the store; what is new and has none goes: it was only asked for as files."""
+    """Names stay in the store; what has none goes with the command: it was only asked for so."""
     tags = done.tags
     names = tags if tags and output.kind in ("oci", LAYOUT, "docker") else done.images
     params = ImageSave(names, FORMATS[output.kind], joined=not tags)
-    try:
-        if output.kind == "local":
-            _unpack(params, output.target, terminal, client)
-        elif output.kind == LAYOUT:
-            into_directory(
-                terminal, output.target,
-                lambda fd: client.image_save(params, fd, terminal.cancelled),
+    if output.kind == "local":
+        _unpack(params, output.target, terminal, client)
+    elif output.kind == LAYOUT:
+        into_directory(
+            terminal, output.target,
+            lambda fd: client.image_save(params, fd, terminal.cancelled),
+        )  # fmt: skip
+    elif output.target == "-":
+        if terminal.is_terminal(1):
+            raise UsageError(
+                "cannot write the result to your terminal", hint="name a file: dest=FILE",
+                exit_code=1,
             )  # fmt: skip
-        elif output.target == "-":
-            if terminal.is_terminal(1):
-                raise UsageError(
-                    "cannot write the result to your terminal", hint="name a file: dest=FILE",
-                    exit_code=1,
-                )  # fmt: skip
-            fd = terminal.fds[1]
-            to_stdout(terminal, lambda: client.image_save(params, fd, terminal.cancelled))
-        else:
-            with written(terminal, output.target) as fd:
-                client.image_save(params, fd, terminal.cancelled)
-    finally:
-        for image in done.fresh:
-            with suppress(CoveError):
-                client.image_remove(ImageRemove(image, unnamed=True))
+        fd = terminal.fds[1]
+        to_stdout(terminal, lambda: client.image_save(params, fd, terminal.cancelled))
+    else:
+        with written(terminal, output.target) as fd:
+            client.image_save(params, fd, terminal.cancelled)
 
 
 def _unpack(params: ImageSave, target: str, terminal: Terminal, client: Client) -> None:

@@ -11,7 +11,7 @@ from cove.engine.builds.conduct import Done, Site
 from cove.engine.builds.conduct import stamp as stamp_of
 from cove.engine.home import Home
 from cove.errors import CoveError, Unsupported
-from cove.image import catalog
+from cove.image import catalog, holding
 from cove.oci.digest import digest_of
 from cove.oci.manifest import host_platform_of
 from cove.store.blobs import Blobs
@@ -55,7 +55,7 @@ def kept_in(site: Site, layers: tuple[str, ...]) -> dict[str, object]:
     return {FIELD: field_of(_used(site), layers)}
 
 
-def made(site: Site, results: Iterable[Done], mode: str) -> str:
+def made(site: Site, results: Iterable[Done], mode: str, holder: str) -> str:
     """The id of an image that is the cache of this build; empty: there is nothing to keep. ``min``:
     only what is in the results.
     """
@@ -89,5 +89,5 @@ def made(site: Site, results: Iterable[Done], mode: str) -> str:
     with store.pinned(image_id):
         Blobs(store.layout).put(data, image_id)
         record = ImageRecord(image_id, config, layers, size, records[-1].created)
-        store.put_image(store.image(image_id) or record)
+        holding.put(store, record, holder)
     return image_id

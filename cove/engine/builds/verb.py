@@ -29,7 +29,7 @@ from cove.engine.calls.build import BuildStep, ImageBuild
 from cove.engine.events import Cancel, Cancelled
 from cove.engine.home import Home
 from cove.errors import NOT_JSON, BadArchive, NoSuchImage, UsageError
-from cove.image import catalog, several
+from cove.image import catalog, holding, several
 from cove.image.history import moment
 from cove.image.importing import parse_name
 from cove.image.layers import drop_unused
@@ -168,11 +168,14 @@ def _build(
         conduct(site)
         results = {number: site.stages[number].result() for number in what.targets}
         made_now = [_image(site, *one, inline=params.cache_inline) for one in results.items()]
-        image, fresh = _record(home, made_now, names)
-        caches = {mode: handing.made(site, results.values(), mode) for mode in params.cache_to}
+        image = _record(home, made_now, names, params.holder if params.passing else "")
+        caches = {
+            mode: handing.made(site, results.values(), mode, params.holder)
+            for mode in params.cache_to
+        }
     tags = _told(home, image, made_now, names)
     ids = tuple(one.id for one in made_now)
-    return BuildStep("done", image=image.id, images=ids, fresh=fresh, tags=tags, caches=caches)
+    return BuildStep("done", image=image.id, images=ids, tags=tags, caches=caches)
 
 
 def _told(
@@ -286,17 +289,14 @@ def _image(site: Site, number: int, done: Done, *, inline: bool) -> ImageRecord:
 
 
 def _record(
-    home: Home, records: list[ImageRecord], names: tuple[Reference, ...]
-) -> tuple[ImageRecord, tuple[str, ...]]:
-    """All of them under all names, or none: the one that fits this host, and the ids of those that
-    are new.
-    """
+    home: Home, records: list[ImageRecord], names: tuple[Reference, ...], holder: str
+) -> ImageRecord:
+    """All of them under all names, or none: the one that fits this host."""
     store = home.store
     with store.transaction():
-        fresh = tuple(record.id for record in records if store.image(record.id) is None)
         for record in records:
-            store.put_image(store.image(record.id) or record)
+            holding.put(store, record, holder)
         for name in names:
             several.name(store, str(name), records)
     home.bases.clear()
-    return several.fitting(records, host_platform_of()) or records[0], fresh
+    return several.fitting(records, host_platform_of()) or records[0]

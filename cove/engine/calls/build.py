@@ -58,6 +58,10 @@ class ImageBuild(msgspec.Struct, frozen=True):
     """min, max: images to be made of what this build took from the cache or made."""
     cache_inline: bool = False
     """The result is such an image, too."""
+    holder: str = ""
+    """Who has the images of ``cache_to`` for himself alone, until he says ``ImageRemove``."""
+    passing: bool = False
+    """He has the result, too: it is only asked for as files."""
     ssh: dict[str, str] = {}
     """Agents for RUN --mount=type=ssh: an id, and the path of a socket of this host."""
     known_hosts: bytes = b""
@@ -91,8 +95,6 @@ class BuildStep(msgspec.Struct, frozen=True, omit_defaults=True):
     """With ``done``: the image's id; of several that of the one for this host."""
     images: tuple[str, ...] = ()
     """With ``done``: all ids, in the order of the platforms that were asked for."""
-    fresh: tuple[str, ...] = ()
-    """With ``done``: those of them that were not there before."""
     tags: tuple[str, ...] = ()
     caches: dict[str, str] = {}
     """With ``done``: ids of the images that ``cache_to`` asked for."""

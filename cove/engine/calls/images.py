@@ -36,8 +36,10 @@ class ImageRemove(msgspec.Struct, frozen=True):
     force: bool = False
     prune: bool = True
     """Remove untagged parents too; accepted for Docker's ``--no-prune``."""
-    unnamed: bool = False
-    """Only if nobody has given it a name, or made a machine of it; nothing is said otherwise."""
+    holder: str = ""
+    """In place of an image: all that this command had for itself alone, as far as nobody has given
+    it a name, or made a machine of it.
+    """
 
 
 class ImageRemoved(msgspec.Struct, frozen=True):
@@ -45,11 +47,13 @@ class ImageRemoved(msgspec.Struct, frozen=True):
     deleted: tuple[str, ...] = ()
 
 
-class ImageLoad(msgspec.Struct, frozen=True):
+class ImageLoad(msgspec.Struct, frozen=True, omit_defaults=True):
     """A docker-archive, OCI archive or OCI layout directory, as ``Call.body``."""
 
     origin: str = ""
     """As typed, for messages."""
+    holder: str = ""
+    """Who has what is loaded for himself alone, until he says ``ImageRemove``."""
 
 
 class ImageImport(msgspec.Struct, frozen=True):

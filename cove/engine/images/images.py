@@ -113,10 +113,11 @@ def image_tag(home: Home, params: ImageTag) -> Named:
 
 def image_remove(home: Home, params: ImageRemove) -> ImageRemoved:
     stopping.settle(home, tuple(home.lives))
-    from cove.image.removing import remove_name, remove_unnamed
+    from cove.image.holding import release
+    from cove.image.removing import remove_name
 
-    if params.unnamed:
-        removed = remove_unnamed(home.store, params.image)
+    if params.holder:
+        removed = release(home.store, params.holder)
     else:
         removed = remove_name(home.store, params.image, force=params.force)
     home.bases.clear()
@@ -130,7 +131,9 @@ def image_load(home: Home, params: ImageLoad, call: Call) -> Iterator[Progress]:
     from cove.image.loading import load_archive
 
     def work(body: int, report: Callable[[object], None]) -> Iterator[Progress]:
-        for loaded in load_archive(home.store, body, progress=report, origin=params.origin):
+        for loaded in load_archive(
+            home.store, body, progress=report, origin=params.origin, holder=params.holder
+        ):
             home.publish_image("load", loaded.id)
             yield Progress("done", image=loaded.id, tags=loaded.tags)
 

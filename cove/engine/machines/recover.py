@@ -34,6 +34,10 @@ def recover(home: Home) -> None:
     """Runs before the sockets open: no command sees a half-known machine."""
     waiting = [live for record in home.store.machines() if (live := _take_up(home, record))]
     expire(home.store, time.time() - LEFTOVER_LIFE)
+    if any(image.holders for image in home.store.images()):
+        from cove.image.holding import release_all
+
+        release_all(home.store)  # nobody is left who has anything for himself alone
     collect(home.store)  # layers of an image that was on its way
     home.store.drop_strata()
     # A layer that was replaced because it was broken may be under a machine that runs.
