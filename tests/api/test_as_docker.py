@@ -75,10 +75,11 @@ def test_a_file_that_is_not_there_is_told_in_dockers_words(
 
 def test_only_an_image_is_pulled_where_something_is_missing(command: Command, raw: Raw) -> None:
     """Docker's command takes any 404 that a create is answered with for a missing image."""
-    mount = "type=bind,source=/nothing/here,target=/d"
-    said = command("run", "--rm", "--mount", mount, "bb", "true", code=125).stderr
-    assert b"Unable to find image" not in said and b"/nothing/here" in said
-    for wrong in ({"VolumesFrom": ["nobody"]}, {"NetworkMode": "container:nobody"}):
+    for place in ("/nothing/here", "/no/images"):
+        mount = f"type=bind,source={place},target=/d"
+        said = command("run", "--rm", "--mount", mount, "bb", "true", code=125).stderr
+        assert b"Unable to find image" not in said and place.encode() in said
+    for wrong in ({"VolumesFrom": ["nobody"]}, {"NetworkMode": "container:imagebox"}):
         body = {"Image": "bb", "Cmd": ["true"], "HostConfig": wrong}
         assert raw("POST", "/containers/create", body).status == 400
     assert raw("POST", "/containers/create", {"Image": "nothing", "Cmd": ["x"]}).status == 404

@@ -15,7 +15,7 @@ from cove.engine import calls
 from cove.engine.events import Cancel
 from cove.engine.machines.waiting import Waiter
 from cove.engine.networks.linking import names_of
-from cove.errors import Conflict, CoveError, NotFound, UsageError
+from cove.errors import Conflict, CoveError, NoSuchImage, NotFound, UsageError
 from cove.shown import filters
 from cove.spec.assemble import assemble_limits
 from cove.spec.typed import read_values
@@ -38,9 +38,9 @@ def create(ask: Ask) -> Answer:
     wanted = spec.machine_from_docker(asked, name, ask.text("platform"))
     try:
         made = ask.engine.create(calls.Create(wanted), CALL)
+    except NoSuchImage as error:
+        raise NotFound(f"No such image: {filters.plain_reference(asked.image)}") from error
     except NotFound as error:
-        if "image" in error.message:
-            raise NotFound(f"No such image: {filters.plain_reference(asked.image)}") from error
         raise _no_image(error) from error
     except Conflict as error:
         if name and "cannot use the name" in error.message:
