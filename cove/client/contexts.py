@@ -1,5 +1,5 @@
 """Contexts of Docker's own command: files in the caller's configuration directory, which say where
-a daemon is. Docker's command, docker-compose and most libraries read them; cove only writes them.
+a daemon is. Docker's command, docker-compose and most libraries go by them; cove does not.
 
 A context is ``contexts/meta/<sha256 of its name>/meta.json``; the chosen one is named in
 ``config.json``. The key of its TLS, where it has one, is in ``contexts/tls``: cove makes none such.
@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,27 +29,54 @@ CURRENT = "currentContext"
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    name: str
-    host: str
-    description: str = ""
+    """As Docker's command shows it. What cove does not know of is kept as it was read."""
 
-    def to_docker(self) -> dict[str, Any]:
-        return {
-            "Name": self.name,
-            "Metadata": {"Description": self.description} if self.description else {},
-            "Endpoints": {"docker": {"Host": self.host, "SkipTLSVerify": False}},
+    document: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.document["Name"])
+
+    @property
+    def host(self) -> str:
+        return str(self.document["Endpoints"].get("docker", {}).get("Host", ""))
+
+    @property
+    def description(self) -> str:
+        return str(self.document["Metadata"].get("Description", ""))
+
+    def changed(self, host: str, description: str) -> Context:
+        """Each as it is now, or another."""
+        document = deepcopy(self.document)
+        if host != self.host:
+            document["Endpoints"].setdefault("docker", {})["Host"] = host
+        if description != self.description:
+            document["Metadata"].pop("Description", None)
+            document["Metadata"] |= {"Description": description} if description else {}
+        return Context(document)
+
+
+def new_context(name: str, host: str, description: str = "") -> Context:
+    return Context(
+        {
+            "Name": name,
+            "Metadata": {"Description": description} if description else {},
+            "Endpoints": {"docker": {"Host": host, "SkipTLSVerify": False}},
         }
+    )
 
 
 def from_docker(text: str) -> Context | None:
-    document = read_document(text)
-    name, parts = document.get("Name"), []
-    for outer, inner in (("Endpoints", "docker"), ("Metadata", None)):
-        part: Any = document.get(outer)
-        part = part.get(inner) if inner and isinstance(part, dict) else part
-        parts.append(part if isinstance(part, dict) else {})
-    host, described = parts[0].get("Host", ""), parts[1].get("Description", "")
-    return Context(name, str(host), str(described)) if isinstance(name, str) else None
+    """Of what somebody left there the parts that have the form of a context."""
+    read = read_document(text)
+    if not isinstance(read.get("Name"), str):
+        return None
+    document: dict[str, Any] = {"Name": read["Name"], "Metadata": {}, "Endpoints": {}}
+    if isinstance(described := read.get("Metadata"), dict):
+        document["Metadata"] = described
+    if isinstance(ends := read.get("Endpoints"), dict):
+        document["Endpoints"] = {name: end for name, end in ends.items() if isinstance(end, dict)}
+    return Context(document)
 
 
 def parse_context_name(text: str) -> str:
@@ -77,14 +105,10 @@ class Contexts:
         return str(read_document(self.keeper.text).get(CURRENT) or DEFAULT)
 
     def every(self) -> list[Context]:
-        try:
-            keys = os.listdir(os.path.dirname(self.place("")))
-        except OSError:
-            keys = []
         base = os.path.dirname(self.place(""))
-        found = [from_docker(_read(f"{base}/{key}/meta.json")) for key in keys]
+        found = [from_docker(_read(f"{base}/{key}/meta.json")) for key in _names(base)]
         host = self.keeper.env.get("DOCKER_HOST") or DOCKERS_SOCKET
-        every = [Context(DEFAULT, host), *filter(None, found)]
+        every = [new_context(DEFAULT, host), *filter(None, found)]
         return sorted(every, key=lambda context: context.name)
 
     def find(self, name: str) -> Context:
@@ -96,6 +120,11 @@ class Contexts:
             f"{os.path.dirname(self.keeper.path)}",
         )
 
+    def keys(self, name: str) -> dict[str, list[str]]:
+        """Names of the files that its TLS has, by endpoint."""
+        place = self.place(name, "tls")
+        return {end: sorted(_names(f"{place}/{end}")) for end in sorted(_names(place))}
+
     def write(self, context: Context, *, anew: bool) -> None:
         """``anew``: in place of one of that name."""
         if not anew and any(context.name == found.name for found in self.every()):
@@ -106,7 +135,7 @@ class Contexts:
         place = self.place(context.name)
         try:
             os.makedirs(place, 0o755, exist_ok=True)
-            replace(f"{place}/meta.json", json.dumps(context.to_docker(), separators=(",", ":")))
+            replace(f"{place}/meta.json", json.dumps(context.document, separators=(",", ":")))
         except OSError as error:
             raise _unwritable(place, error) from error
 
@@ -136,6 +165,13 @@ class Contexts:
             shutil.rmtree(self.place(name, "tls"), ignore_errors=True)
         except OSError as error:
             raise _unwritable(self.place(name), error) from error
+
+
+def _names(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
 
 
 def _read(path: str) -> str:

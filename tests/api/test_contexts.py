@@ -71,6 +71,26 @@ def test_what_docker_wrote_is_read_and_kept(ours: Asked, theirs: Asked, config: 
     )
 
 
+def test_an_update_keeps_what_cove_does_not_know_of(
+    ours: Asked, theirs: Asked, config: Path
+) -> None:
+    theirs("context", "create", "far", "--docker", "host=tcp://192.0.2.1:2376,skip-tls-verify=true")
+    (meta,) = config.glob("contexts/meta/*/meta.json")
+    document = json.loads(meta.read_text())
+    document["Metadata"]["own"] = [1]
+    document["Endpoints"]["foreign"] = {"Host": "x", "k": 2}
+    meta.write_text(json.dumps(document))
+    keys = config / "contexts/tls" / meta.parent.name / "docker"
+    keys.mkdir(parents=True)
+    (keys / "ca.pem").write_text("")
+    assert json.loads(theirs("context", "inspect", "far")) == json.loads(ours("inspect", "far"))
+    ours("update", "far", "--description", "d", "--docker", "host=tcp://192.0.2.2:2376")
+    document["Metadata"]["Description"] = "d"
+    document["Endpoints"]["docker"]["Host"] = "tcp://192.0.2.2:2376"
+    assert json.loads(meta.read_text()) == document
+    assert json.loads(theirs("context", "inspect", "far")) == json.loads(ours("inspect", "far"))
+
+
 def test_what_is_no_context_is_refused(ours: Asked, config: Path) -> None:
     ours("create", "one", "--docker", "host=unix:///one.sock")
     for words, said in (

@@ -7,7 +7,7 @@ from cove.cli.machines import inspect
 from cove.cli.machines.run import each
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
-from cove.client.contexts import DEFAULT, Context, Contexts, parse_context_name
+from cove.client.contexts import DEFAULT, Contexts, new_context, parse_context_name
 from cove.client.logins import keeper_of
 from cove.errors import Unsupported, UsageError
 from cove.shown import table
@@ -58,7 +58,7 @@ def create(typed: Typed, terminal: Terminal, client: Client) -> int:
     name = parse_context_name(typed.words[0] if typed.words else OWN)
     contexts = contexts_of(terminal)
     host = typed.text("docker") or f"unix://{client.info().docker_socket}"
-    contexts.write(Context(name, host, typed.text("description", DESCRIBED)), anew=False)
+    contexts.write(new_context(name, host, typed.text("description", DESCRIBED)), anew=False)
     terminal.write(f"{name}\n")
     terminal.error(f'Successfully created context "{name}"\n')
     return 0
@@ -68,7 +68,7 @@ def update(typed: Typed, terminal: Terminal, client: Client) -> int:
     name, contexts = parse_context_name(typed.words[0]), contexts_of(terminal)
     found = contexts.find(name)
     host = typed.text("docker", found.host)
-    contexts.write(Context(name, host, typed.text("description", found.description)), anew=True)
+    contexts.write(found.changed(host, typed.text("description", found.description)), anew=True)
     terminal.write(f"{name}\n")
     terminal.error(f'Successfully updated context "{name}"\n')
     return 0
@@ -125,8 +125,8 @@ def inspect_(typed: Typed, terminal: Terminal, client: Client) -> int:
         place = {"MetadataPath": contexts.place(name), "TLSPath": tls}
         if name == DEFAULT:
             place = {"MetadataPath": "<IN MEMORY>", "TLSPath": "<IN MEMORY>"}
-        found = contexts.find(name).to_docker()
-        return Record(found | {"TLSMaterial": {}, "Storage": Record(place)})
+        keys = {"TLSMaterial": contexts.keys(name), "Storage": Record(place)}
+        return Record(contexts.find(name).document | keys)
 
     words = typed.words or (_current(terminal, contexts),)
     return inspect.each(Typed(typed.values, words, typed.flags), terminal, document)
