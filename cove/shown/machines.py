@@ -270,12 +270,9 @@ def _capabilities(names: tuple[str, ...]) -> list[str]:
     return [name if name == "ALL" else f"CAP_{name}" for name in names] or NoList()
 
 
-TMPFS = "--tmpfs "
-
-
 def _tmpfs(mount: Mount) -> str:
-    if mount.origin.startswith(TMPFS):  # who reads it back expects his own words
-        return mount.origin.removeprefix(TMPFS).partition(":")[2]
+    if mount.words:
+        return mount.words
     size = [f"size={mount.size}"] if mount.size else []
     mode = [f"mode={mount.mode:o}"] if mount.mode != 0o1777 else []
     return ",".join((*size, *mode, *mount.options))

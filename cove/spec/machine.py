@@ -51,6 +51,8 @@ class Mount(msgspec.Struct, frozen=True, omit_defaults=True):
     """``caller``, until it is known who that is; then ``UID:GID`` of the host, which are root's
     inside, and every other id is nobody's.
     """
+    words: str = ""
+    """Of ``--tmpfs``: its options as they were typed, which who reads them back expects."""
     origin: str = ""
     """What was typed, for messages: ``--mount type=bind,source=/a,target=/b``."""
 

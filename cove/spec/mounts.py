@@ -133,6 +133,7 @@ def parse_tmpfs(text: str) -> Mount:
         type="tmpfs",
         target=_target(target, text),
         options=tuple(words.values()),
+        words=rest,
         origin=f"--tmpfs {text}",
         **settings,
     )
