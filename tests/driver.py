@@ -79,6 +79,17 @@ def front_path() -> Path:
     return found
 
 
+def clean_env() -> dict[str, str]:
+    """For clients of cove on this machine's loopback: no variable of cove's or Docker's, and no
+    proxy of the host's, is on the way.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("COVE_", "DOCKER_")) and not name.lower().endswith("_proxy")
+    }
+
+
 class Cove:
     """``cove("run", "--rm", …)`` runs the front and gives what it printed. A command that makes a
     machine makes one of its ``isolation``, unless it asks for one itself.

@@ -5,7 +5,6 @@ one that somebody else started.
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import stat
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 import docker
 import pytest
 
+from tests.conftest import need
 from tests.driver import Cove, wait_end, wait_until
 
 # LISTEN_PID is that of the daemon: what this shell becomes.
@@ -55,6 +55,16 @@ def listener(fresh_cove: Cove) -> Iterator[socket.socket]:
         yield made
 
 
+@contextmanager
+def asking(listener: socket.socket) -> Iterator[socket.socket]:
+    """Who connected before there was a daemon."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asks:
+        asks.settimeout(120)
+        asks.connect(listener.getsockname())
+        asks.sendall(b"GET /_ping HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n")
+        yield asks
+
+
 def running(listener: socket.socket) -> list[str]:
     client = docker.DockerClient(base_url=f"unix://{listener.getsockname()}", timeout=120)
     try:
@@ -68,9 +78,9 @@ def test_it_serves_the_socket_that_it_is_handed(fresh_cove: Cove, listener: sock
     path.chmod(0o660)
     fresh_cove("run", "-d", "--init", "--name", "goes-on", "bb", "sleep", "1000")
     before = os.pidfd_open(fresh_cove.daemon_pid())
-    # Who connected before there was a daemon is served by it.
-    with supervised(fresh_cove, listener) as daemon:
+    with asking(listener) as early, supervised(fresh_cove, listener) as daemon:
         wait_end(before)  # it made way
+        assert early.recv(15) == b"HTTP/1.1 200 OK"
         assert fresh_cove.daemon_pid() == daemon.pid
         assert running(listener) == ["goes-on"]
         assert fresh_cove("system", "docker-socket").out == f"unix://{path}\n"
@@ -84,10 +94,15 @@ def test_it_serves_the_socket_that_it_is_handed(fresh_cove: Cove, listener: sock
     # The next daemon is a command's, and makes way again.
     assert fresh_cove("ps", "--format", "{{.Names}}").out == "goes-on\n"
     assert fresh_cove("system", "docker-socket").out != f"unix://{path}\n"
-    with supervised(fresh_cove, listener):
+    with supervised(fresh_cove, listener) as daemon:
         assert running(listener) == ["goes-on"]
     # Killed: a monitor starts one, which makes way as well.
-    wait_until(lambda: fresh_cove("ps", "-q").out, "the daemon that a monitor starts")
+    noted = fresh_cove.root / "run/daemon.pid"
+    killed = ("", str(daemon.pid))  # "": while it is written
+    wait_until(lambda: noted.read_text().strip() not in killed, "the daemon of a monitor")
+    started = fresh_cove.daemon_pid()
+    assert fresh_cove("ps", "--format", "{{.Names}}").out == "goes-on\n"
+    assert fresh_cove.daemon_pid() == started
     with supervised(fresh_cove, listener):
         assert running(listener) == ["goes-on"]
         fresh_cove("rm", "-f", "goes-on")
@@ -134,8 +149,11 @@ def test_the_files_for_systemd(cove: Cove, tmp_path: Path) -> None:
     for words in (("--group", "a b"), ("--socket", "x"), ("--socket", "/a b")):
         cove("system", "units", *words, code=125)
     cove("system", "units", "/nothing/there", code=1)
-    if shutil.which("systemd-analyze") is None:
-        return
+
+
+def test_systemd_has_no_objection_to_the_files(cove: Cove, tmp_path: Path) -> None:
+    need("systemd-analyze")
+    written = cove("system", "units", str(tmp_path)).out.split()
     env = os.environ | {"SYSTEMD_UNIT_PATH": f"{tmp_path}:", "SYSTEMD_LOG_LEVEL": "warning"}
     checked = subprocess.run(
         ["systemd-analyze", "verify", *written], env=env, capture_output=True, text=True

@@ -43,6 +43,7 @@ def ssh_key(path: Path) -> str:
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[Path]:
+    need("ssh-agent")
     path = tmp_path / "agent"
     child = subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL)
     try:
@@ -56,7 +57,7 @@ def agent(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def server(repo: Path, agent: Path, tmp_path: Path) -> Iterator[Server]:
     need_root()
-    for tool in (SSHD, "ssh-agent", "ssh-add", "ssh-keygen"):
+    for tool in (SSHD, "ssh-add", "ssh-keygen"):
         need(tool)
     key = ssh_key(tmp_path / "host")
     authorized, conf = tmp_path / "authorized", tmp_path / "sshd"

@@ -69,6 +69,7 @@ def test_a_cache_that_is_swapped_while_it_is_mounted_in(
         swapping.join(GUARD)
     assert not swapping.is_alive()
     assert not any("bug:" in one or "Traceback" in one for one in said)
+    assert all(f"touch /c/d/sub/{number}" in one for number, one in enumerate(said)), said
 
 
 def test_a_mount_point_that_leads_out_afterwards_takes_nothing_away(

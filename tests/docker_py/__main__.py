@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.driver import ROOT, Cove, busybox_tar, new_cove
+from tests.driver import ROOT, Cove, busybox_tar, clean_env, new_cove
 from tests.registry.registries import docker_registry, listens
 from tests.registry.test_certificates import make
 
@@ -133,7 +133,7 @@ def run(cove: Cove, tree: Path, place: Path, words: list[str]) -> dict[str, str]
     ]
     home = place / "home"
     home.mkdir()
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("COVE_", "DOCKER_"))}
+    env = clean_env()
     env |= {"DOCKER_HOST": cove("system", "docker-socket").out.strip(), "HOME": str(home)}
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider",
                f"--timeout={PATIENCE}", "-c", "/dev/null", f"--rootdir={suite}",

@@ -64,7 +64,7 @@ def test_a_linked_machine_is_told_of_by_name_and_variables(cove: Cove, clean: No
 
 def test_what_cannot_be_linked_to_is_told(cove: Cove, clean: None) -> None:
     assert "cannot link to nobody" in cove("create", "--link", "nobody", "bb", code=125).err
-    assert "no alias" not in cove("create", "--link", ":x", "bb", code=125).err
+    assert "not NAME:ALIAS" in cove("create", "--link", ":x", "bb", code=125).err
     cove("create", "--name", "db", "bb", "sleep", "1000")
     for mode in ("none", "host"):
         refused = cove("create", "--network", mode, "--link", "db", "bb", code=125).err

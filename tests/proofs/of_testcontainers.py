@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.driver import ROOT, new_cove
+from tests.driver import ROOT, clean_env, new_cove
 from tests.proofs.__main__ import IMAGE, make_image
 from tests.shared import give_guests
 
@@ -44,7 +44,7 @@ def prove(python: str) -> int:
         cove("load", "-i", str(IMAGE), timeout=600)
         for name, text in (("nginx", NGINX), ("postgres", POSTGRES)):
             cove("build", "-q", "-t", f"{name}:made", "-", stdin=text, timeout=600)
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("COVE_", "DOCKER_"))}
+        env = clean_env()
         env |= {
             "DOCKER_HOST": cove("system", "docker-socket").out.strip(),
             "DOCKER_CONFIG": "/nonexistent",

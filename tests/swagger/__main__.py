@@ -22,7 +22,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.driver import ROOT, Cove, busybox_tar, new_cove
+from tests.driver import ROOT, Cove, busybox_tar, clean_env, new_cove
 from tests.leaks import leaks
 from tests.wire import ask
 
@@ -136,7 +136,7 @@ def run(schema: Path, python: str, examples: int, seed: int) -> int:
             ]  # fmt: skip
             hooks = {"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(Path(__file__).parent)}
             code = subprocess.run(
-                argv, env=os.environ | env | hooks, cwd=scratch, check=False
+                argv, env=clean_env() | env | hooks, cwd=scratch, check=False
             ).returncode
         assert ask(env["SOCKET"], "GET", "/_ping").body == b"OK"
         assert cove.daemon_pid() == pid, "the daemon did not live through it"
