@@ -6,6 +6,7 @@ rules know that beginning too, so a link of ours that no rule names reaches nobo
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -34,6 +35,8 @@ from cove.planner.networks.addresses import bridge_mac, link_local
 from cove.spec.network import CARDS
 from cove.store.records import Endpoint, NetworkRecord, Published
 
+PORTS = 1023
+"""Of a bridge (BR_MAX_PORTS, less the one that is none)."""
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -198,10 +201,11 @@ class Wires:
                 if bridge is None:
                     raise HostError(f"cannot connect {name}: the bridge of {network.name} is gone")
                 end = f"eth{endpoint.index}"
-                links.add_veth(
-                    route, endpoint.link, bridge=bridge.number, peer=end, mac=endpoint.mac,
-                    namespace=namespace,
-                )  # fmt: skip
+                with _room(network, name):
+                    links.add_veth(
+                        route, endpoint.link, bridge=bridge.number, peer=end, mac=endpoint.mac,
+                        namespace=namespace,
+                    )  # fmt: skip
                 if endpoint.address6:
                     with in_namespace(namespace):
                         set_all(end, WITH_IPV6)
@@ -253,7 +257,8 @@ class Wires:
                 )
             if port.up:  # a name changes only while it is down
                 route.ask(links.set_down(port.number))
-            links.seat(route, port.number, endpoint.link, bridge.number, up=up)
+            with _room(network, name):
+                links.seat(route, port.number, endpoint.link, bridge.number, up=up)
 
     def unseat(self, link: str) -> None:
         """It is the end of a card alone again: the emulator has it as long as it runs."""
@@ -406,6 +411,21 @@ def _configure(inside: Netlink, end: str, endpoint: Endpoint) -> None:
         gateways = filter(None, (endpoint.gateway, endpoint.gateway6))
         requests += [links.default_route(link.number, ip_address(word)) for word in gateways]
     inside.ask(*requests)
+
+
+@contextmanager
+def _room(network: NetworkRecord, name: str) -> Iterator[None]:
+    """On a bridge for one more: the kernel numbers its ports with ten bits, of which 0 is none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EXFULL:
+            raise
+        raise HostError(
+            f"cannot connect {name}: all {PORTS:,} ports of network {network.name} are taken",
+            host="a bridge of the kernel's has no more",
+            hint="another network has as many: cove network create NAME",
+        ) from error
 
 
 @contextmanager

@@ -104,6 +104,29 @@ def test_no_address_left(cove: Cove) -> None:
         cove("rm", "-f", *names)
 
 
+def test_no_port_left(cove: Cove) -> None:
+    """A bridge of the kernel's has 1,023, by whatever they are taken."""
+    with network(cove, "web"), machine(cove, "one", "web"):
+        bridge = cove("network", "inspect", "-f", "{{.Bridge}}", "web").out.strip()
+        held = len(run("ip", "-o", "link", "show", "master", bridge).splitlines())
+        pairs = [(f"full{number}", f"peer{number}") for number in range(512)]
+        lines = [f"link add {one} type veth peer name {two}" for one, two in pairs]
+        lines += [f"link set dev {end} group 77" for pair in pairs for end in pair]
+        ends = [end for pair in pairs for end in pair][: 1023 - held]
+        lines += [f"link set dev {end} master {bridge}" for end in ends]
+        try:
+            run("ip", "-batch", "-", text="\n".join(lines))
+            cove("create", "--name", "two", "--network", "web", "bb", "sleep", "1000")
+            said = cove("start", "two", code=1).err
+            assert "cannot connect two: all 1,023 ports of network web are taken" in said
+            assert "hint: another network has as many: cove network create NAME" in said
+            run("ip", "link", "del", "full0")
+            cove("start", "two")
+            cove("rm", "-f", "two")
+        finally:
+            run("ip", "link", "del", "group", "77")
+
+
 def test_words_that_no_command_line_lets_through(cove: Cove) -> None:
     """What a client of the socket may send: it reaches neither the kernel nor the rules."""
     http = Http(str(cove.root / "run/api.sock"))

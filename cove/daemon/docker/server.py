@@ -199,7 +199,7 @@ class Door:
 
     async def _run(self, handler: Handler, ask: Ask) -> Result:
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._pool, handler, ask)
+        future = loop.run_in_executor(self._pool, _encoded, handler, ask)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -357,6 +357,14 @@ def _safely(call: Callable[[], None]) -> None:
         call()
     except Exception:
         complain("a client that waits for a machine")
+
+
+def _encoded(handler: Handler, ask: Ask) -> Result:
+    """A long answer is written in the handler's thread: others' requests do not wait for it."""
+    result = handler(ask)
+    if isinstance(result, Answer):
+        result.body = result.encoded() or None
+    return result
 
 
 def _forget(future: asyncio.Future[Result]) -> None:
