@@ -146,6 +146,9 @@ def test_the_files_for_systemd(cove: Cove, tmp_path: Path) -> None:
     alone = cove("system", "units", "--socket", "/run/x.sock").out
     assert "ListenStream=/run/x.sock\nSocketMode=0600\nDirectoryMode" in alone
     assert f"--root {cove.root} --foreground" in alone
+    # What the daemon was told holds for the one that takes its place.
+    assert 'Environment="COVE_VM_POOL=0"\n' in alone
+    assert f'Environment="COVE_DEFAULT_NETWORK={cove.env["COVE_DEFAULT_NETWORK"]}"\n' in alone
     for words in (("--group", "a b"), ("--socket", "x"), ("--socket", "/a b")):
         cove("system", "units", *words, code=125)
     cove("system", "units", "/nothing/there", code=1)

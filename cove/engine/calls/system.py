@@ -46,3 +46,5 @@ class Info(msgspec.Struct, frozen=True):
     """Virtual machines of other CPUs: platform, and what makes them or what they lack."""
     docker_socket: str = ""
     """Where Docker's API is served."""
+    settings: dict[str, str] = {}
+    """The daemon's variables, by name; of a proxy with a login only the name."""

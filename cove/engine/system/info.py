@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 from collections import Counter
+from collections.abc import Mapping
 
 from cove import __version__
 from cove.engine.calls import Info, Version
@@ -19,6 +20,7 @@ from cove.store.layout import Layout
 PROTOCOL = 1
 DOCKER_SOCKET = "COVE_DOCKER_SOCKET"
 """The setting: where Docker's API is served; empty: below the state directory."""
+PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 
 
 def version(home: Home) -> Version:
@@ -51,7 +53,15 @@ def info(home: Home) -> Info:
         virtual=virtual_text(home),
         emulated_guests=guests_of_other_cpus(home),
         docker_socket=docker_socket(home.store.layout),
+        settings=settings(os.environ),
     )
+
+
+def settings(env: Mapping[str, str]) -> dict[str, str]:
+    """What somebody has set. A login is told to nobody: it is in the address of a proxy."""
+    found = {name: env[name] for name in sorted(env) if name.startswith("COVE_") and env[name]}
+    proxies = {name: env[name] for name in sorted(env) if name.lower() in PROXIES and env[name]}
+    return found | {name: "" if "@" in text else text for name, text in proxies.items()}
 
 
 def docker_socket(layout: Layout) -> str:
