@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -65,6 +66,40 @@ def test_a_websocket_hears_the_end(cove: Cove, client: Client) -> None:
     assert talk(cove, box.id, ["last\n"], until=0) == b"last\nwrong\n"
     box.wait()
     assert talk(cove, box.id, [], more="&stream=0&logs=1", until=11) == b"last\nwrong\n"
+    box.remove()
+
+
+def visit(cove: Cove, machine: str, word: bytes) -> bool:
+    """Come, say that, and leave before the machine has started; False: there are too many."""
+
+    async def session() -> bool:
+        path = docker_host(cove).removeprefix("unix://")
+        async with (
+            asyncio.timeout(PATIENCE),
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as http,
+        ):
+            try:
+                socket = await http.ws_connect(PATH.format(machine, ""), autoping=False)
+            except aiohttp.WSServerHandshakeError as refused:
+                assert refused.status == 409
+                return False
+            await socket.ping(b"there?")
+            message = await socket.receive()
+            assert (message.type, bytes(message.data)) == (aiohttp.WSMsgType.PONG, b"there?")
+            if word:
+                await socket.send_bytes(word)
+            await socket.close()
+            return True
+
+    return asyncio.run(session())
+
+
+def test_who_leaves_before_the_start_waits_no_more(cove: Cove, client: Client) -> None:
+    """More than may wait, one after the other; what they said is nobody's."""
+    box = client.containers.create("bb", ["head", "-n", "1"], stdin_open=True)
+    for number in range(18):
+        word = b"x" if number % 2 else b""
+        wait_until(partial(visit, cove, box.id, word), "a place to wait for its start")
     box.remove()
 
 

@@ -81,6 +81,8 @@ class Hijack:
     """Whether there is a session at all, after that."""
     forget: Callable[[], None] = lambda: None
     """The client has left."""
+    waits: Callable[[], bool] = lambda: False
+    """Whether it is for a machine that has not started."""
     ended: Callable[[int], None] = lambda code: None
     """With the exit code, unless the client left first."""
     raw: bool | None = None

@@ -85,6 +85,10 @@ def attach(ask: Ask, *, raw: bool = False) -> Hijack | Answer:
         if waiting:
             ask.pending.drop(machine.id, waiting[0])
 
+    def waits() -> bool:
+        held = ask.pending.held(machine.id)
+        return any(one is each for one in waiting for each in held)
+
     spec = machine.spec
     return Hijack(
         begin,
@@ -93,5 +97,6 @@ def attach(ask: Ask, *, raw: bool = False) -> Hijack | Answer:
         before=before,
         live=live,
         forget=forget,
+        waits=waits,
         raw=raw or None,
     )

@@ -236,9 +236,12 @@ class Relay:
             await asyncio.sleep(LOOK)
 
     async def _is_served(self) -> bool:
-        """Nothing is taken of the client before the machine is there to hear it; False: it left."""
+        """Nothing is taken of the client before the machine is there to hear it; False: it left.
+        What it said is carried to a machine that runs, not to one that may never start.
+        """
         while not self._served.done():
-            if self._taken.gone() and self._taken.reader.at_eof():
+            ended = self._taken.reader.at_eof()
+            if self._taken.gone() and (ended or self._asked.waits()):
                 return False
             # Not wait_for(): Python 3.11's forgets a cancel that comes together with the result.
             await asyncio.wait({self._served}, timeout=LOOK)

@@ -4,7 +4,9 @@ are. In place of a connection that was taken from HTTP.
 
 from __future__ import annotations
 
-from aiohttp import WSCloseCode, WSMsgType, web
+import asyncio
+
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from cove.errors import UsageError
 
@@ -28,12 +30,15 @@ class Websocket:
 
     async def begin(self, type: str, *, upgrade: bool) -> None:
         await self.response.prepare(self._request)
+        self.reader.begin()
 
     async def finish(self) -> None:
         """Whatever was said is heard before the end: it is a message like the others."""
+        await self.reader.stop()
         await self.response.close()
 
     async def fail(self, why: str) -> None:
+        await self.reader.stop()
         # Of a frame of control, which has 125 bytes at most (RFC 6455, 5.5).
         text = why.encode()[:120].decode(errors="ignore").encode()
         await self.response.close(code=WSCloseCode.INTERNAL_ERROR, message=text)
@@ -44,20 +49,39 @@ class Reader:
         self._response = response
         self._rest = b""
         self._ended = False
+        self._next: asyncio.Task[WSMessage] | None = None
+
+    def begin(self) -> None:
+        """Listen, though nobody reads yet: only who receives answers pings and sees the end."""
+        self._next = asyncio.ensure_future(self._response.receive())
+
+    async def stop(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.wait({self._next})
 
     async def read(self, most: int) -> bytes:
         """What is next, at most so much of it; nothing: the client has closed it."""
         while not self._rest and not self._ended:
-            message = await self._response.receive()
-            if message.type in DATA:
-                data = message.data
-                self._rest = data.encode() if isinstance(data, str) else data
-            else:
-                self._ended = True
+            if self._next is None:
+                self.begin()
+            assert self._next is not None
+            await asyncio.wait({self._next})  # whoever is cancelled here leaves it what it hears
+            self._take(self._next)
         data, self._rest = self._rest[:most], self._rest[most:]
         return data
 
+    def _take(self, heard: asyncio.Task[WSMessage]) -> None:
+        self._next, message = None, heard.result()
+        if message.type in DATA:
+            data = message.data
+            self._rest = data.encode() if isinstance(data, str) else data
+        else:
+            self._ended = True
+
     def at_eof(self) -> bool:
+        if self._next is not None and self._next.done():
+            self._take(self._next)
         return self._ended and not self._rest
 
 
