@@ -38,6 +38,10 @@ DEPTH_MAX = 4
 SEVERAL_MAX = 100
 """Of an index with more only the image for the platform is taken."""
 
+NAMES_MAX = 1 << 20
+DOCUMENTS_MAX = 256 << 20
+"""Of one archive: names that are looked up, and bytes of documents that are read, each time."""
+
 IMAGE_NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
 _CONFIG_NAME = re.compile(r"(?:blobs/sha256/)?([a-f0-9]{64})(?:\.json)?")
@@ -141,6 +145,40 @@ class DirectoryFiles:
         return fd
 
 
+class Bounded:
+    """Files whose names are looked up, and whose documents are read, as often as one archive may
+    ask: a small one can name the same few of them again and again, in indexes within indexes.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self.what, self._files = files.what, files
+        self._names = self._bytes = 0
+        self.whole: dict[str, bool] = {}
+        """Of manifests that were looked at, whether all they name is there; by digest."""
+
+    def span(self, name: str) -> Span | None:
+        self._look()
+        return self._files.span(name)
+
+    def has(self, name: str) -> bool:
+        self._look()
+        return self._files.has(name)
+
+    def read(self, span: Span) -> bytes:
+        self._bytes += span.size
+        if self._bytes > DOCUMENTS_MAX:
+            raise self._too_much()
+        return os.pread(span.fd, span.size, span.offset)
+
+    def _look(self) -> None:
+        self._names += 1
+        if self._names > NAMES_MAX:
+            raise self._too_much()
+
+    def _too_much(self) -> BadArchive:
+        return BadArchive(f"cannot load {self.what}: its indexes and manifests name too much")
+
+
 @contextmanager
 def open_files(fd: int, what: str) -> Iterator[Files]:
     """The files of an archive or layout directory; ``what`` names it in messages."""
@@ -151,11 +189,12 @@ def open_files(fd: int, what: str) -> Iterator[Files]:
             yield TarFiles(fd, what)
 
 
-def read_images(files: Files, platform: Platform, stem: str = "") -> tuple[ArchivedImage, ...]:
+def read_images(inside: Files, platform: Platform, stem: str = "") -> tuple[ArchivedImage, ...]:
     """The images of an archive that are for ``platform``; of an index within it all that are there.
 
     ``stem`` is the archive's own name: a layout whose reference is only a tag gets it as its name.
     """
+    files = Bounded(inside)
     if files.span("manifest.json") is not None and not _has_several(files):
         return _docker_images(files)
     if files.span("index.json") is not None:
@@ -184,7 +223,7 @@ class _Item(msgspec.Struct, frozen=True, rename="pascal"):
 _decode_items = msgspec.json.Decoder(list[_Item]).decode
 
 
-def _docker_images(files: Files) -> tuple[ArchivedImage, ...]:
+def _docker_images(files: Bounded) -> tuple[ArchivedImage, ...]:
     data = _read(files, "manifest.json", MANIFEST_MAX)
     try:
         items = _decode_items(data)
@@ -195,7 +234,7 @@ def _docker_images(files: Files) -> tuple[ArchivedImage, ...]:
     return tuple(_docker_image(files, item) for item in items)
 
 
-def _docker_image(files: Files, item: _Item) -> ArchivedImage:
+def _docker_image(files: Bounded, item: _Item) -> ArchivedImage:
     config = _read(files, item.config, CONFIG_MAX)
     named = _CONFIG_NAME.fullmatch(item.config)
     if named:
@@ -219,7 +258,7 @@ def _full(name: str, what: str) -> str:
 # ---- OCI ----
 
 
-def _has_several(files: Files) -> bool:
+def _has_several(files: Bounded) -> bool:
     """Whether it knows of platforms what Docker's own document cannot say."""
     if files.span("oci-layout") is None or files.span("index.json") is None:
         return False
@@ -227,7 +266,7 @@ def _has_several(files: Files) -> bool:
     return isinstance(document, Index) and bool(_indexes(files, document))
 
 
-def _indexes(files: Files, document: Index) -> dict[str, tuple[Descriptor, ...]]:
+def _indexes(files: Bounded, document: Index) -> dict[str, tuple[Descriptor, ...]]:
     """The indexes in the archive's own of which it has several images, by digest."""
     found: dict[str, tuple[Descriptor, ...]] = {}
     for one in document.manifests:
@@ -239,7 +278,7 @@ def _indexes(files: Files, document: Index) -> dict[str, tuple[Descriptor, ...]]
     return {digest: images for digest, images in found.items() if images}
 
 
-def _several(files: Files, index: Index) -> tuple[Descriptor, ...]:
+def _several(files: Bounded, index: Index) -> tuple[Descriptor, ...]:
     """The images of an index that are whole in this archive, if that is more than one; those that
     are for Linux: what it says of them besides (attestations) is for nobody.
     """
@@ -255,7 +294,14 @@ def _several(files: Files, index: Index) -> tuple[Descriptor, ...]:
     return tuple(found.values()) if len(found) > 1 else ()
 
 
-def _is_whole(files: Files, descriptor: Descriptor) -> bool:
+def _is_whole(files: Bounded, descriptor: Descriptor) -> bool:
+    known = files.whole.get(descriptor.digest)
+    if known is None:
+        known = files.whole[descriptor.digest] = _has_all(files, descriptor)
+    return known
+
+
+def _has_all(files: Bounded, descriptor: Descriptor) -> bool:
     if not files.has(_path(descriptor.digest)):
         return False
     document = _document(files, descriptor)
@@ -264,7 +310,7 @@ def _is_whole(files: Files, descriptor: Descriptor) -> bool:
     )
 
 
-def _oci_images(files: Files, platform: Platform, stem: str) -> tuple[ArchivedImage, ...]:
+def _oci_images(files: Bounded, platform: Platform, stem: str) -> tuple[ArchivedImage, ...]:
     document = parse_document(_read(files, "index.json", MANIFEST_MAX), f"index of {files.what}")
     if not isinstance(document, Index):
         raise BadArchive(f"cannot load {files.what}: its index.json is no index")
@@ -287,7 +333,7 @@ def _oci_images(files: Files, platform: Platform, stem: str) -> tuple[ArchivedIm
 
 
 def _of_indexes(
-    files: Files, document: Index, indexes: dict[str, tuple[Descriptor, ...]], stem: str
+    files: Bounded, document: Index, indexes: dict[str, tuple[Descriptor, ...]], stem: str
 ) -> Iterator[ArchivedImage]:
     """Each with all names that its index has."""
     outer = {one.digest: one for one in document.manifests if one.digest in indexes}
@@ -300,7 +346,7 @@ def _of_indexes(
 
 
 def _chosen(
-    files: Files, index: Index, platform: Platform, stem: str, depth: int, *, alone: bool
+    files: Bounded, index: Index, platform: Platform, stem: str, depth: int, *, alone: bool
 ) -> Iterator[tuple[Descriptor, tuple[str, ...]]]:
     """The manifests for the platform. One that stands alone is taken whatever it is for."""
     if depth == 0:
@@ -318,7 +364,9 @@ def _chosen(
             yield inner, tuple(dict.fromkeys(references + more))
 
 
-def _oci_image(files: Files, descriptor: Descriptor, references: tuple[str, ...]) -> ArchivedImage:
+def _oci_image(
+    files: Bounded, descriptor: Descriptor, references: tuple[str, ...]
+) -> ArchivedImage:
     manifest = _blob(files, descriptor, MANIFEST_MAX)
     document = parse_document(manifest, f"manifest {descriptor.digest}")
     if not isinstance(document, Manifest):
@@ -336,11 +384,11 @@ def _oci_image(files: Files, descriptor: Descriptor, references: tuple[str, ...]
     return ArchivedImage(config, tuple(layers), references, manifest)
 
 
-def _document(files: Files, descriptor: Descriptor) -> Manifest | Index:
+def _document(files: Bounded, descriptor: Descriptor) -> Manifest | Index:
     return parse_document(_blob(files, descriptor, MANIFEST_MAX), f"manifest {descriptor.digest}")
 
 
-def _blob(files: Files, descriptor: Descriptor, limit: int) -> bytes:
+def _blob(files: Bounded, descriptor: Descriptor, limit: int) -> bytes:
     data = _read(files, _path(descriptor.digest), limit)
     digests.check(data, descriptor.digest, f"blob of {files.what}")
     return data
@@ -366,18 +414,18 @@ def _references(descriptor: Descriptor, stem: str) -> tuple[str, ...]:
 # ---- reading ----
 
 
-def _span(files: Files, name: str) -> Span:
+def _span(files: Bounded, name: str) -> Span:
     span = files.span(name)
     if span is None:
         raise BadArchive(f"cannot load {files.what}: it lacks {name}")
     return span
 
 
-def _read(files: Files, name: str, limit: int) -> bytes:
+def _read(files: Bounded, name: str, limit: int) -> bytes:
     span = _span(files, name)
     if span.size > limit:
         raise BadArchive(f"cannot load {files.what}: {name} is larger than {limit >> 20} MiB")
-    data = os.pread(span.fd, span.size, span.offset)
+    data = files.read(span)
     if len(data) != span.size:
         raise BadArchive(f"cannot load {files.what}: {name} is truncated")
     return data
