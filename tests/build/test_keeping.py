@@ -11,14 +11,22 @@ from typing import Any
 
 import pytest
 
+from cove.build.dockerfile.mounts import Mount
 from cove.build.keeping import Kept, Limits, doomed
 from cove.cli.system.disk import size_text
-from cove.engine.builds import collecting
+from cove.engine import calls
+from cove.engine.builds import caches, collecting
 from cove.engine.builds.caches import volume_of
+from cove.engine.calls.build import BuildPrune
+from cove.engine.engine import Engine
 from cove.engine.reactor import Worker
+from cove.image import catalog
+from cove.linux import disk
 from cove.linux.disk import tree_usage
 from tests.build.test_builds import wait_for_line
 from tests.driver import Cove, wait_until
+from tests.images.tars import Tar
+from tests.kernel.conftest import open_engine
 
 A, B, C = (Kept(name, 10, used, used) for name, used in (("a", 3), ("b", 1), ("c", 2)))
 
@@ -85,6 +93,65 @@ def test_machines_do_not_wait_for_it(tmp_path: Path) -> None:
 
 
 # ---- on the real disk ----
+
+
+def test_a_second_collection_walks_what_is_new_alone(
+    bb_tar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers never change, and a cache mount only while somebody has it. Image ``host`` may get a
+    layer at any time, by itself: it is not asked for.
+    """
+    walked: list[str] = []
+    mine: list[str] = []
+    run = disk._run_du
+
+    def spy(*words: str) -> bytes:
+        walked.extend(os.path.relpath(word, home.root) for word in words[2:])
+        return run(*words)
+
+    def step(cache: str, size: int) -> str:
+        """What a step with a cache mount does; the mount's place."""
+        wish = Mount("cache", id=cache, target="/c")
+        with caches.taken(home, [wish], lambda: None) as names:
+            caches.made(home, names[cache], wish)
+            place = home.store.layout.volume_data(names[cache])
+            Path(place, "f").write_bytes(bytes(size))
+            name = os.path.relpath(place, home.root)
+            mine.extend({name} - set(mine))
+            assert name in seen() and seen() == [name], "it may change"
+        return place
+
+    def seen() -> list[str]:
+        walked.clear()
+        collecting.prune(home, BuildPrune(most=1 << 60))
+        return [one for one in walked if one in mine]
+
+    with open_engine(bb_tar) as engine:
+        home = engine.home
+        mine += layers_of(engine, "bb")
+        seen()
+        monkeypatch.setattr(disk, "_run_du", spy)
+        places = [step(cache, 5000) for cache in "ab"]
+        assert seen() == mine[2:] and seen() == []
+        step("a", 1 << 20)
+        assert seen() == mine[1:2] and seen() == []
+        (tmp_path / "tar").write_bytes(Tar().file("new", os.urandom(9000)).data())
+        with open(tmp_path / "tar", "rb") as file:
+            list(engine.image_import(calls.ImageImport("new"), calls.Call(body=file.fileno())))
+        mine += layers_of(engine, "new")
+        assert seen() == mine[-1:] and seen() == []
+        walked.clear()
+        rows = collecting.usage(home, {}, frozenset())  # as ``system df`` has it
+        assert {one.size for one in rows} == {tree_usage(place) for place in places}
+        assert sorted(walked) == sorted(mine[1:3])
+        assert len(collecting.prune(home, BuildPrune()).keys) == 2
+
+
+def layers_of(engine: Engine, image: str) -> list[str]:
+    """Their directories, below the state directory."""
+    store = engine.home.store
+    found = [store.layer(diff_id) for diff_id in catalog.resolve(store, image).layers]
+    return [f"roots/l{layer.key}" for layer in found if layer is not None]
 
 
 def text_of(name: str) -> str:

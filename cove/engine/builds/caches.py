@@ -19,6 +19,7 @@ import msgspec
 from cove.engine.home import Home
 from cove.engine.volumes import making
 from cove.errors import Conflict, NotFound
+from cove.linux.disk import trees_usage
 from cove.spec.volume import VolumeSpec
 from cove.store.records import VolumeRecord
 
@@ -36,6 +37,10 @@ Key = tuple[str, str]
 _guard = threading.Condition()
 _held: dict[Key, int] = {}
 """How many have it, -1 for one alone."""
+_turns: dict[Key, int] = {}
+"""How often it was given back: nobody else writes it."""
+_measured: dict[Key, tuple[int, int]] = {}
+"""Bytes, and after which turn."""
 
 
 def volume_of(cache: str) -> str:
@@ -90,6 +95,7 @@ def _give(key: Key) -> None:
             _held[key] = left
         else:
             del _held[key]
+        _turns[key] = _turns.get(key, 0) + 1
         _guard.notify_all()
 
 
@@ -99,6 +105,24 @@ def is_cache(record: VolumeRecord) -> bool:
 
 def is_held(home: Home, name: str) -> bool:
     return (home.root, name) in _held
+
+
+def sizes(home: Home, names: Iterable[str], *, anew: bool) -> dict[str, int]:
+    """Bytes on the disk; unless ``anew`` only those are measured that somebody had since, or has
+    now. One that nobody has had yet is measured each time: of a daemon that was killed a step may
+    still write.
+    """
+    with _guard:
+        turns = {name: _turns.get((home.root, name), 0) for name in names}
+        still = {name for name in turns if turns[name] and (home.root, name) not in _held}
+        known = {name: _measured.get((home.root, name), (0, 0)) for name in still}
+        found = {n: size for n, (size, turn) in known.items() if turn == turns[n] and not anew}
+    places = {name: home.store.layout.volume_data(name) for name in turns if name not in found}
+    measured = trees_usage(places.values()) if places else {}
+    found |= {name: measured.get(place, 0) for name, place in places.items()}
+    with _guard:
+        _measured.update({(home.root, n): (found[n], turns[n]) for n in still if n in places})
+    return found
 
 
 def remove(home: Home, name: str) -> bool:

@@ -20,7 +20,7 @@ from cove.engine.calls.disk import CacheUsage
 from cove.engine.home import Home
 from cove.engine.system.layers import layer_sizes
 from cove.errors import NOT_JSON, CoveError, HostError, UsageError
-from cove.linux.disk import Space, free_space, trees_usage
+from cove.linux.disk import Space, free_space
 from cove.spec.values import parse_size
 from cove.store.records import CacheRecord
 
@@ -30,8 +30,12 @@ EVERY = 3600.0
 _alone = threading.Lock()
 
 
-def usage(home: Home, sizes: dict[str, int], of_images: Set[str]) -> tuple[CacheUsage, ...]:
-    """Of steps that made the same, the oldest has it."""
+def usage(
+    home: Home, sizes: dict[str, int], of_images: Set[str], *, anew: bool = True
+) -> tuple[CacheUsage, ...]:
+    """Of steps that made the same, the oldest has it. ``anew``: cache mounts are measured whether
+    anybody had them since or not.
+    """
     left, pins = dict(sizes), home.store.pins()
     return tuple(
         CacheUsage(
@@ -41,19 +45,18 @@ def usage(home: Home, sizes: dict[str, int], of_images: Set[str]) -> tuple[Cache
             in_use=record.diff_id in pins,
         )
         for record in sorted(home.store.all_cached(), key=lambda record: record.created)
-    ) + tuple(_mounts(home))
+    ) + tuple(_mounts(home, anew=anew))
 
 
-def _mounts(home: Home) -> Iterator[CacheUsage]:
+def _mounts(home: Home, *, anew: bool) -> Iterator[CacheUsage]:
     records = [one for one in home.store.volumes() if caches.is_cache(one)]
-    paths = {one.name: home.store.layout.volume_data(one.name) for one in records}
-    sizes = trees_usage(paths.values()) if paths else {}
+    sizes = caches.sizes(home, [one.name for one in records], anew=anew)
     for one in records:
         used = max(one.used, one.created)
         title = f"cache mount {one.labels[caches.LABEL]}"
         yield CacheUsage(
             CacheRecord(one.name, "", one.created, used, title[:200]),
-            sizes.get(paths[one.name], 0),
+            sizes[one.name],
             shared=False,
             kind=MOUNT,
             in_use=caches.is_held(home, one.name),
@@ -78,7 +81,9 @@ def _prune(home: Home, limits: Limits, kinds: tuple[str, ...]) -> BuildPruned:
     while more:
         sizes = layer_sizes(home.store)
         images = {layer for image in home.store.images() for layer in image.layers}
-        seen = [one for one in usage(home, sizes, images) if not kinds or one.kind in kinds]
+        seen = [
+            one for one in usage(home, sizes, images, anew=False) if not kinds or one.kind in kinds
+        ]
         if limits:  # what an image has takes no room of the cache's
             seen = [one for one in seen if not one.shared]
         free = free_space(home.store.layout.root).free
