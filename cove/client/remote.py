@@ -21,6 +21,7 @@ from cove.client.spawn import DEFAULT_ROOT
 from cove.engine.events import Cancel
 from cove.errors import CoveError, HostError, UsageError, printable
 from cove.git.fetching import GitStopped, GitTrouble, Repository, fetch_git, ssh_hint
+from cove.git.settings import read_address
 from cove.oci import doubt
 from cove.oci.endpoint import Endpoint, is_loopback
 from cove.oci.logins import redacted
@@ -105,7 +106,10 @@ def _clone(url: str, out: int, cancelled: threading.Event, env: Mapping[str, str
     parts = doubt.split(git.remote)
     typed = parts is not None and is_loopback(parts.netloc.rpartition("@")[2])
     try:
-        with own_identity(env) as identity:
+        address = read_address(git.remote)
+        over_ssh = address is not None and address.scheme == "ssh"
+        # An agent that has gone matters to nobody else.
+        with own_identity(env) if over_ssh else nullcontext() as identity:
             fetch_git(
                 wanted, out, cancelled.is_set, place=place, room=room, typed=typed, env=env,
                 identity=identity,

@@ -279,7 +279,8 @@ def test_a_repository_is_the_context(cove: Cove, served: str) -> None:
     cove("build", "-t", "ctx", f"{served}#v1:sub")
     assert says(cove, "ctx", "cat /f") == "1\n"
     cove("build", "-t", "ctx", "-f", "sub/Dockerfile", f"{served}?branch=main&subdir=sub", code=1)
-    cove("build", "-t", "ctx", served)
+    # An agent that has gone matters to ssh alone.
+    cove("build", "-t", "ctx", served, env={"SSH_AUTH_SOCK": "/nothing/there"})
     assert says(cove, "ctx", "cat /all/sub/f; ls -A /all") == "2\nDockerfile\nlink\nrun\nsub\n"
     failed = cove("build", f"{served}#none", code=1)
     assert "it has no branch, tag or commit none" in failed.err
