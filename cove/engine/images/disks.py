@@ -40,7 +40,8 @@ emulated unpacking a small program takes as long as running it. They would shrin
 class Disks:
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._making: dict[str, threading.Lock] = {}
+        self._making: dict[str, tuple[threading.Lock, int]] = {}
+        """With how many hold or want it: there is a key for each step of a build."""
         self._lent: dict[str, tuple[int, int]] = {}
         """Of what steps of builds begin with: a descriptor, and how many steps have it."""
 
@@ -92,9 +93,16 @@ class Disks:
     @contextlib.contextmanager
     def _one(self, key: str) -> Iterator[None]:
         with self._lock:
-            lock = self._making.setdefault(key, threading.Lock())
-        with lock:
-            yield
+            lock, users = self._making.get(key) or (threading.Lock(), 0)
+            self._making[key] = lock, users + 1
+        try:
+            with lock:
+                yield
+        finally:
+            with self._lock:
+                _, users = self._making.pop(key)
+                if users > 1:
+                    self._making[key] = lock, users - 1
 
 
 def _is_of_step(base: Base) -> bool:
