@@ -228,14 +228,14 @@ def test_an_emulator_that_is_killed_fails_the_step(cove: Cove, tmp_path: Path) -
     for pid in guests_of(cove):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    _, said = process.communicate(timeout=150)
+    _, said = process.communicate(timeout=240)
     assert process.returncode == 1 and b"emulator" in said, said
 
 
 def test_an_interrupted_build_ends_its_guest(cove: Cove, tmp_path: Path) -> None:
     process = begun(cove, tmp_path)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=150)
+    process.communicate(timeout=240)
     assert process.returncode == 130
 
 
@@ -243,6 +243,6 @@ def test_a_killed_daemon_leaves_no_guest(cove: Cove, build: Build, tmp_path: Pat
     """The next one ends the step's machine, and goes on with what was made before."""
     process = begun(cove, tmp_path, BEFORE)
     cove.kill_daemon()
-    process.communicate(timeout=150)
+    process.communicate(timeout=240)
     wait_until(lambda: not cove("ps", "-aq").out, "the end of the step's machine")
     assert build((BEFORE + WAITS).replace("sleep 1000", "true"), *VM).err.count("CACHED") == 1
