@@ -19,7 +19,7 @@ GUARD = 240
 
 SWAP = """\
 FROM bb
-RUN --mount=type=cache,id=race,target=/c cd /c && touch go; until [ -e stop ]; do \\
+RUN --mount=type=cache,id=race,target=/c cd /c && touch go; echo swapping; until [ -e stop ]; do \\
     rm -rf d new; ln -s {mark} new; mv -T new d; rm -rf d; \\
     ln -s ../../../../../../../..{mark} new; mv -T new d; rm -rf d; \\
     mkdir -p real/sub real/b; mv -T real d; mv -T d real; done 2>/dev/null; rm -rf /c/*
@@ -28,7 +28,7 @@ MOUNT = """\
 FROM bb AS files
 RUN mkdir /f
 FROM bb
-RUN --mount=type=cache,id=race,target=/c until [ -e /c/go ]; do :; done
+RUN --mount=type=cache,id=race,target=/c until [ -e /c/go ] || [ -e /c/stop ]; do :; done
 RUN --mount=type=cache,id=race,target=/c --mount=type=tmpfs,target=/c/d/sub \\
     --mount=type=bind,from=files,source=/f,target=/c/d/b,rw \\
     touch /c/d/sub/{n} /c/d/b/{n} /c/d/{n}; :
@@ -59,15 +59,28 @@ def test_a_cache_that_is_swapped_while_it_is_mounted_in(
         tar = ("build", "--no-cache", "--progress=plain", "-")
         return cove(*tar, stdin=text.encode(), code=code, timeout=GUARD).err
 
-    swapping = threading.Thread(target=run, args=(SWAP.format(mark=mark), None), daemon=True)
+    stop = "FROM bb\nRUN --mount=type=cache,id=race,target=/c touch /c/stop\n"
+    failed = []
+
+    def swap() -> None:
+        """Nobody waits for one that has not begun."""
+        try:
+            text = run(SWAP.format(mark=mark), None)
+            if "swapping\n" not in text:
+                failed.append(text)
+        except BaseException as error:
+            failed.append(repr(error))
+        if failed:
+            run(stop, None)
+
+    swapping = threading.Thread(target=swap, daemon=True)
     swapping.start()
     try:
         said = [run(MOUNT.format(n=number), None) for number in range(8)]
     finally:
-        stop = "FROM bb\nRUN --mount=type=cache,id=race,target=/c touch /c/stop\n"
         run(stop, 0)
         swapping.join(GUARD)
-    assert not swapping.is_alive()
+    assert not swapping.is_alive() and not failed, failed
     assert not any("bug:" in one or "Traceback" in one for one in said)
     assert all(f"touch /c/d/sub/{number}" in one for number, one in enumerate(said)), said
 
