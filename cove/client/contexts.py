@@ -79,12 +79,12 @@ def from_docker(text: str) -> Context | None:
     return Context(document)
 
 
-def parse_context_name(text: str) -> str:
+def parse_context_name(text: str, verb: str) -> str:
     if text == DEFAULT:
-        raise UsageError(f'cannot use the context "{text}" for that: it is no file')
+        raise UsageError(f'cannot {verb} the context "{text}": it is no file')
     if not NAME.fullmatch(text):
         raise UsageError(
-            f'cannot name a context "{text}": it is two letters or more of a-z, A-Z, 0-9, _.+-'
+            f'cannot {verb} the context "{text}": not two letters or more of a-z, A-Z, 0-9, _.+-'
         )
     return text
 

@@ -303,7 +303,7 @@ def parse_userns(text: str) -> str:
 
 def parse_uts(text: str) -> str:
     if text not in ("private", "host", ""):
-        raise bad("UTS mode", text, "it is private or host")
+        raise bad("UTS mode", text, "not private or host")
     return text if text == "host" else ""
 
 

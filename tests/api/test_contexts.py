@@ -95,13 +95,13 @@ def test_what_is_no_context_is_refused(ours: Asked, config: Path) -> None:
     ours("create", "one", "--docker", "host=unix:///one.sock")
     for words, said in (
         (("create", "one"), 'cannot make the context "one": it is there'),
-        (("rm", "default"), "it is no file"),
+        (("rm", "default"), 'cannot remove the context "default": it is no file'),
         (("use", "nothing"), 'cannot find the context "nothing"'),
     ):
         assert said in ours(*words, code=1), words
     for words, said in (
-        (("create", "../up"), 'cannot name a context "../up"'),
-        (("create", "default"), "it is no file"),
+        (("create", "../up"), 'cannot create the context "../up": not two letters'),
+        (("create", "default"), 'cannot create the context "default"'),
         (("create", "x1", "--docker", "host=tcp://a:1,key=k"), "cove copies no keys"),
         (("create", "x1", "--docker", "relative"), "an endpoint is host=URL"),
         (("create", "x1", "--docker", "host=/run/x"), 'cannot use "/run/x" as an address'),

@@ -49,13 +49,13 @@ def parse_endpoint(text: str) -> str:
         host = value
     if not host.startswith(("unix:///", "tcp://", "ssh://", "http://", "https://")):
         raise UsageError(
-            f'cannot use "{host}" as an address: it is unix:///PATH, tcp://… or ssh://…'
+            f'cannot use "{host}" as an address: not unix:///PATH, tcp://… or ssh://…'
         )
     return host
 
 
 def create(typed: Typed, terminal: Terminal, client: Client) -> int:
-    name = parse_context_name(typed.words[0] if typed.words else OWN)
+    name = parse_context_name(typed.words[0] if typed.words else OWN, "create")
     contexts = contexts_of(terminal)
     host = typed.text("docker") or f"unix://{client.info().docker_socket}"
     contexts.write(new_context(name, host, typed.text("description", DESCRIBED)), anew=False)
@@ -65,7 +65,7 @@ def create(typed: Typed, terminal: Terminal, client: Client) -> int:
 
 
 def update(typed: Typed, terminal: Terminal, client: Client) -> int:
-    name, contexts = parse_context_name(typed.words[0]), contexts_of(terminal)
+    name, contexts = parse_context_name(typed.words[0], "update"), contexts_of(terminal)
     found = contexts.find(name)
     host = typed.text("docker", found.host)
     contexts.write(found.changed(host, typed.text("description", found.description)), anew=True)
@@ -136,7 +136,7 @@ def remove(typed: Typed, terminal: Terminal, client: Client) -> int:
     contexts = contexts_of(terminal)
 
     def one(name: str) -> str:
-        contexts.remove(parse_context_name(name), force=typed.on("force"))
+        contexts.remove(parse_context_name(name, "remove"), force=typed.on("force"))
         return name
 
     return each(typed.words, terminal, one, lenient=False)

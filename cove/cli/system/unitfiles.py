@@ -55,13 +55,13 @@ WantedBy=multi-user.target
 
 def parse_path(text: str) -> str:
     if not text.startswith("/") or any(c.isspace() or c in "%\\\"'" for c in text):
-        raise UsageError(f'cannot use "{text}" as a socket: it is an absolute path without spaces')
+        raise UsageError(f'cannot use "{text}" as a socket: not an absolute path without spaces')
     return text
 
 
 def parse_group(text: str) -> str:
     if not NAME.fullmatch(text):
-        raise UsageError(f'cannot use "{text}" as a group: it is a name or a number')
+        raise UsageError(f'cannot use "{text}" as a group: not a name or a number')
     return text
 
 
