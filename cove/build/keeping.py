@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-DAYS = 86400.0
-
 
 @dataclass(frozen=True, slots=True)
 class Kept:

@@ -43,21 +43,20 @@ INSTEAD = {
 
 
 def _of_machines() -> dict[str, click.Command]:
-    from cove.cli.machines import copy, life, logs, ports, run, snapshots, watch
-    from cove.cli.machines import ps as list
+    from cove.cli.machines import copy, life, logs, ports, ps, run, snapshots, watch
 
     return {
-        **run.COMMANDS, **life.COMMANDS, **list.COMMANDS, **logs.COMMANDS, **watch.COMMANDS,
+        **run.COMMANDS, **life.COMMANDS, **ps.COMMANDS, **logs.COMMANDS, **watch.COMMANDS,
         **copy.COMMANDS, **snapshots.COMMANDS, **ports.COMMANDS,
     }  # fmt: skip
 
 
 def _of_networks() -> click.Command:
-    from cove.cli.networks import verbs as networks
+    from cove.cli.networks import verbs
 
     return Group(
-        "network", networks.GROUPED, help="What machines reach each other through",
-        group=networks.GROUP,
+        "network", verbs.GROUPED, help="What machines reach each other through",
+        group=verbs.GROUP,
     )  # fmt: skip
 
 
@@ -80,10 +79,10 @@ def _of_contexts() -> click.Command:
 
 def _of_images() -> click.Command:
     from cove.cli.builds import build
-    from cove.cli.images import verbs as images
+    from cove.cli.images import verbs
     from cove.cli.system import disk
 
-    commands = {**images.GROUPED, **disk.GROUPED, "build": build.BUILD}
+    commands = {**verbs.GROUPED, **disk.GROUPED, "build": build.BUILD}
     return Group(
         "image", commands, help="Images and how to get them", group="Images", later=LATER_OF_IMAGES
     )
@@ -122,11 +121,9 @@ def _of_virtual_machines() -> dict[str, click.Command]:
 
 def _tree() -> Group:
     from cove.cli import completion
-    from cove.cli.images import login
-    from cove.cli.images import verbs as images
+    from cove.cli.images import login, verbs
     from cove.cli.machines import inspect, life, plan, snapshots
-    from cove.cli.system import check, disk, events, info, unitfiles
-    from cove.cli.system import daemon as system
+    from cove.cli.system import check, daemon, disk, events, info, unitfiles
 
     machines = _of_machines()
     of_machine = {**machines, "ls": machines["ps"], "inspect": inspect.MACHINE}
@@ -136,7 +133,7 @@ def _tree() -> Group:
         "inspect": inspect.ANY,
         **plan.COMMANDS,
         "image": _of_images(),
-        **images.TOP,
+        **verbs.TOP,
         "manifest": _of_manifests(),
         **_of_builds(),
         **login.COMMANDS,
@@ -150,7 +147,7 @@ def _tree() -> Group:
         **events.COMMANDS,
         **_of_virtual_machines(),
         **info.COMMANDS,
-        **system.TOP,
+        **daemon.TOP,
         **completion.commands(root),
         "system": Group(
             "system",

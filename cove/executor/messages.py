@@ -275,10 +275,6 @@ def send_attach(
     _send(sock, Kind.ATTACH, 0, (head, attach.keys), fds, 0)
 
 
-def send_signal(sock: socket.socket, signal: int) -> None:
-    send(sock, Kind.SIGNAL, value=signal)
-
-
 def decode_exit(data: bytes) -> ExitRecord | None:
     """An exit record; None when it was never written whole."""
     if len(data) < EXIT_RECORD.size:

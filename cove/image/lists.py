@@ -29,7 +29,6 @@ from cove.store.db import Store
 from cove.store.lists import ManifestList, Member, read_list, remove_list, write_list
 
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
-FEATURES = ("os.version", "os.features")
 _changing = threading.Lock()
 """A list is read and written anew by one thread at a time, and never while a registry is asked."""
 

@@ -17,9 +17,9 @@ from cove.errors import NotFound, UsageError
 from cove.image import catalog, several
 from cove.image.host import HOST
 from cove.image.repacking import Unwanted, check_recipe, plain_diff_id, write_archive
-from cove.image.several import INDEX
 from cove.oci.archive import IMAGE_NAME, REF_NAME
 from cove.oci.digest import digest_of
+from cove.oci.linked import OCI_INDEX
 from cove.oci.manifest import Manifest, matches, parse_document, parse_platform
 from cove.oci.reference import familiar, parse_reference
 from cove.store.blobs import Blobs
@@ -247,7 +247,7 @@ def _index(what: Chosen, nested: Sequence[tuple[SavedIndex, str, bytes]]) -> byt
         }
         plain = _manifest_entry(image) | {"platform": platform}
         entries += [plain | _notes(name) for name in image.names or ("",)]
-    return msgspec.json.encode({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries})
+    return msgspec.json.encode({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
 
 
 def _notes(name: str) -> dict[str, object]:

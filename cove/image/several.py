@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import msgspec
 
 from cove.errors import NOT_JSON, UsageError
+from cove.oci.linked import OCI_INDEX
 from cove.oci.manifest import Platform, best, host_platform_of
 from cove.oci.reference import parse_reference
 from cove.store.db import Store
 from cove.store.records import ImageRecord, IndexRecord
 
-INDEX = "application/vnd.oci.image.index.v1+json"
 DOCUMENT_MAX = 256 << 10
 """Bytes of an index that are kept; a larger one is written anew where it goes."""
 
@@ -75,7 +75,7 @@ def add(store: Store, reference: str, record: ImageRecord) -> None:
 def encode_index(entries: Sequence[tuple[dict[str, object], ImageRecord]]) -> bytes:
     """Of descriptors of manifests, and the images that they are of."""
     manifests = [entry | {"platform": _shown(record)} for entry, record in entries]
-    return msgspec.json.encode({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests})
+    return msgspec.json.encode({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests})
 
 
 def _shown(record: ImageRecord) -> dict[str, object]:
@@ -90,9 +90,9 @@ def document_of(
     try:
         known = msgspec.json.decode(index.document) if index.document else {}
         named = [one["digest"] for one in known.get("manifests", ())]
-        kind = str(known.get("mediaType") or INDEX)
+        kind = str(known.get("mediaType") or OCI_INDEX)
     except (*NOT_JSON, AttributeError, KeyError, TypeError):
         named, kind = [], ""
     if named and sorted(named) == sorted(str(entry["digest"]) for entry, _ in entries):
         return kind, index.document
-    return INDEX, encode_index(entries)
+    return OCI_INDEX, encode_index(entries)

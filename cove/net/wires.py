@@ -221,7 +221,7 @@ class Wires:
             for index in range(CARDS):
                 link = self.spare_name(machine, index)
                 found.append(_open_tap(link, name, partial(self.drop_link, link)))
-                write(INTERFACES.format(family="ipv6", link=link, name="disable_ipv6"), "1")
+                _quiet(link)
         except BaseException:
             close_taps(found)
             raise
@@ -237,7 +237,7 @@ class Wires:
                 return
             try:
                 attach_again(fd, names[1])
-                write(INTERFACES.format(family="ipv6", link=names[1], name="disable_ipv6"), "1")
+                _quiet(names[1])
             finally:
                 os.close(fd)
 
@@ -357,6 +357,11 @@ class Wires:
                 host=said[:300],
                 hint="nf_tables must have the families inet and bridge, and NAT",
             )
+
+
+def _quiet(link: str) -> None:
+    """The host itself says nothing there."""
+    write(INTERFACES.format(family="ipv6", link=link, name="disable_ipv6"), "1")
 
 
 def _open_tap(link: str, name: str, drop: Callable[[], None]) -> int:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import cove.planner.defaults as defaults
-import cove.planner.seccomp.filters as seccomp
 from cove.errors import UsageError
 from cove.oci.config import ImageConfig
 from cove.plan.facts import Facts
@@ -42,6 +41,7 @@ from cove.plan.ops import (
 )
 from cove.planner.capabilities import mask_of
 from cove.planner.place import Place
+from cove.planner.seccomp.filters import ALL_CAPABILITIES, compile_default, compile_missing
 from cove.planner.seccomp.profile import compile_profile
 from cove.planner.walls import Walls, walls_of
 from cove.planner.why import default, option
@@ -110,7 +110,7 @@ def _exec_privileges(
 ) -> tuple[Op, ...]:
     if not spec.privileged:
         return privileges(machine, image, facts, walls, user=spec.user)
-    names = tuple(n for n in seccomp.ALL_CAPABILITIES[: facts.last_cap + 1])
+    names = tuple(n for n in ALL_CAPABILITIES[: facts.last_cap + 1])
     why = "exec --privileged: every capability of the machine's user namespace"
     user, user_why = user_of(machine, image)
     if spec.user:
@@ -295,12 +295,12 @@ def _filter(
     return (
         Seccomp(
             SeccompFlags(0),
-            seccomp.compile_missing(arch, caps),
+            compile_missing(arch, caps),
             why=default("ENOSYS for calls unknown here, so that programs fall back; not logged"),
         ),
         Seccomp(
             logged,
-            seccomp.compile_default(arch, caps),
+            compile_default(arch, caps),
             why=default("system calls on an allow-list; EPERM for others, logged and named"),
         ),
     )

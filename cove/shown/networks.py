@@ -10,10 +10,10 @@ from cove.engine.calls import networks as calls
 from cove.shown import filters, units
 from cove.shown.template import Record
 from cove.spec import values
+from cove.spec.network import PREDEFINED
 from cove.store.records import NetworkRecord
 
 SCOPE = "local"
-BUILTIN = ("bridge", "host", "none")
 KEYS = ("dangling", "driver", "id", "label", "name", "scope", "type")
 
 Shown = Sequence[calls.Network]
@@ -41,7 +41,7 @@ TESTS: dict[str, Callable[[calls.Network, str], bool]] = {
     "id": lambda n, v: n.record.id.startswith(v),
     "driver": lambda n, v: n.record.driver == v,
     "scope": lambda n, v: v == SCOPE,
-    "type": lambda n, v: v == ("builtin" if n.record.name in BUILTIN else "custom"),
+    "type": lambda n, v: v == ("builtin" if n.record.name in PREDEFINED else "custom"),
     "dangling": lambda n, v: values.parse_bool(v) == _dangles(n),
 }
 

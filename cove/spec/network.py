@@ -16,6 +16,9 @@ ALONE = ("none", "host")
 DEFAULT_NETWORK = "bridge"
 """Made when somebody first joins it."""
 
+PREDEFINED = (DEFAULT_NETWORK, *ALONE)
+"""As Docker has them: nobody makes or removes one."""
+
 ASKED_FOR = "default"
 """What a spec says that names no network: the daemon decides. No record says it."""
 

@@ -11,7 +11,6 @@ import msgspec
 
 from cove.spec import values
 
-POLICIES = ("no", "on-failure", "always", "unless-stopped")
 Policy = Literal["no", "on-failure", "always", "unless-stopped"]
 
 FIRST, MOST = 0.1, 60.0

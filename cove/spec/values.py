@@ -289,14 +289,6 @@ def _real_time(word: str) -> int:
     return number if RTMIN <= number <= RTMAX else 0
 
 
-def signal_name(number: int) -> str:
-    """``SIGTERM``; ``signal 40`` for one without a name."""
-    for name, value in SIGNALS.items():
-        if value == number:
-            return f"SIG{name}"
-    return f"signal {number}"
-
-
 def check_signal(text: str) -> str:
     """The signal as typed, known to exist."""
     parse_signal(text)

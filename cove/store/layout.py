@@ -217,9 +217,6 @@ class Layout:
     def failed_plan(self, key: int) -> str:
         return f"{self.root}/machines/{key}/plan.txt"
 
-    def monitor_socket(self, key: int) -> str:
-        return f"{self.root}/run/{key}.sock"
-
     def sockets(self, key: int) -> tuple[str, ...]:
         return tuple(f"{self.root}/run/{key}.{kind}" for kind in SOCKETS)
 

@@ -76,14 +76,6 @@ class Control:
         except OSError as error:
             raise HostError("cannot control QEMU: it has ended") from error
 
-    def send_all(self, *commands: str) -> None:
-        """Without arguments, at once: whoever is killed has sent all of them, or none."""
-        data = b"".join(json.dumps({"execute": name}).encode() + b"\n" for name in commands)
-        try:
-            self._sock.sendall(data)
-        except OSError as error:
-            raise HostError("cannot control QEMU: it has ended") from error
-
     def answer(self, command: str) -> Any:
         """In time, whatever else is told meanwhile."""
         late = time.monotonic() + self._patience

@@ -11,7 +11,7 @@ from cove.build.graph.data import STAGE, Build, Origin
 from cove.build.graph.keys import key_of
 from cove.build.graph.plan import Wanted, check_build, plan_build
 from cove.build.graph.several import joined, renamed_step
-from cove.build.lint.config import parse_check, unknown_rules
+from cove.build.lint.config import parse_check
 from cove.build.lint.rules import RULES
 from cove.errors import CoveError, UsageError
 from cove.oci.config import ImageConfig
@@ -171,7 +171,6 @@ def test_warnings_are_told_beside_an_error() -> None:
 def test_check_options() -> None:
     config = parse_check("skip=UndefinedVar,Undefinedvar;error=true and a remark")
     assert config.error and not config.wants(RULES["UndefinedVar"])
-    assert unknown_rules(config) == ("Undefinedvar (did you mean UndefinedVar?)",)
     assert not parse_check("").wants(RULES["InvalidDefinitionDescription"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from cove.build.lint.rules import RULES, Rule
+from cove.build.lint.rules import Rule
 from cove.errors import UsageError
 from cove.spec.suggest import did_you_mean
 from cove.spec.values import parse_bool
@@ -70,17 +70,6 @@ def parse_check(text: str) -> Config:
         else:
             config = replace(config, experimental=frozenset(value.split(",")))
     return config
-
-
-def unknown_rules(config: Config) -> tuple[str, ...]:
-    """Names that no rule has, with what may have been meant; BuildKit passes over them."""
-    names = sorted((config.skip | config.experimental) - {ALL, *RULES})
-    return tuple(f"{name}{_meant(name)}" for name in names)
-
-
-def _meant(name: str) -> str:
-    hint = did_you_mean(name, RULES)
-    return f" ({hint})" if hint else ""
 
 
 def _truth(value: str, text: str) -> bool:

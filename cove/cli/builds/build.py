@@ -7,8 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from cove.cli.builds import cache as buildcache
-from cove.cli.builds import output as buildout
+from cove.cli.builds import cache, output
 from cove.cli.builds.agents import agent_of
 from cove.cli.builds.contexts import Contexts, contexts_of, parse_context
 from cove.cli.builds.log import Rows, log_for
@@ -192,13 +191,13 @@ def _build(
         *named.writers(planned.build, kinds, terminal.cancelled),
         context.writer(planned.build.context_paths, terminal.cancelled),
     ]
-    with buildcache.held(typed, client) as holder:
-        known = buildcache.caches_of(typed, terminal, client, holder)
-        params = buildcache.asked(params, typed, known, holder)
+    with cache.held(typed, client) as holder:
+        known = cache.caches_of(typed, terminal, client, holder)
+        params = cache.asked(params, typed, known, holder)
         done = _followed(typed, terminal, client, params, writers)
         sockets = (*context.sockets, *named.sockets)
         code = _end(typed, terminal, client, sockets, done)
-        buildcache.hand_out(typed, terminal, client, done.caches)
+        cache.hand_out(typed, terminal, client, done.caches)
     return code
 
 
@@ -246,9 +245,9 @@ def _end(
         terminal.error(f"{printable(name)} is a socket, which no image holds\n")
     if typed.text("iidfile"):
         _write(terminal, typed.text("iidfile"), ids)
-    output = typed.values.get("output")
-    if output is not None and not output.to_store:
-        buildout.write(output, done, terminal, client)
+    target = typed.values.get("output")
+    if target is not None and not target.to_store:
+        output.write(target, done, terminal, client)
     elif typed.on("quiet"):
         terminal.write(f"{ids}\n")
     elif typed.text("progress", "auto") not in ("json", "rawjson"):
@@ -398,10 +397,10 @@ BUILD = Command(
              "docker-image://IMAGE, oci-layout://DIR, the URL of an archive or of a git "
              "repository", "", "NAME=PATH", parse_context, repeat=True),
         Flag("cache-from", "cache_from", "Steps made elsewhere: type=registry,ref=NAME or "
-             "type=local,src=DIR", "", "CACHE", buildcache.parse_source, repeat=True),
+             "type=local,src=DIR", "", "CACHE", cache.parse_source, repeat=True),
         Flag("cache-to", "cache_to", "Bring what steps made there, too: type=registry,ref=NAME, "
              "type=local,dest=DIR or type=inline; mode=min|max", "", "CACHE",
-             buildcache.parse_target, repeat=True),
+             cache.parse_target, repeat=True),
         Flag("check", "check", "Only say what there is to warn of"),
         Flag("file", "file", "The Dockerfile, if not PATH/Dockerfile; - is standard input", "f",
              "FILE"),
@@ -418,7 +417,7 @@ BUILD = Command(
         Flag("no-cache-filter", "no_cache_stages", "Do the steps of these stages anew", "",
              "STAGE[,STAGE...]", repeat=True),
         Flag("output", "output", "As files: type=tar|local|oci|docker,dest=FILE, a directory, or -",
-             "o", "DEST", buildout.parse_output),
+             "o", "DEST", output.parse_output),
         Flag("platform", "platforms", "Another than this host's, or several: "
              "linux/amd64,linux/arm64", "", "PLATFORM[,PLATFORM...]", parse_platforms,
              repeat=True),

@@ -48,9 +48,7 @@ def parse_endpoint(text: str) -> str:
             raise UsageError(f'cannot read "{part}": an endpoint is host=URL')
         host = value
     if not host.startswith(("unix:///", "tcp://", "ssh://", "http://", "https://")):
-        raise UsageError(
-            f'cannot use "{host}" as an address: not unix:///PATH, tcp://… or ssh://…'
-        )
+        raise UsageError(f'cannot use "{host}" as an address: not unix:///PATH, tcp://… or ssh://…')
     return host
 
 

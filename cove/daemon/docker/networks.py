@@ -106,12 +106,9 @@ class Predefined(CoveError):
     status = 403
 
 
-PREDEFINED = (words.DEFAULT_NETWORK, "host", "none")
-
-
 def create(ask: Ask) -> Answer:
     asked = ask.read(CREATE)
-    if asked.name in PREDEFINED:
+    if asked.name in words.PREDEFINED:
         raise Predefined(f"operation is not permitted on predefined {asked.name} network")
     wanted = network_from_docker(asked)
     try:
@@ -148,7 +145,7 @@ def inspect(ask: Ask) -> Answer:
 
 
 def remove(ask: Ask) -> Answer:
-    if ask.name in PREDEFINED:
+    if ask.name in words.PREDEFINED:
         raise Predefined(f"{ask.name} is a pre-defined network and cannot be removed")
     ask.engine.network_remove(networks.NetworkRemove(_found(ask).record.name), CALL)
     return Answer(status=204)

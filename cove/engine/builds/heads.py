@@ -13,7 +13,8 @@ from cove.build.files.select import Placed
 _TYPES = {
     FILE: tarfile.REGTYPE, FOLDER: tarfile.DIRTYPE, LINK: tarfile.SYMTYPE, FIFO: tarfile.FIFOTYPE,
 }  # fmt: skip
-_ATTRIBUTE = "SCHILY.xattr."
+ATTRIBUTE = "SCHILY.xattr."
+"""Begins the names of extended attributes in pax headers, as star and GNU tar have it."""
 _BLOCK = 512
 _IDS, _SIZES = 8**7, 8**11
 """What the fields of ustar hold is less."""
@@ -86,7 +87,7 @@ def long_head(one: Placed, now_ns: int, first: str | None) -> bytes:
     when = now_ns if one.made else entry.mtime_ns
     info.pax_headers = {"mtime": _seconds(when).decode()}
     for name, value in entry.xattrs:
-        info.pax_headers[_ATTRIBUTE + name] = value
+        info.pax_headers[ATTRIBUTE + name] = value
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 

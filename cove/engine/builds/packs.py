@@ -33,7 +33,7 @@ from cove.build.files.entries import (
 )
 from cove.build.files.select import Placed
 from cove.build.files.tars import Gone, Tar
-from cove.engine.builds.heads import head_of
+from cove.engine.builds.heads import ATTRIBUTE, head_of
 from cove.errors import NOT_JSON, BadArchive, CoveError
 from cove.image import compress
 from cove.image.layers import RESERVE, RESERVE_PART
@@ -48,7 +48,6 @@ SMALL = 64 << 10
 TIME_MAX = 1 << 40
 """Seconds: what no file system keeps."""
 KINDS = (FILE, FOLDER, LINK, FIFO)
-_ATTRIBUTE = "SCHILY.xattr."
 _TIME = re.compile(r"(-?)([0-9]{1,12})\.([0-9]+)")
 _sent = msgspec.msgpack.Decoder(Sent).decode
 
@@ -270,9 +269,9 @@ class _Reading:
         return int(member.mtime) * 1_000_000_000
 
     def _attributes(self, member: tarfile.TarInfo) -> tuple[tuple[str, str], ...]:
-        length = len(_ATTRIBUTE)
+        length = len(ATTRIBUTE)
         said = member.pax_headers.items()
-        found = ((name[length:], value) for name, value in said if name.startswith(_ATTRIBUTE))
+        found = ((name[length:], value) for name, value in said if name.startswith(ATTRIBUTE))
         return attributes_of(found, self._what)
 
     def _expand(self, member: tarfile.TarInfo) -> int:

@@ -34,8 +34,7 @@ LABEL = "cove.build"
 PIECE = 1 << 16
 
 Log = Callable[[bytes, int], None]
-"""Of what was said, and whether on 1 or 2."""
-"""Hears what a program says, in a thread of its own."""
+"""Hears what a program says and whether on 1 or 2, in a thread of its own."""
 
 
 @dataclass(frozen=True, slots=True)

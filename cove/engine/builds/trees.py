@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cove.engine.builds.heads import ATTRIBUTE
 from cove.engine.descriptors import Descriptors
 from cove.engine.home import SCRATCH, Base, Home
 from cove.engine.ranges import range_base
@@ -145,7 +146,7 @@ def _says_nothing(data: bytes) -> bool:
     if len(entries) != 1 or not entries[0].isdir() or entries[0].name not in (".", ""):
         return False
     root = entries[0]
-    attributes = any(name.startswith("SCHILY.xattr.") for name in root.pax_headers)
+    attributes = any(name.startswith(ATTRIBUTE) for name in root.pax_headers)
     return (root.mode, root.uid, root.gid, attributes) == (0o755, 0, 0, False)
 
 

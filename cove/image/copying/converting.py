@@ -27,7 +27,6 @@ from cove.oci.digest import digest_of
 from cove.oci.linked import is_foreign
 from cove.oci.manifest import CONFIGS, Descriptor
 
-FORMS = ("oci", "docker")
 COMPRESSIONS = ("gzip", "zstd", "none")
 OCI, DOCKER = "application/vnd.oci.image.", "application/vnd.docker."
 TYPES = {

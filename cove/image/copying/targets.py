@@ -13,10 +13,9 @@ import msgspec
 from cove.errors import BadArchive, UsageError
 from cove.image.copying.sources import Item
 from cove.image.saving import BLOCK, Sink
-from cove.image.several import INDEX
 from cove.oci import digest as digests
 from cove.oci.archive import IMAGE_NAME, REF_NAME
-from cove.oci.linked import parse_linked
+from cove.oci.linked import OCI_INDEX, parse_linked
 from cove.oci.manifest import Descriptor
 from cove.oci.places import Place
 from cove.oci.reference import parse_reference
@@ -168,7 +167,9 @@ class ToArchive:
         notes = _annotations(self._place)
         entry = {"mediaType": root.kind, "digest": root.digest, "size": len(root.data)}
         entry |= {"annotations": notes} if notes else {}
-        return msgspec.json.encode({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]})
+        return msgspec.json.encode(
+            {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}
+        )
 
     def _docker_manifest(self, items: Sequence[Item]) -> bytes:
         linked = parse_linked(items[-1].data, items[-1].digest, items[-1].kind)

@@ -12,11 +12,17 @@ from functools import cache
 from typing import Final
 
 import cove.planner.capabilities as capabilities
-import cove.planner.seccomp.rules as syscall_rules
 from cove.errors import Unsupported
 from cove.planner.seccomp.bpf import ALLOW, Arg, Branch, Leaf, assemble, errno
 from cove.planner.seccomp.numbers import AUDIT_ARCH, numbers
-from cove.planner.seccomp.rules import Rule
+from cove.planner.seccomp.rules import (
+    ALLOWED,
+    BY_CAPABILITY,
+    CONDITIONAL,
+    MISSING,
+    TERMINAL_INJECTION,
+    Rule,
+)
 
 EPERM, ENOSYS = 1, 38
 ALL_CAPABILITIES = capabilities.NAMES
@@ -47,7 +53,7 @@ def compile_missing(machine: str, caps: frozenset[str]) -> bytes:
     tables: dict[int, dict[int, Leaf]] = {}
     for arch in arches_of(machine):
         table = dict.fromkeys(numbers(arch).values(), _ALLOWED)
-        for name in syscall_rules.MISSING:
+        for name in MISSING:
             if name in numbers(arch) and name not in allowed_anyway:
                 table[numbers(arch)[name]] = _MISSING
         tables[AUDIT_ARCH[arch]] = table
@@ -74,7 +80,7 @@ def default_leaves(arch: str, rules: Iterable[Rule]) -> dict[int, Leaf]:
                 open_calls.add(name)
     leaves: dict[int, Leaf] = {}
     for name, number in known.items():
-        if name in open_calls or name in syscall_rules.MISSING:
+        if name in open_calls or name in MISSING:
             leaves[number] = _ALLOWED
         elif name in branches:
             leaves[number] = Leaf(errno(EPERM), tuple(branches[name]))
@@ -82,10 +88,7 @@ def default_leaves(arch: str, rules: Iterable[Rule]) -> dict[int, Leaf]:
             leaves[number] = _REFUSED
     leaves[known["ioctl"]] = Leaf(
         ALLOW,
-        tuple(
-            Branch((Arg(1, "low_eq", request),), errno(EPERM))
-            for request in syscall_rules.TERMINAL_INJECTION
-        ),
+        tuple(Branch((Arg(1, "low_eq", request),), errno(EPERM)) for request in TERMINAL_INJECTION),
     )
     return leaves
 
@@ -93,7 +96,7 @@ def default_leaves(arch: str, rules: Iterable[Rule]) -> dict[int, Leaf]:
 def _rules(caps: frozenset[str]) -> tuple[Rule, ...]:
     """The rules that hold for these capabilities."""
     chosen = []
-    for rule in (*syscall_rules.ALLOWED, *syscall_rules.CONDITIONAL, *syscall_rules.BY_CAPABILITY):
+    for rule in (*ALLOWED, *CONDITIONAL, *BY_CAPABILITY):
         if rule.caps and not caps.intersection(rule.caps):
             continue
         if rule.unless_caps and caps.intersection(rule.unless_caps):
