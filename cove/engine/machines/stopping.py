@@ -27,6 +27,10 @@ no restart policy to start it again.
 
 KILL_WAIT = 10.0
 """Seconds that a killed machine may take to end before that is an error."""
+AWAY_WAIT = 120.0
+"""Seconds that all of one that has ended may take to be put away: with hundreds of others, on a
+busy host, more than ten.
+"""
 
 
 def stop(home: Home, record: MachineRecord, timeout: int | None, signal_name: str) -> None:
@@ -200,7 +204,7 @@ def _remove(home: Home, record: MachineRecord, *, force: bool, volumes: bool) ->
         wait_end(home, record, live)
     # Not for one that somebody has started anew meanwhile: that is ended, or refused, in its turn.
     put_away = partial(_has_gone, home, record.key, now)
-    if not home.events.wait_until(put_away, timeout=KILL_WAIT):
+    if not home.events.wait_until(put_away, timeout=AWAY_WAIT):
         raise HostError(f"cannot remove {record.name}: its monitor does not end")
     with home.lock:
         if record.key in home.lives:
