@@ -13,7 +13,7 @@ import pytest
 
 from tests.driver import Cove, wait_until
 from tests.networks.asking import seat
-from tests.networks.conftest import OUTSIDE, Host, inside, machine, network, rules
+from tests.networks.conftest import OUTSIDE, Host, inside, machine, network, rules, with_python
 from tests.networks.frames import ethernet, udp, udp6
 from tests.networks.publishing import answers, running
 from tests.networks.test_attacks import heard, listening
@@ -137,22 +137,13 @@ def test_what_is_allowed(cove: Cove, host: Host) -> None:
             assert "it has no network policy" in plain.err
 
 
-SEND = """
-import socket, sys
-s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-s.bind(("eth0", 0))
-for frame in sys.argv[1:]:
-    s.send(bytes.fromhex(frame))
-"""
-
-
 def test_its_root_cannot_get_around_it(cove: Cove, host: Host) -> None:
     """Frames straight to whom it is on a network with, to everybody, and to the gateway."""
     flags = ("--network-policy", "deny-all", "--cap-add", "NET_ADMIN")
     with (
         network(cove, "web", "--ipv6"),
-        machine(cove, "friend", "web", image="host") as friend,
-        machine(cove, "one", "web", *flags, image="host") as own,
+        machine(cove, "friend", "web", image=with_python(cove)) as friend,
+        machine(cove, "one", "web", *flags) as own,
         inside(host.namespace),
         listening(OUTSIDE_OF_HOST) as up,
     ):
@@ -174,8 +165,8 @@ def test_its_root_cannot_get_around_it(cove: Cove, host: Host) -> None:
             ethernet(group, mac, 0x86DD, udp6(own6, "ff02::1", b"AROUND group")),
             ethernet(to, mac, 0x800, udp(own, OUTSIDE_OF_HOST, up.getsockname()[1], b"AROUND")),
         ]
-        cove("exec", "one", "python3", "-c", SEND, *frames)
-        with machine(cove, "third", "web", image="host"):
+        cove("exec", "one", "probe", "frames", "eth0", *frames)
+        with machine(cove, "third", "web", image=with_python(cove)):
             say = "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); " \
                 "s.sendto(b'HONEST', (sys.argv[1], 4000))"  # fmt: skip
             cove("exec", "third", "python3", "-c", say, friend)
@@ -206,7 +197,7 @@ def test_a_flood_of_refusals_is_bounded(cove: Cove) -> None:
         "for port in range(1, 3001):\n try: s.sendto(b'x', ('203.0.113.9', port))\n" \
         " except OSError: pass\n"  # fmt: skip
     flags = ("--network-policy", "deny-all")
-    with network(cove, "web"), machine(cove, "one", "web", *flags, image="host"):
+    with network(cove, "web"), machine(cove, "one", "web", *flags, image=with_python(cove)):
         cove("exec", "one", "python3", "-c", code)
         found = refusals(cove, "one")
         assert 0 < len(found) <= 1024
