@@ -227,19 +227,22 @@ class Wires:
             raise
         return tuple(found)
 
-    def card_again(self, machine: int, index: int, find: Callable[[], int]) -> None:
+    def card_again(self, machine: int, index: int, find: Callable[[], int]) -> bool:
         """Where somebody deleted the link of an emulator that runs; ``find``: a descriptor of its
-        that was it (-1: none).
+        that was it (-1: none). False: there is no link, and it has nothing that could be one.
         """
         names = self.port_name(machine, index), self.spare_name(machine, index)
         with self._lock, suppress(OSError):
-            if any(links.find_link(self._route(), name) for name in names) or (fd := find()) < 0:
-                return
+            if any(links.find_link(self._route(), name) for name in names):
+                return True
+            if (fd := find()) < 0:
+                return False
             try:
                 attach_again(fd, names[1])
                 _quiet(names[1])
             finally:
                 os.close(fd)
+        return True
 
     def seat(self, network: NetworkRecord, endpoint: Endpoint, name: str, *, up: bool) -> None:
         """The end of a virtual machine's card becomes the link of a place."""

@@ -7,6 +7,7 @@ import fcntl
 import json
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need
-from tests.driver import Cove, wait_until
+from tests.driver import Cove, front_path, wait_until
 from tests.kernel.conftest import closed_cove
 from tests.networks.asking import seat
 from tests.networks.conftest import Host, address, machine, network, rules, run
@@ -369,3 +370,28 @@ def test_a_clone_that_waited_has_its_network(cove: Cove) -> None:
     finally:
         cove.stop_daemon()
         cove.env["COVE_VM_POOL"] = "0"
+
+
+def test_a_guest_without_taps_is_told_of(cove: Cove) -> None:
+    """Made by a daemon that could make none, it has none when the next one can."""
+    cove.stop_daemon()
+    begin = (str(front_path()), "run", "-d", "--vm", "--name", "bare", "bb", "sleep", "100000")
+    alone = 'mount -t tmpfs none /dev/net && exec "$0" "$@"'
+    subprocess.run(["unshare", "-m", "sh", "-c", alone, *begin], env=cove.env, check=True,
+                   stdout=subprocess.DEVNULL, timeout=300)  # fmt: skip
+    try:
+        with network(cove, "web2") as gateway:
+            connect = ("network", "connect", "web2", "bare")
+            said = cove(*connect, code=1).err
+            assert "its guest was made without taps" in said
+            assert "host: /dev/net/tun cannot be opened" in said and "modprobe tun; " in said
+            cove.stop_daemon()
+            said = cove(*connect, code=1).err
+            assert "its guest was made without taps" in said and "modprobe" not in said
+            assert cove.inspect("bare")["NetworkSettings"]["Networks"].keys() <= {"none"}
+            cove("restart", "-t", "0", "bare")
+            cove(*connect)
+            assert ping(cove, "bare", gateway)
+            cove("rm", "-f", "bare")
+    finally:
+        cove("rm", "-f", "bare", code=None)

@@ -19,7 +19,7 @@ from cove.engine.networks.default import told_of_none
 from cove.engine.vms import inside
 from cove.engine.vms.virtual import link_of
 from cove.errors import CoveError, HostError
-from cove.linux.network.tap import has_taps, tap_of
+from cove.linux.network.tap import DEVICE, has_taps, tap_of
 from cove.planner.virtual.cards import TARGET, give, take_back, way_out
 from cove.planner.virtual.guest import RESOLV, plan_resolv
 from cove.spec.network import CARDS
@@ -56,7 +56,15 @@ def take_seats(home: Home, record: MachineRecord) -> None:
 def plug(home: Home, record: MachineRecord, endpoint: Endpoint) -> None:
     """A network more. Its link is up when all of it is there, as a container's."""
     find = partial(_find, home, record.key, endpoint.index)
-    home.places.wires.card_again(record.key, endpoint.index, find)
+    if not home.places.wires.card_again(record.key, endpoint.index, find):
+        there = has_taps()
+        raise HostError(
+            f"cannot connect {record.name} to {endpoint.name}: its guest was made without taps",
+            host="" if there else f"{DEVICE} cannot be opened, of which taps are made",
+            hint=("" if there else "modprobe tun; ")
+            + f"a restart makes its guest anew, to be connected then: cove restart {record.name}",
+            exit_code=1,
+        )
     with told_of_none():
         (network,) = places.prepare(home, record, (endpoint,))
         home.places.wires.seat(network, endpoint, record.name, up=False)
