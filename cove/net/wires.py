@@ -33,6 +33,7 @@ from cove.net.switches import (
 from cove.planner.networks import firewall, flows
 from cove.planner.networks.addresses import bridge_mac, link_local
 from cove.spec.network import CARDS
+from cove.store.left import Left
 from cove.store.records import Endpoint, NetworkRecord, Published
 
 PORTS = 1023
@@ -160,11 +161,18 @@ class Wires:
         networks: Iterable[NetworkRecord],
         endpoints: Iterable[Endpoint],
         published: Iterable[Published],
+        left: Left,
     ) -> None:
-        """All rules anew, for these networks and places on them; none where there is neither."""
+        """All rules anew, for these networks and places on them; where there are none, those alone
+        of what was left on.
+        """
         networks = tuple(networks)
+        router = left.four or any(n.forwarding for n in networks)
+        router6 = left.six or any(n.forwarding6 for n in networks)
+        closed = sorted({*left.closed, *(name for n in networks for name in n.closed)})
         if not networks:
-            self._run(firewall.delete(self.tag) + flows.delete(flows.table_of(self.tag)))
+            alone = firewall.alone(self.tag, closed, router=router, router6=router6)
+            self._run(alone + flows.delete(flows.table_of(self.tag)))
             return
         bridges = (
             firewall.Bridge(
@@ -175,9 +183,7 @@ class Wires:
         )  # fmt: skip
         program = firewall.whole(
             self.tag, self.tag, bridges, map(_port, endpoints), map(_door, published),
-            router=any(n.forwarding for n in networks),
-            router6=any(n.forwarding6 for n in networks),
-            closed=sorted({name for n in networks for name in n.closed}),
+            router=router, router6=router6, closed=closed,
         )  # fmt: skip
         self._run(program + flows.whole(flows.table_of(self.tag), self.tag))
 

@@ -51,6 +51,11 @@ class Layout:
         return f"{self.root}/builder.json"
 
     @property
+    def forwarding(self) -> str:
+        """There while the host forwards for others alone, and cove had switched that on."""
+        return f"{self.root}/forwarding.json"
+
+    @property
     def blobs(self) -> str:
         return f"{self.root}/blobs/sha256"
 

@@ -19,7 +19,9 @@ from tests.networks.conftest import (
     Host,
     _held,
     inside,
+    links,
     new_namespace,
+    rules,
     run,
 )
 from tests.networks.test_networks import _answered, echo
@@ -54,6 +56,8 @@ def others_bridge(name: str, subnet: str, host: Host) -> Iterator[tuple[int, int
             with suppress(AssertionError), inside(host.outside):
                 run("ip", "route", "del", f"{subnet}.0/24", "via", INSIDE)
             run("ip", "link", "del", name)
+    # The kernel takes pairs away a moment after their namespaces.
+    wait_until(lambda: not any(link.startswith(name) for link in links()), "the pairs to go")
 
 
 def talks(namespace: int, server_in: int, address: str) -> bool:
@@ -67,15 +71,24 @@ def talks(namespace: int, server_in: int, address: str) -> bool:
 
 
 def asks_in_vain(namespace: int, target: int, address: str) -> bool:
-    """An echo request to another namespace does not arrive, one to the host behind it does."""
+    """Echo requests to another namespace do not arrive, those to the host behind it do. The host
+    has heard of who is asked for: none waits for his MAC address while its own answer is there.
+    """
+    asks(target, INSIDE)
     before = echoes(target)
+    for _ in range(2):
+        asks(namespace, address, INSIDE)
+    return echoes(target) == before
+
+
+def asks(namespace: int, *addresses: str) -> None:
+    """Echo requests, until the last of them is answered."""
     with inside(namespace):
         sock = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 1)
     with sock:
-        sock.sendto(echo(), (address, 0))
-        sock.sendto(echo(), (INSIDE, 0))
-        wait_until(lambda: _answered(sock, INSIDE), "the host's answer")
-    return echoes(target) == before
+        for address in addresses:
+            sock.sendto(echo(), (address, 0))
+        wait_until(lambda: _answered(sock, addresses[-1]), "the host's answer")
 
 
 def echoes(namespace: int) -> str:
@@ -116,12 +129,45 @@ def test_a_bridge_of_others(cove: Cove, host: Host) -> None:
                 assert talks(host.outside, after[0], "10.202.0.2")
                 leave(cove, "web", "one")
                 assert talks(after[0], host.outside, OUTSIDE)  # not switched off under them
-        assert FORWARDING.read_text() == "1\n"
+                assert asks_in_vain(before[0], host.outside, OUTSIDE)
+                assert asks_in_vain(host.outside, before[0], "10.201.0.2")
+            # Nobody else has networks any more: whoever looks next switches it off.
+            assert FORWARDING.read_text() == "1\n"
+            cove("network", "prune", "-f")
+            assert FORWARDING.read_text() == "0\n" and rules() == ""
+    finally:
+        FORWARDING.write_text("0")
+
+
+def test_what_is_left_on_is_known_after_a_crash(fresh_cove: Cove, host: Host) -> None:
+    cove = fresh_cove
+    try:
+        with others_bridge("before0", "10.201.0", host) as before:
+            with (
+                on_a_network(cove, "web", "one"),
+                others_bridge("after0", "10.202.0", host) as after,
+            ):
+                leave(cove, "web", "one")
+                cove.kill_daemon()
+                run("nft", "flush", "ruleset")
+                cove("ps")
+                assert asks_in_vain(host.outside, before[0], "10.201.0.2")
+                assert talks(after[0], host.outside, OUTSIDE)
+                with on_a_network(cove, "net", "two"):  # and with another network
+                    assert asks_in_vain(host.outside, before[0], "10.201.0.2")
+                    assert talks(after[0], host.outside, OUTSIDE)
+                leave(cove, "net", "two")
+                assert FORWARDING.read_text() == "1\n"
+                assert asks_in_vain(host.outside, before[0], "10.201.0.2")
+                cove.kill_daemon()
+            cove("ps")
+            assert FORWARDING.read_text() == "0\n" and rules() == ""
     finally:
         FORWARDING.write_text("0")
 
 
 def test_another_state_directory(cove: Cove, host: Host, bb_tar: Path, isolation: str) -> None:
+    before = links()
     try:
         with (
             on_a_network(cove, "web", "one"),
@@ -133,6 +179,10 @@ def test_another_state_directory(cove: Cove, host: Host, bb_tar: Path, isolation
             other("exec", "two", "ping", "-c", "1", "three")
             leave(cove, "web", "one")
             reaches(other, host)
+        wait_until(lambda: links() == before, "the links of the other to go")
+        assert FORWARDING.read_text() == "1\n"
+        cove("network", "prune", "-f")
+        assert FORWARDING.read_text() == "0\n"
     finally:
         FORWARDING.write_text("0")
 

@@ -112,8 +112,9 @@ def _take_down(home: Home, record: NetworkRecord) -> None:
     if record.made:
         home.names.close(record)
         home.places.wires.down(record)
-        forwarding.end(home, record)
-        places.make_rules(home, without=record)
+        with home.places.rules:  # who needs forwarding meanwhile waits, or is seen
+            forwarding.end(home, record)
+            places.make_rules(home, without=record)
     home.store.remove_network(record.key)
 
 
@@ -137,6 +138,9 @@ def prune(home: Home, params: NetworkPrune) -> NetworksPruned:
             gone.append(remove(home, record.id).name)
         except (Conflict, NotFound):  # somebody joined it, or removed it, meanwhile
             continue
+    with home.lock, home.places.rules:
+        if forwarding.settle(home):
+            places.make_rules(home)
     return NetworksPruned(tuple(gone))
 
 

@@ -248,7 +248,7 @@ def make_rules(home: Home, *, without: NetworkRecord | None = None) -> None:
         endpoints = [e for record in records for e in record.endpoints]
         published = [port for record in records for port in record.published]
         networks = [n for n in home.store.networks() if n.made and n.key != gone]
-        home.places.wires.rules(networks, endpoints, published)
+        home.places.wires.rules(networks, endpoints, published, forwarding.left(home))
         policies.make(home)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cove.engine.home import Home
 from cove.engine.live import Live
-from cove.engine.networks import places, taps
+from cove.engine.networks import forwarding, places, taps
 from cove.errors import CoveError
 from cove.net.switches import set_forwarding, set_forwarding6
 from cove.spec.network import CARDS
@@ -20,8 +20,12 @@ def recover(home: Home) -> None:
     networks = home.store.networks()
     home.names.adopt()
     try:
+        known = forwarding.left(home)
+        forwarding.settle(home)
         if networks:
             _recover(home, networks)
+        if (known.four or known.six) and not any(network.made for network in networks):
+            places.make_rules(home)
     except CoveError as error:
         sys.stderr.write(error.render())
     home.names.settle()

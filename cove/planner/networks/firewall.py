@@ -137,6 +137,20 @@ def delete(table: str) -> str:
     )
 
 
+def alone(table: str, closed: Iterable[str], *, router: bool, router6: bool) -> str:
+    """Without a network: nothing, or as long as the host still forwards because cove switched that
+    on, what is forwarded for nobody of ours.
+    """
+    if not (router or router6):
+        return delete(table)
+    return f"""{delete(table)}table inet {table} {{
+ chain forward {{
+  type filter hook forward priority {PRIORITY}; policy accept;
+{OF_OTHERS[router, router6]} }}
+{_others(tuple(closed))}}}
+"""
+
+
 def whole(
     table: str,
     prefix: str,
