@@ -105,15 +105,13 @@ class Wires:
             }
 
     def foreign(self) -> tuple[str, ...]:
-        """Bridges and pairs of others, by names that rules can have."""
+        """Bridges and pairs of others."""
         with self._lock:
             found = links.links(self._route())
         return tuple(
             link.name
             for link in found
-            if link.kind in firewall.KINDS
-            and not link.name.startswith(self.tag)
-            and re.fullmatch(r"[\w.@-]+", link.name, re.ASCII)
+            if link.kind in firewall.KINDS and not link.name.startswith(self.tag)
         )
 
     # ---- networks ----

@@ -139,6 +139,17 @@ def test_a_bridge_of_others(cove: Cove, host: Host) -> None:
         FORWARDING.write_text("0")
 
 
+@pytest.mark.parametrize("name", ["br+lan~", 'a"*'])
+def test_bridges_that_were_there_are_closed_whatever_they_are_called(
+    cove: Cove, host: Host, name: str
+) -> None:
+    """Where no rule can name one, none that comes is open either."""
+    with others_bridge(name, "10.201.0", host) as before, on_a_network(cove, "web", "one"):
+        assert asks_in_vain(before[0], host.outside, OUTSIDE)
+        assert asks_in_vain(host.outside, before[0], "10.201.0.2")
+    assert FORWARDING.read_text() == "0\n"
+
+
 def test_what_is_left_on_is_known_after_a_crash(fresh_cove: Cove, host: Host) -> None:
     cove = fresh_cove
     try:

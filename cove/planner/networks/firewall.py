@@ -8,6 +8,7 @@ dropped.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -363,21 +364,28 @@ OF_OTHERS = {
 """What is forwarded for nobody of ours: where cove made the host a router, it is one for cove."""
 
 
+NAMED = re.compile(r'[^"*\\\x00-\x20\x7f\ufffd]+')
+"""Names of links as a rule can have them, between quotation marks."""
+
+
 def _others(closed: tuple[str, ...]) -> str:
     """Between the host's own links, hardware and tunnels, nothing is forwarded. Bridges and pairs
     that came after cove had switched forwarding on are of somebody else who has networks (Docker,
     libvirt, cove with another state directory): whoever makes such finds forwarding on already, and
     cannot tell that he wants it. What of them may be reached is for his rules to say. What a bridge
     hands from port to port comes by here too, where br_netfilter is: the host forwards none of it.
+    A link that was there and that no rule can name would pass for one that came: then none does.
     """
+    named = [link for link in closed if NAMED.fullmatch(link)]
     kinds = ", ".join(f'"{kind}"' for kind in KINDS)
-    return f"""{_set("bridged", "ifname . ifname", (f'"{b}" . "{b}"' for b in closed))}{
-        _set("closed", "ifname", (f'"{b}"' for b in closed))
+    came = f"""  meta iifkind {{ {kinds} }} iifname != @closed accept
+  meta oifkind {{ {kinds} }} oifname != @closed accept
+"""
+    return f"""{_set("bridged", "ifname . ifname", (f'"{b}" . "{b}"' for b in named))}{
+        _set("closed", "ifname", (f'"{b}"' for b in named))
     } chain others {{
   iifname . oifname @bridged accept
-  meta iifkind {{ {kinds} }} iifname != @closed accept
-  meta oifkind {{ {kinds} }} oifname != @closed accept
-  drop
+{came if len(named) == len(closed) else ""}  drop
  }}
 """
 
