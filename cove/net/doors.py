@@ -27,6 +27,7 @@ BACKLOG = 128
 INSIDE = "eth0"
 NO_IPV6 = f"/proc/sys/net/ipv6/conf/{INSIDE}/disable_ipv6"
 SO_RCVBUFFORCE = 33
+UDP_GRO = 104
 
 
 @dataclass(slots=True)
@@ -98,6 +99,9 @@ def _listen(kind: socket.SocketKind, address: str) -> socket.socket:
     try:
         if kind == socket.SOCK_DGRAM:
             sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+            # A packet that its sender asks to have cut up (UDP_SEGMENT) counts as one where
+            # questions are counted: it stays one, which is at most one question, badly made.
+            sock.setsockopt(socket.SOL_UDP, UDP_GRO, 1)
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address, PORT))

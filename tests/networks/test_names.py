@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,9 +28,11 @@ from tests.networks.conftest import (
     run,
     with_python,
 )
+from tests.shared import container_only
 
 pytestmark = pytest.mark.usefixtures("clean")
 
+UDP_SEGMENT = 103
 NO_SUCH, FAILED, REFUSED = RCODE.NXDOMAIN, RCODE.SERVFAIL, RCODE.REFUSED
 
 
@@ -267,6 +270,31 @@ def test_a_flood_of_one_machine_does_not_drown_anothers_question(
         # Nothing promises that no datagram is lost while the host is busy: ask as resolvers do.
         wait_until(lambda: _answered(second, "one"), "an answer for the other")
         assert "limit rate over 5000/second" in rules()
+
+
+@container_only("no program of the tests' guests sends such packets")
+def test_a_packet_is_one_question(cove: Cove, lan: str) -> None:
+    """As many as the kernel would make of one, by its sender's wish, would not be counted."""
+    with seat(cove, "one") as at, at.socket() as sock:
+        asked = [question("two", number=number + 1) for number in range(16)]
+        size = struct.pack("H", len(asked[0]))
+        sock.sendmsg([b"".join(asked)], [(socket.SOL_UDP, UDP_SEGMENT, size)])
+        sock.send(question("two", number=1000))
+        answered = [int.from_bytes(sock.recv(1 << 16)[:2], "big")]
+        while answered[-1] != 1000:
+            answered.append(int.from_bytes(sock.recv(1 << 16)[:2], "big"))
+        assert len(answered) <= 2, answered
+
+
+def test_long_questions_do_not_reach_the_server(cove: Cove, lan: str) -> None:
+    with seat(cove, "one") as at, at.socket() as sock:
+        for number, length in enumerate((1100, 900), 1):
+            asked = bytearray(question("two", number=number, room=4096))
+            padding = length - len(asked)  # EDNS option 12 (RFC 7830)
+            asked[-2:] = padding.to_bytes(2, "big")
+            asked += b"\0\x0c" + (padding - 4).to_bytes(2, "big") + bytes(padding - 4)
+            sock.send(asked)
+        assert int.from_bytes(sock.recv(1 << 16)[:2], "big") == 2
 
 
 def test_an_internal_network_asks_nobody_outside(cove: Cove, host: Host) -> None:

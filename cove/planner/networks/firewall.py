@@ -20,6 +20,8 @@ PRIORITY = -10
 
 QUESTIONS = "5000/second burst 1000 packets"
 """Of one machine to its name server."""
+LONGEST = 1000
+"""Bytes of one: a packet may be as large as 64 KiB, which fills the server's socket by a few."""
 
 NOWHERE = ", ".join(("127.0.0.0/8", "169.254.0.0/16", *METADATA4))
 _BY_NAT64 = tuple(f"64:ff9b::{int(IPv4Address(a)) >> 16:x}:{int(IPv4Address(a)) & 0xFFFF:x}"
@@ -289,6 +291,7 @@ def _bridge_table(
   ether type arp accept
   ether type ip6 goto six
   ether type ip iifname . ip saddr != @addresses jump forwarded
+  ip daddr @resolvers meta l4proto udp meta length > {LONGEST} drop
   ip daddr @resolvers add @busy {{ iifname limit rate over {QUESTIONS} }} drop
   ether type ip accept
   drop
