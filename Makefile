@@ -17,11 +17,11 @@ MUST_RUN := attack,build,cli,clients,examples,images,kernel,native,networks,pyth
 
 HOST61_PACKAGES := $(filter-out buildah openssh-server,$(TEST_PACKAGES))
 
-.PHONY: help run test test-vms test-walks test-host61 test-swagger test-scale test-testcontainers test-docker check golden bench docs clean
+.PHONY: help run test test-vms test-walks test-host61 test-swagger test-scale test-testcontainers test-proofs test-docker test-docker-py check golden bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # A first look changes nothing of the host's network, and works where the host can have none.
 run: $(VENV)/.installed ## set everything up, then a first command in a machine (a shell, on a terminal)

@@ -74,6 +74,10 @@ class Conflict(CoveError):
     status = 409
 
 
+class NameTaken(Conflict):
+    """A name that another machine or network has."""
+
+
 class Unsupported(CoveError):
     """What cove knows by name and does not do, or what this host cannot do."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from cove.errors import Conflict, NotFound
+from cove.errors import Conflict, NameTaken, NotFound
 from cove.spec.suggest import did_you_mean
 from cove.store.records import MachineRecord
 
@@ -54,8 +54,8 @@ def _leaving(text: str, machines: Iterable[MachineRecord], names: Iterable[str])
     )
 
 
-def name_taken(name: str, holder: MachineRecord) -> Conflict:
-    return Conflict(
+def name_taken(name: str, holder: MachineRecord) -> NameTaken:
+    return NameTaken(
         f'cannot use the name "{name}": machine {holder.id[:12]} has it',
         origin=f"--name {name}",
         hint=f"remove that machine (cove rm {name}), or choose another name",

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from cove.errors import Conflict, NotFound
+from cove.errors import Conflict, NameTaken, NotFound
 from cove.spec.suggest import did_you_mean
 from cove.store.records import NetworkRecord
 
@@ -40,7 +40,7 @@ class Networks:
         with self._lock:
             for other in self._networks.values():
                 if other.name == record.name and other.key != record.key:
-                    raise Conflict(
+                    raise NameTaken(
                         f'cannot use the name "{record.name}": another network has it',
                         origin=record.name,
                         hint=f"cove network rm {record.name}, or choose another name",

@@ -15,7 +15,7 @@ from cove.engine import calls
 from cove.engine.events import Cancel
 from cove.engine.machines.waiting import Waiter
 from cove.engine.networks.linking import names_of
-from cove.errors import Conflict, CoveError, NoSuchImage, NotFound, UsageError
+from cove.errors import Conflict, CoveError, NameTaken, NoSuchImage, NotFound, UsageError
 from cove.shown import filters
 from cove.spec.assemble import assemble_limits
 from cove.spec.typed import read_values
@@ -42,12 +42,10 @@ def create(ask: Ask) -> Answer:
         raise NotFound(f"No such image: {filters.plain_reference(asked.image)}") from error
     except NotFound as error:
         raise _no_image(error) from error
-    except Conflict as error:
-        if name and "cannot use the name" in error.message:
-            raise Conflict(
-                f'Conflict. The container name "/{name}" is already in use: {error.message}'
-            ) from error
-        raise
+    except NameTaken as error:
+        raise Conflict(
+            f'Conflict. The container name "/{name}" is already in use: {error.message}'
+        ) from error
     return Answer({"Id": made.id, "Warnings": [*made.warnings, *spec.discarded(asked)]}, 201)
 
 

@@ -13,7 +13,7 @@ from cove.daemon.docker.ask import Answer, Ask
 from cove.daemon.docker.containers import PRUNE_KEYS, prune_fields
 from cove.engine import calls
 from cove.engine.calls import networks
-from cove.errors import Conflict, CoveError, NotFound, Unsupported
+from cove.errors import Conflict, CoveError, NameTaken, NotFound, Unsupported
 from cove.shown import networks as shown
 from cove.spec import network as words
 
@@ -113,10 +113,8 @@ def create(ask: Ask) -> Answer:
     wanted = network_from_docker(asked)
     try:
         made = ask.engine.network_create(networks.NetworkCreate(wanted), CALL)
-    except Conflict as error:
-        if "cannot use the name" in error.message:
-            raise Conflict(f"network with name {wanted.name} already exists") from error
-        raise
+    except NameTaken as error:
+        raise Conflict(f"network with name {wanted.name} already exists") from error
     return Answer({"Id": made.id, "Warning": ""}, 201)
 
 

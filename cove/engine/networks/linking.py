@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import msgspec
 
 from cove.engine.home import Base, Home
 from cove.errors import Conflict, CoveError, NotFound, UsageError
+from cove.image.catalog import image_config
 from cove.spec.links import split_link, variables
 from cove.spec.machine import MachineSpec
 from cove.spec.network import DEFAULT_NETWORK
@@ -66,12 +66,9 @@ def _variables(home: Home, record: MachineRecord, link: str, network: str) -> It
     if place is None:
         raise _cannot(record, link, f"{other.name} is not on the network {DEFAULT_NETWORK}")
     address = place.address.partition("/")[0]
-    image: dict[str, Any] = {}
-    if (held := home.store.image(other.image)) is not None and isinstance(
-        config := held.config.get("config"), dict
-    ):
-        image = config
-    env = {word.partition("=")[0]: word for word in (*(image.get("Env") or ()), *other.spec.env)}
+    image = home.store.image(other.image)
+    given = image_config(image).env if image is not None else ()
+    env = {word.partition("=")[0]: word for word in (*given, *other.spec.env)}
     yield from variables(alias, record.name, address, other.exposed, env.values())
 
 
