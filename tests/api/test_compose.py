@@ -58,6 +58,15 @@ volumes:
   data: {}
 """
 
+SMALL = """
+version: "2.4"
+services:
+  made:
+    build: {context: ./built, args: {WHAT: argument}}
+    init: true
+    command: ["sh", "-c", "echo up $$(hostname); exec sleep 1000"]
+"""
+
 Compose = Callable[..., str]
 
 
@@ -128,3 +137,37 @@ def test_a_project_of_three_services(cove: Cove, compose: Compose, tmp_path: Pat
     compose("down", "-v")
     assert cove("ps", "-aq").out == cove("volume", "ls", "-q").out == ""
     assert "three" not in cove("network", "ls").out
+
+
+def test_one_more_command_and_more_of_one_service(
+    cove: Cove, compose: Compose, tmp_path: Path
+) -> None:
+    (tmp_path / "built").mkdir()
+    (tmp_path / "built/Dockerfile").write_text("FROM bb\nARG WHAT\nRUN echo $WHAT > /what\n")
+    (tmp_path / "docker-compose.yml").write_text(SMALL)
+    assert "Successfully tagged" in compose("build", "made")
+    assert compose("run", "--rm", "-T", "made", "cat", "/what") == "argument\n"
+    compose("run", "--rm", "-T", "made", "sh", "-c", "exit 9", code=9)
+    compose("up", "-d", "--scale", "made=2")
+    assert len(compose("ps", "-q", "made").split()) == 2
+    compose("scale", "made=3")
+    names = cove("ps", "--format", "{{.Names}}").out.split()
+    assert sorted(names) == ["three_made_1", "three_made_2", "three_made_3"]
+
+    def said(times: int) -> bool:
+        return compose("logs", "--no-color").count("up ") == times
+
+    # A start is answered before its program speaks: one ended sooner has nothing to say.
+    wait_until(lambda: said(3), "each said it")
+    compose("restart", "-t", "120")
+    wait_until(lambda: said(6), "each said it again")
+    # In the middle of an exec a command line is empty for a moment.
+    wait_until(lambda: compose("top", "made").count("sleep 1000") == 3, "each program")
+    compose("stop", "-t", "120")
+    assert cove("ps", "-q").out == ""
+    # What follows ends with the last of them, and has said all.
+    assert compose("logs", "-f", "--no-color").count("up ") == 6
+    compose("rm", "-f")
+    assert cove("ps", "-aq").out == ""
+    compose("down", "-v", "--rmi", "all")
+    assert "three_made" not in cove("images").out
