@@ -124,7 +124,6 @@ def test_what_cannot_be_built_is_refused(raw: Raw) -> None:
     for query, status, message in (
         ({"version": "2"}, 501, "BuildKit"),
         ({"session": "x"}, 501, "BuildKit"),
-        ({"remote": "https://example.com/x.git"}, 501, "remote"),
         ({"squash": "1"}, 501, "squash"),
         ({"cpuquota": "5"}, 501, "cpuquota"),
         ({"cpusetcpus": "0"}, 501, "cpusetcpus"),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
 
+from cove.build.contexts import FOLDER, GIT, kind_of
+from cove.build.files.tars import Gone
 from cove.build.graph.data import Origin
 from cove.build.graph.plan import Wanted
+from cove.build.graph.sources import git_of
 from cove.client import building
 from cove.client.packing import packed
 from cove.daemon.docker.ask import Answer, Ask, Stream, to_json
@@ -30,7 +34,9 @@ from cove.errors import (
     StepFailed,
     Unsupported,
     UsageError,
+    printable,
 )
+from cove.git.settings import read_address
 from cove.linux.patience import Patience
 from cove.oci.config import ImageConfig
 from cove.oci.manifest import Platform, host_platform_of, parse_platform
@@ -43,7 +49,6 @@ CALL = calls.Call()
 T = TypeVar("T")
 
 NOT_HERE = {
-    "remote": "send the context itself",
     "squash": "cove keeps the layers of steps apart",
     "cgroupparent": "every machine has its own control group",
     "securityopt": "steps run with cove's own walls",
@@ -51,6 +56,7 @@ NOT_HERE = {
 }
 """Parameters that ask for what cove has not."""
 NUMBERS = ("memswap", "cpushares", "cpuperiod", "cpuquota")
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 ISOLATIONS = ("", "default", "container", "vm")
 
 # Made at import, by one thread: msgspec crashes when two make one type's decoder at once.
@@ -195,12 +201,42 @@ def build(ask: Ask) -> Stream:
 
     with ExitStack() as stack:
         try:
-            context = stack.enter_context(building.from_stdin(ask.fd, asked.file, gone))
+            context = stack.enter_context(_context(ask, asked, gone))
         except NotFound:
             raise UsageError(f"Cannot locate specified Dockerfile: {asked.file}") from None
         lines = _lines(ask, asked, context, stack.pop_all())
         next(lines)  # from here on it has something to close
         return Stream(lines)
+
+
+def _context(ask: Ask, asked: Asked, gone: Gone) -> AbstractContextManager[building.Context]:
+    """The request's body; with ``remote`` what this host fetches, by the rules of ``cove build
+    URL``, and the body is not looked at.
+    """
+    typed = ask.text("remote")
+    if not typed:
+        return building.from_stdin(ask.fd, asked.file, gone)
+    from cove.client.remote import from_remote, full  # brings the web along
+
+    url = full(typed)
+    kind = kind_of(url)
+    if kind == FOLDER:
+        raise UsageError(f"cannot build {printable(typed)}: it is no URL and no git repository")
+    if kind == GIT and _over_ssh(url):
+        raise Unsupported(
+            f"cannot build {printable(typed)}: ssh needs an agent, and none comes by this API",
+            hint="give its address with https://, or build with the cove command",
+        )
+    # Of the daemon's own: its proxies. Nobody's agent, and nobody's hosts.
+    env = {"COVE_ROOT": ask.engine.home.store.layout.root}
+    env |= {name: os.environ[name] for name in PROXIES if name in os.environ}
+    return from_remote(url, kind, asked.file, ask.cancel, env)
+
+
+def _over_ssh(url: str) -> bool:
+    git = git_of(url)
+    address = read_address(git[0].remote) if git else None
+    return address is not None and address.scheme == "ssh"
 
 
 def _lines(ask: Ask, asked: Asked, context: building.Context, stack: ExitStack) -> Iterator[bytes]:

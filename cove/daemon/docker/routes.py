@@ -162,7 +162,7 @@ IMAGES = (
         "/build",
         "build.build",
         "partial",
-        "as the classic builder answers; no contexts from an address, no limits of CPUs, no squash",
+        "as the classic builder answers; no git over ssh, no limits of CPUs, no squash",
         kind="body",
     ),
     Route("POST", "/build/prune", "build.prune", "partial", "of the filters only until", (1, 31)),

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -50,6 +50,7 @@ from cove.engine.reactor import complain
 from cove.errors import CoveError, NotFound, UsageError
 from cove.linux.pump import write_all
 
+T = TypeVar("T")
 CHUNK = 256 << 10
 LOOK = 1.0
 """Seconds after which a stream that says nothing finds that its reader has left."""
@@ -220,7 +221,7 @@ class Door:
             try:
                 async for chunk in request.content.iter_chunked(CHUNK):
                     writing = loop.run_in_executor(self._pool, write_all, writer, chunk)
-                    await asyncio.shield(writing)
+                    await _attended(writing, request, ask.cancel)
             except BrokenPipeError:
                 pass  # it has ended before its input, and says why
         except BaseException:
@@ -231,7 +232,12 @@ class Door:
             if writing is not None:
                 await asyncio.wait([writing])
             os.close(writer)
-        return await asyncio.shield(run)
+        try:
+            return await _attended(run, request, ask.cancel)
+        except asyncio.CancelledError:
+            ask.cancel.set()
+            run.add_done_callback(_forget)
+            raise
 
     # ---- bytes out ----
 
@@ -265,13 +271,10 @@ class Door:
     async def _next(
         self, items: Iterator[bytes], request: web.Request, cancel: Cancel
     ) -> bytes | None:
-        """The next piece; a caller who has left cancels the wait for it."""
+        """The next piece."""
         loop = asyncio.get_running_loop()
         coming: asyncio.Future[Any] = loop.run_in_executor(self._pool, next, items, None)
-        while not (await asyncio.wait({coming}, timeout=LOOK))[0]:
-            if request.transport is None:
-                cancel.set()
-        found: bytes | None = coming.result()
+        found: bytes | None = await _attended(coming, request, cancel)
         return found
 
     async def _piped(self, request: web.Request, ask: Ask, piped: Piped) -> web.StreamResponse:
@@ -365,6 +368,14 @@ def _encoded(handler: Handler, ask: Ask) -> Result:
     if isinstance(result, Answer):
         result.body = result.encoded() or None
     return result
+
+
+async def _attended(coming: asyncio.Future[T], request: web.Request, cancel: Cancel) -> T:
+    """Its outcome; a caller who has left cancels the wait for it."""
+    while not (await asyncio.wait({coming}, timeout=LOOK))[0]:
+        if request.transport is None:
+            cancel.set()
+    return coming.result()
 
 
 def _forget(future: asyncio.Future[Result]) -> None:
