@@ -15,7 +15,15 @@ from cove.engine import calls
 from cove.engine.events import Cancel
 from cove.engine.machines.waiting import Waiter
 from cove.engine.networks.linking import names_of
-from cove.errors import Conflict, CoveError, NameTaken, NoSuchImage, NotFound, UsageError
+from cove.errors import (
+    Conflict,
+    CoveError,
+    NameTaken,
+    NoSuchImage,
+    NotFound,
+    Unsupported,
+    UsageError,
+)
 from cove.shown import filters
 from cove.spec.assemble import assemble_limits
 from cove.spec.typed import read_values
@@ -96,7 +104,7 @@ def inspect(ask: Ask) -> Answer:
 def start(ask: Ask) -> Answer:
     """Who attached before is there from the first byte on."""
     if ask.text("checkpoint"):
-        raise UsageError("cannot start from a checkpoint: cove has none; it has snapshots")
+        raise Unsupported("cannot start from a checkpoint: cove has none; it has snapshots")
     machine, keys = ask.machine(), ask.text("detachKeys")
     if machine.state == "paused":
         raise Conflict("cannot start a paused container, try unpause instead")
