@@ -30,16 +30,18 @@ _LATER = (
     *_IMAGES, *_MACHINES, "network", "compose",
     "buildx", "swarm", "plugin",
 )  # fmt: skip
-WHEN = "it comes with a later one"
-LATER = dict.fromkeys(_LATER, WHEN)
+WHEN = "not in this version of cove, it comes with a later one"
+LATER = dict.fromkeys(_LATER, WHEN) | {"checkpoint": "cove keeps no checkpoints of processes"}
 """Commands that Docker's users will try: refused by name."""
 LATER_OF_MACHINES = {name: LATER[name] for name in _MACHINES}
 LATER_OF_IMAGES = dict.fromkeys(_IMAGES, WHEN)
 
 INSTEAD = {
     "buildx": "cove build",
+    "checkpoint": "of disk and memory, of virtual machines: cove snapshot",
+    "compose": "docker-compose, with DOCKER_HOST=$(cove system docker-socket)",
 }
-"""What does the work of a command that is not here yet."""
+"""What does the work of a command that is not here."""
 
 
 def _of_machines() -> dict[str, click.Command]:
@@ -239,7 +241,7 @@ def _described(group: Group, path: str, names: tuple[str, ...]) -> tuple[click.C
 def _unknown(name: str, group: Group, path: str) -> CoveError:
     if name in group.later:
         return Unsupported(
-            f'cannot run "{name}": not in this version of cove, {group.later[name]}',
+            f'cannot run "{name}": {group.later[name]}',
             hint=INSTEAD.get(name, ""),
         )
     return UsageError(

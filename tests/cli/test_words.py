@@ -49,6 +49,7 @@ WRONG = [
     (("ps", "--format", "{{.ID"), "cove: cannot read the template", "from: --format {{.ID", 125),
     (("load", "-i", "/no/such.tar"), "cove: cannot load /no/such.tar: no such file", "", 125),
     (("search", "debian"), 'cove: cannot run "search": not in this version', "", 125),
+    (("checkpoint", "ls", "a"), "cove keeps no checkpoints of processes", "cove snapshot", 125),
 ]
 
 
