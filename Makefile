@@ -10,12 +10,12 @@ RUN_PACKAGES := python3-venv gcc libc6-dev libnftables1
 TEST_PACKAGES := $(RUN_PACKAGES) git musl-tools busybox-static tmux bubblewrap crun runc skopeo umoci \
 	buildah docker-registry docker-compose openssl mmdebstrap \
 	libseccomp2 clang-format e2fsprogs erofs-utils zsh fish qemu-user-static qemu-system-x86 \
-	qemu-system-arm openssh-client openssh-server
+	qemu-system-arm openssh-client dropbear-bin
 
 # Debian's docker.io starts a daemon that changes the host's network: its command is only driven where it is there.
 MUST_RUN := attack,build,cli,clients,examples,images,kernel,native,networks,python,registry,terminal,vm$(if $(shell command -v docker),$(comma)api)
 
-HOST61_PACKAGES := $(filter-out buildah openssh-server,$(TEST_PACKAGES))
+HOST61_PACKAGES := $(filter-out buildah dropbear-bin,$(TEST_PACKAGES))
 
 .PHONY: help run test test-vms test-walks test-host61 test-swagger test-scale test-testcontainers test-proofs test-docker test-docker-py check golden bench docs clean
 .DEFAULT_GOAL := help
@@ -105,7 +105,7 @@ $(VENV)/.installed: pyproject.toml hatch_build.py tools/build_init.py $(wildcard
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e .
 	@touch $@
 
-$(VENV)/.tested: $(VENV)/.installed
+$(VENV)/.tested: $(VENV)/.installed Makefile
 	@$(call need,$(TEST_PACKAGES))
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test]'
 	@touch $@
