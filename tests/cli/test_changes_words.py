@@ -41,7 +41,6 @@ def test_help_names_dockers_flags(cove: Cove, command: str) -> None:
         (("restart", "-s", "NOSUCH", "a"), "no such signal"),
         (("update", "--memory", "much", "a"), "much"),
         (("update", "--cpu-rt-runtime", "1", "a"), "cannot use --cpu-rt-runtime"),
-        (("rm", "-l", "a"), "cannot use --link: cove has no links"),
         (("start", "--checkpoint", "c", "a"), "cannot use --checkpoint: cove keeps no checkpoints"),
         (("prune",), "cove has no such command"),
     ],

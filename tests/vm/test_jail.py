@@ -14,7 +14,7 @@ import pytest
 from tests.driver import Cove
 from tests.vm.test_causes import emulator_of, up
 
-ALLOWED_FILES = ("/memfd:", "/dev/null", "/proc/")
+ALLOWED_FILES = ("/memfd:", "/dev/null", "/dev/net/tun", "/proc/")
 
 
 @pytest.fixture(scope="module")
