@@ -341,6 +341,7 @@ def test_what_a_machine_changes_meanwhile_leads_nowhere(origin: Cove) -> None:
     while true; do for i in 1 2 3 4 5 6 7 8 9; do
       mv d$i x; ln -s /etc d$i; rm d$i; mkfifo d$i; rm d$i; mv x d$i; done; done"""
     cove("exec", "-d", NAME, "sh", "-c", swap)
+    cove("exec", NAME, "sh", "-c", "until [ -e /s/d9/shadow ]; do sleep 0.1; done")
     for number in range(12):
         cove("snapshot", "create", "--pause=false", NAME, f"n{number}")
         for layer in snapshot(cove, f"n{number}")["Layers"]:
