@@ -8,7 +8,7 @@ APT := apt-get -o DPkg::Lock::Timeout=300 -qq
 
 RUN_PACKAGES := python3-venv gcc libc6-dev libnftables1
 TEST_PACKAGES := $(RUN_PACKAGES) git musl-tools busybox-static tmux bubblewrap crun runc skopeo umoci \
-	buildah docker-registry docker-compose openssl mmdebstrap \
+	buildah docker-registry docker-compose openssl nftables tshark mmdebstrap debootstrap \
 	libseccomp2 clang-format e2fsprogs erofs-utils zsh fish qemu-user-static qemu-system-x86 \
 	qemu-system-arm openssh-client dropbear-bin
 
