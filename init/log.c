@@ -1,7 +1,8 @@
 /*
  * The log of a machine: records in `log`; when that is full it becomes `log.1`, that `log.2` and so on, the oldest
- * goes, and a new one begins. A full disk loses lines, never the machine: what is lost is counted, and said in the log
- * once there is room. Each record has its length also at its end, so that the last lines are found from there.
+ * goes, and a new one begins, with a line's beginning. A full disk loses lines, never the machine: what is lost is
+ * counted, and said in the log once there is room. Each record has its length also at its end, so that the last lines
+ * are found from there.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,6 +17,8 @@
 
 #define FILE_MIN   4096
 #define FILES_MOST 1000
+#define LINE_MOST  16384 /* for the rest of a line; Docker cuts longer ones, too */
+#define FRAMES	   192	 /* around a record, and a note of what was lost before it */
 #define NOTE	   "bytes of output are missing here: the disk was full"
 
 void log_open(struct log *log, int dir)
@@ -80,8 +83,6 @@ static bool log_record(struct log *log, uint8_t stream, const void *data, size_t
 
 	told.len = (uint32_t)noted;
 	told.stream = 0;
-	if (log->size && log->size + size > log->most)
-		log_rotate(log);
 	do
 		n = noted ? writev(log->fd, iov, 6) : writev(log->fd, iov + 3, 3);
 	while (n < 0 && errno == EINTR);
@@ -91,14 +92,32 @@ static bool log_record(struct log *log, uint8_t stream, const void *data, size_t
 	return n == (ssize_t)size;
 }
 
+/* How much of it this file takes: whole lines, and of one that has no end yet what leaves room for the rest. */
+static size_t log_takes(const struct log *log, const char *data, size_t len)
+{
+	const uint64_t rest = log->most / 4 < LINE_MOST ? log->most / 4 : LINE_MOST, used = log->size + FRAMES;
+	const size_t room = used >= log->most ? 0 : log->most - used < len ? (size_t)(log->most - used) : len;
+	const char *end = memrchr(data, '\n', room);
+
+	if (room == len && (used + len + rest <= log->most || (log->open && !end)))
+		return len;
+	return end ? (size_t)(end + 1 - data) : 0;
+}
+
 void log_write(struct log *log, uint8_t stream, const void *data, size_t len)
 {
-	const size_t most = log->most < CHUNK_MAX ? (size_t)log->most - sizeof(struct log_record) - 4 : CHUNK_MAX;
+	const size_t most = log->most < CHUNK_MAX ? (size_t)log->most - FRAMES : CHUNK_MAX;
 	const char *p = data;
 
 	while (log->fd >= 0 && log->files && len) {
-		size_t n = len < most ? len : most;
+		size_t n = log_takes(log, p, len);
+		if (!n && log->size) {
+			log_rotate(log);
+			n = log_takes(log, p, len);
+		}
+		n = n ? n : len < most ? len : most;
 		log->lost = log_record(log, stream, p, n) ? 0 : log->lost + n;
+		log->open = (uint8_t)((log->open & ~(1 << stream)) | (p[n - 1] != '\n') << stream);
 		p += n;
 		len -= n;
 	}

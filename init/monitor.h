@@ -19,6 +19,7 @@
 struct log {
 	int dir, fd;
 	unsigned files; /* 0: nothing is kept */
+	uint8_t open;	/* streams whose last line has no end yet, a bit each */
 	uint64_t size, most;
 	uint64_t lost; /* bytes that found the disk full; said in the log as soon as there is room */
 };

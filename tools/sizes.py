@@ -19,7 +19,7 @@ C_ROLES = {
     "launcher and ops": (2250, ("plan.c", "launch.c", "ops_", "pid1.c")),
     "messages and roles": (315, ("io.c", "main.c")),
     "monitor": (1320, ("monitor", "forker.c", "restart.c")),
-    "log": (110, ("log.c",)),
+    "log": (125, ("log.c",)),
     "unpacker, with its recipes": (1270, ("unpack",)),
     "repacker": (190, ("repack.c",)),
     "walls of unpacker, archiver, copier, repacker": (75, ("walls",)),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cove.engine.looking import logfile
 from tests.driver import Cove, wait_until
 
 KIB = 1 << 10
@@ -81,6 +82,38 @@ def test_one_file_is_never_larger_than_asked(cove: Cove) -> None:
         cove("wait", "single")
         assert sum(log_files(cove, "single").values()) <= 128 * KIB
         assert said(cove, "-n", "1", "single")[0] == b"line 29999 of a log\n"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "seq 1 60000",
+        "i=0; while [ $i -lt 9000 ]; do printf 'half '; echo of $i; i=$((i+1)); done",
+        "i=0; while [ $i -lt 9000 ]; do printf 'half ' >&2; echo of $i >&2; i=$((i+1)); done",
+    ],
+    ids=["many at once", "in halves", "in halves, as errors"],
+)
+def test_every_file_begins_with_a_line_and_ends_with_one(cove: Cove, script: str) -> None:
+    with machine(cove, "lines", "sh", "-c", script, flags=log_options("64k", 4)):
+        cove("wait", "lines")
+        files = log_files(cove, "lines")
+        assert len(files) > 1 and max(files.values()) <= 64 * KIB
+        directory = Path(cove.inspect("lines")["LogPath"]).parent
+        shape = re.compile(rb"(?:(?:half of )?\d+\n)+")
+        for name in files:
+            entries, _ = logfile.parse((directory / name).read_bytes())
+            data = b"".join(entry.data for entry in entries)
+            assert shape.fullmatch(data), (name, data[:20], data[-20:])
+        found = b"".join(said(cove, "lines")).replace(b"half of ", b"").split()
+        assert list(map(int, found)) == list(range(int(found[0]), int(found[-1]) + 1))
+
+
+def test_a_line_longer_than_a_file_is_whole_across_files(cove: Cove) -> None:
+    script = "head -c 200000 /dev/zero | tr '\\0' x; echo; echo next"
+    with machine(cove, "long", "sh", "-c", script, flags=log_options("64k", 9)):
+        cove("wait", "long")
+        assert len(log_files(cove, "long")) > 2
+        assert said(cove, "long")[0] == b"x" * 200000 + b"\nnext\n"
 
 
 def test_a_log_without_end(cove: Cove) -> None:
