@@ -15,7 +15,7 @@ from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine.calls import Progress
 from cove.errors import Conflict, CoveError
-from tests.unit.test_cli import Recorder
+from tests.unit.commands import Recorder
 
 Answers = dict[str, Callable[[Any], Any]]
 Run = Callable[..., tuple[int | None, str, list[str]]]
