@@ -60,20 +60,22 @@ class SeatInGuest(Seat):
         words = ("exec", "-i", self.name, "probe", "carry")
         how = "udp" if kind == socket.SOCK_DGRAM else "tcp"
         pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        sock = Carried(self.cove.spawn(*words, how, self.server, "53", **pipes))
+        carrier = self.cove.spawn(*words, how, self.server, "53", **pipes)
+        sock = Carried(carrier, loses=kind == socket.SOCK_DGRAM)
         sock.settimeout(PATIENCE)
         return sock
 
 
 class Carried(socket.socket):
     """What is sent goes through a program's input, and its output is what comes: each message with
-    its length before it.
+    its length before it. ``loses``: what comes when nobody has read for long, as datagrams do.
     """
 
-    def __init__(self, carrier: subprocess.Popen[bytes]) -> None:
+    def __init__(self, carrier: subprocess.Popen[bytes], *, loses: bool) -> None:
         ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         super().__init__(fileno=ours.detach())
         self.carrier = carrier
+        self.flags = socket.MSG_DONTWAIT if loses else 0
         self.threads = [threading.Thread(target=act) for act in (self._there, self._back)]
         for thread in self.threads:
             thread.start()
@@ -91,7 +93,9 @@ class Carried(socket.socket):
         assert stdout is not None
         with contextlib.suppress(OSError), stdout:
             while head := stdout.read(2):
-                self.theirs.send(b"." + stdout.read(int.from_bytes(head, "big")))
+                data = stdout.read(int.from_bytes(head, "big"))
+                with contextlib.suppress(BlockingIOError):
+                    self.theirs.send(b"." + data, self.flags)
             self.theirs.shutdown(socket.SHUT_RDWR)
 
     def send(self, data: ReadableBuffer, flags: int = 0) -> int:
@@ -141,6 +145,36 @@ def unframed(sock: socket.socket) -> bytes:
             return b""
         data += more
     return data[2:]
+
+
+@contextlib.contextmanager
+def kept_open(at: Seat, count: int) -> Iterator[None]:
+    """So many connections at once. Each asks a question every now and then, however long the others
+    take: the server closes what says nothing.
+    """
+    over = threading.Event()
+    taken = [threading.Event() for _ in range(count)]
+
+    def keep(sock: socket.socket, answered: threading.Event) -> None:
+        while not over.is_set():
+            sock.sendall(framed(question("host.cove.internal")))
+            if not unframed(sock):
+                return
+            answered.set()
+            over.wait(1)
+
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(at.socket(socket.SOCK_STREAM)) for _ in taken]
+        threads = [
+            threading.Thread(target=keep, args=each) for each in zip(held, taken, strict=True)
+        ]
+        stack.callback(lambda: [thread.join() for thread in threads])
+        stack.callback(over.set)
+        for thread in threads:
+            thread.start()
+        for answered in taken:
+            assert answered.wait(PATIENCE), "a connection is closed, or has no answer"
+        yield
 
 
 @contextlib.contextmanager
