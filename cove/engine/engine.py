@@ -247,6 +247,10 @@ class Engine:
         record = self._find(params.machine)
         return listing.inspect_machine(self.home, record, sizes=params.sizes)
 
+    def glance(self, text: str) -> calls.Inspected | None:
+        """The same without sizes, where that is known at once; None: somebody is waited for."""
+        return listing.glance(self.home, text)
+
     def logs(self, params: calls.Logs, call: calls.Call) -> Iterator[calls.LogEntry]:
         record = self._find(params.machine)
         return logs.follow_logs(self.home, record, params, call.cancelled)

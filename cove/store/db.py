@@ -137,6 +137,16 @@ class Store(Images, Snapshots, Networks, Volumes, Builds):
             os.close(self.lock_fd)
             self.lock_fd = -1
 
+    @contextlib.contextmanager
+    def unless_busy(self) -> Iterator[bool]:
+        """Whether nobody writes; then nobody does before the end, and no read inside waits."""
+        free = self._lock.acquire(blocking=False)
+        try:
+            yield free
+        finally:
+            if free:
+                self._lock.release()
+
     # ---- writing ----
 
     @contextlib.contextmanager

@@ -30,6 +30,36 @@ def test_a_log_turns_as_asked_for(client: Client, driver: str) -> None:
     assert made.logs(tail=3) == b"59998\n59999\n60000\n"
 
 
+def test_a_line_of_a_log_is_a_frame_wherever_it_was_cut(client: Client) -> None:
+    script = "seq 1 200000; seq 1 200000 >&2; printf 'no end'"
+    made = client.containers.create("bb", ["sh", "-c", script])
+    made.start()
+    made.wait()
+    lines = list(made.logs(stream=True, follow=False, stderr=False))
+    assert lines == [b"%d\n" % number for number in range(1, 200001)] + [b"no end"]
+    stamped = list(made.logs(stream=True, follow=False, stdout=False, timestamps=True))
+    assert [line.split()[1:] for line in stamped] == [[b"%d" % n] for n in range(1, 200001)]
+
+
+def test_what_changes_is_inspected_at_once(client: Client) -> None:
+    made = client.containers.create("bb", ["sleep", "1000"])
+    seen = [made.client.api.inspect_container(made.id) for _ in range(2)]
+    assert seen[0] == seen[1] and seen[0]["State"]["Status"] == "created"
+    made.start()
+    assert client.api.inspect_container(made.id)["State"]["Running"]
+    ran = client.api.exec_create(made.id, ["sleep", "1000"])["Id"]
+    client.api.exec_start(ran, detach=True)
+    assert client.api.inspect_container(made.id)["ExecIDs"] == [ran]
+    made.rename("another")
+    assert client.api.inspect_container(made.id)["Name"] == "/another"
+    made.kill()
+    seen[0] = client.api.inspect_container(made.id)
+    assert seen[0]["State"]["Status"] == "exited" and seen[0]["ExecIDs"] is None
+    made.remove()
+    with pytest.raises(docker.errors.NotFound, match="No such container: another"):
+        client.api.inspect_container("another")
+
+
 def test_of_no_log_nothing_is_read(client: Client, raw: Raw) -> None:
     made = client.containers.create("bb", ["echo", "x"], log_config=LogConfig(type="none"))
     made.start()

@@ -179,7 +179,11 @@ class Ask:
         try:
             return self.engine.found(name)
         except NotFound:
-            raise NotFound(f"No such container: {name}") from None
+            raise no_such(name) from None
+
+
+def no_such(name: str) -> NotFound:
+    return NotFound(f"No such container: {name}")
 
 
 def without_nulls(value: Any) -> Any:

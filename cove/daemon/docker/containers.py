@@ -8,9 +8,10 @@ from contextlib import suppress
 from typing import Any, Self
 
 from cove.daemon.docker import bodies, shapes, spec
-from cove.daemon.docker.ask import Answer, Ask, Stream, to_json
+from cove.daemon.docker.ask import Answer, Ask, Stream, no_such, to_json
 from cove.daemon.docker.attach import attach_late
 from cove.daemon.docker.pending import Waiting
+from cove.daemon.docker.told import Told
 from cove.engine import calls
 from cove.engine.events import Cancel
 from cove.engine.machines.waiting import Waiter
@@ -35,6 +36,7 @@ DONE = Answer(status=204)
 NOT_MODIFIED = Answer(status=304)
 CONDITIONS = ("not-running", "next-exit", "removed")
 ACTIVE = ("running", "paused", "restarting")
+TOLD = Told()
 PRUNE_KEYS = ("until", "label", "label!")
 
 
@@ -94,8 +96,22 @@ def listed(ask: Ask) -> Answer:
 
 def inspect(ask: Ask) -> Answer:
     machine = ask.machine()
-    seen = ask.engine.inspect(calls.Inspect(machine.id, ask.on("size")), CALL)
-    return Answer(shapes.inspected_to_docker(seen) | {"ExecIDs": ask.execs.of(machine.id) or None})
+    return _inspected(ask, ask.engine.inspect(calls.Inspect(machine.id, ask.on("size")), CALL))
+
+
+def inspect_at_once(ask: Ask) -> Answer | None:
+    """None: sizes are counted, the machine ends just now, or somebody writes."""
+    if ask.on("size"):
+        return None
+    try:
+        seen = ask.engine.glance(ask.name)
+    except NotFound:
+        raise no_such(ask.name) from None
+    return _inspected(ask, seen) if seen is not None else None
+
+
+def _inspected(ask: Ask, seen: calls.Inspected) -> Answer:
+    return Answer(TOLD.inspected(seen, ask.execs.of(seen.record.id)))
 
 
 # ---- life ----

@@ -15,10 +15,11 @@ Version = tuple[int, int]
 OLDEST: Version = (1, 24)
 NEWEST: Version = (1, 51)
 
-Kind = Literal["plain", "lasting", "body", "hijack", "websocket"]
-"""plain: parameters in, an answer out. lasting: goes on for as long as somebody likes. body: its
-bytes are read as they come. hijack: the connection becomes a stream of the machine's;
-websocket: the same in a websocket."""
+Kind = Literal["plain", "glance", "lasting", "body", "hijack", "websocket"]
+"""plain: parameters in, an answer out. glance: the same, mostly without waiting for anybody: its
+``module.function_at_once`` says None where it would. lasting: goes on for as long as somebody
+likes. body: its bytes are read as they come. hijack: the connection becomes a stream of the
+machine's; websocket: the same in a websocket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ SWARM = "cove has no scheduler: it answers as a daemon outside of a swarm"
 PLUGINS = "cove runs no plugins"
 
 SYSTEM = (
-    Route("HEAD", "/_ping", "system.ping"),
-    Route("GET", "/_ping", "system.ping"),
+    Route("HEAD", "/_ping", "system.ping", kind="glance"),
+    Route("GET", "/_ping", "system.ping", kind="glance"),
     Route("GET", "/version", "system.version"),
     Route("GET", "/info", "system.info"),
 )
@@ -55,7 +56,7 @@ CONTAINERS = (
         "partial",
         "what cove has not is refused by the field's name",
     ),
-    Route("GET", "/containers/{name}/json", "containers.inspect"),
+    Route("GET", "/containers/{name}/json", "containers.inspect", kind="glance"),
     Route(
         "POST",
         "/containers/{name}/start",

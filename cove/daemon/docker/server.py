@@ -65,15 +65,22 @@ HEADERS = {
 PAGE = "page not found"
 
 Handler = Callable[[Ask], Result]
+Glance = Callable[[Ask], Answer | None]
+
+
+def _named(text: str) -> Any:
+    module, _, name = text.partition(".")
+    return getattr(import_module(f"cove.daemon.docker.{module}"), name)
 
 
 def handlers() -> dict[str, Handler]:
     """What the table names, looked up once."""
-    found: dict[str, Handler] = {}
-    for route in ROUTES:
-        module, _, name = route.handler.partition(".")
-        found[route.handler] = getattr(import_module(f"cove.daemon.docker.{module}"), name)
-    return found
+    return {route.handler: _named(route.handler) for route in ROUTES}
+
+
+def glances() -> dict[str, Glance]:
+    """Carried out where they are read: the way to another thread and back costs more than they."""
+    return {r.handler: _named(f"{r.handler}_at_once") for r in ROUTES if r.kind == "glance"}
 
 
 def status_of(error: CoveError) -> int:
@@ -111,7 +118,7 @@ class Door:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="docker")
-        self._handlers = handlers()
+        self._handlers, self._glances = handlers(), glances()
         self._pending, self._execs = Pending(), Execs()
         self._lasting = Lasting()
         self.crowd = Crowd()
@@ -140,7 +147,9 @@ class Door:
                 return await self._hijack(request, route, ask)
             if route.kind == "websocket":
                 return await self._websocket(request, route, ask)
-            with self._lasting.one() if route.kind != "plain" else contextlib.nullcontext():
+            if route.kind in ("plain", "glance"):
+                return await self._carry_out(request, route, ask)
+            with self._lasting.one():
                 return await self._carry_out(request, route, ask)
         except CoveError as error:
             return self._plain(problem(error))
@@ -189,7 +198,8 @@ class Door:
             result = await self._with_body(request, handler, ask)
         else:
             ask.body = await self.crowd.body(request)
-            result = await self._run(handler, ask)
+            glance = self._glances.get(route.handler)
+            result = (glance(ask) if glance else None) or await self._run(handler, ask)
         if isinstance(result, Answer):
             return self._plain(result)
         if isinstance(result, Stream):

@@ -27,6 +27,9 @@ def ping(ask: Ask) -> Answer:
     return Answer(b"OK", headers=headers, type="text/plain; charset=utf-8")
 
 
+ping_at_once = ping
+
+
 def version(ask: Ask) -> Answer:
     seen = ask.engine.version(calls.Nothing(), CALL)
     arch = host_platform_of(seen.arch).architecture

@@ -11,6 +11,7 @@ from cove.engine.calls import Inspected, Listed, Sizes
 from cove.engine.home import Home
 from cove.engine.images.foreign import emulation
 from cove.engine.live import Live
+from cove.engine.machines.stopping import settled
 from cove.engine.uppers import strata_sizes
 from cove.engine.vms import virtual
 from cove.engine.vms.ground import BOOT
@@ -87,6 +88,15 @@ def inspect_machine(home: Home, record: MachineRecord, *, sizes: bool) -> Inspec
             if mount.type == "volume" and (held := home.store.volume(mount.source)) is not None
         },
     )
+
+
+def glance(home: Home, text: str) -> Inspected | None:
+    """None: somebody writes, or what the machine did just now is not yet heard."""
+    with home.store.unless_busy() as free:
+        record = home.store.find_machine(text) if free else None
+        if record is None or not settled(home, record.key):
+            return None
+        return inspect_machine(home, record, sizes=False)
 
 
 def group_text(path: str) -> str:

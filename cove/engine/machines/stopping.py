@@ -132,6 +132,15 @@ def settle(home: Home, keys: Iterable[int]) -> None:
         home.events.wait_until(partial(has_ended, home, by_fd[fd]), timeout=SETTLED)
 
 
+def settled(home: Home, key: int) -> bool:
+    """Whether ``settle`` has nothing to wait for."""
+    live = home.lives.get(key)
+    if live is None:
+        return True
+    ended = live.pidfd >= 0 and wait_exit(live.pidfd, 0)
+    return not ended and (live.started or not _has_spoken(live))
+
+
 def catch_up(home: Home, live: Live, timeout: float) -> None:
     """Wait until what its monitor has already said of its start is heard."""
     if not live.started and _has_spoken(live):
