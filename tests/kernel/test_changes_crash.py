@@ -93,7 +93,7 @@ def test_a_daemon_killed_at_any_step_of_an_update(running: Cove, tmp_path: Path)
 def test_a_machine_runs_whenever_its_restart_is_cut(
     fresh_cove: Cove, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
-    cove, verb = fresh_cove, "cove.engine.engine:restart"
+    cove, verb = fresh_cove, "cove.engine.verbs.machines:restart"
     stride = 1 if STRIDE == 1 else 3 * STRIDE
     cove("run", "-d", "--name", NAME, *flags, "bb", "sh", "-c", "date >> /f; exec sleep 1000")
     for where, _ in walk(cove, tmp_path / "at", verb, ("restart", "-t", "0", NAME), stride=stride):
