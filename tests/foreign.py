@@ -42,9 +42,10 @@ def other_busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     except CoveError as error:
         pytest.skip(f"needs package sources: {error.message}")
     kept.parent.mkdir(exist_ok=True)
-    shutil.copyfile(f"{root}/bin/busybox", scratch / "busybox")
-    (scratch / "busybox").chmod(0o755)
-    shutil.move(scratch / "busybox", kept)
+    whole = kept.with_name(f"{kept.name}.{os.getpid()}")  # others may look for it at this moment
+    shutil.copyfile(f"{root}/bin/busybox", whole)
+    whole.chmod(0o755)
+    whole.rename(kept)
     return kept
 
 

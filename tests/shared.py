@@ -11,7 +11,7 @@ What uses ``cove`` and is no scenario says so too, for a function or with ``pyte
     @no_scenario("why: it makes no machine, or looks into the works of one kind")
 
 Both reasons are literal, for ``tools/scenarios.py`` reads them into docs/scenarios.md. The count is
-told at the end of every run; tests/unit/test_scenarios.py holds that enough of them are shared.
+told at the end of every pytest; tests/unit/test_scenarios.py holds that enough of them are shared.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ Written by `make docs` from the marks of the tests.
 A *scenario* is a test function of `tests/kernel`, `tests/attack` or `tests/networks` that drives
 machines by the command line. With `COVE_TEST_VMS=all` each runs twice, for containers and for
 virtual machines, to the same words (`make test-vms`); without it the files that `tests/shared.py`
-names (`DAILY`) do, and those of `tests/vm` that take an `isolation`. Every run of the tests ends
+names (`DAILY`) do, and those of `tests/vm` that take an `isolation`. Every pytest ends
 with the count of what it ran, and `tests/unit/test_scenarios.py` fails if less than 85 % are
 shared. What is for virtual machines alone (`tests/vm`, `tests/networks/test_virtual.py`) and what
 tests parts of cove without its command line (an engine, a store, an op) counts on neither side.
