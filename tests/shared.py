@@ -16,6 +16,7 @@ told at the end of every pytest; tests/unit/test_scenarios.py holds that enough 
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import shutil
@@ -35,6 +36,9 @@ DAILY = ("test_causes", "test_idmap", "test_run")
 Each guest takes a second of a CPU where there is no KVM.
 """
 ALL = os.environ.get("COVE_TEST_VMS") == "all"
+
+SHARED = os.environ.get("COVE_TEST_SHARED", "")
+"""A directory of the whole run, which ``tools/suite.py`` makes and removes."""
 
 container_only = pytest.mark.container_only
 no_scenario = pytest.mark.no_scenario
@@ -133,6 +137,18 @@ def seed_guests() -> None:
 
 @functools.lru_cache(maxsize=1)
 def _seed() -> Path:
+    """For this pytest, or where ``SHARED`` is for all of a run: the first makes it."""
+    if not SHARED:
+        return _made_seed()
+    seed = Path(SHARED, "guests")
+    with Path(SHARED, "guests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not seed.exists():
+            shutil.move(_made_seed(), seed)
+    return seed
+
+
+def _made_seed() -> Path:
     from tests.vm.conftest import CACHE, one_kernel
 
     stored = one_kernel()
@@ -155,6 +171,6 @@ def _seed() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def guests_at_end() -> Iterator[None]:
     yield
-    if _seed.cache_info().currsize:
+    if _seed.cache_info().currsize and not SHARED:
         shutil.rmtree(_seed())
         _seed.cache_clear()

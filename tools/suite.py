@@ -122,6 +122,7 @@ class Lanes:
                     return
                 process = subprocess.Popen(
                     [*pytest_words(report), "-p", "no:cacheprovider", *share],
+                    env={**os.environ, "COVE_TEST_SHARED": str(self._scratch)},  # tests/shared.py
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
