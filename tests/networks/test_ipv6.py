@@ -106,6 +106,17 @@ def names_are_told(cove: Cove) -> None:
         assert host == ["fd00:77::1"]
 
 
+def test_a_second_network_takes_its_forwarding_with_it(cove: Cove) -> None:
+    """The host has a link of its own, which was there before the first one: nobody else is led."""
+    with network(cove, "web"):
+        cove("run", "--rm", "--network", "web", "bb", "true")
+        with network(cove, "six", "--ipv6"):
+            cove("run", "--rm", "--network", "six", "bb", "true")
+            assert (FORWARDING.read_text(), HEARS.read_text()) == ("1\n", "2\n")
+        assert (FORWARDING.read_text(), HEARS.read_text()) == ("0\n", "1\n")
+        assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == "1\n"
+
+
 def test_cove_chooses_and_machines_come_and_go(cove: Cove) -> None:
     with (
         network(cove, "web", "--ipv6"),

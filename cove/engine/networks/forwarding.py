@@ -36,14 +36,16 @@ def need(home: Home, network: NetworkRecord, make_rules: Callable[[Home], None])
     listening = switches.hearers(wires.tag) if six else network.listening
     known = left(home)  # of a family that is off now, somebody else has ended it
     known = msgspec.structs.replace(known, four=known.four and not four, six=known.six and not six)
-    held = known.four or any(n.forwarding for n in home.store.networks())
+    # IPv6 that comes later counts with whom IPv4 found there: rules are of both.
+    began = [n.closed for n in home.store.networks() if n.forwarding]
+    began += [known.closed] if known.four else []
     home.store.put_network(
         msgspec.structs.replace(
             network,
             forwarding=four or network.forwarding,
             forwarding6=six or network.forwarding6,
             listening=listening,
-            closed=wires.foreign() if four or not held else network.closed or known.closed,
+            closed=wires.foreign() if four or not began else network.closed or began[0],
         )
     )
     write_left(home.store.layout, known)
