@@ -15,7 +15,14 @@ import threading
 from collections.abc import Callable
 
 from cove.linux.mounts import clone_mount
-from cove.linux.syscalls import AT_FDCWD, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2, syscall
+from cove.linux.syscalls import (
+    AT_FDCWD,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    openat2,
+    syscall,
+)
 from cove.linux.syscalls import call as libc
 
 FSOPEN, FSCONFIG, FSMOUNT, MOVE_MOUNT = 430, 431, 432, 429
@@ -34,9 +41,10 @@ TRIES = 64
 _lock = threading.Lock()
 
 
-def mount_file(path: str, options: tuple[tuple[str, str], ...], part: str) -> int:
-    """A detached mount of the directory or file ``part`` in the ext4 that ``path`` is; links in it
-    lead to places in it. Close-on-exec; the receiver's to close. Raises OSError.
+def mount_file(path: str, options: tuple[tuple[str, str], ...], top: str, part: str) -> int:
+    """A detached mount of ``part``, a directory or file in the directory ``top`` of the ext4 that
+    ``path`` is; links on the way lead to places in that directory. Close-on-exec; the receiver's to
+    close. Raises OSError.
     """
     with _lock:
         device = _device(path)
@@ -45,7 +53,7 @@ def mount_file(path: str, options: tuple[tuple[str, str], ...], part: str) -> in
         finally:
             os.close(device)
     try:
-        return _elsewhere(lambda: _part(whole, part))
+        return _elsewhere(lambda: _part(whole, top, part))
     finally:
         os.close(whole)
 
@@ -154,11 +162,15 @@ def _elsewhere(do: Callable[[], int]) -> int:
     return result
 
 
-def _part(whole: int, part: str) -> int:
+def _part(whole: int, top: str, part: str) -> int:
     syscall(MOVE_MOUNT, whole, b"\0", AT_FDCWD, b"/proc\0", MOVE_EMPTY_PATH)
-    resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-    fd = openat2(whole, part, flags=os.O_PATH, resolve=resolve)
+    root = openat2(whole, top, flags=os.O_PATH | os.O_DIRECTORY, resolve=RESOLVE_NO_SYMLINKS)
     try:
-        return clone_mount(fd, recursive=False, what=f"cannot mount {part}")
+        resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+        fd = openat2(root, part or ".", flags=os.O_PATH, resolve=resolve)
+    finally:
+        os.close(root)
+    try:
+        return clone_mount(fd, recursive=False, what=f"cannot mount {part or top}")
     finally:
         os.close(fd)

@@ -5,6 +5,7 @@ The library is loaded at the first call: ctypes costs 6 ms to import.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from typing import Any
@@ -19,6 +20,9 @@ RESOLVE_NO_MAGICLINKS = 2
 RESOLVE_NO_SYMLINKS = 4
 RESOLVE_BENEATH = 8
 RESOLVE_IN_ROOT = 16
+
+TRIES = 1000
+"""To open one path: somebody who does nothing but rename spoils most of them, of microseconds."""
 
 _library: Any = None
 
@@ -47,9 +51,15 @@ def syscall(number: int, *args: int | bytes | None) -> int:
 def openat2(
     dirfd: int, path: str, *, flags: int, resolve: int = RESOLVE_NO_MAGICLINKS, mode: int = 0
 ) -> int:
-    """openat2(2); the descriptor is close-on-exec."""
+    """openat2(2); the descriptor is close-on-exec. With RESOLVE_BENEATH and RESOLVE_IN_ROOT the
+    kernel lets no ``..`` pass while anything of the host is renamed or mounted, whoever does it:
+    EAGAIN, "the caller may choose to retry".
+    """
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
-    try:
-        return syscall(OPENAT2, dirfd, os.fsencode(path) + b"\0", how, len(how))
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from None
+    for left in reversed(range(TRIES)):
+        try:
+            return syscall(OPENAT2, dirfd, os.fsencode(path) + b"\0", how, len(how))
+        except OSError as error:
+            if error.errno != errno.EAGAIN or not left:
+                raise OSError(error.errno, error.strerror, path) from None
+    raise AssertionError("the last try returns or raises")

@@ -8,6 +8,8 @@ import contextlib
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,3 +56,30 @@ class Canary:
         assert found == ["secret", "sub", "sub/secret"]
         for name in ("secret", "sub/secret"):
             assert (self.path / name).read_bytes() == self.secret
+
+
+EXCHANGE = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+one, other = map(os.fsencode, sys.argv[1:])
+print("ready", flush=True)
+while not libc.renameat2(-100, one, -100, other, 2):
+    pass
+raise SystemExit(f"errno {ctypes.get_errno()}")
+"""
+
+
+@contextlib.contextmanager
+def exchanging(one: Path, other: Path) -> Iterator[None]:
+    """Each has the other's name, and back, as fast as a process can (RENAME_EXCHANGE): at no moment
+    is there nothing of a name.
+    """
+    words = [sys.executable, "-Sc", EXCHANGE, one, other]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        yield
+        assert process.poll() is None, "nothing was swapped any more"
+    finally:
+        process.kill()
+        process.communicate()

@@ -40,7 +40,7 @@ def mount(
             hint=f"what was in it is gone: cove volume rm {record.name}",
         ) from error
     try:
-        return mount_file(path, OPTIONS, f"{DATA}/{part}" if part else DATA)
+        return mount_file(path, OPTIONS, DATA, part)
     except OSError as error:
         if part and error.errno in (errno.ENOENT, errno.ENOTDIR) and has_loop():
             raise NotFound(
