@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from cove.linux.network.tap import DEVICE, has_taps
+from cove.spec.network import CARDS
 from tests.driver import Cove
 from tests.vm.test_causes import emulator_of, up
 
-ALLOWED_FILES = ("/memfd:", "/dev/null", "/dev/net/tun", "/proc/")
+ALLOWED_FILES = ("/memfd:", "/dev/null", DEVICE, "/proc/")
+IFF_UP = 1
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,18 @@ def test_it_shares_no_namespace_with_the_host(emulator: Path) -> None:
         assert os.readlink(emulator / "ns" / kind) != os.readlink(f"/proc/self/ns/{kind}"), kind
     lines = (emulator / "net/dev").read_text().splitlines()[2:]
     assert [line.split(":")[0].strip() for line in lines] == ["lo"]
+
+
+def test_without_networks_its_links_are_down_and_it_makes_no_others(emulator: Path) -> None:
+    """A guest has its cards from its beginning (docs/networks.md), and each has its link."""
+    assert not (emulator / "root/dev/net").exists()
+    held = [entry.name for entry in (emulator / "fd").iterdir() if os.readlink(entry) == DEVICE]
+    assert len(held) == (CARDS if has_taps() else 0)
+    for number in held:
+        text = (emulator / "fdinfo" / number).read_text()
+        link = Path("/sys/class/net", text.split("iff:")[1].split()[0])
+        assert not int((link / "flags").read_text(), 16) & IFF_UP, link
+        assert not (link / "brport").exists(), f"{link} is a port of a bridge"
 
 
 def test_it_has_only_the_descriptors_it_was_given(cove: Cove, machine: str, emulator: Path) -> None:
