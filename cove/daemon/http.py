@@ -26,6 +26,7 @@ from cove.daemon.crowd import PATIENCE, Crowd
 from cove.daemon.docker.server import Door
 from cove.daemon.lasting import THREADS, Lasting
 from cove.daemon.params import parse_params
+from cove.daemon.sockets import BACKLOG
 from cove.daemon.upgrade import SessionBridge
 from cove.engine.calls import Call
 from cove.engine.engine import Engine
@@ -94,7 +95,7 @@ class Server:
             )
             await runner.setup()
             crowd.bound(runner.server)
-            await web.SockSite(runner, listener).start()
+            await web.SockSite(runner, listener, backlog=BACKLOG).start()
             runners.append(runner)
         await self._done.wait()
         await asyncio.gather(*(runner.cleanup() for runner in runners))

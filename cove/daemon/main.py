@@ -21,6 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cove.errors import Conflict, CoveError, HostError, UsageError
+from cove.linux.heap import bound_arenas
 
 if TYPE_CHECKING:
     from cove.daemon.supervised import Supervisor
@@ -143,6 +144,7 @@ def main(argv: list[str]) -> int:
     if not options.foreground:
         _redirect(options.root)
     faulthandler.enable()
+    bound_arenas()
     try:
         if supervisor is None:
             return serve(options, environment)

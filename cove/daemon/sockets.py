@@ -10,6 +10,10 @@ from cove.engine.system.info import DOCKER_SOCKET, docker_socket
 from cove.errors import UsageError
 from cove.store.layout import Layout
 
+BACKLOG = 4096
+"""Connections that wait to be taken: where there is no room, one with a timeout is refused at once
+(EAGAIN). The kernel's own bound is net.core.somaxconn, mostly as many.
+"""
 GROUP = "COVE_DOCKER_GROUP"
 """Whose members may speak to it, besides root: its name or number."""
 
@@ -29,7 +33,7 @@ def listen(directory: int, name: str, kind: socket.SocketKind) -> socket.socket:
         listener.bind(path)
     finally:
         os.umask(old)
-    listener.listen(256)
+    listener.listen(BACKLOG)
     return listener
 
 

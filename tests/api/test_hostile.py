@@ -7,6 +7,7 @@ import json
 import os
 import re
 import select
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -189,6 +190,24 @@ def at_rest(cove: Cove) -> int:
 
     wait_until(look, "all slots")
     return seen[-1]
+
+
+def test_many_who_come_at_once_are_all_let_in(cove: Cove, raw: Raw) -> None:
+    """Who has a timeout is refused at once where the queue is full."""
+    assert raw("GET", "/_ping").status == 200
+    pid, waiting = cove.daemon_pid(), []
+    with contextlib.ExitStack() as stack:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for _ in range(1000):
+                one = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                one.settimeout(120)
+                one.connect(raw.path)
+                one.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+                waiting.append(one)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert all(read_reply(one).body == b"OK" for one in waiting)
 
 
 def test_clients_that_vanish_leave_nothing(cove: Cove, raw: Raw) -> None:

@@ -8,6 +8,8 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -182,3 +184,18 @@ def test_a_front_that_lies_is_refused(data: bytes) -> None:
     except (ValueError, struct.error):
         return
     assert len(found.argv) + len(found.env) == data.count(b"\0", m.REQUEST.size) - 1
+
+
+def test_threads_that_wait_for_messages_keep_no_buffers() -> None:
+    with ExitStack() as stack, ThreadPoolExecutor(32) as pool:
+        pairs = [socket_pair() for _ in range(32)]
+        for each in pairs:
+            stack.enter_context(each[0])
+            stack.enter_context(each[1])
+        heard = [pool.submit(m.receive, theirs) for _, theirs in pairs]
+        for number, (ours, _) in enumerate(pairs):
+            m.send(ours, m.Kind.OUTPUT, payload=b"%d" % number)
+        for number, each_heard in enumerate(heard):
+            message = each_heard.result(60)
+            assert message is not None and message.payload == b"%d" % number
+        assert len(m._spare) <= m.SPARE

@@ -28,6 +28,7 @@ from cove.engine.volumes.users import publish_unmounts
 from cove.errors import CoveError, error_to_json, one_line
 from cove.executor.messages import ExitRecord, Kind, Report, send
 from cove.linux.disk import usage
+from cove.linux.heap import give_back
 from cove.plan import text
 from cove.planner.virtual.jail import keeps_disk
 from cove.store.records import Cause, MachineRecord
@@ -346,15 +347,22 @@ def put_away(home: Home, live: Live) -> None:
     home.retries.arm(key, monitor, ran=live.ended is not None)
     home.events.nudge()
     home.worker.do(home.slots.refill)
-    _checkpoint_when_idle(home)
+    _rest_when_idle(home)
 
 
-def _checkpoint_when_idle(home: Home) -> None:
-    """Bring the store's log home once nothing has ended for a while; that waits for the disk."""
+def _rest_when_idle(home: Home) -> None:
+    """Bring the store's log home once nothing has ended for a while, which waits for the disk, and
+    give memory back.
+    """
+
+    def rest() -> None:
+        home.store.checkpoint()
+        give_back()
+
     if home.idle_timer is not None:
         home.idle_timer.cancel()
     if not home.closing:
-        home.idle_timer = home.reactor.after(IDLE, partial(home.worker.do, home.store.checkpoint))
+        home.idle_timer = home.reactor.after(IDLE, partial(home.worker.do, rest))
 
 
 def forget(home: Home, record: MachineRecord, *, volumes: bool = False) -> None:
