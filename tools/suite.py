@@ -53,8 +53,11 @@ LONG = (
 )
 """Shares of their own, longest first. Files that set up the same guest are one share."""
 
+SLOW = ("vm", "networks", "kernel", "build", "registry", "api", "native", "images", "attack")
+"""Folders in the order in which they are begun; the others come after them."""
+
 WHOLE = ("unit", "golden")
-"""Folders whose tests take no time of their own."""
+"""Folders whose tests take no time of their own: one share."""
 
 SHARE = 8
 """Files of a folder that one pytest runs."""
@@ -65,18 +68,18 @@ def shares(tests: Path) -> list[tuple[str, ...]]:
     long = [tuple(f"{tests.name}/{name}.py" for name in share) for share in LONG]
     taken = {file for share in long for file in share}
     rest: list[tuple[str, ...]] = []
-    quick: list[tuple[str, ...]] = []
-    for folder in sorted(path for path in tests.iterdir() if path.is_dir()):
-        named = sorted(
-            f"{tests.name}/{folder.name}/{each.name}" for each in folder.glob("test_*.py")
-        )
-        files = [file for file in named if file not in taken]
-        if files and folder.name in WHOLE:
-            quick.append(tuple(files))
-        else:
-            count = -(-len(files) // SHARE)  # even shares: no lone file is left over
-            rest += [tuple(files[n::count]) for n in range(count)]
-    return [*long, *rest, *quick]
+    for folder in sorted(filter(Path.is_dir, tests.iterdir()), key=_turn):
+        named = [f"{tests.name}/{folder.name}/{path.name}" for path in folder.glob("test_*.py")]
+        files = sorted(set(named) - taken)
+        size = len(files) if folder.name in WHOLE else SHARE
+        count = -(-len(files) // size) if files else 0  # even shares: no lone file is left over
+        rest += [tuple(files[n::count]) for n in range(count)]
+    return [*long, *rest]
+
+
+def _turn(folder: Path) -> tuple[int, str]:
+    name = folder.name
+    return SLOW.index(name) if name in SLOW else len(SLOW) + (name not in WHOLE), name
 
 
 class Lanes:
