@@ -205,7 +205,7 @@ class Registry:
                 raise Trouble("broken", self.endpoint.host, "the connection was cut")
             except Trouble as trouble:
                 attempt += 1
-                again = trouble.kind == "broken" or (trouble.kind == "unreachable" and at)
+                again = self._web.may_pass(trouble)
                 if not again or attempt >= self._web.patience.attempts:
                     self._failed(trouble, descriptor, at)
                 try:

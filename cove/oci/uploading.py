@@ -58,11 +58,14 @@ class Upload(Registry):
         self, digest: str, size: int, pieces: Pieces, tell: Callable[[int], None]
     ) -> None:
         """Send a blob; ``tell`` is called with how much of it is there."""
-        attempt, at, place = 0, 0, ""
+        attempt, at, place, sure = 0, 0, "", True
         while True:
             try:
+                if not sure:
+                    place, at = self._where(place)
                 if not place:
                     place, at = self._begin(digest), 0
+                sure = True
                 while at < size:
                     data = pieces(at, min(CHUNK, size - at))
                     place, now = self._send(place, digest, at, data)
@@ -74,14 +77,14 @@ class Upload(Registry):
                 return
             except Trouble as trouble:
                 attempt += 1
-                again = trouble.kind in ("broken", "lost") or (trouble.kind == "unreachable" and at)
+                again = trouble.kind == "lost" or self._web.may_pass(trouble)
                 if not again or attempt >= self._web.patience.attempts:
                     self._failed(trouble, Descriptor(digest, size), at)
                 try:
                     self._web.pause(attempt, trouble.text)
                 except Trouble as stopped:
                     self._failed(stopped)
-                place, at = ("", 0) if trouble.kind == "lost" else self._where(place)
+                place, sure = "" if trouble.kind == "lost" else place, False
 
     def manifest(self, name: str, kind: str, data: bytes) -> str:
         """Put a manifest or index under a tag or digest; its digest."""
@@ -134,13 +137,10 @@ class Upload(Registry):
             raise self._wrong(f"layer {digest}", f"it is kept as {said}")
 
     def _where(self, place: str) -> tuple[str, int]:
-        """How much of an upload is there; nowhere and nothing where nobody knows."""
+        """How much of an upload is there; nowhere and nothing where the registry knows of none."""
         if not place:
             return "", 0
-        try:
-            answer = self._to(place, {}, method="GET")
-        except Trouble:
-            return "", 0
+        answer = self._to(place, {}, method="GET")
         answer.finish()
         if answer.status != 204:
             return "", 0

@@ -12,10 +12,11 @@ import random
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from cove.oci import doubt
@@ -33,6 +34,8 @@ REDIRECTS_MAX = 5
 AGAIN = frozenset((408, 429, 500, 502, 503, 504))
 DRAIN_MAX = 64 << 10
 CHUNK = 256 << 10
+SENT = 256 << 10
+"""Bytes that are sent at once: each time what takes them is given its time anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +49,15 @@ class Patience:
     """Before the second attempt; doubled before each further one."""
     longest: float = 60.0
     """What is waited at most because a server asks for it."""
+    whole: float = 300.0
+    """In which a document is there, or the head of an answer, however it drips."""
+    least: int = 16 << 10
+    """Bytes of anything longer that come in that time."""
 
 
 class Trouble(Exception):
     """Why there is no answer. ``kind``: ``unreachable``, ``tls``, ``broken`` (it may be better the
-    next time), ``forbidden`` or ``stopped``.
+    next time), ``slow``, ``forbidden`` or ``stopped``.
     """
 
     def __init__(self, kind: str, host: str, text: str) -> None:
@@ -64,6 +71,7 @@ class Answer:
     url: str
     moved: bool
     """It comes from another place than was asked."""
+    patience: Patience
 
     @property
     def status(self) -> int:
@@ -77,10 +85,24 @@ class Answer:
         return doubt.number(self.header("Content-Length"))
 
     def pieces(self) -> Iterator[bytes]:
-        """The body as it arrives."""
+        """The body as it arrives. Only what is waited for counts: who reads may take his time."""
+        waited, came = 0.0, 0
         with _Told(self.url):
-            while data := self.response.read1(CHUNK, decode_content=False):
+            while True:
+                began = time.monotonic()
+                data = self.response.read1(CHUNK, decode_content=False)
+                waited, came = waited + time.monotonic() - began, came + len(data)
+                if not data:
+                    return
+                if waited > self.patience.whole:
+                    if came < self.patience.least:
+                        self._too_slow()
+                    waited, came = 0.0, 0
                 yield data
+
+    def _too_slow(self) -> NoReturn:
+        self.response.close()
+        raise _slow(urlsplit(self.url).netloc)
 
     def read(self, limit: int) -> bytes | None:
         """The whole body; None when it is longer than ``limit``, of which no more is read."""
@@ -88,7 +110,10 @@ class Answer:
             self.response.close()
             return None
         data = bytearray()  # of pieces that may be a byte each
+        late = time.monotonic() + self.patience.whole
         for piece in self.pieces():
+            if time.monotonic() > late:
+                self._too_slow()
             data += piece
             if len(data) > limit:
                 self.response.close()
@@ -122,6 +147,8 @@ class Web:
         self._lock = threading.Lock()
         self._pools: dict[tuple[bool, bool, bool, str], PoolManager] = {}
         self._sockets: set[socket.socket] = set()
+        self._met: set[str] = set()
+        """Who has answered."""
 
     def stop(self) -> None:
         """End every request, from any thread."""
@@ -141,6 +168,13 @@ class Web:
     def stopped(self) -> bool:
         return self._stopped.is_set()
 
+    def may_pass(self, trouble: Trouble) -> bool:
+        """Whether it may be better the next time: also with who was there a moment ago, and is
+        started anew.
+        """
+        away = trouble.kind == "unreachable" and trouble.host in self._met
+        return away or trouble.kind == "broken"
+
     def get(
         self,
         url: str,
@@ -159,7 +193,7 @@ class Web:
             try:
                 answer = self._follow(url, headers, method, foreign=foreign, body=body)
             except Trouble as trouble:
-                if trouble.kind != "broken" or last or not patient:
+                if not self.may_pass(trouble) or last or not patient:
                     raise
                 self.pause(attempt, trouble.text)
                 continue
@@ -208,7 +242,7 @@ class Web:
         moved = False
         for _ in range(REDIRECTS_MAX + 1):
             sent = self._send(url, headers, method, foreign or moved, body)
-            answer = Answer(sent, url, moved)
+            answer = Answer(sent, url, moved, self.patience)
             redirects = REDIRECTS if method in ("GET", "HEAD") else SAME_AGAIN
             if answer.status not in redirects or not answer.header("Location"):
                 return answer
@@ -239,16 +273,20 @@ class Web:
         proxy = proxy_for(url, self.env)
         pool = self._pool(guarded and not proxy, loose, host == self.endpoint.host, proxy)
         common = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
+        if body is not None and len(body) > SENT:
+            common["Content-Length"] = str(len(body))
         with _Told(url, self):
-            return pool.request(
+            answer = pool.request(
                 method,
                 url,
                 headers=common | headers,
-                body=body,
+                body=body if "Content-Length" not in common else _in_pieces(body or b""),
                 redirect=False,
                 retries=False,
                 preload_content=False,
             )
+        self._met.add(host)
+        return answer
 
     def _pool(self, guarded: bool, loose: bool, own: bool, proxy: str) -> PoolManager:
         """``own``: the registry itself, which its certificates are for. ``proxy``: where names are
@@ -317,11 +355,19 @@ def _make_pool(web: Web, guarded: bool, context: ssl.SSLContext, proxy: str) -> 
             super().connect()
             _connected(self.sock, self.host, web, refuse)
 
+        def getresponse(self) -> Any:
+            with _in_time(self.sock, self.host, web.patience.whole):
+                return super().getresponse()
+
     class SecureConnection(HTTPSConnection):
         def connect(self) -> None:
             _look_up(self.host, self.port, refuse if guarded else None)
             super().connect()
             _connected(self.sock, self.host, web, refuse)
+
+        def getresponse(self) -> Any:
+            with _in_time(self.sock, self.host, web.patience.whole):
+                return super().getresponse()
 
     class Pool(urllib3.HTTPConnectionPool):
         ConnectionCls = Connection
@@ -367,6 +413,42 @@ def _connected(sock: Any, host: str, web: Web, refuse: Callable[[str, str], None
     """The name may have meant something else a moment ago."""
     web.add(sock)
     refuse(host, str(sock.getpeername()[0]))
+
+
+@contextmanager
+def _in_time(sock: Any, host: str, seconds: float) -> Iterator[None]:
+    """Inside: the head of an answer is read, whose bytes may come one by one for good, and after
+    others that say to go on.
+    """
+    over = threading.Event()
+
+    def end() -> None:
+        over.set()
+        with suppress(OSError):
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except Exception as error:
+        if over.is_set():
+            raise _slow(host) from error
+        raise
+    finally:
+        timer.cancel()
+    if over.is_set():  # it takes what was cut for the end of the head
+        raise _slow(host)
+
+
+def _in_pieces(body: bytes) -> Iterator[bytes]:
+    whole = memoryview(body)
+    return (bytes(whole[at : at + SENT]) for at in range(0, len(body), SENT))
+
+
+def _slow(host: str) -> Trouble:
+    return Trouble("slow", host, "it sends too slowly")
 
 
 class _Told:

@@ -45,9 +45,37 @@ def free_port() -> int:
 @contextmanager
 def docker_registry(place: Path, auth: str = "") -> Iterator[str]:
     """``HOST:PORT`` of a docker-registry that keeps its images in ``place``."""
+    with mortal_registry(place, auth) as one:
+        yield one.host
+
+
+@dataclass
+class Mortal:
+    """A docker-registry that may be ended and begun again, in the same place."""
+
+    host: str
+    begin: Callable[[], subprocess.Popen[bytes]]
+    child: subprocess.Popen[bytes]
+
+    def end(self) -> None:
+        self.child.kill()
+        self.child.wait()
+
+    def again(self) -> None:
+        self.child = self.begin()
+        assert listens(int(self.host.rpartition(":")[2]), self.child)
+
+
+@contextmanager
+def mortal_registry(place: Path, auth: str = "") -> Iterator[Mortal]:
     need("docker-registry")
     place.mkdir(exist_ok=True)
     conf = place / "registry.yml"
+
+    def begin() -> subprocess.Popen[bytes]:
+        with (place / "log").open("ab") as log:
+            return subprocess.Popen(["docker-registry", "serve", conf], stdout=log, stderr=log)
+
     for _ in range(9):  # a port that was free may be somebody's by now
         port = free_port()
         conf.write_text(
@@ -55,17 +83,16 @@ def docker_registry(place: Path, auth: str = "") -> Iterator[str]:
             f"storage: {{filesystem: {{rootdirectory: {place}/data}}}}\n"
             f"http: {{addr: '127.0.0.1:{port}'}}\n{auth}"
         )
-        with (place / "log").open("wb") as log:
-            child = subprocess.Popen(["docker-registry", "serve", conf], stdout=log, stderr=log)
-        if listens(port, child):
+        one = Mortal(f"127.0.0.1:{port}", begin, begin())
+        if listens(port, one.child):
             break
     else:
         raise AssertionError(f"docker-registry does not listen: {(place / 'log').read_text()}")
     try:
-        yield f"127.0.0.1:{port}"
+        yield one
     finally:
-        child.terminate()
-        child.wait()
+        one.child.terminate()
+        one.child.wait()
 
 
 def listens(port: int, child: subprocess.Popen[bytes]) -> bool:

@@ -45,7 +45,7 @@ FILES = Tar().file("f", os.urandom(400_000)).data()
 
 
 def pull(store: Store, reference: str, **options: object) -> Pulled:
-    return pull_image(store, reference, patience=FAST, **options)  # type: ignore[arg-type]
+    return pull_image(store, reference, **({"patience": FAST} | options))  # type: ignore[arg-type]
 
 
 def fails(store: Store, reference: str, *words: str, **options: object) -> CoveError:

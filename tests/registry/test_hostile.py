@@ -5,13 +5,27 @@ words, never one of the reader's own.
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from cove.oci.linked import OCI_INDEX as INDEX
+from cove.oci.web import Patience
 from cove.store.db import Store
-from tests.registry.registries import Fake, FakeImage, body, cut, redirect, reply, status
+from tests.registry.registries import (
+    Fake,
+    FakeImage,
+    Fault,
+    body,
+    cut,
+    redirect,
+    reply,
+    status,
+)
 from tests.registry.test_faults import fails, image, pull, web
 
 __all__ = ["image", "web"]
@@ -163,3 +177,95 @@ def test_registries_that_a_crash_has_written(store: Store, web: str) -> None:
 
         with pytest.raises(UsageError, match="cannot read"):
             pull(store, web)
+
+
+# ---- without end ----
+
+HASTE = Patience(connect=60, read=60, attempts=4, pause=0.01, longest=2, whole=1.5, least=1 << 20)
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+
+
+@pytest.fixture
+def over() -> Iterator[threading.Event]:
+    """Set when the test is over: what drips ends with it."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def drip(over: threading.Event, first: bytes, more: bytes) -> Fault:
+    """``first``, then ``more`` again and again, until nobody listens."""
+
+    def fault(request: BaseHTTPRequestHandler, data: bytes) -> bool:
+        request.close_connection = True
+        with suppress(OSError):
+            request.wfile.write(first % (len(data) or 300) if b"%d" in first else first)
+            while not over.wait(0.01):
+                request.wfile.write(more)
+        return True
+
+    return fault
+
+
+DRIPS = {
+    "a body": (HEAD, b" "),
+    "a header": (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+    "word that it goes on": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("what", DRIPS)
+@pytest.mark.parametrize("place", ["manifest", "token", "config", "layer"])
+def test_what_drips(
+    store: Store, fake: Fake, image: FakeImage, web: str, over: threading.Event,
+    what: str, place: str,
+) -> None:  # fmt: skip
+    """Each byte is in time, and the whole never comes: nobody waits for it twice."""
+    config = str(image.document["config"]["digest"])
+    ends = {"manifest": "/manifests/1", "token": "web%3Apull", "config": config,
+            "layer": image.layer}  # fmt: skip
+    if place == "token":
+        wants = status(401, WWW_Authenticate=f'Bearer realm="http://{fake.host}/token"')
+        fake.fault("/manifests/1", wants)
+    fake.fault(ends[place], drip(over, *DRIPS[what]))
+    fails(store, web, "it sends too slowly", patience=HASTE)
+    assert sum(path.endswith(ends[place]) for _, path, _ in fake.requests) == 1
+
+
+def test_a_token_without_end(store: Store, fake: Fake, web: str) -> None:
+    def endless(request: BaseHTTPRequestHandler, data: bytes) -> bool:
+        request.send_response(200)
+        request.send_header("Connection", "close")
+        request.end_headers()
+        request.close_connection = True
+        with suppress(OSError):
+            request.wfile.write(b'{"token": "')
+            while True:
+                request.wfile.write(b"a" * 65536)
+        return True
+
+    fake.fault("/manifests/1", status(401, WWW_Authenticate=f'Bearer realm="http://{fake.host}/t"'))
+    fake.fault("web%3Apull", endless)
+    fails(store, web, "it is no token")
+
+
+@pytest.mark.parametrize("told", ["10000", "1"])
+def test_ten_thousand_layers(store: Store, fake: Fake, image: FakeImage, told: str) -> None:
+    """Not one of them is asked for."""
+    image.document["layers"] *= 10_000
+    config = json.loads(image.config)
+    config["rootfs"]["diff_ids"] *= int(told)
+    image.document["config"] = image.put(json.dumps(config).encode(), "config.v1+json")
+    words = "500 layers, not 10000" if told == "10000" else "its config has 1 layers"
+    fails(store, fake.add("web:1", image), words)
+    assert fake.count(image.layer) == 0
+
+
+def test_ten_thousand_images_of_an_index(store: Store, fake: Fake, image: FakeImage) -> None:
+    """Only the one for this host is asked for."""
+    fake.add("web:other", image)
+    others = [image.descriptor(os="linux", architecture=f"cpu{n}") for n in range(10_000)]
+    here = image.descriptor(os="linux", architecture=image.here)
+    document = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [*others, here]})
+    assert pull(store, fake.put("web:1", INDEX, document.encode())).fresh
+    assert len(fake.requests) < 9

@@ -8,10 +8,13 @@ import hashlib
 import json
 import os
 import random
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -25,7 +28,7 @@ from tests.conftest import need
 from tests.driver import Cove, kill_process, wait_until
 from tests.images.tars import Tar, memory_file
 from tests.registry.depots import Depot, Fault, hang_up, say, take_part
-from tests.registry.registries import PASSWORD, USER
+from tests.registry.registries import PASSWORD, USER, mortal_registry
 from tests.registry.test_verbs import fresh
 
 __all__ = ["fresh"]
@@ -218,7 +221,57 @@ def test_an_upload_that_is_forgotten_begins_anew(store: Store, depot: Depot) -> 
     assert begins[:3] == ["0", str(8 << 20), "0"]
 
 
+@pytest.mark.parametrize("at", [0, 8 << 20], ids=["first", "second"])
+@pytest.mark.parametrize("away", [False, True], ids=["quick", "away"])
+def test_a_registry_that_is_restarted(store: Store, tmp_path: Path, at: int, away: bool) -> None:
+    """Before a chunk: what it knew of the upload is no longer good, as it signs with another
+    secret. One that is away is waited for.
+    """
+    with mortal_registry(tmp_path / "registry") as registry:
+        ended: list[Step] = []
+        waits: list[Step] = []
+
+        def told(step: Step) -> None:
+            if not ended and step.stage == "pushing" and step.current == at:
+                ended.append(step)
+                registry.end()
+                if not away:
+                    registry.again()
+            elif ended and not waits and registry.child.poll() is not None:
+                waits.append(step)
+                registry.again()
+
+        add(store, f"{registry.host}/x:1")
+        done = push(store, f"{registry.host}/x:1", patience=SOON, progress=told)
+        assert ended and bool(waits) == away
+        found = inspected(registry.host, "x:1")
+        assert "sha256:" + hashlib.sha256(found).hexdigest() == done.digest
+
+
+def test_a_slow_way_takes_as_long_as_it_takes(store: Store, depot: Depot) -> None:
+    """What a chunk may take in all is not what may pass between two of its parts."""
+    pace = threading.Event()
+
+    def slow(depot: Depot, request: BaseHTTPRequestHandler) -> bool:
+        size = left = int(request.headers["Content-Length"])
+        name = urlsplit(request.path).path.rpartition("/")[2]
+        request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        while left:
+            pace.wait(0.1 if left > size - (2 << 20) else 0)
+            data = request.rfile.read(min(left, 64 << 10))
+            depot.uploads[name] += data
+            left -= len(data)
+        depot.tell(request, 202, name)
+        return True
+
+    depot.fault("PATCH", "uploads", slow)
+    add(store, f"{depot.host}/x:1")
+    patience = Patience(connect=2, read=2, attempts=1)
+    assert push(store, f"{depot.host}/x:1", patience=patience).digest in str(depot.manifests)
+
+
 LIES = {
+    "a circle": ("POST", say(307, Location="/v2/x/blobs/uploads/"), "more than 5 times"),
     "nothing of it arrives": ("PATCH", say(202, Location="/v2/x/blobs/uploads/u0", Range="0-0"),
                               "it says that it has 0"),
     "more of it than was sent": ("PATCH", say(202, Location="/v2/x/blobs/uploads/u0",
