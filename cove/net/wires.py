@@ -313,9 +313,9 @@ class Wires:
         with suppress(HostError):
             for endpoint in endpoints:
                 port = _port(endpoint)
-            self._nftables.run(firewall.elements(self.tag, port, add=False))
-            if led := firewall.ways(self.tag, port, add=False):
-                self._nftables.run(led)
+                self._nftables.run(firewall.elements(self.tag, port, add=False))
+                if led := firewall.ways(self.tag, port, add=False):
+                    self._nftables.run(led)
 
     def admit(self, published: Iterable[Published]) -> bool:
         """Machines may speak to these ports of the host, as everybody may. False: as ``allow``."""

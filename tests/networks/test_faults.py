@@ -186,6 +186,16 @@ def test_rules_that_are_taken_away(cove: Cove) -> None:
         wait_until(lambda: rules() == before, "the rules of before")
 
 
+def test_the_rules_of_every_network_go_with_a_machine(cove: Cove) -> None:
+    """With a policy too, which leads it through the host; others keep theirs."""
+    both = ("--network", "db", "--network-policy", "deny-all")
+    with network(cove, "web"), network(cove, "db"), machine(cove, "stays", "web", *both):
+        before = rules()
+        with machine(cove, "goes", "web", *both):
+            assert rules() != before
+        wait_until(lambda: rules() == before, "the rules of before")
+
+
 def test_a_link_that_the_machine_deletes_itself(cove: Cove) -> None:
     """Or switches off: a guest's is a card."""
     with network(cove, "web"):
