@@ -93,7 +93,10 @@ def launch(
     program runs. Whatever fails is undone, and raised.
     """
     try:
-        _hand_over(home, linking.told(home, record, base), base, live, foreground)
+        shown = linking.told(home, record, base)
+        if record.endpoints:  # before it can ask, and before others hear of it
+            home.names.tell(record)
+        _hand_over(home, shown, base, live, foreground)
     except BaseException as error:
         if live.slot is not None:
             live.slot.close()

@@ -30,7 +30,6 @@ def plug_in(home: Home, live: Live, record: MachineRecord) -> None:
         return  # it failed before
     try:
         with told_of_none():
-            home.names.tell(record)
             places.wire(home, record, record.endpoints, namespace)
     except CoveError as error:
         live.unplugged = error

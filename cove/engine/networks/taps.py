@@ -47,7 +47,6 @@ def take_seats(home: Home, record: MachineRecord) -> None:
         networks = places.prepare(home, record, record.endpoints)
         for network, endpoint in zip(networks, record.endpoints, strict=True):
             home.places.wires.seat(network, endpoint, record.name, up=True)
-    home.names.tell(record)
 
 
 # ---- while it runs ----
