@@ -41,8 +41,6 @@ from cove.store.snapshots import Snapshots
 from cove.store.volumes import TABLES as VOLUMES
 from cove.store.volumes import Volumes
 
-"""Id ranges of 64 Ki, from host uid 1879048192 on."""
-
 RESERVE = 512 << 10
 """Bytes kept for the day the disk is full: what ends or removes something must still be written."""
 

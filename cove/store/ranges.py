@@ -5,6 +5,7 @@ container:NAME``). Only memory: records say it.
 from __future__ import annotations
 
 RANGES = 4096
+"""Of 64 Ki ids each, from ``engine.ranges.RANGE_BASE`` on."""
 
 
 class Ranges:

@@ -17,8 +17,7 @@ from cove.engine.live import Live
 from cove.engine.looking import listing
 from cove.engine.machines.stopping import running
 from cove.engine.vms import inside
-from cove.linux.cgroups.driver import Stats
-from cove.linux.cgroups.tree import Group
+from cove.linux.cgroups.tree import Group, Stats
 from cove.linux.processes import host_cpu, interfaces
 from cove.store.records import MachineRecord
 

@@ -18,7 +18,7 @@ from datetime import datetime
 from cove.engine.home import Home, effective
 from cove.engine.vms.virtual import RUN, connect_hub, memory_of
 from cove.errors import Conflict, HostError
-from cove.linux.cgroups.driver import Stats
+from cove.linux.cgroups.tree import Stats
 from cove.linux.processes import Process, parse_process
 from cove.plan import wire
 from cove.plan.ops import Op

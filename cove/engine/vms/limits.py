@@ -11,7 +11,8 @@ from cove.engine.live import Live
 from cove.engine.vms import inside
 from cove.engine.vms.virtual import cpus_of, jail_of, memory_of
 from cove.errors import CoveError, UsageError
-from cove.linux.cgroups.driver import Group, size_text
+from cove.linux.cgroups.limits import size_text
+from cove.linux.cgroups.tree import Group
 from cove.plan.vm_ops import Write
 from cove.planner.virtual.guest import GROUP, limits_of_guest
 from cove.spec.machine import Limits

@@ -14,9 +14,8 @@ from cove.linux.cgroups.driver import (
     Event,
     Group,
     Stats,
-    check_limits,
-    check_online,
 )
+from cove.linux.cgroups.limits import check_limits, check_online
 from cove.linux.cgroups.v1 import CgroupsV1
 from cove.linux.cgroups.v2 import CgroupsV2
 from cove.plan.facts import Facts

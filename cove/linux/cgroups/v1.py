@@ -9,16 +9,7 @@ import os
 
 from cove.errors import HostError
 from cove.linux.cgroups.devices import limit_v1
-from cove.linux.cgroups.driver import (
-    PERIOD,
-    Cgroups,
-    Counters,
-    Group,
-    Stats,
-    controller,
-    size_text,
-    swap_limit,
-)
+from cove.linux.cgroups.driver import Cgroups, Counters, Group, Stats
 from cove.linux.cgroups.files import (
     make_directory,
     read_lines,
@@ -27,6 +18,7 @@ from cove.linux.cgroups.files import (
     set_limit,
     write,
 )
+from cove.linux.cgroups.limits import PERIOD, controller, size_text, swap_limit
 from cove.spec.machine import Limits
 
 ALWAYS = ("memory", "pids", "cpu", "cpuacct", "blkio")

@@ -6,17 +6,7 @@ import contextlib
 
 from cove.errors import HostError, UsageError
 from cove.linux.cgroups.devices import limit_v2
-from cove.linux.cgroups.driver import (
-    PERIOD,
-    Cgroups,
-    Counters,
-    Group,
-    Stats,
-    controller,
-    numbers,
-    size_text,
-    swap_limit,
-)
+from cove.linux.cgroups.driver import Cgroups, Counters, Group, Stats
 from cove.linux.cgroups.files import (
     make_directory,
     read_limit,
@@ -26,6 +16,7 @@ from cove.linux.cgroups.files import (
     set_limit,
     write,
 )
+from cove.linux.cgroups.limits import PERIOD, controller, numbers, size_text, swap_limit
 from cove.spec.machine import Limits
 
 WANTED = ("memory", "pids", "cpu", "io", "cpuset")
