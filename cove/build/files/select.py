@@ -112,6 +112,20 @@ def _content(files: Files, real: str, place: Place, ignore: Ignore | None) -> It
             yield Placed(entry, joined(place.path, name))
 
 
+def select_whole(files: Files, path: str, target: str) -> list[Placed]:
+    """What is at ``path``, which is no pattern, with the folder itself where it is one: as a mount
+    shows it. Nothing: there is no such file.
+    """
+    real = files.resolve(path)
+    if real is None:
+        return []
+    top = files[real]
+    found = [Placed(top, target, made=top.kind == FOLDER and not top.mtime_ns)]
+    for entry in files.below(real):
+        found.append(Placed(entry, joined(target, entry.path[len(real) :].lstrip("/"))))
+    return found
+
+
 def select_parents(
     files: Files, front: str, pattern: str, place: Place, ignore: Ignore | None
 ) -> list[Placed]:

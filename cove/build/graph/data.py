@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from dataclasses import dataclass
 
 from cove.build.dockerfile.mounts import Mount
@@ -196,5 +197,10 @@ class Build:
                     }
                 elif isinstance(step, RunStep):
                     mounts = (m for m in step.mounts if m.origin == origin)
-                    found |= {posixpath.normpath(f"/{m.mount.source}") for m in mounts}
+                    found |= {_as_pattern(posixpath.normpath(f"/{m.mount.source}")) for m in mounts}
         return ("/",) if "/" in found else tuple(sorted(found))
+
+
+def _as_pattern(path: str) -> str:
+    """The source of a mount is no pattern."""
+    return re.sub(r"([*?\[\\])", r"\\\1", path)

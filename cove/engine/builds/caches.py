@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import posixpath
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,8 @@ if TYPE_CHECKING:  # what disks are measured by needs no Dockerfile
 
 PREFIX = "build-cache-"
 LABEL = "cove.build.cache"
+APART = "\0"
+"""Between the id of a cache and what it begins with, of which each has caches of its own."""
 LOOK = 0.2
 """Seconds between two looks whether the build is still wanted."""
 
@@ -41,6 +44,17 @@ _turns: dict[Key, int] = {}
 """How often it was given back: nobody else writes it."""
 _measured: dict[Key, tuple[int, int]] = {}
 """Bytes, and after which turn."""
+
+
+def begins_with(wish: Wish, base: str) -> str:
+    """The id of a cache by which it is known: as with BuildKit one that begins with other files, or
+    belongs to somebody else, is another one. ``base``: a digest; empty: of nothing.
+    """
+    owned = (0o755 if wish.mode is None else wish.mode, wish.uid or 0, wish.gid or 0)
+    if not base and owned == (0o755, 0, 0):
+        return wish.id
+    source = posixpath.normpath("/" + wish.source.strip("/")) if base else ""
+    return APART.join((wish.id, base, source, *map(str, owned)))
 
 
 def volume_of(cache: str) -> str:
@@ -141,12 +155,22 @@ def remove(home: Home, name: str) -> bool:
         _give(key)
 
 
-def made(home: Home, name: str, wish: Wish) -> None:
-    """The volume of a cache that is taken; a new one is as the first who wants it says."""
-    new = home.store.volume(name) is None
-    record = making.make(home, VolumeSpec(name, {LABEL: wish.id}))
+def made(home: Home, name: str, wish: Wish, begun: Callable[[], str]) -> None:
+    """The volume of a cache that is taken. ``begun`` makes a directory with what a new one begins
+    with, ``_data``, which becomes the volume as a whole: nobody finds a part of it.
+    """
+    spec = VolumeSpec(name, {LABEL: wish.id.partition(APART)[0]})
+    if home.store.volume(name) is None:
+        ready = begun()
+        path = f"{ready}/_data"
+        os.chown(path, _or_as_it_is(wish.uid), _or_as_it_is(wish.gid))
+        if wish.mode is not None:
+            os.chmod(path, wish.mode & 0o7777)
+        with contextlib.suppress(Conflict):  # who shares it was faster
+            making.make(home, spec, ready=ready)
+    record = making.make(home, spec)
     home.store.put_volume(msgspec.structs.replace(record, used=time.time()))
-    if new:
-        path = home.store.layout.volume_data(name)
-        os.chmod(path, 0o755 if wish.mode is None else wish.mode & 0o7777)
-        os.chown(path, wish.uid or 0, wish.gid or 0)
+
+
+def _or_as_it_is(number: int | None) -> int:
+    return -1 if number is None else number

@@ -87,7 +87,9 @@ class Site:
     made: list[str]
     """Keys of what was not there before."""
     stale: list[str]
-    """Diff IDs of layers that the cache had under those keys."""
+    """Diff IDs of layers that the cache had under those keys, or has: by the build's end another
+    one may have put its own there.
+    """
     used: dict[str, CacheRecord] = field(default_factory=dict)
     """What was made, or found, by its key."""
     received: dict[str, CacheRecord] = field(default_factory=dict)
@@ -140,13 +142,14 @@ class Site:
             return self.numbers
 
     def keep(self, record: CacheRecord) -> None:
-        """In the cache; the layer that it had there before may be nobody's any more."""
+        """In the cache; the layer that it had there before may be nobody's any more, and this one
+        once a build beside this one keeps its own.
+        """
         store = self.home.store
         with store.transaction():
             before = store.cached(record.key)
             store.put_cached(record)
-        if before is not None and before.diff_id != record.diff_id:
-            self.stale.append(before.diff_id)
+        self.stale += [record.diff_id] if before is None else [record.diff_id, before.diff_id]
 
     def tree_of(self, origin: Origin, stage: StagePlan) -> Tree | None:
         """Of a stage, once it is built, or an image; None: it is neither."""

@@ -10,11 +10,10 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from cove.build.dockerfile.mounts import Mount as Wish
-from cove.build.files.select import Place, Placed, digest_of, select
-from cove.build.graph.data import SCRATCH, RunStep, StepMount
+from cove.build.files.select import Placed, digest_of, select_whole
+from cove.build.graph.data import SCRATCH, STAGE, RunStep, StepMount
 from cove.build.source import misfit
 from cove.engine.builds import caches
 from cove.engine.builds.agents import served
@@ -31,6 +30,8 @@ from cove.oci.archive import Span
 from cove.spec.machine import Mount
 
 SOCKET = "SSH_AUTH_SOCK="
+TOP = "top"
+"""What is mounted, in its directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,13 @@ def mounted(
         return
     home = sources.home
     with contextlib.ExitStack() as stack:
-        held = stack.enter_context(caches.taken(home, _caches(step), sources.gone))
+        wanted = [_known_as(sources, step, mount) for mount in step.mounts]
+        wishes = [one.mount for one in wanted if one.mount.type == "cache"]
+        held = stack.enter_context(caches.taken(home, wishes, sources.gone))
         directory = tempfile.mkdtemp(prefix="step-", dir=home.store.layout.tmp)
         stack.callback(home.remover.remove, directory)
         making_one = _Making(sources, secrets, step, directory, stack, held, agents)
-        mounts = [one for mount in step.mounts if (one := _mount(making_one, mount)) is not None]
+        mounts = [one for mount in wanted if (one := _mount(making_one, mount)) is not None]
         for script in step.files:
             data = script.content.encode("utf-8", "surrogateescape")
             path = _file(making_one.fresh(), data, script.mode, 0, 0)
@@ -97,23 +100,22 @@ def mounted(
 
 def digest(sources: Sources, step: RunStep) -> list[str]:
     """What the cache has to know of the files that a step is shown."""
-    found = []
-    for mount in step.mounts:
-        if mount.mount.type != "bind" or mount.origin is None:
-            continue
-        tree = sources.trees.get(str(mount.origin))
-        if (pack := sources.pack_of(mount.origin)) is not None:
-            found.append(digest_of(_placed(pack, mount)))
-        elif tree is not None:
-            found.append(tree.key)
-    return found
+    return [one for mount in step.mounts if (one := _content(sources, mount))]
+
+
+def _content(sources: Sources, mount: StepMount) -> str:
+    """A digest of what a mount begins with; empty: of nothing, or it is not known by that."""
+    origin = mount.origin
+    if origin is None or (mount.mount.type == "cache" and origin.kind == SCRATCH):
+        return ""
+    if (pack := sources.pack_of(origin)) is not None:
+        return digest_of(_placed(pack, mount))
+    tree = sources.trees.get(str(origin))
+    return "" if tree is None else tree.key
 
 
 def _placed(pack: Pack, mount: StepMount) -> list[Placed]:
-    return select(pack.files, mount.mount.source.strip("/"), _PLACE, None)
-
-
-_PLACE = Place("top", folder=False, exists=False)
+    return select_whole(pack.files, mount.mount.source, TOP)
 
 
 def _mount(one: _Making, mount: StepMount) -> Mount | None:
@@ -138,26 +140,38 @@ def _said(mount: StepMount) -> str:
 
 
 def _bind(one: _Making, mount: StepMount) -> Mount:
-    sources, origin = one.sources, mount.origin
-    assert origin is not None
-    with contextlib.ExitStack() as stack:
-        pack = sources.pack_of(origin)
-        if pack is not None:
-            placed = _placed(pack, mount)
-        else:
-            tree = sources.trees.get(str(origin), Tree())
-            path = mount.mount.source.strip("/")
-            what = f"mount /{path} of {origin}"
-            opened = tree_pack(sources.home, tree, path, what, sources.gone)
-            pack = stack.enter_context(opened)
-            placed = select(pack.files, "", _PLACE, None) if pack is not None else []
-        if pack is None or not placed:
-            raise misfit(one.step.place, f'"{mount.mount.source or "/"}" is not in {origin}')
-        path = _unpacked(one, pack, placed)
+    path = _copied(one, mount)
     return Mount(
         "bind", mount.target, source=path, within=one.directory, read_only=mount.mount.readonly,
         origin=_said(mount),
     )  # fmt: skip
+
+
+def _copied(one: _Making, mount: StepMount) -> str:
+    """The path of a copy of the files that a mount begins with."""
+    with contextlib.ExitStack() as stack:
+        pack, placed = _found(one.sources, one.step, mount, stack)
+        return _unpacked(one, pack, placed)
+
+
+def _found(
+    sources: Sources, step: RunStep, mount: StepMount, stack: contextlib.ExitStack
+) -> tuple[Pack, list[Placed]]:
+    """What a mount begins with, looked up inside what it comes of."""
+    origin = mount.origin
+    assert origin is not None
+    pack = sources.pack_of(origin)
+    if pack is not None:
+        placed = _placed(pack, mount)
+    else:
+        tree = sources.trees.get(str(origin), Tree())
+        path = mount.mount.source.strip("/")
+        what = f"mount /{path} of {origin}"
+        pack = stack.enter_context(tree_pack(sources.home, tree, path, what, sources.gone))
+        placed = select_whole(pack.files, "", TOP) if pack is not None else []
+    if pack is None or not placed:
+        raise misfit(step.place, f'"{mount.mount.source or "/"}" is not in {origin}')
+    return pack, placed
 
 
 def _unpacked(one: _Making, pack: Pack, placed: list[Placed]) -> str:
@@ -169,7 +183,7 @@ def _unpacked(one: _Making, pack: Pack, placed: list[Placed]) -> str:
         write_tar(tar, pack.fd, placed, one.sources.clock_ns, one.sources.gone)
         size = os.lseek(tar, 0, os.SEEK_CUR)
         pipeline.unpack(Span(tar, 0, size), target, what="files to mount", limits=NO_LIMITS)
-    return f"{target}/fs/{_PLACE.path}"
+    return f"{target}/fs/{TOP}"
 
 
 def _file(path: str, data: bytes, mode: int, uid: int, gid: int) -> str:
@@ -227,21 +241,52 @@ def _agent(one: _Making, mount: StepMount) -> Mount | None:
     return _shown(one.directory, path, mount.target, _said(mount))
 
 
+# ---- caches ----
+
+
+def _known_as(sources: Sources, step: RunStep, mount: StepMount) -> StepMount:
+    """A cache has an id of what it begins with."""
+    wish, origin = mount.mount, mount.origin
+    if wish.type != "cache" or origin is None:
+        return mount
+    if origin.kind == SCRATCH and wish.source.strip("/") not in ("", "."):
+        # A folder of what other builds write at the same time (CVE-2024-23651).
+        raise misfit(
+            step.place, "source= of a cache mount is not supported without from=",
+            hint="a cache of its own: another id=",
+        )  # fmt: skip
+    if origin.kind == STAGE:  # made anew it may have the same files, with other times
+        with contextlib.ExitStack() as stack:
+            content = digest_of(_found(sources, step, mount, stack)[1])
+    else:
+        content = _content(sources, mount)
+    known = caches.begins_with(wish, content)
+    return replace(mount, mount=replace(wish, id=known))
+
+
 def _cache(one: _Making, mount: StepMount) -> Mount:
-    name = one.caches[mount.mount.id]
-    caches.made(one.home, name, mount.mount)
+    wish = mount.mount
+    name = one.caches[wish.id]
+    caches.made(one.home, name, wish, lambda: _begun(one, mount))
     return Mount(
-        "volume", mount.target, source=name, read_only=mount.mount.readonly, copy=False,
+        "volume", mount.target, source=name, read_only=wish.readonly, copy=False,
         origin=_said(mount),
     )  # fmt: skip
 
 
-def _caches(step: RunStep) -> list[Wish]:
-    found = [mount for mount in step.mounts if mount.mount.type == "cache"]
-    if any(mount.origin is not None and mount.origin.kind != SCRATCH for mount in found):
-        raise misfit(step.place, "from= of a cache mount is not supported yet")
-    if any(mount.mount.source.strip("/") not in ("", ".") for mount in found):
-        # A folder of what other builds write at the same time (CVE-2024-23651).
-        raise misfit(step.place, "source= of a cache mount is not supported",
-                     hint="a cache of its own: another id=")  # fmt: skip
-    return [mount.mount for mount in found]
+def _begun(one: _Making, mount: StepMount) -> str:
+    """A directory with what a new cache begins with, ``_data``."""
+    files = ""
+    if mount.origin is not None and mount.origin.kind != SCRATCH:
+        files = _copied(one, mount)
+        if not os.path.isdir(files) or os.path.islink(files):
+            what = f'"{mount.mount.source}" of {mount.origin} is no directory'
+            raise misfit(one.step.place, what, hint="a cache begins with the files of one")
+    ready = one.fresh()
+    os.mkdir(ready, 0o700)
+    if files:
+        os.rename(files, f"{ready}/_data")
+    else:
+        os.mkdir(f"{ready}/_data")
+        os.chmod(f"{ready}/_data", 0o755)
+    return ready
