@@ -335,3 +335,17 @@ def only(*accepted: str, why: str) -> Callable[[str], Fields]:
         return ()
 
     return parse
+
+
+# ---- what steps of a build may ask for ----
+
+HOST_NETWORK, INSECURE = "network.host", "security.insecure"
+ENTITLEMENTS = (HOST_NETWORK, INSECURE)
+
+
+def parse_entitlement(text: str) -> str:
+    """``--allow`` of a build, in BuildKit's words."""
+    if text not in ENTITLEMENTS:
+        hint = did_you_mean(text, ENTITLEMENTS) or f"one of {', '.join(ENTITLEMENTS)}"
+        raise UsageError(f'no entitlement is called "{text}"', hint=hint)
+    return text

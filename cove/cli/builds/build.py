@@ -294,6 +294,7 @@ def _params(
         no_cache=typed.on("no_cache"),
         no_cache_stages=_listed(typed.values.get("no_cache_stages", ())),
         network="" if network == "default" else network,
+        allow=tuple(dict.fromkeys(typed.values.get("allow", ()))),
         hosts=tuple(typed.values.get("hosts", ())),
         ulimits=tuple(typed.values.get("ulimits", ())),
         shm=int(typed.values.get("shm", 0)),
@@ -378,7 +379,7 @@ def _check(typed: Typed, terminal: Terminal, context: Context, finder: _Finder) 
 _LATER = "it comes with a later version of cove"
 REFUSED = dict.fromkeys(
     (
-        "allow", "annotation", "attest", "builder",
+        "annotation", "attest", "builder",
         "cgroup-parent", "metadata-file", "provenance", "push", "sbom", "squash",
     ),
     (_LATER, True),
@@ -391,6 +392,9 @@ BUILD = Command(
     flags=(
         Flag("add-host", "hosts", "A line for /etc/hosts of every RUN", "", "NAME:ADDRESS",
              grants.parse_host, repeat=True),
+        Flag("allow", "allow", "What single steps may ask for: network.host (RUN --network=host), "
+             "security.insecure (RUN --security=insecure: root on the host)", "", "ENTITLEMENT",
+             grants.parse_entitlement, repeat=True),
         Flag("build-arg", "arguments", "A value for an ARG; a name alone takes your own variable's",
              "", "NAME[=VALUE]", repeat=True),
         Flag("build-context", "contexts", "What a name in FROM or --from means: a directory, "

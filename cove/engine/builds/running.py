@@ -23,10 +23,10 @@ from cove.engine.events import Cancel, Cancelled
 from cove.engine.home import Home
 from cove.engine.machines import life, stopping, waiting
 from cove.engine.machines.start import Foreground
-from cove.errors import CoveError, StepFailed, Unsupported
+from cove.errors import CoveError, StepFailed
 from cove.oci.config import ImageConfig
 from cove.oci.manifest import Platform
-from cove.spec.machine import Isolation, Limits, MachineSpec, Mount
+from cove.spec.machine import Isolation, Limits, MachineSpec, Mount, Security
 from cove.spec.network import ASKED_FOR
 from cove.store.records import Cause, LayerRecord, MachineRecord
 
@@ -96,19 +96,7 @@ def _grounded(
 
 
 def _spec(step: RunStep, tree: Tree, given: Given, mounted: Mounted) -> MachineSpec:
-    if step.security != "sandbox":
-        raise Unsupported(
-            f"cannot build {step.place.file}: RUN --security={step.security} is not supported",
-            origin=step.place.excerpt,
-            exit_code=1,
-        )
     network = step.network if step.network != "default" else given.network
-    if step.network == "host" != given.network:
-        raise misfit(
-            step.place,
-            "RUN --network=host is not allowed: it reaches whatever listens on the host",
-            hint="allow it to all steps: --network host",
-        )
     return MachineSpec(
         tree.image.id or "scratch",
         step.argv,
@@ -123,6 +111,7 @@ def _spec(step: RunStep, tree: Tree, given: Given, mounted: Mounted) -> MachineS
         mounts=mounted.mounts,
         remove=True,
         limits=given.limits,
+        security=Security(privileged=step.security == "insecure"),
         log_driver="none",
     )
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from cove.build.dockerfile.file import read_dockerfile
+from cove.build.entitlements import check_allowed
 from cove.build.graph.data import IMAGE, NAMED, Build, Origin
 from cove.build.graph.plan import Wanted, plan_build
 from cove.build.graph.several import Joined, joined
@@ -127,6 +128,7 @@ def _build(
     what = _plans(params, images.lookup, stopped)
     build = what.build
     guests.check(build, params)
+    check_allowed(build, params.allow, params.network)
     for warning in build.warnings:
         tell("warning", 0, text=str(warning).encode())
 

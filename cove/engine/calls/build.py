@@ -43,6 +43,8 @@ class ImageBuild(msgspec.Struct, frozen=True):
     no_cache_stages: tuple[str, ...] = ()
     network: str = ""
     """Of RUN: none, default (empty), a network."""
+    allow: tuple[str, ...] = ()
+    """What single steps may ask for: network.host, security.insecure."""
     hosts: tuple[str, ...] = ()
     ulimits: tuple[Ulimit, ...] = ()
     shm: int = 0
