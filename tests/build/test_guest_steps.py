@@ -176,6 +176,33 @@ def written(path: Path) -> bytes:
     return found
 
 
+def test_a_tree_that_no_disk_holds(cove: Cove, build: Build) -> None:
+    """A file of holes alone takes nothing in a layer, and all of its length in an erofs."""
+    text = "FROM bb\nRUN truncate -s 20G /holes\nRUN true\n"
+    build(text.replace("RUN true\n", ""))
+    before = os.statvfs(cove.root)
+    failed = build(text, *VM, code=125)
+    assert "cannot make an image's disk: it would be larger than 10" in failed.err
+    assert "Dockerfile:3" in failed.err and "du --apparent-size" in failed.err
+    wait_until(lambda: not os.listdir(cove.root / "tmp"), "an empty tmp")
+    after = os.statvfs(cove.root)
+    assert (before.f_bavail - after.f_bavail) * after.f_frsize < 1 << 30
+
+
+ASKED = """\
+FROM bb
+RUN --security=insecure --mount=type=cache,from=bb,source=bin,target=/c \\
+    test -e /c/busybox && mkdir /m && mount -t tmpfs none /m && grep CapEff /proc/self/status >/caps
+RUN grep CapEff /proc/self/status | diff -q - /caps >/dev/null || echo fewer >/said
+"""
+
+
+def test_more_rights_are_those_of_the_guest(cove: Cove, build: Build) -> None:
+    """Root in it is root in there."""
+    build(ASKED, *VM, "--allow", "security.insecure", "-t", "more")
+    assert runs(cove, "more", "cat", "/said") == "fewer\n"
+
+
 def test_a_step_that_fails(build: Build) -> None:
     """It is in a guest, which it cannot end."""
     text = "FROM bb\nRUN uname -r; reboot -f; kill -9 1; echo because >&2; exit 7\n"

@@ -15,20 +15,24 @@ from collections.abc import Callable, Iterator
 from cove.engine.events import Cancel, Cancelled
 from cove.engine.home import Base, Home
 from cove.engine.machines import life, stopping, waiting
+from cove.engine.machines.causes import size_text
 from cove.errors import CoveError, HostError
 from cove.image.host import HOST
-from cove.linux.disk import file_usage
+from cove.linux.disk import file_usage, trees_usage
+from cove.planner.defaults import STORAGE
 from cove.roots.remove import remove_tree
-from cove.spec.machine import MachineSpec, Mount, Security
+from cove.spec.machine import Limits, MachineSpec, Mount, Security, Ulimit
 from cove.store.records import Cause, MachineRecord
 
 TREE, OUT = "/mnt", "/srv"
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
+NEARLY = 16 << 20
+"""Bytes that a file may lack of its limit when there was no room for what came next."""
 LOOK = 0.25
 """Seconds between two looks at how large a disk has become."""
 Tell = Callable[[int], None]
 MKFS = ("mkfs.erofs", "--quiet", "-Enoinline_data")
-HINTS = "hints"
+DISK, HINTS = "disk", "hints"
 SMALLER = ("-zlz4", f"--compress-hints={OUT}/{HINTS}")
 """Of a disk that stays, not of one that goes with a step of a build."""
 PLAIN = ("0 (^|/)s?bin/[^/]*$", "0 [.]so([.][0-9.]*)?$")
@@ -149,15 +153,19 @@ def _made(
     directory = f"{home.store.layout.tmp}/disk-{secrets.token_hex(8)}"
     os.mkdir(directory, 0o700)
     try:
-        with open(f"{directory}/{HINTS}", "w") as file:
-            file.writelines(f"{line}\n" for line in PLAIN)
-        record = life.run(home, _tool(base, directory), None)
-        with _watched(f"{directory}/disk", tell):
+        for name, text in ((DISK, ""), (HINTS, "".join(f"{line}\n" for line in PLAIN))):
+            with open(f"{directory}/{name}", "x") as file:
+                file.write(text)
+        largest = _largest(home, base)
+        record = life.run(home, _tool(base, directory, largest), None)
+        with _watched(f"{directory}/{DISK}", tell):
             code, cause = _wait(home, record, stopped)
         if code:
+            if os.stat(f"{directory}/{DISK}").st_size > largest - NEARLY:
+                raise _too_large(largest)
             raise _failed(code, cause.text)
-        _check(f"{directory}/disk")
-        yield f"{directory}/disk"
+        _check(f"{directory}/{DISK}")
+        yield f"{directory}/{DISK}"
     finally:
         remove_tree(directory)
 
@@ -188,18 +196,40 @@ def _check(made: str) -> None:
         os.close(fd)
 
 
-def _tool(base: Base, directory: str) -> MachineSpec:
+def _largest(home: Home, base: Base) -> int:
+    """Bytes that a disk may have: what the tree takes on the host's, and as much more as a machine
+    may write. Holes of files count in a disk, so a tree can ask for more than any host has.
+    """
+    layers = [home.store.layout.layer(key) for key in base.layers]
+    return sum(trees_usage(layers).values()) + STORAGE
+
+
+def _tool(base: Base, directory: str, largest: int) -> MachineSpec:
+    """What reads a stranger's tree is shown two files, of which it may write the one, so far."""
     image = base.record.id
     tree = Mount("image", TREE, image, read_only=True, above=base.above, origin="the image's disk")
     if not base.layers:  # of nothing there is no overlay
         tree = Mount("tmpfs", TREE, mode=0o755, read_only=True, origin="the image's disk")
     return MachineSpec(
         HOST,
-        (*MKFS, *(() if _is_of_step(base) else SMALLER), f"{OUT}/disk", TREE),
+        (*MKFS, *(() if _is_of_step(base) else SMALLER), f"{OUT}/{DISK}", TREE),
         remove=True,
         labels={"cove.disk": image},
         security=Security(cap_drop=("ALL",), cap_add=CAPABILITIES),
-        mounts=(tree, Mount("bind", OUT, directory, origin="the image's disk")),
+        limits=Limits(ulimits=(Ulimit("fsize", largest, largest),)),
+        mounts=(
+            tree,
+            Mount("bind", f"{OUT}/{DISK}", f"{directory}/{DISK}", origin="the image's disk"),
+            Mount("bind", f"{OUT}/{HINTS}", f"{directory}/{HINTS}", read_only=True,
+                  origin="the image's disk"),
+        ),
+    )  # fmt: skip
+
+
+def _too_large(largest: int) -> CoveError:
+    return HostError(
+        f"cannot make an image's disk: it would be larger than {size_text(largest)}",
+        hint="files with holes have all of their length in it: du --apparent-size",
     )
 
 
