@@ -10,10 +10,11 @@ from typing import Any
 from cove.cli.ask import ELSEWHERE, confirmed, must_go_elsewhere
 from cove.cli.command import Command, Typed
 from cove.cli.machines import inspect
-from cove.cli.machines.copy import to_stdout, written
+from cove.cli.machines.copy import to_stdout
 from cove.cli.machines.run import each
 from cove.cli.system.disk import size_text
 from cove.cli.terminal import Terminal
+from cove.cli.whole import written
 from cove.client.api import Client
 from cove.engine import calls
 from cove.engine.calls import volumes as of_volumes

@@ -16,6 +16,7 @@ OPENAT2 = 437
 PIDFD_GETFD = 438
 
 AT_FDCWD = -100
+RENAME_EXCHANGE = 2
 RESOLVE_NO_MAGICLINKS = 2
 RESOLVE_NO_SYMLINKS = 4
 RESOLVE_BENEATH = 8
@@ -63,3 +64,9 @@ def openat2(
             if error.errno != errno.EAGAIN or not left:
                 raise OSError(error.errno, error.strerror, path) from None
     raise AssertionError("the last try returns or raises")
+
+
+def exchange(one: str, other: str) -> None:
+    """renameat2(2): each gets the other's name, at once. Raises OSError."""
+    old, new = (os.fsencode(path) + b"\0" for path in (one, other))
+    call("renameat2", AT_FDCWD, old, AT_FDCWD, new, RENAME_EXCHANGE)

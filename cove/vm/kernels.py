@@ -50,7 +50,6 @@ CONFIG_MAX = 1 << 20
 META_MAX = 1 << 20
 
 BOOT, LIB = "/boot", "/lib/modules"
-AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 _number = itertools.count(1)
 
@@ -364,8 +363,7 @@ def _place(work: str, target: str) -> None:
     for directory in (f"{work}/modules", work):
         _sync(directory)
     if os.path.lexists(target):
-        old, new = os.fsencode(work) + b"\0", os.fsencode(target) + b"\0"
-        syscalls.call("renameat2", AT_FDCWD, old, AT_FDCWD, new, RENAME_EXCHANGE)
+        syscalls.exchange(work, target)
     else:
         os.rename(work, target)
     _sync(os.path.dirname(target))

@@ -91,6 +91,10 @@ def swept(cove: Cove) -> bool:
 
 
 def rooms(cove: Cove) -> dict[str, list[str]]:
-    """What is in the store that a build puts things into."""
+    """What is in the store that a build puts things into. The image ``host`` gets another layer
+    when the host's /etc changes: it is no build's.
+    """
     found = {name: sorted(os.listdir(cove.root / name)) for name in ("blobs/sha256", "volumes")}
-    return found | {"layers": sorted(p.name for p in cove.root.glob("roots/l*"))}
+    layers = cove.root.glob("roots/l*")
+    own = (one for one in layers if not (one / "etc/os-release").is_symlink())
+    return found | {"layers": sorted(one.name for one in own)}

@@ -18,10 +18,13 @@ from types import FrameType
 from typing import Any
 
 NAMES = """
-mkdir rmdir unlink rename open write pwrite posix_spawn bind listen sendmsg send connect execute
-pidfd_send_signal kill close
+mkdir rmdir unlink link rename open write pwrite posix_spawn bind listen sendmsg send connect
+execute pidfd_send_signal kill close
 """
 EFFECTS = frozenset(NAMES.split())
+CALLED = frozenset(("exchange", "rmtree"))
+"""Effects that are functions of Python's own."""
+CODE = str(Path(__file__).resolve().parents[2] / "cove") + os.sep
 
 
 class Countdown:
@@ -32,14 +35,20 @@ class Countdown:
         self._lock = threading.Lock()
 
     def profile(self, frame: FrameType, event: str, function: Any) -> None:
-        if not self.armed or event != "c_call" or function.__name__ not in EFFECTS:
+        if not self.armed:
             return
-        if "/cove/" not in frame.f_code.co_filename:
+        if event == "c_call" and function.__name__ in EFFECTS:
+            caller, name = frame, function.__name__
+        elif event == "call" and frame.f_code.co_name in CALLED and frame.f_back is not None:
+            caller, name = frame.f_back, frame.f_code.co_name
+        else:
+            return
+        if not caller.f_code.co_filename.startswith(CODE):
             return
         with self._lock:
             self._count += 1
             if self._count == self._last:
-                where = f"{frame.f_code.co_filename}:{frame.f_lineno} {function.__name__}"
+                where = f"{caller.f_code.co_filename}:{caller.f_lineno} {name}"
                 self._report.write_text(where)
                 os.kill(os.getpid(), signal.SIGKILL)
 

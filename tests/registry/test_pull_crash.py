@@ -27,7 +27,7 @@ def own_layers(cove: Cove) -> list[str]:
     return sorted(path.name for path in found if list(path.glob("walked*")))
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(900 if STRIDE > 1 else 7200)
 def test_a_daemon_killed_at_any_step_of_a_pull(fresh: Cove, fake: Fake, tmp_path: Path) -> None:
     image = FakeImage(
         [Tar().file(f"walked{n}", os.urandom(1_200_000)).data() for n in range(2)]

@@ -57,7 +57,7 @@ def swept(cove: Cove, where: str) -> None:
     assert said.startswith(SOUND), f"{where}\n{said}"
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(900 if STRIDE > 1 else 7200)
 def test_a_daemon_killed_at_any_step_of_a_push(
     pulled: tuple[Cove, str, FakeImage], depot: Depot, tmp_path: Path
 ) -> None:
@@ -80,7 +80,7 @@ def test_a_daemon_killed_at_any_step_of_a_push(
     assert count, "the walk never began"
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(900 if STRIDE > 1 else 7200)
 def test_a_daemon_killed_at_any_step_of_a_removal(
     pulled: tuple[Cove, str, FakeImage], tmp_path: Path
 ) -> None:

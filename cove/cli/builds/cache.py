@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -137,10 +136,10 @@ def hand_out(typed: Typed, terminal: Terminal, client: Client, caches: dict[str,
 def _hand_out(cache: Cache, image: str, terminal: Terminal, client: Client) -> None:
     if cache.kind == "local":
         save = ImageSave((image,), "oci-dir")
-        with _replaced(terminal, cache.place) as name:
-            into_directory(
-                terminal, name, lambda fd: client.image_save(save, fd, terminal.cancelled)
-            )
+        into_directory(
+            terminal, cache.place, lambda fd: client.image_save(save, fd, terminal.cancelled),
+            check=lambda path: _check_layout(path, cache.place),
+        )  # fmt: skip
         return
     with tempfile.TemporaryFile() as archive:
         save = ImageSave((image,), "oci-archive")
@@ -154,37 +153,8 @@ def _hand_out(cache: Cache, image: str, terminal: Terminal, client: Client) -> N
             pass
 
 
-@contextlib.contextmanager
-def _replaced(terminal: Terminal, name: str) -> Iterator[str]:
-    """A name beside ``name``, whose layout takes the place of the one before when it is whole. What
-    is no layout is never taken away, nor followed where it leads.
-    """
-    path = terminal.path(name).rstrip("/")
-    token = secrets.token_hex(4)
-    fresh, old = (f"{os.path.dirname(path)}/.{os.path.basename(path)}-{token}{n}" for n in "no")
-    try:
-        yield fresh
-        _check_layout(path, name)
-        if os.path.lexists(path):
-            os.rename(path, old)
-            try:
-                _check_layout(old, name)  # somebody may have changed it meanwhile
-                os.rename(fresh, path)
-            except BaseException:
-                os.rename(old, path)
-                raise
-            shutil.rmtree(old)
-        else:
-            os.rename(fresh, path)
-    except OSError as error:
-        raise UsageError(f"cannot write {name}: {_reason(error)}", origin=name,
-                         exit_code=1) from error  # fmt: skip
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(fresh)
-
-
 def _check_layout(path: str, name: str) -> None:
+    """What is no cache is never taken away, nor followed where it leads."""
     if not os.path.lexists(path):
         return
     known = os.path.isdir(path) and not os.path.islink(path)

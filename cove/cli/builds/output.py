@@ -9,8 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from cove.cli.images.save import into_directory
-from cove.cli.machines.copy import to_stdout, written
+from cove.cli.machines.copy import to_stdout
 from cove.cli.terminal import Terminal
+from cove.cli.whole import written
 from cove.client.api import Client
 from cove.engine.calls.build import BuildStep
 from cove.engine.calls.ship import ImageSave

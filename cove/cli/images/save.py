@@ -11,8 +11,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from cove.cli.command import Command, Typed
-from cove.cli.machines.copy import to_stdout, written
+from cove.cli.machines.copy import to_stdout
 from cove.cli.terminal import Terminal
+from cove.cli.whole import directory, told, written
 from cove.client.api import Client
 from cove.engine.calls.ship import ImageSave
 from cove.errors import UsageError
@@ -51,24 +52,19 @@ def save(typed: Typed, terminal: Terminal, client: Client) -> int:
     return 130 if terminal.cancelled.is_set() else 0
 
 
-def into_directory(terminal: Terminal, name: str, send: Callable[[int], object]) -> None:
-    """An OCI layout, which appears when it is whole; ``send`` writes it as a tar."""
+def into_directory(
+    terminal: Terminal,
+    name: str,
+    send: Callable[[int], object],
+    *,
+    check: Callable[[str], None] | None = None,
+) -> None:
+    """An OCI layout, which appears when it is whole; ``send`` writes it as a tar. With ``check`` it
+    takes the place of what is there, in one step, if that raises nothing.
+    """
     path = terminal.path(name).rstrip("/")
-    part = f"{os.path.dirname(path)}/.{os.path.basename(path)}.{os.getpid()}"
-    try:
-        if os.path.lexists(path):
-            os.rmdir(path)  # an empty one is taken
-        os.mkdir(part, 0o700)
-    except OSError as error:
-        reason = (error.strerror or "").lower()
-        raise UsageError(f"cannot write {name}: {reason}", origin=name, exit_code=1) from error
-    try:
+    with told(name), directory(path, check=check) as part:
         _fill(part, send)
-        os.chmod(part, 0o755)
-        os.rename(part, path)
-    finally:
-        with suppress(FileNotFoundError):
-            shutil.rmtree(part)
 
 
 def _fill(part: str, send: Callable[[int], object]) -> None:

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from cove.cli.command import Command, Typed
 from cove.cli.images.pull import login_for
 from cove.cli.images.save import into_directory
-from cove.cli.machines.copy import written
 from cove.cli.progress import follow
 from cove.cli.terminal import Terminal
+from cove.cli.whole import written
 from cove.client.api import Client
 from cove.engine import calls
 from cove.engine.calls.ship import ImageCopied, ImageCopy

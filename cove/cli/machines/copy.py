@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from cove.cli.command import Command, Typed
 from cove.cli.terminal import Gone, Terminal
+from cove.cli.whole import written
 from cove.client import files
 from cove.client.api import Client
 from cove.engine import calls
@@ -193,52 +192,6 @@ def export(typed: Typed, terminal: Terminal, client: Client) -> int:
     with written(terminal, name) as fd:
         client.export(params, fd, terminal.cancelled)
     return 0
-
-
-@contextmanager
-def written(terminal: Terminal, name: str) -> Iterator[int]:
-    """The file ``name``, which appears when it is whole: until then it has no name at all, so that
-    nothing of it is left by who is killed. What is no file is written to as it is.
-    """
-    path = terminal.path(name)
-    try:
-        special = not stat.S_ISREG(os.stat(path).st_mode)
-    except FileNotFoundError:
-        special = False
-    part = f"{os.path.dirname(path)}/.{os.path.basename(path)}.{os.getpid()}"
-    flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY
-    named = special
-    try:
-        if special:
-            fd = os.open(path, flags)
-        else:
-            fd, named = _nameless(part, flags)
-    except OSError as error:
-        reason = (error.strerror or "").lower()
-        raise UsageError(f"cannot write {name}: {reason}", origin=name, exit_code=1) from error
-    try:
-        yield fd
-        if not special:
-            if not named:
-                # with a directory, which says nothing here, because only then linkat(2) follows
-                os.link(f"/proc/self/fd/{fd}", part, src_dir_fd=fd)
-                named = True
-            os.rename(part, os.path.realpath(path))
-            named = False
-    finally:
-        os.close(fd)
-        if named and not special:
-            os.unlink(part)
-
-
-def _nameless(part: str, flags: int) -> tuple[int, bool]:
-    """A file without a name in the directory of ``part``; where there is none, ``part``."""
-    try:
-        return os.open(os.path.dirname(part), flags | os.O_TMPFILE, 0o600), False
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
-            raise
-    return os.open(part, flags | os.O_CREAT | os.O_EXCL, 0o600), True
 
 
 def commit(typed: Typed, terminal: Terminal, client: Client) -> int:

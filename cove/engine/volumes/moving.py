@@ -20,15 +20,13 @@ from cove.engine.volumes.users import is_mounted, mountpoint
 from cove.errors import BadArchive, Conflict, HostError, Unsupported, UsageError
 from cove.executor.archiver import Archiver
 from cove.linux.pump import Stopped
-from cove.linux.syscalls import AT_FDCWD
-from cove.linux.syscalls import call as libc
+from cove.linux.syscalls import exchange
 from cove.roots.copy import copy_tree
 from cove.roots.remove import remove_tree
 from cove.spec.volume import VolumeSpec, is_disk, is_limited
 from cove.store.lock import ROOM
 from cove.store.records import VolumeRecord
 
-RENAME_EXCHANGE = 2
 OUT, IN = ("out", "/", ".", "0"), ("in", "/", "tree")
 """Words of the archiver: all of it."""
 
@@ -105,7 +103,7 @@ def restore(home: Home, params: VolumeRestore, call: Call) -> VolumeRecord:
             held = _check_target(home, params)
             if held is None:
                 return making.make(home, VolumeSpec(params.volume), ready=staging)
-            _exchange(f"{staging}/_data", home.store.layout.volume_data(held.name), what)
+            exchange(f"{staging}/_data", home.store.layout.volume_data(held.name))
             return held
 
 
@@ -205,9 +203,3 @@ def _staging(home: Home, what: str, *, make: bool = True) -> Iterator[str]:
         ) from error
     finally:
         home.remover.remove(staging)
-
-
-def _exchange(new: str, old: str, what: str) -> None:
-    """Each gets the other's name, at once."""
-    paths = (os.fsencode(new) + b"\0", os.fsencode(old) + b"\0")
-    libc("renameat2", AT_FDCWD, paths[0], AT_FDCWD, paths[1], RENAME_EXCHANGE)
