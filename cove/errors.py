@@ -50,6 +50,10 @@ class UsageError(CoveError):
     status = 400
 
 
+class NoCommand(UsageError):
+    """Nothing says what to run."""
+
+
 class Problems(UsageError):
     """Several usage errors, one below the other."""
 
@@ -67,6 +71,18 @@ class NoSuchImage(NotFound):
     """An image that the store does not have; a registry may."""
 
 
+class NoSuchNetwork(NotFound):
+    """A network that is not there."""
+
+    network = ""
+
+
+class NoSuchSource(NotFound):
+    """A file of the host that a bind names."""
+
+    path = ""
+
+
 class Conflict(CoveError):
     """A name that is taken, or a state that forbids the verb."""
 
@@ -76,6 +92,10 @@ class Conflict(CoveError):
 
 class NameTaken(Conflict):
     """A name that another machine or network has."""
+
+
+class PortTaken(Conflict):
+    """A port of the host that somebody else has."""
 
 
 class Unsupported(CoveError):

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from cove.errors import CoveError, HostError, NotFound, UsageError
+from cove.errors import CoveError, HostError, NoSuchSource, UsageError
 from cove.linux.syscalls import (
     AT_FDCWD,
     OPEN_TREE,
@@ -131,12 +131,14 @@ def _open_within(directory: str, path: str) -> int:
 
 def _source_error(what: str, path: str, target: str, origin: str, error: OSError) -> CoveError:
     if isinstance(error, FileNotFoundError):
-        return NotFound(
+        missing = NoSuchSource(
             f"{what}: no such file or directory",
             origin=origin,
             hint=f"create the directory, or let -v create it: -v {path}:{target}",
             exit_code=125,
         )
+        missing.path = path
+        return missing
     if error.errno == 40:
         return HostError(f"{what}: too many symbolic links, or one of /proc", origin=origin)
     return HostError(f"{what}: {(error.strerror or str(error)).lower()}", origin=origin)

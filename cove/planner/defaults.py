@@ -20,6 +20,8 @@ PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PATH_WHY: Final = "where every distribution keeps its programs"
 
 STOP_SIGNAL: Final = "SIGTERM"
+STOP_TIMEOUT: Final = 10
+"""Seconds from the stop signal to SIGKILL."""
 UMASK: Final = 0o022
 UMASK_WHY: Final = "new files are writable by their owner only"
 

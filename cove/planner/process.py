@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import cove.planner.defaults as defaults
-from cove.errors import UsageError
+from cove.errors import NoCommand, UsageError
 from cove.oci.config import ImageConfig
 from cove.plan.facts import Facts
 from cove.plan.flags import CloneFlags, PrctlOption, Rlimit, SeccompFlags
@@ -332,7 +332,7 @@ def argv_of(spec: MachineSpec, image: ImageConfig) -> tuple[str, ...]:
     else:
         argv = (*image.entrypoint, *(spec.command or image.cmd))
     if not argv:
-        raise UsageError(
+        raise NoCommand(
             f"cannot run {spec.image}: no command given, and the image has none",
             hint=f"name one: cove run {spec.image} COMMAND",
         )

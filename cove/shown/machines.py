@@ -16,11 +16,12 @@ from cove.planner.files.paths import MASKED, READONLY
 from cove.shown import units
 from cove.shown.functions import NoList, NoMap
 from cove.shown.images import image_config
+from cove.shown.networks import endpoint_id
 from cove.shown.template import Record
 from cove.spec.health import State
 from cove.spec.links import split_link
 from cove.spec.machine import DeviceRate, MachineSpec, Mount, connections_of
-from cove.spec.network import Connection, machine_of
+from cove.spec.network import DEFAULT_NETWORK, Connection, machine_of
 from cove.spec.ports import Publish
 from cove.store.records import Endpoint, MachineRecord
 
@@ -33,6 +34,9 @@ _UNUSED: dict[str, Any] = {
     "IOMaximumBandwidth": 0, "IOMaximumIOps": 0, "KernelMemoryTCP": 0,
 }  # fmt: skip
 """What Docker's templates may ask for and cove does not have."""
+
+TMPFS_MODE = 0o1777
+"""Of one for which none was asked."""
 
 
 def machine_document(seen: calls.Inspected) -> Record:
@@ -62,7 +66,7 @@ def machine_document(seen: calls.Inspected) -> Record:
             Name="overlay",
             Data={"LowerDir": ":".join(reversed(seen.layers)), "UpperDir": seen.upper},
         ),
-        Mounts=[_mount(mount, seen.volumes) for mount in spec.mounts],
+        Mounts=[_mount(mount, seen.volumes) for mount in _mounted(spec)],
         Config=_config(seen),
         NetworkSettings=_networks(record),
     )
@@ -83,7 +87,7 @@ def machine_document(seen: calls.Inspected) -> Record:
 def places_document(record: MachineRecord) -> Record:
     """What a list shows of a machine, without all the rest of it."""
     return Record(
-        Networks=_held(record), Mounts=[_mount(mount, {}) for mount in record.spec.mounts]
+        Networks=_held(record), Mounts=[_mount(mount, {}) for mount in _mounted(record.spec)]
     )
 
 
@@ -171,7 +175,7 @@ def _config(seen: calls.Inspected) -> Record:
         Entrypoint=entrypoint or NoList(),
         OnBuild=image.get("OnBuild") or NoList(),
         Labels=labels,
-        StopSignal=spec.stop_signal or image.get("StopSignal") or "SIGTERM",
+        StopSignal=spec.stop_signal or image.get("StopSignal") or "",
         StopTimeout=spec.stop_timeout,
     )
 
@@ -189,8 +193,7 @@ def _host_config(spec: MachineSpec) -> Record:
     if security.seccomp != "default":
         options.append(f"seccomp={security.seccomp}")
     return Record(
-        Binds=[_bind(m) for m in spec.mounts if m.type in ("bind", "volume") and not m.anonymous]
-        or NoList(),
+        Binds=[_bind(m) for m in spec.mounts if _is_bind(m) and not m.anonymous] or NoList(),
         VolumesFrom=list(spec.volumes_from) or NoList(),
         LogConfig=_log_config(spec),
         NetworkMode=spec.network,
@@ -215,7 +218,8 @@ def _host_config(spec: MachineSpec) -> Record:
         ReadonlyRootfs=security.read_only,
         SecurityOpt=options or NoList(),
         StorageOpt={"size": spec.storage_opt or str(limits.storage)} if limits.storage else NoMap(),
-        Tmpfs={m.target: _tmpfs(m) for m in spec.mounts if m.type == "tmpfs"} or NoMap(),
+        Tmpfs={m.target: _tmpfs(m) for m in spec.mounts if _is_tmpfs(m)} or NoMap(),
+        Mounts=[_asked_mount(m) for m in spec.mounts if _of_mount(m)] or NoList(),
         ShmSize=limits.shm or 64 << 20,
         Sysctls=dict(spec.sysctls),
         **_kept(spec),
@@ -274,8 +278,43 @@ def _tmpfs(mount: Mount) -> str:
     if mount.words:
         return mount.words
     size = [f"size={mount.size}"] if mount.size else []
-    mode = [f"mode={mount.mode:o}"] if mount.mode != 0o1777 else []
+    mode = [f"mode={mount.mode:o}"] if mount.mode != TMPFS_MODE else []
     return ",".join((*size, *mode, *mount.options))
+
+
+def _of_mount(mount: Mount) -> bool:
+    """Asked for by ``--mount``: Docker keeps these apart from those of ``-v`` and ``--tmpfs``."""
+    return mount.origin.startswith("--mount")
+
+
+def _mounted(spec: MachineSpec) -> list[Mount]:
+    """What Docker counts as mounts: a tmpfs only where ``--mount`` asked for it."""
+    return [mount for mount in spec.mounts if not _is_tmpfs(mount)]
+
+
+def _is_tmpfs(mount: Mount) -> bool:
+    return mount.type == "tmpfs" and not _of_mount(mount)
+
+
+def _is_bind(mount: Mount) -> bool:
+    return mount.type in ("bind", "volume") and not _of_mount(mount)
+
+
+def _asked_mount(mount: Mount) -> Record:
+    asked = Record(Type=mount.type, Target=mount.target)
+    if mount.source and not mount.anonymous:
+        asked["Source"] = mount.source
+    if mount.read_only:
+        asked["ReadOnly"] = True
+    if mount.type == "bind" and mount.propagation != "rprivate":
+        asked["BindOptions"] = {"Propagation": mount.propagation}
+    if mount.type == "volume" and (mount.labels or not mount.copy or mount.subpath):
+        options = {"NoCopy": not mount.copy, "Labels": mount.labels, "Subpath": mount.subpath}
+        asked["VolumeOptions"] = {name: value for name, value in options.items() if value}
+    if mount.type == "tmpfs" and (mount.size or mount.mode != TMPFS_MODE):
+        options = {"SizeBytes": mount.size, "Mode": mount.mode if mount.mode != TMPFS_MODE else 0}
+        asked["TmpfsOptions"] = {name: value for name, value in options.items() if value}
+    return asked
 
 
 def _bind(mount: Mount) -> str:
@@ -333,11 +372,12 @@ def _linked(record: MachineRecord) -> list[str]:
 
 def _networks(record: MachineRecord) -> Record:
     held = _held(record)
-    first = next(iter(held.values())) if record.endpoints else _network(None)
+    first = held.get(DEFAULT_NETWORK) or _network(None)  # Docker's old fields know no other one
     same = ("EndpointID", "Gateway", "IPAddress", "IPPrefixLen", "MacAddress", "IPv6Gateway",
             "GlobalIPv6Address", "GlobalIPv6PrefixLen")  # fmt: skip
     return Record(
-        Bridge="", SandboxID="", Ports=_ports(record), SandboxKey="", HairpinMode=False,
+        Bridge="", SandboxID="", Ports=_ports(record), HairpinMode=False,
+        SandboxKey=f"/proc/{record.pid}/ns/net" if _has_place(record) else "",
         LinkLocalIPv6Address="", LinkLocalIPv6PrefixLen=0,
         SecondaryIPAddresses=NoList(), SecondaryIPv6Addresses=NoList(),
         **{name: first[name] for name in same},
@@ -345,19 +385,34 @@ def _networks(record: MachineRecord) -> Record:
     )  # fmt: skip
 
 
+def _has_place(record: MachineRecord) -> bool:
+    """Whether a network namespace of the host's kernel is its own now."""
+    return record.state in ("running", "paused") and record.spec.isolation == "container"
+
+
 def _held(record: MachineRecord) -> dict[str, Record]:
     """The places it has while it runs; those that it asks for otherwise."""
     asked = connections_of(record.spec)
     if record.endpoints:
         wished = {wish.network: wish for wish in asked}
-        return {one.name: _network(one, wished.get(one.name)) for one in record.endpoints}
+        return {one.name: _network(one, wished.get(one.name), record) for one in record.endpoints}
     if machine_of(record.spec.network):
         return {}
     wishes = asked or (Connection(record.spec.network),)
     return {wish.network: _network(None, wish) for wish in wishes}
 
 
-def _network(endpoint: Endpoint | None, wish: Connection | None = None) -> Record:
+def _names(record: MachineRecord, endpoint: Endpoint) -> list[str]:
+    """What it is called by others there; on the default network, as in Docker, nothing is told."""
+    if endpoint.name == DEFAULT_NETWORK:
+        return NoList()
+    hostname = record.spec.hostname or record.id[:12]
+    return list(dict.fromkeys((record.name, *endpoint.aliases, record.id[:12], hostname)))
+
+
+def _network(
+    endpoint: Endpoint | None, wish: Connection | None = None, record: MachineRecord | None = None
+) -> Record:
     said = endpoint or wish
     aliases = said.aliases if said else ()
     options = {"forwarding": "true"} if said and said.forwards else {}
@@ -369,10 +424,12 @@ def _network(endpoint: Endpoint | None, wish: Connection | None = None) -> Recor
         Links=list(wish.links if wish else ()) or NoList(), Aliases=list(aliases) or NoList(),
         DriverOpts=options or NoMap(),
         MacAddress=said.mac if said else "",
-        NetworkID=endpoint.network if endpoint else "", EndpointID="",
+        NetworkID=endpoint.network if endpoint else "",
+        EndpointID=endpoint_id(endpoint.network, record.id) if endpoint and record else "",
         Gateway=endpoint.gateway if endpoint else "", IPAddress=address, IPPrefixLen=int(bits),
         IPv6Gateway=endpoint.gateway6 if endpoint else "", GlobalIPv6Address=address6,
-        GlobalIPv6PrefixLen=int(bits6 or 0), DNSNames=NoList(),
+        GlobalIPv6PrefixLen=int(bits6 or 0),
+        DNSNames=_names(record, endpoint) if endpoint and record else NoList(),
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -33,7 +34,7 @@ def _match(network: calls.Network, key: str, wanted: tuple[str, ...]) -> bool:
 
 
 def _dangles(network: calls.Network) -> bool:
-    return not network.builtin and not network.members
+    return network.record.name not in PREDEFINED and not network.members
 
 
 TESTS: dict[str, Callable[[calls.Network, str], bool]] = {
@@ -44,6 +45,11 @@ TESTS: dict[str, Callable[[calls.Network, str], bool]] = {
     "type": lambda n, v: v == ("builtin" if n.record.name in PREDEFINED else "custom"),
     "dangling": lambda n, v: values.parse_bool(v) == _dangles(n),
 }
+
+
+def endpoint_id(network: str, machine: str) -> str:
+    """Of the place that a machine has on a network, which has no id of its own."""
+    return hashlib.sha256(f"{network} {machine}".encode()).hexdigest()
 
 
 def document(network: calls.Network) -> Record:
@@ -64,7 +70,7 @@ def document(network: calls.Network) -> Record:
     members = {
         member.machine: Record(
             Name=member.name,
-            EndpointID="",
+            EndpointID=endpoint_id(record.id, member.machine),
             MacAddress=member.endpoint.mac,
             IPv4Address=member.endpoint.address,
             IPv6Address=member.endpoint.address6,

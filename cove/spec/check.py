@@ -221,7 +221,7 @@ def _numbers(spec: MachineSpec) -> Iterator[CoveError]:
         ("--pids-limit", limits.pids, -1, 1 << 22),
         ("--oom-score-adj", limits.oom_score_adj, -1000, 1000),
         ("--shm-size", limits.shm, 0, 1 << 62),
-        ("--stop-timeout", spec.stop_timeout, -1, 1 << 31),
+        ("--stop-timeout", spec.stop_timeout or 0, -1, 1 << 31),
         ("--timeout", spec.timeout, 0, 1 << 31),
     )
     for flag, value, low, high in bounds:

@@ -145,7 +145,7 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     detach_keys: str = "ctrl-p,ctrl-q"
     stop_signal: str = ""
     """Empty: the image's, else SIGTERM."""
-    stop_timeout: int = 10
+    stop_timeout: int | None = None
     timeout: float = 0.0
     """Of one run, from its start; 0: none. cove's own."""
     network: str = "none"

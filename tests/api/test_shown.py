@@ -86,8 +86,8 @@ def test_names_of_fields_may_be_in_any_case(raw: Raw, client: Client) -> None:
     with pytest.raises(docker.errors.APIError) as error:
         box.remove()
     assert error.value.explanation == (
-        f'cannot remove container "/{box.name}": container is running: stop the container before '
-        "removing or force remove"
+        f"You cannot remove a running container {box.id}. Stop the container before attempting "
+        "removal or force remove"
     )
     box.remove(force=True)
 

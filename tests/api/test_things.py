@@ -107,7 +107,9 @@ def test_volumes_are_made_used_and_removed(client: Client) -> None:
     assert client.volumes.prune()["VolumesDeleted"] is None
 
 
-def test_the_cache_of_builds_takes_room(cove: Cove, client: Client, tmp_path: Path) -> None:
+def test_the_cache_of_builds_takes_room(
+    cove: Cove, client: Client, raw: Raw, tmp_path: Path
+) -> None:
     (tmp_path / "Dockerfile").write_text(
         "FROM bb\nRUN head -c 100000 /dev/zero > /kept-by-a-step\n"
     )
@@ -123,9 +125,11 @@ def test_the_cache_of_builds_takes_room(cove: Cove, client: Client, tmp_path: Pa
     cove("rmi", "cached")
     one, found = mine()
     own = [step["Size"] for step in found["BuildCache"] if not step["Shared"]]
-    assert not one["Shared"] and found["BuilderSize"] == sum(own) >= 100_000
+    old = json.loads(raw("GET", "/v1.41/system/df").body)  # its BuilderSize went in 1.42
+    assert not one["Shared"] and "BuilderSize" not in found
+    assert old["BuilderSize"] == sum(own) >= 100_000
     cove("builder", "prune", "-f")
-    assert client.df()["BuildCache"] == [] and client.df()["BuilderSize"] == 0
+    assert client.df()["BuildCache"] == []
 
 
 def test_events_are_told_as_they_happen(client: Client) -> None:

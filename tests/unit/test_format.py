@@ -23,7 +23,11 @@ SPEC = MachineSpec(
     "busybox",
     ("sh", "-c", "sleep 1000000"),
     labels={"com.example.cpu-count": "2", "env": "prod"},
-    mounts=(Mount("bind", "/data", "/srv/data", read_only=True), Mount("tmpfs", "/run")),
+    mounts=(
+        Mount("bind", "/data", "/srv/data", read_only=True),
+        Mount("tmpfs", "/run", origin="--mount type=tmpfs,target=/run"),
+        Mount("tmpfs", "/t"),
+    ),
     limits=Limits(memory=64 << 20, cpus=1.5),
     network="host",
 )

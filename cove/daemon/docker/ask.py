@@ -10,13 +10,13 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from cove.daemon.docker import wording
 from cove.daemon.docker.pending import Execs, Pending
 from cove.daemon.docker.routes import NEWEST, Version
 from cove.engine.calls import Call, Session
 from cove.engine.engine import Engine
 from cove.engine.events import Cancel
-from cove.errors import NOT_JSON, CoveError, NotFound, UsageError
-from cove.shown.filters import gather
+from cove.errors import NOT_JSON, NotFound, UsageError
 from cove.shown.functions import plain
 from cove.store.records import MachineRecord
 
@@ -151,8 +151,9 @@ class Ask:
 
     def gathered(self, keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """The filters, of those that there are."""
-        pairs = [(key, value) for key, values in self.filters().items() for value in values]
-        return gather(pairs, keys)
+        wanted = self.filters()
+        wording.check_filters(wanted, tuple(keys))
+        return {key: values for key, values in wanted.items() if values}
 
     def call(self, *, sink: int = -1) -> Call:
         return Call(body=self.fd, sink=sink, cancelled=self.cancel)
@@ -236,8 +237,3 @@ def parse_query(text: str) -> dict[str, list[str]]:
     for name, value in pairs:
         found.setdefault(name, []).append(value)
     return found
-
-
-def told(error: CoveError) -> str:
-    """An error in one text: what Docker's clients show behind their own words."""
-    return "\n".join((error.message, *error.__notes__))

@@ -311,7 +311,7 @@ def _steps(
         apart=True,
         isolation=asked.isolation,
     )
-    classic = Classic(planned.build, planned.images, cached=not no_cache)
+    classic = Classic(planned.build, planned.images)
     writer = context.writer(planned.build.context_paths, ask.cancel)
     for unused in planned.build.unused:
         yield to_json({"stream": f"[Warning] build argument {unused} is used nowhere\n"})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Self
 
-from cove.daemon.docker import bodies, shapes, spec
+from cove.daemon.docker import bodies, shapes, spec, wording
 from cove.daemon.docker.ask import Answer, Ask, Stream, no_such, to_json
 from cove.daemon.docker.attach import attach_late
 from cove.daemon.docker.pending import Waiting
@@ -21,19 +22,23 @@ from cove.errors import (
     CoveError,
     NameTaken,
     NoSuchImage,
+    NoSuchNetwork,
+    NoSuchSource,
     NotFound,
     Unsupported,
     UsageError,
 )
 from cove.shown import filters
 from cove.spec.assemble import assemble_limits
+from cove.spec.network import machine_of
 from cove.spec.typed import read_values
-from cove.spec.values import parse_name, parse_time
 from cove.store.records import MachineRecord
 
 CALL = calls.Call()
 DONE = Answer(status=204)
 NOT_MODIFIED = Answer(status=304)
+CPUS = len(os.sched_getaffinity(0))
+OF_DEFAULT = {"default": "container", "": "container"}
 CONDITIONS = ("not-running", "next-exit", "removed")
 ACTIVE = ("running", "paused", "restarting")
 TOLD = Told()
@@ -44,7 +49,9 @@ def create(ask: Ask) -> Answer:
     asked = ask.read(bodies.CONTAINER)
     name = ask.text("name").removeprefix("/")
     if name:
-        parse_name(name)
+        wording.check_name(name)
+    wording.check_container(asked, CPUS)
+    _check_joined(ask, asked)
     wanted = spec.machine_from_docker(asked, name, ask.text("platform"))
     try:
         made = ask.engine.create(calls.Create(wanted), CALL)
@@ -53,16 +60,26 @@ def create(ask: Ask) -> Answer:
     except NotFound as error:
         raise _no_image(error) from error
     except NameTaken as error:
-        raise Conflict(
-            f'Conflict. The container name "/{name}" is already in use: {error.message}'
-        ) from error
+        raise Conflict(wording.taken(name, ask.engine.found(name).id)) from error
     return Answer({"Id": made.id, "Warnings": [*made.warnings, *spec.discarded(asked)]}, 201)
+
+
+def _check_joined(ask: Ask, asked: bodies.Container) -> None:
+    """A missing one is no missing image, for which Docker's command takes any 404."""
+    other = machine_of(asked.host_config.network_mode) if asked.host_config else ""
+    if other:
+        try:
+            ask.machine_called(other)
+        except NotFound as error:
+            raise UsageError(error.message) from error
 
 
 def _no_image(error: NotFound) -> UsageError:
     """Docker's command takes any 404 for an image that is to be pulled, and "no such file" for a
     program that is not there.
     """
+    if isinstance(error, NoSuchSource | NoSuchNetwork):
+        return UsageError(wording.told(error))
     head, colon, reason = error.message.rpartition(": ")
     message = f"{head}{colon}it does not exist" if reason.startswith("no such file") else ""
     return UsageError(
@@ -72,10 +89,14 @@ def _no_image(error: NotFound) -> UsageError:
 
 def listed(ask: Ask) -> Answer:
     wanted = ask.gathered(filters.MACHINE_KEYS)
+    if "isolation" in wanted:  # Docker's word for a container
+        wanted["isolation"] = tuple(OF_DEFAULT.get(one, one) for one in wanted["isolation"])
     if "ancestor" in wanted:
         names = {filters.plain_reference(name) for name in wanted["ancestor"]}
         images = ask.engine.image_list(calls.ImageList(), CALL).images
         wanted["ancestor"] += tuple(i.record.id for i in images if names & set(i.tags))
+    for name in (*wanted.get("before", ()), *wanted.get("since", ())):
+        _check_there(ask, name)
     limit = ask.number("limit") or 0
     everything = ask.on("all") or limit > 0 or bool({"status", "exited"} & set(wanted))
     relative = bool({"before", "since"} & set(wanted))
@@ -92,6 +113,13 @@ def listed(ask: Ask) -> Answer:
             for r in machines
         ]
     )
+
+
+def _check_there(ask: Ask, name: str) -> None:
+    try:
+        ask.machine_called(name)
+    except NotFound as error:
+        raise NotFound(f"no such container {name}") from error
 
 
 def inspect(ask: Ask) -> Answer:
@@ -111,7 +139,7 @@ def inspect_at_once(ask: Ask) -> Answer | None:
 
 
 def _inspected(ask: Ask, seen: calls.Inspected) -> Answer:
-    return Answer(TOLD.inspected(seen, ask.execs.of(seen.record.id)))
+    return Answer(TOLD.inspected(seen, ask.execs.of(seen.record.id), ask.version))
 
 
 # ---- life ----
@@ -181,23 +209,46 @@ def kill(ask: Ask) -> Answer:
         machine = ask.machine()
     except NotFound as error:
         raise NotFound(f"Cannot kill container: {ask.name}: {error.message}") from None
-    ask.engine.kill(calls.Kill(machine.id, ask.text("signal") or "KILL"), CALL)
+    name = ask.text("signal") or "KILL"
+    wording.check_signal(name)
+    if not ask.engine.is_running(machine.id):
+        why = wording.not_running(machine).message
+        raise Conflict(f"Cannot kill container: {ask.name}: {why}")
+    ask.engine.kill(calls.Kill(machine.id, name), CALL)
     return DONE
 
 
 def pause(ask: Ask) -> Answer:
-    ask.engine.pause(calls.Pause(ask.machine().id), CALL)
+    machine = ask.machine()
+    if not ask.engine.is_running(machine.id):
+        raise wording.not_running(machine)
+    if machine.state == "paused":
+        raise wording.paused_already(machine)
+    ask.engine.pause(calls.Pause(machine.id), CALL)
     return DONE
 
 
 def unpause(ask: Ask) -> Answer:
-    ask.engine.unpause(calls.Unpause(ask.machine().id), CALL)
+    machine = ask.machine()
+    if machine.state != "paused":
+        raise wording.not_paused(machine)
+    ask.engine.unpause(calls.Unpause(machine.id), CALL)
     return DONE
 
 
 def rename(ask: Ask) -> Answer:
     machine, name = ask.machine(), ask.text("name").removeprefix("/")
-    ask.engine.rename(calls.Rename(machine.id, parse_name(name)), CALL)
+    before = "Error when allocating new name: "
+    if not name:
+        raise UsageError("Neither old nor new names may be empty")
+    if name == machine.name:
+        raise UsageError("Renaming a container with the same name as its current name")
+    wording.check_name(f"/{name}", before)
+    try:
+        ask.engine.rename(calls.Rename(machine.id, name), CALL)
+    except NameTaken as error:
+        holder = ask.engine.found(name).id
+        raise Conflict(before + wording.taken(name, holder)) from error
     return DONE
 
 
@@ -252,13 +303,10 @@ def remove(ask: Ask) -> Answer:
     try:
         ask.engine.remove(params, CALL)
     except Conflict as error:
-        state = ask.machine().state
-        if state not in ACTIVE:
+        machine = ask.machine()
+        if machine.state not in ACTIVE:
             raise
-        raise Conflict(
-            f'cannot remove container "/{ask.machine().name}": container is {state}: stop the '
-            "container before removing or force remove"
-        ) from error
+        raise wording.in_the_way(machine) from error
     return DONE
 
 
@@ -267,7 +315,7 @@ def prune_fields(wanted: Mapping[str, tuple[str, ...]], now: float) -> dict[str,
     if len(until) > 1:
         raise UsageError("cannot use more than one until filter")
     return {
-        "until": parse_time(until[0], now) if until else 0.0,
+        "until": wording.moment(until[0], now) if until else 0.0,
         "labels": wanted.get("label", ()),
         "without": wanted.get("label!", ()),
     }
@@ -281,6 +329,7 @@ def prune(ask: Ask) -> Answer:
 
 def update(ask: Ask) -> Answer:
     machine, asked = ask.machine(), ask.read(bodies.UPDATE)
+    wording.check_resources(asked, CPUS)
     spec.refuse(asked)
     spec.refuse_to_change(asked)
     values = read_values.__wrapped__(spec.typed(spec.resource_words(asked)))

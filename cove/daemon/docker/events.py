@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC
 from typing import Any
 
-from cove.daemon.docker import shapes
+from cove.daemon.docker import shapes, versions, wording
 from cove.daemon.docker.ask import Answer, Ask, Stream, to_json
 from cove.daemon.docker.images import listed_to_docker
 from cove.engine import calls
@@ -30,6 +30,7 @@ def events(ask: Ask) -> Stream:
         shown.parse_moment(until, now, UTC) if until else 0,
         ask.filters(),
     )
+    wording.check_filters(dict.fromkeys(params.filters, ()), shown.KEYS)
     found = ask.engine.events(params, ask.call())
 
     def told() -> Iterator[bytes]:
@@ -64,7 +65,7 @@ def disk(ask: Ask) -> Answer:
         ]
     if "build-cache" in wanted:
         found["BuildCache"] = [_cached_to_docker(one) for one in seen.cached]
-    return Answer(found)
+    return Answer(versions.disk(found, ask.version))
 
 
 def _cached_to_docker(one: CacheUsage) -> dict[str, Any]:

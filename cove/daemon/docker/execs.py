@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import msgspec
 
-from cove.daemon.docker import bodies, spec
+from cove.daemon.docker import bodies, spec, wording
 from cove.daemon.docker.ask import Answer, Ask, Hijack
 from cove.daemon.docker.pending import Exec
 from cove.engine import calls
@@ -29,9 +29,9 @@ START = msgspec.json.Decoder(Start)
 def create(ask: Ask) -> Answer:
     machine, asked = ask.machine(), ask.read(bodies.EXEC)
     if not ask.engine.is_running(machine.id):
-        raise Conflict(f"container {machine.id} is not running")
+        raise wording.not_running(machine)
     if machine.state == "paused":
-        raise Conflict(f"cannot exec in {machine.name}: it is paused")
+        raise Conflict(f"Container {machine.name} is paused, unpause the container before exec")
     wanted = spec.exec_from_docker(asked)
     streams: calls.Streams = (
         *(("stdin",) if asked.attach_stdin else ()),

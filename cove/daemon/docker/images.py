@@ -9,8 +9,10 @@ from typing import Any
 
 import msgspec
 
-from cove.daemon.docker.ask import Answer, Ask, Piped, Stream, readable, to_json, told
+from cove.daemon.docker import versions
+from cove.daemon.docker.ask import Answer, Ask, Piped, Stream, readable, to_json
 from cove.daemon.docker.containers import PRUNE_KEYS, prune_fields
+from cove.daemon.docker.wording import told
 from cove.engine import calls
 from cove.engine.calls import ship
 from cove.errors import NOT_JSON, BadArchive, CoveError, NotFound, Unsupported, UsageError
@@ -97,7 +99,8 @@ def listed_to_docker(image: calls.Image) -> dict[str, Any]:
 def listed(ask: Ask) -> Answer:
     wanted = ask.gathered(filters.IMAGE_KEYS)
     found = ask.engine.image_list(calls.ImageList(), CALL).images
-    return Answer([listed_to_docker(i) for i in filters.keep_images(found, wanted, time.time())])
+    kept = filters.keep_images(found, wanted, time.time())
+    return Answer([versions.listed_image(listed_to_docker(one), ask.version) for one in kept])
 
 
 def found(ask: Ask) -> calls.Image:
@@ -110,11 +113,7 @@ def found(ask: Ask) -> calls.Image:
 
 
 def inspect(ask: Ask) -> Answer:
-    """With what Docker took away in 1.45, the container that a build committed: docker-compose 1.29
-    asks for the newest version and ends where an image has none.
-    """
-    document = image_document(found(ask))
-    return Answer(document | {"Container": "", "ContainerConfig": document["Config"]})
+    return Answer(versions.image(image_document(found(ask)), ask.version))
 
 
 def history(ask: Ask) -> Answer:
@@ -300,7 +299,7 @@ def save(ask: Ask) -> Piped:
         try:
             ask.engine.image_inspect(calls.ImageInspect(name), CALL)
         except NotFound:
-            raise NotFound(f"No such image: {filters.plain_reference(name)}") from None
+            raise NotFound("reference does not exist") from None
     params = ship.ImageSave(tuple(names))
     return Piped(lambda fd: ask.engine.image_save(params, ask.call(sink=fd)))
 

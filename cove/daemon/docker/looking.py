@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from cove.daemon.docker import wording
 from cove.daemon.docker.ask import Answer, Ask, Stream, to_json
 from cove.engine import calls
 from cove.errors import UsageError
@@ -20,7 +21,10 @@ def top(ask: Ask) -> Answer:
         options = tuple(shlex.split(ask.text("ps_args")))
     except ValueError as error:
         raise UsageError(f"cannot read ps_args: {str(error).lower()}") from error
-    seen = ask.engine.top(calls.Top(ask.machine().id, options), ask.call())
+    machine = ask.machine()
+    if not ask.engine.is_running(machine.id):
+        raise wording.not_running(machine)
+    seen = ask.engine.top(calls.Top(machine.id, options), ask.call())
     return Answer({"Titles": list(seen.titles), "Processes": [list(row) for row in seen.rows]})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from cove.daemon.docker import bodies, spec
+from cove.daemon.docker import bodies, spec, versions
 from cove.daemon.docker.ask import Answer, Ask
 from cove.daemon.docker.containers import PRUNE_KEYS, prune_fields
 from cove.engine import calls
@@ -119,9 +119,16 @@ def create(ask: Ask) -> Answer:
 
 
 def listed(ask: Ask) -> Answer:
-    wanted = ask.gathered(shown.KEYS)
-    found = shown.keep(ask.engine.network_list(networks.NetworkList(), CALL).networks, wanted)
-    return Answer([dict(shown.document(one)) | {"Containers": {}} for one in found])
+    """To cove the default network is there once it is asked for, to Docker always."""
+    wanted, every = ask.gathered(shown.KEYS), networks.NetworkList()
+    there = ask.engine.network_list(every, CALL).networks
+    if words.DEFAULT_NETWORK not in (one.record.name for one in there):
+        _make_default(ask)
+        there = ask.engine.network_list(every, CALL).networks
+    lines = [versions.network(shown.document(n), ask.version) for n in shown.keep(there, wanted)]
+    if ask.version >= (1, 28):
+        lines = [line | {"Containers": {}} for line in lines]
+    return Answer(lines)
 
 
 def _found(ask: Ask) -> networks.Network:
@@ -131,15 +138,18 @@ def _found(ask: Ask) -> networks.Network:
     except NotFound:
         if ask.name != words.DEFAULT_NETWORK:
             raise NotFound(f"network {ask.name} not found") from None
-    # To cove it is there once it is asked for, to Docker always.
-    made = networks.NetworkCreate(words.NetworkSpec(words.DEFAULT_NETWORK))
-    with suppress(Conflict):  # somebody else asked
-        ask.engine.network_create(made, CALL)
+    _make_default(ask)
     return ask.engine.network_inspect(wanted, CALL)
 
 
+def _make_default(ask: Ask) -> None:
+    made = networks.NetworkCreate(words.NetworkSpec(words.DEFAULT_NETWORK))
+    with suppress(Conflict):  # somebody else asked
+        ask.engine.network_create(made, CALL)
+
+
 def inspect(ask: Ask) -> Answer:
-    return Answer(shown.document(_found(ask)))
+    return Answer(versions.network(shown.document(_found(ask)), ask.version))
 
 
 def remove(ask: Ask) -> Answer:

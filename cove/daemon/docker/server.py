@@ -27,7 +27,6 @@ from cove.daemon.docker.ask import (
     Stream,
     parse_query,
     readable,
-    told,
 )
 from cove.daemon.docker.attach import look
 from cove.daemon.docker.pages import refuse_pages
@@ -43,6 +42,7 @@ from cove.daemon.docker.routes import (
     version_text,
 )
 from cove.daemon.docker.websocket import Websocket
+from cove.daemon.docker.wording import told
 from cove.daemon.lasting import THREADS, Lasting
 from cove.engine.engine import Engine
 from cove.engine.events import Cancel

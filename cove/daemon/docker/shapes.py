@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cove.daemon.docker import versions
+from cove.daemon.docker.routes import Version
 from cove.engine import calls
 from cove.shown.machines import machine_document, places_document, status
 from cove.spec.machine import MachineSpec
@@ -55,7 +57,7 @@ def ports_to_docker(record: MachineRecord) -> list[Json]:
     return found
 
 
-def inspected_to_docker(seen: calls.Inspected) -> Json:
+def inspected_to_docker(seen: calls.Inspected, version: Version) -> Json:
     """Of the log only what is not by default; a container's isolation is Docker's own."""
     found, spec, plain = machine_document(seen), seen.record.spec, MachineSpec("")
     host = found["HostConfig"]
@@ -69,4 +71,4 @@ def inspected_to_docker(seen: calls.Inspected) -> Json:
     host["LogConfig"] = {"Type": host["LogConfig"]["Type"], "Config": log}
     if spec.isolation == "container":
         host["Isolation"] = "default"
-    return found
+    return versions.container(found, version)

@@ -26,8 +26,8 @@ def short(image: str) -> str:
 class Classic:
     """Told of what happens, it says what a client is shown."""
 
-    def __init__(self, build: Build, images: dict[str, str], *, cached: bool) -> None:
-        """``images``: ``NAME PLATFORM`` to the id; ``cached``: whether steps may be known."""
+    def __init__(self, build: Build, images: dict[str, str]) -> None:
+        """``images``: ``NAME PLATFORM`` to the id."""
         self._stages = {stage.number: stage for stage in build.stages}
         self._images = images
         self._first: dict[int, int] = {}
@@ -38,8 +38,8 @@ class Classic:
         self._total = count - 1
         self._told: dict[int, int] = dict.fromkeys(self._stages, 0)
         """How many of a stage's instructions were told."""
-        self._known = dict.fromkeys(self._stages, cached)
-        """Whether all of a stage's steps so far were known."""
+        self._known: dict[int, bool] = {}
+        """Whether all of a stage's layers so far were known, where it has one."""
         self._running: dict[int, tuple[StagePlan, Step | None]] = {}
         self._text: dict[tuple[int, int], codecs.IncrementalDecoder] = {}
         self.failed: Json | None = None
@@ -57,7 +57,7 @@ class Classic:
         elif step.event == "end":
             stage, doing = self._running[step.number]
             if doing is not None:
-                self._known[stage.number] &= step.cached
+                self._known[stage.number] = self._known.get(stage.number, True) and step.cached
                 if step.cached:
                     yield {"stream": " ---> Using cache\n"}
         elif step.event == "failed":
@@ -78,7 +78,8 @@ class Classic:
 
     def _until(self, stage: StagePlan, end: int) -> Iterator[Json]:
         """The instructions of a stage that were not told yet. Those that make no layer cost
-        nothing: they are as well known as what they stand on.
+        nothing: they are as well known as the layer that they stand on, and said to be nothing
+        where they stand on none.
         """
         for at in range(self._told[stage.number], end):
             first = self._first[stage.number]
@@ -87,7 +88,7 @@ class Classic:
             if not at:
                 image = self._images.get(f"{stage.base.name} {stage.platform}")
                 yield {"stream": f" ---> {short(image) if image else ''}\n"}
-            elif not stage.steps[at - 1].layer and self._known[stage.number]:
+            elif not stage.steps[at - 1].layer and self._known.get(stage.number):
                 yield {"stream": " ---> Using cache\n"}
         self._told[stage.number] = max(end, self._told[stage.number])
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from cove.daemon.docker import shapes
 from cove.daemon.docker.ask import to_json
+from cove.daemon.docker.routes import Version
 from cove.engine.calls import Inspected
 
 KEPT = 256
@@ -15,18 +16,18 @@ KEPT = 256
 
 @dataclass(slots=True)
 class Told:
-    _of: dict[str, tuple[Inspected, list[str], bytes]] = field(default_factory=dict)
+    _of: dict[str, tuple[Inspected, tuple[list[str], Version], bytes]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def inspected(self, seen: Inspected, execs: list[str]) -> bytes:
+    def inspected(self, seen: Inspected, execs: list[str], version: Version) -> bytes:
         """The document; made only where what it tells of is not what it was."""
-        machine = seen.record.id
+        machine, beside = seen.record.id, (execs, version)
         with self._lock:
             held = self._of.pop(machine, None)
-        if held is None or held[0] != seen or held[1] != execs:
-            document = shapes.inspected_to_docker(seen)
+        if held is None or held[0] != seen or held[1] != beside:
+            document = shapes.inspected_to_docker(seen, version)
             document["ExecIDs"] = execs or None
-            held = (seen, execs, to_json(document))
+            held = (seen, beside, to_json(document))
         with self._lock:
             self._of[machine] = held
             while len(self._of) > KEPT:

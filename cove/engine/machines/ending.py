@@ -20,7 +20,7 @@ from cove.engine.home import Home, effective
 from cove.engine.live import Live
 from cove.engine.machines import causes, refusals
 from cove.engine.machines.outcomes import outcome
-from cove.engine.networks import places, policies, ports
+from cove.engine.networks import finding, places, policies, ports
 from cove.engine.ranges import range_base
 from cove.engine.vms import guests, serving
 from cove.engine.volumes import making
@@ -328,6 +328,7 @@ def put_away(home: Home, live: Live) -> None:
     for path in home.store.layout.sockets(key):
         unlink(path)
     places.unplug(home, record)
+    finding.publish_places(home, "disconnect", record)
     publish_unmounts(home, record)
     kept = not live.forget and (record.restarting or not record.spec.remove)
     if kept:

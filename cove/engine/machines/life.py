@@ -19,7 +19,7 @@ from cove.engine.live import Live
 from cove.engine.machines.names import choose_id, choose_name
 from cove.engine.machines.start import Foreground, launch
 from cove.engine.machines.stopping import KILL_WAIT, catch_up, has_ended, running, settle
-from cove.engine.networks import joining, places, ports
+from cove.engine.networks import finding, joining, places, ports
 from cove.engine.networks.default import decided, told_of_none
 from cove.engine.slots import Slot
 from cove.engine.vms.pool import Entry
@@ -335,6 +335,7 @@ def _begin(
     home.visits.end(record.key)
     if foreground is not None:
         home.publish("attach", record)
+    finding.publish_places(home, "connect", record)
     launch(home, record, base, live, foreground)
     if foreground is not None and foreground.begun:
         _wait_begun(home, live, None)

@@ -13,7 +13,7 @@ from cove.engine.machines import ending, pause
 from cove.engine.machines.outcomes import give_up
 from cove.errors import Conflict, HostError
 from cove.linux.pidfd import wait_exit
-from cove.planner.defaults import STOP_SIGNAL
+from cove.planner.defaults import STOP_SIGNAL, STOP_TIMEOUT
 from cove.spec.values import parse_signal
 from cove.store.records import MachineRecord
 
@@ -42,7 +42,8 @@ def stop(home: Home, record: MachineRecord, timeout: int | None, signal_name: st
         if give_up(home, record.key):  # also one that waited to be started again
             home.events.nudge()
             return
-    seconds = record.spec.stop_timeout if timeout is None else timeout
+    own = STOP_TIMEOUT if record.spec.stop_timeout is None else record.spec.stop_timeout
+    seconds = own if timeout is None else timeout
     image = home.base_of_machine(record).config.stop_signal
     number = parse_signal(signal_name or record.spec.stop_signal or image or STOP_SIGNAL)
     home.update(record.key, stopping=True)

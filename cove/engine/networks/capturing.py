@@ -21,7 +21,7 @@ from cove.engine.calls import Call
 from cove.engine.calls.capture import Captured, NetworkCapture
 from cove.engine.home import Home
 from cove.engine.machines.stopping import running
-from cove.engine.networks.networks import BUILTIN
+from cove.engine.networks import finding
 from cove.errors import Conflict, CoveError, HostError, NotFound, UsageError
 from cove.net.capture import DAEMON, FIRST, LONGEST, PACKET_AUXDATA, SO_TIMESTAMPNS, SOL_PACKET
 from cove.spec.network import OF_MACHINE, machine_of
@@ -80,7 +80,7 @@ def _links(home: Home, text: str) -> tuple[str, tuple[str, ...]]:
         return network.name, (link,)
     if machine is not None:
         return machine.name, _of_machine(home, machine)
-    if text in (builtin.record.name for builtin in BUILTIN):
+    if text in (builtin.record.name for builtin in finding.BUILTIN):
         raise UsageError(f"cannot capture {text}: it is no network of cove's", exit_code=1)
     raise NotFound(f"cannot capture {text}: no such network or machine", exit_code=1)
 

@@ -6,8 +6,9 @@ import secrets
 import time
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
+from cove.engine.calls.networks import Network
 from cove.engine.home import Home
-from cove.errors import Conflict, CoveError, HostError, NotFound
+from cove.errors import Conflict, CoveError, HostError, NoSuchNetwork, NotFound
 from cove.planner.networks.addresses import (
     Subnet,
     choose_gateway,
@@ -17,7 +18,15 @@ from cove.planner.networks.addresses import (
     overlap,
 )
 from cove.spec.network import DEFAULT_NETWORK, NetworkSpec, check_network
-from cove.store.records import NetworkRecord
+from cove.store.records import MachineRecord, NetworkRecord
+
+BUILTIN = tuple(
+    Network(
+        NetworkRecord(0, id=digit * 64, name=name, subnet="", gateway="", created=0.0, driver=kind),
+        builtin=True,
+    )
+    for digit, name, kind in (("0", "none", "null"), ("1", "host", "host"))
+)
 
 
 def meant(home: Home, text: str, *, make: bool = False) -> NetworkRecord:
@@ -28,12 +37,14 @@ def meant(home: Home, text: str, *, make: bool = False) -> NetworkRecord:
         if text == DEFAULT_NETWORK and make:
             return add(home, NetworkSpec(DEFAULT_NETWORK))
         hint = error.hint if error.hint.startswith("did") else f"cove network create {text}"
-        raise NotFound(
+        missing = NoSuchNetwork(
             f'cannot join the network "{text}": no such network',
             origin=f"--network {text}",
             hint=hint,
             exit_code=125,
-        ) from error
+        )
+        missing.network = text
+        raise missing from error
 
 
 def add(home: Home, spec: NetworkSpec) -> NetworkRecord:
@@ -125,3 +136,14 @@ def publish(
 ) -> None:
     words = {"type": record.driver} | (attributes or {})
     home.events.publish(action, (record.id, record.name, ""), words, type="network")
+
+
+def publish_places(home: Home, action: str, record: MachineRecord) -> None:
+    """Tell of each network that a machine joins as it starts (``connect``), or has left
+    (``disconnect``); Docker counts ``none`` and ``host`` among them.
+    """
+    held = [endpoint.network for endpoint in record.endpoints]
+    found = [network for id in held if (network := home.store.network(id)) is not None]
+    found += [each.record for each in BUILTIN if each.record.name == record.spec.network]
+    for network in found:
+        publish(home, action, network, {"container": record.id})

@@ -38,25 +38,17 @@ from cove.spec.network import (
 )
 from cove.store.records import Endpoint, MachineRecord, NetworkRecord
 
-BUILTIN = tuple(
-    Network(
-        NetworkRecord(0, id=digit * 64, name=name, subnet="", gateway="", created=0.0, driver=kind),
-        builtin=True,
-    )
-    for digit, name, kind in (("0", "none", "null"), ("1", "host", "host"))
-)
-
 
 def create(home: Home, spec: NetworkSpec) -> NetworkRecord:
     return finding.add(home, spec)
 
 
 def listed(home: Home) -> tuple[Network, ...]:
-    return (*BUILTIN, *(shown(home, record) for record in home.store.networks()))
+    return (*finding.BUILTIN, *(shown(home, record) for record in home.store.networks()))
 
 
 def inspect(home: Home, text: str) -> Network:
-    for network in BUILTIN:
+    for network in finding.BUILTIN:
         if text in (network.record.name, network.record.id):
             return network
     return shown(home, home.store.find_network(text))

@@ -21,7 +21,7 @@ from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.networks import places
 from cove.engine.ranges import RELAY_ID
-from cove.errors import Conflict, CoveError, HostError, UsageError
+from cove.errors import Conflict, CoveError, HostError, PortTaken, UsageError
 from cove.executor import relay as relays
 from cove.executor.relay import Carried, Relay
 from cove.linux.network.listeners import find_holder, open_listener
@@ -140,7 +140,7 @@ def _refused(
     else:
         reason = "the port is in use"
     udp = "" if publish.protocol == "tcp" else f"/{publish.protocol}"
-    return Conflict(
+    return PortTaken(
         f"{what}: {reason}",
         origin=typed,
         host=_whose(home, record, ip, host, publish.protocol),

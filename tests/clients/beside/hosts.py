@@ -62,6 +62,11 @@ def dockerd(scratch: Path) -> Iterator[str]:
             daemon.wait()
 
 
+def _version(host: str) -> str:
+    ask = ["docker", "-H", host, "version", "--format", "{{.Server.APIVersion}}"]
+    return subprocess.run(ask, capture_output=True, check=True, text=True).stdout.strip()
+
+
 @contextmanager
 def both() -> Iterator[dict[str, dict[str, str]]]:
     """The environments in which ``docker`` speaks to each; ``$VM`` asks for a virtual machine."""
@@ -81,6 +86,8 @@ def both() -> Iterator[dict[str, dict[str, str]]]:
             subprocess.run(begin, check=True, env=cove.env, stdout=subprocess.DEVNULL)
             host = cove("system", "docker-socket").out.strip()
             with dockerd(scratch) as other:
+                # The same version for both: that is what there is to compare.
+                keep["DOCKER_API_VERSION"] = _version(other)
                 envs = {
                     "docker": keep | {"DOCKER_HOST": other, "VM": ""},
                     "cove": keep | {"DOCKER_HOST": host, "VM": "--isolation vm"},
