@@ -90,6 +90,72 @@ def test_each_of_several_requests_is_answered_in_turn(raw: Raw) -> None:
     assert said.count(b"\r\n\r\nOK") == 2
 
 
+JSON = b'{"Image": "bb", "Cmd": ["true"]}'
+MAKE = "POST /containers/create HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+UNUSUAL = {
+    "chunks with extensions and trailers": (
+        f"{MAKE}Transfer-Encoding: chunked\r\nTrailer: X\r\n\r\n"
+        f'1;a=b\r\n{{\r\n1f;c="d"\r\n{JSON[1:].decode()}\r\n0;e\r\nX: y\r\nConnection: z\r\n\r\n',
+        201,
+    ),
+    "a packed body that is none": (
+        f"{MAKE}Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello",
+        400,
+    ),
+    "an absolute target": (
+        "GET HTTP://a:80/v1.41/_ping?x HTTP/1.1\r\nHost: a\r\nConnection: close",
+        200,
+    ),
+    "an absolute target of nothing": ("GET http://a HTTP/1.1\r\nHost: a\r\nConnection: close", 404),
+    "a stream of HTTP/1.0": ("GET /events?until=1 HTTP/1.0", 200),
+    "a file of HTTP/1.0": ("GET /images/bb/get HTTP/1.0", 200),
+    "HTTP/2": ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "HTTP/2 instead": (
+        "GET /_ping HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings, close\r\n"
+        "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__",
+        200,
+    ),
+    "a session of BuildKit": (
+        "POST /session HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, close\r\nUpgrade: h2c",
+        501,
+    ),
+    "BuildKit's own protocol": (
+        "POST /v1.41/grpc HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, close\r\nUpgrade: h2c",
+        501,
+    ),
+    "headers by the thousand": ("GET /_ping HTTP/1.1\r\nHost: a\r\n" + "A: b\r\n" * 10_000, 400),
+    "what is expected and unknown": (f"{MAKE}Expect: much\r\nContent-Length: 2\r\n\r\n{{}}", 417),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_what_few_clients_say_is_understood_or_refused(raw: Raw, kind: str) -> None:
+    text, status = UNUSUAL[kind]
+    with raw.open() as sock:
+        sock.sendall(text.encode() + (b"" if "\r\n\r\n" in text else b"\r\n\r\n"))
+        with contextlib.suppress(ConnectionResetError):
+            reply = read_reply(sock)
+            assert reply.status == status, reply
+    assert raw("GET", "/_ping").body == b"OK"
+
+
+def test_a_body_is_asked_for_only_where_it_is_wanted(raw: Raw) -> None:
+    def said(path: str, length: int, body: bytes = b"") -> bytes:
+        head = f"POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\n"
+        with raw.open() as sock:
+            sock.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode())
+            first = sock.recv(1 << 16)
+            if first.startswith(b"HTTP/1.1 100 "):
+                sock.sendall(body)
+                return read_all(sock)
+            return first
+
+    assert b" 404 " in said("/nothing", 15)
+    assert b" 413 " in said("/containers/create", 10**12)
+    assert b" 201 " in said("/containers/create", len(JSON), JSON)
+    assert b"no instruction" in said("/build", 3, b"abc")
+
+
 def test_names_that_are_no_text_are_nobodys(raw: Raw) -> None:
     for path in ("/containers/%ff%00/json", "/containers/\udcff/json", "/containers/%0a/json"):
         answer = raw("GET", path)

@@ -168,6 +168,7 @@ IMAGES = (
     ),
     Route("POST", "/build/prune", "build.prune", "partial", "of the filters only until", (1, 31)),
     Route("POST", "/session", "off.session", "no", "cove speaks no BuildKit sessions", (1, 31)),
+    Route("POST", "/grpc", "off.session", "no", "cove speaks no BuildKit sessions", (1, 39)),
 )
 
 NETWORKS = (

@@ -7,13 +7,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from cove import __version__
 from cove.daemon.crowd import Crowd, left
@@ -63,6 +64,8 @@ HEADERS = {
     "Server": f"cove/{__version__} (linux)",
 }
 PAGE = "page not found"
+ABSOLUTE = re.compile(r"\Ahttps?://[^/?#]*", re.IGNORECASE)
+"""Before the path, as a client says it to a proxy (RFC 9112, 3.2.2: everybody has to take it)."""
 
 Handler = Callable[[Ask], Result]
 Glance = Callable[[Ask], Answer | None]
@@ -112,6 +115,12 @@ def check_version(version: Version) -> None:
         )
 
 
+def check_length(request: web.Request, route: Route) -> None:
+    length = request.content_length or 0
+    if route.kind != "body" and length > BODY_MAX:
+        raise web.HTTPRequestEntityTooLarge(BODY_MAX, length)
+
+
 class Door:
     """The application for one listening socket."""
 
@@ -125,7 +134,8 @@ class Door:
 
     def application(self) -> web.Application:
         application = web.Application(client_max_size=BODY_MAX)
-        application.router.add_route("*", "/{rest:(?s:.*)}", self._answer)
+        everything = "/{rest:(?s:.*)}"
+        application.router.add_route("*", everything, self._answer, expect_handler=self._expected)
         application.cleanup_ctx.append(self._listening)
         return application
 
@@ -158,11 +168,30 @@ class Door:
         except web.HTTPException as error:  # a body that is too large, or ends too soon
             answer = Answer({"message": f"cannot read the request: {error.reason}"}, error.status)
             return self._plain(answer)
+        except web.RequestPayloadError:
+            wrong = "its body is not what Content-Encoding says, or ends too soon"
+            return self._plain(Answer({"message": f"cannot read the request: {wrong}"}, 400))
         except Exception as error:
             return self._plain(bug(error))
 
+    async def _expected(self, request: web.Request) -> web.StreamResponse | None:
+        """A client that sends its body once it is told to: not where it is refused without."""
+        if request.version < HttpVersion11:
+            return None
+        try:
+            refuse_pages(request.headers, request.transport)
+            route, _ = self._asked(request)
+            check_length(request, route)
+        except (CoveError, web.HTTPException):
+            return await self._answer(request)
+        if request.headers.get("Expect", "").lower() != "100-continue":
+            return self._plain(Answer({"message": "cannot do what Expect asks for"}, 417))
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+        return None
+
     def _asked(self, request: web.Request) -> tuple[Route, Ask]:
-        raw, _, query = request.raw_path.partition("?")
+        raw, _, query = ABSOLUTE.sub("", request.raw_path).partition("?")
         version, path = split_version(raw)
         if version is not None:
             check_version(version)
@@ -192,8 +221,7 @@ class Door:
 
     async def _carry_out(self, request: web.Request, route: Route, ask: Ask) -> web.StreamResponse:
         handler = self._handlers[route.handler]
-        if route.kind != "body" and (request.content_length or 0) > BODY_MAX:
-            raise web.HTTPRequestEntityTooLarge(BODY_MAX, request.content_length or 0)
+        check_length(request, route)
         if route.kind == "body":
             result = await self._with_body(request, handler, ask)
         else:
@@ -274,7 +302,8 @@ class Door:
     async def _begin(self, request: web.Request, result: Stream | Piped) -> web.StreamResponse:
         headers = HEADERS | {"Content-Type": result.type} | result.headers
         response = web.StreamResponse(headers=headers)
-        response.enable_chunked_encoding()
+        if request.version >= HttpVersion11:  # of an older one the end of the connection is the end
+            response.enable_chunked_encoding()
         await response.prepare(request)
         return response
 
