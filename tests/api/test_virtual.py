@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import docker
 import pytest
+from docker.types import LogConfig
 
+from tests.api.conftest import docker_host
 from tests.conftest import need
 from tests.driver import Cove, wait_until
 from tests.kernel.conftest import closed_cove
@@ -73,3 +79,77 @@ def test_docker_py_alone_sees_a_virtual_machine_through(client: Client) -> None:
         "bb", ["uname", "-n"], isolation="vm", hostname="vm-1", remove=True
     )
     assert said == b"vm-1\n"
+
+
+def test_its_log_turns_its_health_is_asked_for_and_waits_are_answered(
+    cove: Cove, client: Client
+) -> None:
+    box = client.containers.run(
+        "bb",
+        ["sh", "-c", "seq 1 60000; exec sleep 100000"],
+        isolation="vm",
+        detach=True,
+        mem_limit="256m",
+        log_config=LogConfig(type="json-file", config={"max-size": "64k", "max-file": "2"}),
+        healthcheck={"test": ["CMD", "test", "-e", "/ready"], "interval": 10**9, "retries": 1},
+    )
+
+    def health() -> str:
+        box.reload()
+        return str(box.attrs["State"]["Health"]["Status"])
+
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            ended = pool.submit(_waited, cove, box.id, "next-exit")
+            removed = pool.submit(_waited, cove, box.id, "removed")
+            wait_until(lambda: health() == "unhealthy", "that it is not ready")
+            assert box.exec_run(["touch", "/ready"]).exit_code == 0
+            wait_until(lambda: health() == "healthy", "that it is ready")
+            wait_until(lambda: box.logs(tail=1) == b"60000\n", "its last word")
+            kept = [int(line) for line in box.logs().splitlines()]
+            assert kept == list(range(kept[0], 60001)) and kept[0] > 2
+            assert not ended.done() and not removed.done()
+            box.kill()
+            assert ended.result(120) == 137
+        finally:
+            box.remove(force=True)
+        assert removed.result(120) == 137
+
+
+def _waited(cove: Cove, name: str, condition: str) -> int:
+    own = docker.APIClient(base_url=docker_host(cove), timeout=600)
+    try:
+        return int(own.wait(name, condition=condition)["StatusCode"])
+    finally:
+        own.close()
+
+
+def test_what_ends_beside_a_killed_daemon_is_begun_again_or_removed(cove: Cove) -> None:
+    with closing(docker.DockerClient(base_url=docker_host(cove), timeout=300)) as client:
+        policy = {"Name": "on-failure", "MaximumRetryCount": 1}
+        made = [
+            client.containers.run(
+                "bb", ["sleep", "100000"], isolation="vm", detach=True, mem_limit="256m", **more
+            )
+            for more in ({"restart_policy": policy}, {"remove": True})
+        ]
+        again, gone = (each.id for each in made)
+        pids = [client.api.inspect_container(each.id)["State"]["Pid"] for each in made]
+    cove.kill_daemon()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    with closing(docker.DockerClient(base_url=docker_host(cove), timeout=300)) as client:
+
+        def left() -> list[str]:
+            return [each.id for each in client.containers.list(all=True)]
+
+        def seen() -> tuple[int, str]:
+            found = client.api.inspect_container(again)
+            return found["RestartCount"], found["State"]["Status"]
+
+        wait_until(lambda: left() == [again], "its removal")
+        wait_until(lambda: seen() == (1, "running"), "its second start")
+        os.kill(client.api.inspect_container(again)["State"]["Pid"], signal.SIGKILL)
+        wait_until(lambda: seen() == (1, "exited"), "that it is not begun a third time")
+        assert gone not in left()
+        client.containers.get(again).remove()
