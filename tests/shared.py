@@ -130,6 +130,16 @@ def _link(source: str | Path, target: str | Path) -> None:
         shutil.copy(source, target)
 
 
+def give_trial(cove: Cove) -> None:
+    """What the trial boot under KVM said: it takes ten seconds, and is kept with the kernels."""
+    from tests.vm.conftest import CACHE
+
+    kept = CACHE / "kvm.json"
+    if not kept.exists():
+        _seed()
+    shutil.copy(kept, cove.root / "kvm.json")
+
+
 def seed_guests() -> None:
     """What ``give_guests`` gives, made now."""
     _seed()
@@ -156,15 +166,18 @@ def _made_seed() -> Path:
     cove("ps")  # its directories are nobody else's to read
     source = Path(stored.kernels.layout.kernels) / stored.kernel.name
     shutil.copytree(source, cove.root / "kernels" / stored.kernel.name)
-    if (CACHE / "kvm.json").exists():  # a trial boot takes ten seconds
-        shutil.copy(CACHE / "kvm.json", cove.root / "kvm.json")
+    kept = CACHE / "kvm.json"
+    if kept.exists():
+        shutil.copy(kept, cove.root / "kvm.json")
     tar = busybox_tar(cove.root / "bb.tar")
     cove("image", "import", "-q", str(tar), "bb")
     tar.unlink()
     cove("run", "--rm", "--vm", "bb", "true")
     wait_until(lambda: cove("template", "ls", "-q").out != "", "a template")
     cove.stop_daemon()
-    shutil.copy(cove.root / "kvm.json", CACHE / "kvm.json")
+    whole = kept.with_suffix(f".{os.getpid()}")  # others may read it at this moment
+    shutil.copy(cove.root / "kvm.json", whole)
+    whole.rename(kept)
     return cove.root
 
 

@@ -40,12 +40,11 @@ class Stored:
 
 @contextmanager
 def _cache() -> Iterator[Layout]:
-    """One session at a time fetches; the others find what it has fetched."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    layout = open_layout(CACHE)
-    with (CACHE / "fetching").open("w") as lock:
+    """One session at a time makes it and fetches; the others find what it has fetched."""
+    CACHE.parent.mkdir(exist_ok=True)
+    with CACHE.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield layout
+        yield open_layout(CACHE)
 
 
 def stock_kernel(arch: str = os.uname().machine) -> Stored:

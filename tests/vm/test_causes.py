@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from tests.conftest import open_cove
 from tests.driver import ROOT, Cove, wait_until
 from tests.leaks import group_name
-from tests.vm.conftest import CACHE
+from tests.shared import give_trial
 from tests.vm.kernels import elf
 
 VM = ("--isolation", "vm")
@@ -91,7 +90,7 @@ def test_a_guest_that_never_greets(bb_tar: Path, tmp_path: Path) -> None:
     with open_cove(bb_tar) as cove:
         cove.stop_daemon()
         cove.env |= {"COVE_VM_PATIENCE": "3", "COVE_VM_POOL": "0"}
-        shutil.copy(CACHE / "kvm.json", cove.root / "kvm.json")
+        give_trial(cove)
         drivers = ("--config", str(ROOT / "cove/vm/fast-x86_64.config"))
         cove("kernel", "add", "--name", "circle", *drivers, str(tmp_path / "vmlinux"))
         for flags in ("--rm",), ("-d", "--name", "kept"):

@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import open_cove
 from tests.driver import Cove, kill_process, wait_until
 from tests.leaks import group_name, leaks
+from tests.shared import give_trial
 from tests.vm.conftest import CACHE, Stored
 
 TOLD = """cat /proc/sys/kernel/random/boot_id /etc/machine-id /etc/hostname
@@ -29,11 +30,9 @@ def vms(one_stored: Stored, bb_tar: Path) -> Iterator[Cove]:
         driver.stop_daemon()
         kernel = one_stored.kernel.name
         shutil.copytree(CACHE / "kernels" / kernel, driver.root / "kernels" / kernel)
-        if (CACHE / "kvm.json").exists():  # a trial boot takes ten seconds
-            shutil.copy(CACHE / "kvm.json", driver.root / "kvm.json")
+        give_trial(driver)
         driver.env["COVE_VM_POOL"] = "1"
         driver(*VM, "true")
-        shutil.copy(driver.root / "kvm.json", CACHE / "kvm.json")
         _wait_warm(driver)
         yield driver
 
@@ -49,6 +48,7 @@ def _wait_warm(cove: Cove) -> None:
 @contextlib.contextmanager
 def _nothing_left(cove: Cove) -> Iterator[None]:
     """Compared where no daemon runs: then nothing waits either."""
+    cove("ps")  # the test before may have ended as this one does
     cove.stop_daemon()
     with leaks(cove.root):
         cove("ps")
