@@ -255,7 +255,6 @@ def test_a_name_that_is_taken(cove: Cove) -> None:
 # ---- mount sources and targets ----
 
 
-@container_only("a guest has no file system of the host")
 def test_a_source_that_vanished_between_create_and_start(cove: Cove, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()

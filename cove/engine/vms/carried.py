@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 
+import msgspec
+
 from cove.engine.descriptors import Descriptors
 from cove.engine.home import Home
 from cove.engine.live import Live
@@ -83,8 +85,9 @@ def _share(
 ) -> dict[int, Shown]:
     assert live.group is not None
     spec = server_spec(mounts)
+    typed = tuple(mounts.values())  # what an error names
     with Descriptors() as given:
-        sources = open_binds(home, given, spec)
+        sources = open_binds(home, given, msgspec.structs.replace(record.spec, mounts=typed))
         place = Place(
             key=record.key,
             root=home.root,
