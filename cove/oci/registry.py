@@ -25,7 +25,7 @@ from cove.oci.config import CONFIG_MAX
 from cove.oci.endpoint import Endpoint
 from cove.oci.manifest import INDEXES, MANIFEST_MAX, MANIFESTS, Descriptor
 from cove.oci.reference import TAG, Reference
-from cove.oci.web import AGENT, Answer, Trouble, Web
+from cove.oci.web import AGENT, Answer, Body, Trouble, Web
 
 SCHEMA1 = frozenset(
     {
@@ -260,7 +260,7 @@ class Registry:
         *,
         method: str = "GET",
         translate: bool = True,
-        body: bytes | None = None,
+        body: Body | None = None,
         whole: bool = False,
     ) -> Answer:
         """The answer to a request, with what the registry wants to know of us. Without
@@ -282,7 +282,7 @@ class Registry:
         *,
         method: str,
         patient: bool,
-        body: bytes | None = None,
+        body: Body | None = None,
     ) -> Answer:
         """``url``: of this registry."""
         for attempt in (1, 2):

@@ -1,25 +1,52 @@
 """The distribution protocol's other half: blobs and manifests into one repository of a registry.
 
-A blob goes in chunks; where one is cut off the registry is asked how much it has, and the rest is
-sent. Nothing is believed but what the registry says in the end: the digest of what it has.
+A blob goes in one request, as Docker sends it: a registry writes each request through to its disk
+before it answers. Where one is cut off the registry is asked how much it has, and the rest is sent
+in chunks. Nothing is believed but what the registry says in the end: the digest of what it has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from urllib.parse import urlencode, urlsplit
 
 from cove.oci import doubt
 from cove.oci.digest import digest_of
 from cove.oci.manifest import Descriptor
 from cove.oci.registry import Registry
-from cove.oci.web import Answer, Trouble
+from cove.oci.web import SENT, Answer, Body, Trouble
 
+WHOLE = 256 << 20
+"""Bytes of a blob in one request, which are on a disk before it is answered ..."""
 CHUNK = 8 << 20
+"""... and once one was cut off: there are registries that keep nothing of such a request."""
 OCTETS = {"Content-Type": "application/octet-stream"}
 
 Pieces = Callable[[int, int], bytes]
 """At most so many bytes of a blob, from an offset on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Of a blob, as the body of a request: it may be asked for again. Nothing of it is called as
+    something of a file: urllib3 would take it for one.
+    """
+
+    pieces: Pieces
+    begin: int
+    size: int
+    sent: Callable[[int], None]
+
+    def __iter__(self) -> Iterator[bytes]:
+        at, end = self.begin, self.begin + self.size
+        while at < end:
+            data = self.pieces(at, min(SENT, end - at))
+            if not data:
+                raise Trouble("broken", "", f"it ends at byte {at} here")
+            yield data
+            at += len(data)
+            self.sent(at)
 
 
 class Upload(Registry):
@@ -58,7 +85,7 @@ class Upload(Registry):
         self, digest: str, size: int, pieces: Pieces, tell: Callable[[int], None]
     ) -> None:
         """Send a blob; ``tell`` is called with how much of it is there."""
-        attempt, at, place, sure = 0, 0, "", True
+        attempt, at, place, most, sure = 0, 0, "", WHOLE, True
         while True:
             try:
                 if not sure:
@@ -67,16 +94,15 @@ class Upload(Registry):
                     place, at = self._begin(digest), 0
                 sure = True
                 while at < size:
-                    data = pieces(at, min(CHUNK, size - at))
-                    place, now = self._send(place, digest, at, data)
-                    if not at < now <= at + len(data):
+                    part = _Part(pieces, at, min(most, size - at), tell)
+                    place, now = self._send(place, digest, part)
+                    if not at < now <= at + part.size:
                         raise Trouble("broken", self.endpoint.host, f"it says that it has {now}")
                     at, attempt = now, 0
-                    tell(at)
                 self._end(place, digest)
                 return
             except Trouble as trouble:
-                attempt += 1
+                attempt, most = attempt + 1, CHUNK
                 again = trouble.kind == "lost" or self._web.may_pass(trouble)
                 if not again or attempt >= self._web.patience.attempts:
                     self._failed(trouble, Descriptor(digest, size), at)
@@ -109,9 +135,10 @@ class Upload(Registry):
         answer.finish()
         return self._place(answer)
 
-    def _send(self, place: str, digest: str, at: int, data: bytes) -> tuple[str, int]:
-        headers = {"Content-Range": f"{at}-{at + len(data) - 1}"} | OCTETS
-        answer = self._to(place, headers, method="PATCH", body=data)
+    def _send(self, place: str, digest: str, part: _Part) -> tuple[str, int]:
+        end = part.begin + part.size
+        headers = {"Content-Range": f"{part.begin}-{end - 1}", "Content-Length": str(part.size)}
+        answer = self._to(place, headers | OCTETS, method="PATCH", body=part)
         if answer.status in (404, 416):
             answer.finish()
             raise self._lost()
@@ -119,7 +146,7 @@ class Upload(Registry):
             self._refused(answer, f"layer {digest}")
         answer.finish()
         has = _range_end(answer)
-        return self._place(answer), at + len(data) if has is None else has
+        return self._place(answer), end if has is None else has
 
     def _end(self, place: str, digest: str) -> None:
         joint = "&" if urlsplit(place).query else "?"
@@ -153,7 +180,12 @@ class Upload(Registry):
             return
 
     def _to(
-        self, place: str, headers: dict[str, str], *, method: str, body: bytes | None = None
+        self,
+        place: str,
+        headers: dict[str, str],
+        *,
+        method: str,
+        body: Body | None = None,
     ) -> Answer:
         """What the registry is known to be is told who we are, and nobody else."""
         if urlsplit(place)[:2] == urlsplit(self._find())[:2]:

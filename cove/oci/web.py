@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -36,6 +36,9 @@ DRAIN_MAX = 64 << 10
 CHUNK = 256 << 10
 SENT = 256 << 10
 """Bytes that are sent at once: each time what takes them is given its time anew."""
+
+Body = bytes | Iterable[bytes]
+"""What is sent; it may be sent again, so no iterator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +186,7 @@ class Web:
         method: str = "GET",
         foreign: bool = False,
         patient: bool = True,
-        body: bytes | None = None,
+        body: Body | None = None,
     ) -> Answer:
         """An answer, whatever its status; a server that is busy is asked again. ``foreign``: the
         registry named this URL, nobody typed it. ``patient``: a cut connection is made again too.
@@ -236,7 +239,7 @@ class Web:
         method: str,
         *,
         foreign: bool,
-        body: bytes | None = None,
+        body: Body | None = None,
     ) -> Answer:
         """Credentials go to the host they were meant for and to no other, also those in a form."""
         moved = False
@@ -264,7 +267,7 @@ class Web:
         headers: dict[str, str],
         method: str,
         guarded: bool,
-        body: bytes | None = None,
+        body: Body | None = None,
     ) -> BaseHTTPResponse:
         if self.stopped:
             raise Trouble("stopped", self.endpoint.host, "interrupted")
@@ -273,14 +276,15 @@ class Web:
         proxy = proxy_for(url, self.env)
         pool = self._pool(guarded and not proxy, loose, host == self.endpoint.host, proxy)
         common = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
-        if body is not None and len(body) > SENT:
+        if isinstance(body, bytes) and len(body) > SENT:
             common["Content-Length"] = str(len(body))
+            body = _in_pieces(body)
         with _Told(url, self):
             answer = pool.request(
                 method,
                 url,
                 headers=common | headers,
-                body=body if "Content-Length" not in common else _in_pieces(body or b""),
+                body=body,
                 redirect=False,
                 retries=False,
                 preload_content=False,

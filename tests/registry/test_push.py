@@ -22,19 +22,23 @@ from cove.errors import CoveError
 from cove.image.importing import import_rootfs
 from cove.image.layers import Step
 from cove.image.pushing import Pushed, push
-from cove.oci.web import Patience
+from cove.oci import uploading
+from cove.oci.endpoint import endpoint_of
+from cove.oci.reference import parse_reference
+from cove.oci.registry import open_registry
+from cove.oci.web import Patience, Web
 from cove.store.db import Store
 from tests.conftest import need
 from tests.driver import Cove, kill_process, wait_until
 from tests.images.tars import Tar, memory_file
 from tests.registry.depots import Depot, Fault, hang_up, say, take_part
-from tests.registry.registries import PASSWORD, USER, mortal_registry
+from tests.registry.registries import PASSWORD, USER, digest, mortal_registry
 from tests.registry.test_verbs import fresh
 
 __all__ = ["fresh"]
 
 NOISE = random.Random(7).randbytes(10_000_000)
-"""Of two chunks."""
+"""Longer than a chunk."""
 SOON = Patience(connect=60, read=60, pause=0.001, longest=0.01)
 
 
@@ -170,7 +174,7 @@ def test_all_of_it_arrives(store: Store, depot: Depot) -> None:
     assert kind == json.loads(data)["mediaType"]
     layer = json.loads(data)["layers"][0]
     assert len(depot.blobs[layer["digest"]]) == layer["size"] > 8 << 20
-    assert len(depot.sent("PATCH")) == 3  # two chunks, and the config
+    assert len(depot.sent("PATCH")) == 2  # the layer in one, and the config
     assert os.listdir(store.layout.tmp) == []
     before = len(depot.requests)
     assert push(store, f"{depot.host}/x:1", patience=SOON) == done
@@ -206,19 +210,45 @@ def test_always_is(store: Store, depot: Depot, method: str, part: str) -> None:
     assert os.listdir(store.layout.tmp) == []
 
 
-def test_a_cut_chunk_goes_on_where_it_was_cut(store: Store, depot: Depot) -> None:
-    depot.fault("PATCH", "uploads", lambda *_: False, take_part(1000))
-    send(store, depot)
-    begins = [headers["content-range"].partition("-")[0] for headers in depot.sent("PATCH")]
-    assert begins[:3] == ["0", str(8 << 20), str((8 << 20) + 1000)]
+def begins(depot: Depot) -> list[int]:
+    """Where each part of an upload began."""
+    return [int(h["content-range"].partition("-")[0]) for h in depot.sent("PATCH")]
+
+
+def test_one_that_is_cut_goes_on_in_chunks_where_it_was_cut(store: Store, depot: Depot) -> None:
+    """Also where the registry kept nothing of a request: no more than a chunk is lost then."""
+    depot.fault("PATCH", "uploads", take_part(1000), lambda *_: False, hang_up)
+    done = send(store, depot)
+    chunk = 8 << 20
+    assert begins(depot)[:4] == [0, 1000, 1000 + chunk, 1000 + chunk]
     assert len(depot.sent("POST")) == 2
+    assert done.digest in str(depot.manifests)
 
 
 def test_an_upload_that_is_forgotten_begins_anew(store: Store, depot: Depot) -> None:
-    depot.fault("PATCH", "uploads", lambda *_: False, say(404))
+    depot.fault("PATCH", "uploads", take_part(1000), say(404))
     send(store, depot)
-    begins = [headers["content-range"].partition("-")[0] for headers in depot.sent("PATCH")]
-    assert begins[:3] == ["0", str(8 << 20), "0"]
+    assert begins(depot)[:3] == [0, 1000, 0]
+
+
+def test_a_blob_that_is_larger_than_a_request(
+    store: Store, depot: Depot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploading, "WHOLE", 5 << 20)
+    done = send(store, depot)
+    assert begins(depot)[:2] == [0, 5 << 20]
+    assert done.digest in str(depot.manifests)
+
+
+def test_a_file_that_ends_too_soon_is_no_endless_upload(depot: Depot) -> None:
+    reference = parse_reference(f"{depot.host}/x:1")
+    endpoint = endpoint_of(reference)
+    with (
+        open_registry(reference, endpoint, Web(endpoint, SOON), kind=uploading.Upload) as opened,
+        pytest.raises(CoveError, match="it ends at byte 5 here"),
+    ):
+        assert isinstance(opened, uploading.Upload)
+        opened.send_blob(digest(b"x" * 9), 9, lambda at, size: b"x" * (5 - at), lambda at: None)
 
 
 @pytest.mark.parametrize("at", [0, 8 << 20], ids=["first", "second"])
@@ -315,7 +345,7 @@ def test_another_host_is_told_no_secret(store: Store, depot: Depot) -> None:
         depot.fault("POST", "uploads", say(202, Location=where))
         add(store, f"{depot.host}/x:1")
         push(store, f"{depot.host}/x:1", credentials=Credentials("me", "secret"), patience=SOON)
-        assert len(other.sent("PATCH")) == 2
+        assert len(other.sent("PATCH")) == 1
         assert not any("authorization" in headers for _, _, headers in other.requests)
         assert all("authorization" in headers for headers in depot.sent("PUT", "manifests"))
     finally:

@@ -25,6 +25,9 @@ Open = Callable[[int], Iterator[bytes]]
 """A blob's pieces from a byte on."""
 Tell = Callable[[int], None]
 
+BEHIND = 8 << 20
+"""Bytes of a blob that can be sent once more: of a request that is cut some are lost."""
+
 
 class Target(Protocol):
     at_once: int
@@ -100,17 +103,18 @@ class _Rewound:
             self._pieces, self._live = self._open(at), True
             self._begin = self._end = at
             self._buffer = bytearray()
-        del self._buffer[: at - self._begin]
-        self._begin = at
-        while len(self._buffer) < size and (piece := next(self._pieces, b"")):
+        passed, end = max(0, at - BEHIND - self._begin), at + size
+        del self._buffer[:passed]
+        self._begin += passed
+        while self._end < end and (piece := next(self._pieces, b"")):
             self._note(piece)
             self._buffer += piece
             self._end += len(piece)
-        if len(self._buffer) < size:
+        if self._end < end:
             raise BadArchive(f"cannot copy: {self._descriptor.digest} ends at byte {self._end}")
-        if at + size == self._descriptor.size:
+        if end == self._descriptor.size:
             check_hash(self._hash.hexdigest(), self._descriptor, self._text)
-        return bytes(self._buffer[:size])
+        return bytes(self._buffer[at - self._begin : end - self._begin])
 
     def _note(self, piece: bytes) -> None:
         """Each byte once, in order."""
