@@ -19,6 +19,7 @@ from cove.git.door import Door
 from cove.git.jail import COMMAND, FAILED, NOBODY, UNKNOWN
 from cove.git.settings import AGENT, HOSTS, Address, read_address
 from cove.oci.endpoint import forbidden
+from cove.planner.seccomp.filters import compile_default, compile_missing
 
 NO_AGENT = "a repository over ssh needs an agent"
 LOOK = 0.2
@@ -166,7 +167,7 @@ class _Run:
             wish = {
                 "remote": one.remote, "ref": one.ref, "folder": one.folder,
                 "keep": one.keep_git_dir, "checksum": one.checksum, "submodules": one.submodules,
-                "room": self.room,
+                "room": self.room, "filters": _filters(os.uname().machine),
             }  # fmt: skip
             place = (self.address.host, self.address.port)
             doors.append(Door(listeners[0], self._forbidden, self.env))
@@ -210,3 +211,8 @@ class _Run:
             return text
         last = text.splitlines()[-1] if text else f"git ended with {code}"
         return last[:300]
+
+
+def _filters(arch: str) -> tuple[str, ...]:
+    """Those of a machine without a capability, as hexadecimal digits."""
+    return tuple(make(arch, frozenset()).hex() for make in (compile_missing, compile_default))

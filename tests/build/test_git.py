@@ -334,6 +334,7 @@ def test_a_server_that_says_nothing_holds_no_build(cove: Cove, tmp_path: Path) -
             (pid,) = commands_with(f"insteadOf=git://127.0.0.1:{port}/")
             limits = Path(f"/proc/{pid}/limits").read_text()
             assert re.search(r"Max address space +3221225472 +3221225472 ", limits)
+            assert "\nSeccomp:\t2\nSeccomp_filters:\t2\n" in Path(f"/proc/{pid}/status").read_text()
             assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
             assert sorted(os.listdir(f"/proc/{pid}/root/dev")) == ["null", "urandom", "zero"]
             assert not os.listdir(f"/proc/{pid}/root/run")
