@@ -7,6 +7,7 @@ import pty
 import select
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import docker
@@ -324,6 +325,22 @@ def test_a_terminal_is_raw_and_its_size_is_told(client: Client, raw: Raw) -> Non
         session.send(b"stty size; exit 6\n")
         assert b"33 99\r\n" in session.rest()
     assert made.wait()["StatusCode"] == 6
+    made.remove()
+
+
+def test_a_terminal_gets_its_size_while_it_starts(client: Client, raw: Raw) -> None:
+    made = client.containers.create("bb", ["sh"], stdin_open=True, tty=True)
+    with (
+        ThreadPoolExecutor(1) as pool,
+        raw.upgrade(f"/containers/{made.id}/attach?{ALL}") as session,
+    ):
+        coming, statuses = pool.submit(made.start), set()
+        while 200 not in statuses:
+            statuses.add(raw("POST", f"/containers/{made.id}/resize?h=33&w=99").status)
+        coming.result(60)
+        session.send(b"stty size; exit\n")
+        assert b"33 99\r\n" in session.rest()
+    assert statuses <= {200, 409}, statuses
     made.remove()
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import docker
@@ -63,6 +65,47 @@ def test_a_second_process_hears_its_caller(raw: Raw) -> None:
         found = session.rest()
     assert b"20 70\r\n" in found and b"ada\r\n" in found and b"b\r\n" in found
     assert seen(raw, name)["ExitCode"] == 4
+
+
+@pytest.mark.usefixtures("box")
+def test_who_has_said_all_hears_all_of_the_rest(raw: Raw) -> None:
+    name, data = new_exec(raw, ["cat"], AttachStdin=True), os.urandom(1 << 20)
+    with ThreadPoolExecutor(1) as pool, raw.upgrade(f"/exec/{name}/start", {}) as session:
+
+        def say() -> None:
+            session.send(data)
+            session.end()
+
+        saying = pool.submit(say)
+        assert session.frames() == [(1, data)]
+        saying.result(60)
+    assert seen(raw, name)["ExitCode"] == 0
+
+
+@pytest.mark.usefixtures("box")
+def test_keys_detach_from_a_second_process_and_it_goes_on(raw: Raw) -> None:
+    keys = {"AttachStdin": True, "Tty": True, "DetachKeys": "ctrl-x,x"}
+    name = new_exec(raw, ["cat"], **keys)
+    with raw.upgrade(f"/exec/{name}/start", {"Tty": True}) as session:
+        session.send(b"\x18x")
+        session.rest()
+    assert seen(raw, name)["Running"] is True
+
+
+@pytest.mark.usefixtures("box")
+def test_a_second_process_gets_its_size_while_it_starts(raw: Raw) -> None:
+    """Docker's command asks for it beside the start, and again if that was too early."""
+    name = new_exec(raw, ["sh"], AttachStdin=True, Tty=True)
+    resize = f"/exec/{name}/resize?h=33&w=99"
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(raw.upgrade, f"/exec/{name}/start", {"Tty": True})
+        statuses = set()
+        while 200 not in statuses:
+            statuses.add(raw("POST", resize).status)
+        with coming.result(60) as session:
+            session.send(b"stty size; exit\n")
+            assert b"33 99\r\n" in session.rest()
+    assert statuses <= {200, 409}, statuses
 
 
 @pytest.mark.usefixtures("box")

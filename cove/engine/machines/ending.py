@@ -144,7 +144,8 @@ def _pids(home: Home, live: Live) -> list[int]:
 
 def limits_hit(home: Home, events: int) -> None:
     """The kernel ended a process for want of memory somewhere, or refused a fork."""
-    by_group = {live.group.name: live for live in home.lives.values() if live.group is not None}
+    lives = list(home.lives.values())  # others start machines meanwhile
+    by_group = {live.group.name: live for live in lives if live.group is not None}
     for event in home.groups.read_events():
         live = by_group.get(event.name)
         if live is not None and event.kind == "oom" and home.store.has_machine(live.key):
