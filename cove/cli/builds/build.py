@@ -380,7 +380,7 @@ _LATER = "it comes with a later version of cove"
 REFUSED = dict.fromkeys(
     (
         "annotation", "attest", "builder",
-        "cgroup-parent", "metadata-file", "provenance", "push", "sbom", "squash",
+        "cgroup-parent", "metadata-file", "push", "squash",
     ),
     (_LATER, True),
 )  # fmt: skip
@@ -405,9 +405,12 @@ BUILD = Command(
         Flag("cache-to", "cache_to", "Bring what steps made there, too: type=registry,ref=NAME, "
              "type=local,dest=DIR or type=inline; mode=min|max", "", "CACHE",
              cache.parse_target, repeat=True),
+        Flag("call", "", "build, or check: as --check", "", "KIND", output.parse_call),
         Flag("check", "check", "Only say what there is to warn of"),
+        Flag("compress", "compress", "Accepted: what is sent stays on this host"),
         Flag("file", "file", "The Dockerfile, if not PATH/Dockerfile; - is standard input", "f",
              "FILE"),
+        Flag("force-rm", "force_rm", "Accepted: machines of steps are always removed"),
         Flag("iidfile", "iidfile", "Write the image's id to a file", "", "FILE"),
         Flag("isolation", "isolation", "Of the machines of RUN: container or vm", "", "KIND",
              parse_isolation, default="container"),
@@ -427,9 +430,13 @@ BUILD = Command(
              repeat=True),
         Flag("progress", "progress", "auto, plain, tty, json or quiet", "", "KIND", parse_progress,
              default="auto"),
+        Flag("provenance", "provenance", "Accepted as false: there are no attestations", "",
+             "false", output.parse_attestation),
         Flag("pull", "pull", "Look for newer base images"),
         Flag("quiet", "quiet", "Show nothing but the image's id", "q"),
         Flag("rm", "rm", "Accepted: machines of steps are always removed", default=True),
+        Flag("sbom", "sbom", "Accepted as false: there are no attestations", "", "false",
+             output.parse_attestation),
         Flag("secret", "secrets", "A file or variable for RUN --mount=type=secret", "",
              "id=NAME[,src=FILE]", repeat=True),
         Flag("shm-size", "shm", "Size of /dev/shm of each RUN", "", "SIZE", values.parse_size),

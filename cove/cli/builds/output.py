@@ -50,7 +50,10 @@ def parse_output(text: str) -> Output:
             raise UsageError(f'cannot read output "{printable(text)}": it is type=KIND,dest=FILE')
         words[name] = value
     kind, target = words.get("type", ""), words.get("dest", "")
-    if words.get("push", "false") != "false" or "name" in words or kind == "registry":
+    if "name" in words and words.get("push", "false") == "false" and kind != "registry":
+        raise Unsupported("cannot name the result there: not in this version of cove",
+                          hint=f"build it with -t {words['name'] or 'NAME'}")  # fmt: skip
+    if words.get("push", "false") != "false" or kind == "registry":
         raise Unsupported(
             "cannot push the result at once: not in this version of cove",
             hint="build it with -t NAME, then: cove push NAME",
@@ -62,6 +65,22 @@ def parse_output(text: str) -> Output:
     if words.get("tar", "true") != "true":
         return _layout(text, words)
     return Output(kind, target or ("" if kind in STORE else "-"))
+
+
+def parse_attestation(text: str) -> str:
+    """``--provenance`` and ``--sbom``: that there is none may be said."""
+    if text.lower() not in ("false", "0", "disabled=true"):
+        raise Unsupported("cannot make attestations: not in this version of cove",
+                          hint="leave it out, or say that there is none: =false")  # fmt: skip
+    return ""
+
+
+def parse_call(text: str) -> tuple[tuple[str, bool], ...]:
+    """``--call``: what is to be done with the Dockerfile."""
+    if text not in ("build", "check"):
+        raise Unsupported(f'cannot do "{printable(text)}": not in this version of cove',
+                          hint="build, or check")  # fmt: skip
+    return (("check", text == "check"),)
 
 
 def _layout(text: str, words: dict[str, str]) -> Output:

@@ -1,0 +1,34 @@
+"""Flags of ``build`` that people have in their scripts, and that ask for what is so anyway."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.build.conftest import Build
+
+pytestmark = pytest.mark.usefixtures("tidied")
+
+
+def test_what_is_so_anyway(build: Build) -> None:
+    flags = ("--provenance=false", "--sbom", "false", "--force-rm", "--compress", "--rm=true")
+    assert build("FROM bb\nLABEL a=b\n", *flags, "-t", "anyway").returncode == 0
+
+
+def test_call_is_check(build: Build) -> None:
+    text = "FROM bb\nMAINTAINER me\nRUN false\n"
+    assert "MaintainerDeprecated" in build(text, "--call", "check", code=1).out
+    build(text.replace("false", "true"), "--call=build")
+
+
+@pytest.mark.parametrize(
+    ("flag", "why"),
+    [
+        ("--provenance=mode=max", "cannot make attestations"),
+        ("--sbom=true", "cannot make attestations"),
+        ("--call=outline", 'cannot do "outline"'),
+        ("--output=type=image,name=a:b", "-t a:b"),
+        ("--output=type=image,name=a:b,push=true", "cove push NAME"),
+    ],
+)
+def test_what_is_refused_by_name(build: Build, flag: str, why: str) -> None:
+    assert why in build("FROM bb\n", flag, code=125).err
