@@ -281,3 +281,22 @@ def test_without_its_qemu(bb_tar: Path, other_tar: Path, other_kernel: Stored) -
         assert ran.returncode == 125, ran.stderr
         assert f"cannot make a virtual machine: there is no qemu-system-{OTHER}" in ran.stderr
         assert f"hint: apt-get install {MACHINES[OTHER].package}" in ran.stderr
+
+
+STEPS = f"""\
+FROM --platform={PLATFORM} bb
+ARG TARGETARCH
+RUN --mount=type=cache,target=/c --mount=type=bind,source=Dockerfile,target=/d \\
+    test -e /d && touch /c/f && echo "$(uname -mr) $TARGETARCH" >/made
+RUN test "$(uname -m)" = {OTHER} && echo again >>/made
+"""
+
+
+def test_steps_that_have_no_kernel(fresh_cove: Cove, other_tar: Path, tmp_path: Path) -> None:
+    """It is said of the step, and what gets one."""
+    fresh_cove("image", "import", "--platform", PLATFORM, str(other_tar), "bb")
+    (tmp_path / "Dockerfile").write_text(STEPS)
+    flags = ("--platform", PLATFORM, "--isolation", "vm", "--progress=plain")
+    failed = fresh_cove("build", *flags, str(tmp_path), code=None)
+    assert failed.returncode and "Dockerfile:3" in failed.err, failed.err
+    assert NAME in failed.err and "cove kernel fetch" in failed.err
