@@ -4,6 +4,7 @@ alone, one at a time unless all of them only read.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -101,7 +102,7 @@ def _make(home: Home, record: VolumeRecord, path: str, tree: str, what: str) -> 
     except OSError as error:
         raise HostError(
             f"cannot {what}: {(error.strerror or '').lower()}",
-            hint=ROOM if error.errno == 28 else "",
+            hint=ROOM if error.errno == errno.ENOSPC else "",
         ) from error
     finally:
         home.remover.remove(staging)

@@ -7,6 +7,7 @@ whole: a copy that was cut off is in ``tmp``, and nobody has seen any of it.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,7 +141,7 @@ def filled(
         raise HostError(
             f"cannot {what}: {(error.strerror or '').lower()}",
             origin=mount.origin,
-            hint=ROOM if error.errno == 28 else "",
+            hint=ROOM if error.errno == errno.ENOSPC else "",
         ) from error
     finally:
         home.remover.remove(staging)

@@ -6,6 +6,7 @@ volume that was made for a machine which never was.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import time
@@ -78,7 +79,7 @@ def _make_directory(home: Home, name: str, *, plain: bool) -> None:
     except OSError as error:
         raise HostError(
             f"cannot make volume {name}: {(error.strerror or '').lower()}",
-            hint=ROOM if error.errno == 28 else "",
+            hint=ROOM if error.errno == errno.ENOSPC else "",
         ) from error
 
 

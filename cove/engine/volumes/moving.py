@@ -4,6 +4,7 @@ its place in one step.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -199,7 +200,7 @@ def _staging(home: Home, what: str, *, make: bool = True) -> Iterator[str]:
     except OSError as error:
         raise HostError(
             f"cannot {what}: {(error.strerror or '').lower()}",
-            hint=ROOM if error.errno == 28 else "",
+            hint=ROOM if error.errno == errno.ENOSPC else "",
         ) from error
     finally:
         home.remover.remove(staging)
