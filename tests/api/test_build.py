@@ -85,7 +85,7 @@ def test_an_archive_becomes_an_image(raw: Raw, client: Client) -> None:
             {"stream": "Successfully tagged api-build:b\n"},
         ]
         assert client.containers.run("api-build:a", remove=True) == b"kept\n"
-    assert text(post(raw, body)).count("Using cache") == 4  # nothing is known of the first ENV
+    assert text(post(raw, body)).count("Using cache") == 5
     assert lines(post(raw, body, q=1)) == [{"stream": f"{aux}\n"}]
     assert "Using cache" not in text(post(raw, body, cachefrom='["api-build:none"]'))
 

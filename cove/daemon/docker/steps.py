@@ -16,6 +16,7 @@ from cove.oci.reference import familiar
 
 Json = dict[str, Any]
 STDERR = 2
+CACHED: Json = {"stream": " ---> Using cache\n"}
 RED, PLAIN = "\033[91m", "\033[0m"
 
 
@@ -40,6 +41,10 @@ class Classic:
         """How many of a stage's instructions were told."""
         self._known: dict[int, bool] = {}
         """Whether all of a stage's layers so far were known, where it has one."""
+        self._held: dict[int, list[Json | None]] = {}
+        """By the number of a stage's first layer: what is told once it is known whether that was
+        cached, with None where that is to be said of what stands before it.
+        """
         self._running: dict[int, tuple[StagePlan, Step | None]] = {}
         self._text: dict[tuple[int, int], codecs.IncrementalDecoder] = {}
         self.failed: Json | None = None
@@ -48,6 +53,10 @@ class Classic:
     def lines(self, step: BuildStep) -> Iterator[Json]:
         if step.event == "begin":
             yield from self._begin(step)
+            return
+        yield from _released(self._held.pop(step.number, []), step)
+        if step.event == "done":
+            yield from self._done(step)
         elif step.event == "log":
             decoder = self._text.setdefault(
                 (step.number, step.code), codecs.getincrementaldecoder("utf-8")("replace")
@@ -59,13 +68,11 @@ class Classic:
             if doing is not None:
                 self._known[stage.number] = self._known.get(stage.number, True) and step.cached
                 if step.cached:
-                    yield {"stream": " ---> Using cache\n"}
+                    yield CACHED
         elif step.event == "failed":
             self._fail(step)
         elif step.event == "warning":
             yield {"stream": f"[Warning] {step.text.decode('utf-8', 'replace')}\n"}
-        elif step.event == "done":
-            yield from self._done(step)
 
     # ---- steps ----
 
@@ -74,12 +81,16 @@ class Classic:
         made = [at for at, one in enumerate(stage.steps, 1) if one.layer]
         at = made[step.place - 2] if step.place > 1 else 0
         self._running[step.number] = stage, stage.steps[at - 1] if at else None
-        yield from self._until(stage, at + 1)
+        lines = list(self._until(stage, at + 1))
+        if at and None in lines:
+            self._held[step.number] = lines
+        else:
+            yield from filter(None, lines)
 
-    def _until(self, stage: StagePlan, end: int) -> Iterator[Json]:
+    def _until(self, stage: StagePlan, end: int) -> Iterator[Json | None]:
         """The instructions of a stage that were not told yet. Those that make no layer cost
-        nothing: they are as well known as the layer that they stand on, and said to be nothing
-        where they stand on none.
+        nothing: they are as well known as the layer that they stand on or, before the first,
+        as that one (None).
         """
         for at in range(self._told[stage.number], end):
             first = self._first[stage.number]
@@ -88,8 +99,8 @@ class Classic:
             if not at:
                 image = self._images.get(f"{stage.base.name} {stage.platform}")
                 yield {"stream": f" ---> {short(image) if image else ''}\n"}
-            elif not stage.steps[at - 1].layer and self._known.get(stage.number):
-                yield {"stream": " ---> Using cache\n"}
+            elif not stage.steps[at - 1].layer and self._known.get(stage.number, True):
+                yield CACHED if stage.number in self._known else None
         self._told[stage.number] = max(end, self._told[stage.number])
 
     def _fail(self, step: BuildStep) -> None:
@@ -101,11 +112,20 @@ class Classic:
 
     def _done(self, step: BuildStep) -> Iterator[Json]:
         for stage in self._stages.values():
-            yield from self._until(stage, len(stage.steps) + 1)
+            yield from filter(None, self._until(stage, len(stage.steps) + 1))
         yield {"aux": {"ID": step.image}}
         yield {"stream": f"Successfully built {short(step.image)}\n"}
         for name in step.tags:
             yield {"stream": f"Successfully tagged {name}\n"}
+
+
+def _released(held: list[Json | None], step: BuildStep) -> Iterator[Json]:
+    cached = step.event == "end" and step.cached
+    for line in held:
+        if line is not None:
+            yield line
+        elif cached:
+            yield CACHED
 
 
 def _from(stage: StagePlan, stages: Mapping[int, StagePlan]) -> str:
