@@ -1,5 +1,5 @@
-"""A daemon that is killed while a virtual machine joins or leaves a network: its tap, its rules and
-its card in the guest are all there, or none is.
+"""A daemon that is killed while a virtual machine starts, joins or leaves a network: its tap, its
+rules and its card in the guest are all there, or none is; its volumes are free again at its end.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from tests.networks.conftest import Host, links, machine, network
 from tests.networks.test_crash import agrees, places
 from tests.networks.test_networks import ping
 from tests.networks.test_virtual import inside, with_kernel
+from tests.vm.test_volumes import servers
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -43,3 +44,29 @@ def test_a_daemon_killed_at_any_step_of_a_change(host: Host, bb_tar: Path, tmp_p
                     if on:
                         assert ping(cove, NAME, gateway), where
         assert not [name for name in links() if name[7:8] == "e" and name[:2] == "cv"]
+
+
+def test_a_daemon_killed_at_any_step_of_a_start(host: Host, bb_tar: Path, tmp_path: Path) -> None:
+    """On a network, with a directory that is served and a disk: it runs with all of them, or does
+    not, and leaves nothing that is in the way of the next one.
+    """
+    disk = "type=volume,source=disk,target=/d,block,size=16m"
+    words = ("run", "-d", "--vm", "--name", NAME, "--network", "web", "-v", "shared:/s",
+             "--mount", disk, "bb", "sleep", "100000")  # fmt: skip
+    with with_kernel(bb_tar) as cove, network(cove, "web") as gateway:
+        verb, undo = "cove.engine.machines.life:_begin", ("rm", "-f", NAME)
+        stride = 1 if STRIDE == 1 else 12 * STRIDE  # a boot has more than a thousand steps
+        for where, told in walk(cove, tmp_path / "at", verb, words, again=undo, stride=stride):
+            wait_until(lambda: agrees(cove), f"agreement after {where}")
+            runs = cove("ps", "-q").out != ""
+            assert runs or not told, where
+            if runs:
+                assert ping(cove, NAME, gateway), where
+                inside(cove, "sh", "-c", "echo kept >/s/f && echo kept >/d/f", name=NAME)
+            cove(*undo, code=None)
+            gone = lambda: not places(cove) and not servers(cove)  # noqa: E731
+            wait_until(gone, f"the end after {where}")
+        assert ping(cove, NAME, gateway)
+        cove("exec", NAME, "sh", "-c", "echo kept >/s/f && echo kept >/d/f")
+        cove(*undo)
+        cove("volume", "rm", "shared", "disk")
