@@ -8,8 +8,8 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from cove.build.contexts import GIT, WEB
 from cove.build.files.tars import Gone
@@ -40,12 +40,26 @@ def full(text: str) -> str:
     return f"https://{path.removesuffix('.git')}.git{text[len(path) :]}"
 
 
+Limited = Callable[[], AbstractContextManager[Sequence[str]]]
+"""Makes a control group for git, for a while: where it is entered."""
+
+
+def _unlimited() -> AbstractContextManager[Sequence[str]]:
+    return nullcontext(())
+
+
 @contextmanager
 def from_remote(
-    url: str, kind: str, file: str, cancelled: threading.Event, env: Mapping[str, str]
+    url: str,
+    kind: str,
+    file: str,
+    cancelled: threading.Event,
+    env: Mapping[str, str],
+    *,
+    limited: Limited = _unlimited,
 ) -> Iterator[Context]:
     """``file``: the Dockerfile's name in it."""
-    with _fetched(url, kind, cancelled, env) as fd:
+    with _fetched(url, kind, cancelled, env, limited) as fd:
         head = os.pread(fd, HEAD, 0)
         if kind == WEB and not is_archive(head):
             size = os.fstat(fd).st_size
@@ -83,17 +97,23 @@ def _asks(cancelled: threading.Event) -> Gone:
 
 @contextmanager
 def _fetched(
-    url: str, kind: str, cancelled: threading.Event, env: Mapping[str, str]
+    url: str,
+    kind: str,
+    cancelled: threading.Event,
+    env: Mapping[str, str],
+    limited: Limited = _unlimited,
 ) -> Iterator[int]:
     with tempfile.TemporaryFile() as file:
         if kind == GIT:
-            _clone(url, file.fileno(), cancelled, env)
+            _clone(url, file.fileno(), cancelled, env, limited)
         else:
             _download(url, file.fileno(), cancelled, env)
         yield file.fileno()
 
 
-def _clone(url: str, out: int, cancelled: threading.Event, env: Mapping[str, str]) -> None:
+def _clone(
+    url: str, out: int, cancelled: threading.Event, env: Mapping[str, str], limited: Limited
+) -> None:
     from cove.client.ssh import own_identity
 
     git = read_git(url, Place(url, 1, 1, ""))
@@ -109,10 +129,11 @@ def _clone(url: str, out: int, cancelled: threading.Event, env: Mapping[str, str
         address = read_address(git.remote)
         over_ssh = address is not None and address.scheme == "ssh"
         # An agent that has gone matters to nobody else.
-        with own_identity(env) if over_ssh else nullcontext() as identity:
+        identified = own_identity(env) if over_ssh else nullcontext()
+        with identified as identity, limited() as entrances:
             fetch_git(
                 wanted, out, cancelled.is_set, place=place, room=room, typed=typed, env=env,
-                identity=identity,
+                identity=identity, entrances=entrances,
             )  # fmt: skip
     except GitStopped:
         raise CoveError("interrupted", exit_code=130) from None

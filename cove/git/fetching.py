@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
@@ -80,10 +80,12 @@ def fetch_git(
     typed: bool = False,
     env: Mapping[str, str] = os.environ,
     identity: Identity | None = None,
+    entrances: Sequence[str] = (),
 ) -> None:
     """Into the file ``out``. ``place``: a directory in which one for git's files is made; ``room``:
     how many bytes there may be of them. ``loopback``: servers on this host's own loopback, too;
-    ``typed``: of these the repository's own, which somebody named as such.
+    ``typed``: of these the repository's own, which somebody named as such. ``entrances``: files of
+    a control group to which git's first process writes 0; none: it stays in the caller's.
     """
     address = read_address(repository.remote)
     if address is None:
@@ -105,7 +107,9 @@ def fetch_git(
         with ExitStack() as stack:
             if address.scheme == "ssh" and identity is not None:
                 _identify(identity, directory, stack)
-            _Run(repository, address, out, stopped, room, loopback, typed, env).run(directory)
+            _Run(
+                repository, address, out, stopped, room, loopback, typed, env, tuple(entrances)
+            ).run(directory)
     finally:
         shutil.rmtree(around, ignore_errors=True)
 
@@ -128,6 +132,7 @@ class _Run:
     loopback: bool
     typed: bool
     env: Mapping[str, str]
+    entrances: tuple[str, ...]
 
     def run(self, directory: str) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -149,7 +154,9 @@ class _Run:
                 raise GitTrouble(self._why(child.returncode, text, doors))
 
     def _spawn(self, directory: str, theirs: socket.socket, said: int) -> subprocess.Popen[bytes]:
-        words = (sys.executable, *COMMAND, "outer", directory, str(theirs.fileno()))
+        words = (
+            sys.executable, *COMMAND, "outer", directory, str(theirs.fileno()), *self.entrances
+        )  # fmt: skip
         env = {name: self.env[name] for name in ("PATH", "PYTHONPATH") if name in self.env}
         return subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=self.out, stderr=said, env=env, cwd="/",

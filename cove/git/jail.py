@@ -68,7 +68,7 @@ def _mount(source: str, target: str, kind: str, flags: int) -> None:
 # ---- outside ----
 
 
-def outer(directory: str, caller_fd: str) -> int:
+def outer(directory: str, caller_fd: str, *entrances: str) -> int:
     def end(*_: object) -> None:
         raise SystemExit(FAILED)
 
@@ -77,6 +77,9 @@ def outer(directory: str, caller_fd: str) -> int:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # it goes first, not what else is in the daemon's group
+    for path in entrances:  # of a control group, before there is a second process
+        with open(path, "w") as file:
+            file.write("0")
     _done(_libc.unshare(NAMESPACES), "unshare")
     _mount("none", "/", "none", MS_REC | MS_PRIVATE)
     os.chown(directory, NOBODY, NOBODY)
@@ -300,4 +303,4 @@ def _last(said: bytes) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(outer(*sys.argv[2:4]) if sys.argv[1] == "outer" else inner(sys.argv[2]))
+    sys.exit(outer(*sys.argv[2:]) if sys.argv[1] == "outer" else inner(sys.argv[2]))

@@ -22,6 +22,7 @@ import pytest
 from cove.build.contexts import GIT, kind_of
 from cove.client.remote import full
 from cove.git.door import Door
+from cove.planner.defaults import PIDS
 from tests.build.conftest import Build
 from tests.build.test_attacks import nameless
 from tests.build.test_builds import id_of, says
@@ -338,12 +339,21 @@ def test_a_server_that_says_nothing_holds_no_build(cove: Cove, tmp_path: Path) -
             assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
             assert sorted(os.listdir(f"/proc/{pid}/root/dev")) == ["null", "urandom", "zero"]
             assert not os.listdir(f"/proc/{pid}/root/run")
+            assert limit_of_processes(pid) == PIDS
             caller.send_signal(signal.SIGINT)
             caller.communicate()
             assert caller.returncode == 130
             while sock.recv(1 << 16):
                 pass
     wait_until(lambda: not nameless(cove), "the end of the build")
+
+
+def limit_of_processes(pid: str) -> int:
+    """How many its control group may have, which is one of ours."""
+    found = re.search(r"/cove-[0-9a-f]{8}/[0-9]+$", Path(f"/proc/{pid}/cgroup").read_text(), re.M)
+    assert found, "it is in no group of ours"
+    places = (Path(f"/sys/fs/cgroup{kind}{found[0]}/pids.max") for kind in ("/pids", ""))
+    return next(int(place.read_text()) for place in places if place.exists())
 
 
 def test_hooks_filters_and_settings_of_a_repository_run_nothing(

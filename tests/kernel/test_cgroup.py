@@ -69,8 +69,7 @@ def wait_removed(cgroups: Cgroups, group: Group) -> None:
 
 def run_in(group: Group, script: str, **pipes: int) -> subprocess.Popen[bytes]:
     """A shell that enters the group by itself, as a machine does."""
-    files = [*group.tasks, *([f"{group.directory}/cgroup.procs"] if group.directory else [])]
-    enter = "".join(f"echo 0 > {file}; " for file in files)
+    enter = "".join(f"echo 0 > {file}; " for file in group.entrances)
     return subprocess.Popen(["sh", "-c", enter + script], **pipes)  # type: ignore[call-overload]
 
 
@@ -317,6 +316,18 @@ def test_sweep_leaves_others_alone(any_facts: Facts, tmp_path: Path) -> None:
         assert not gone(theirs_group)
         ours.remove(kept)
         theirs.remove(theirs_group)
+
+
+def test_one_that_is_lent_goes_with_who_is_in_it(any_groups: Cgroups) -> None:
+    with any_groups.lent(Limits()) as group:
+        assert group.name in any_groups.pooled(), "a check of the state takes it for nobody's"
+        process = run_in(group, "echo ready; sleep 600", stdout=subprocess.PIPE)
+        ready(process)
+    assert process.wait() == -9
+    assert process.stdout is not None
+    process.stdout.close()
+    wait_until(lambda: not any_groups.reap())
+    assert gone(group) and group.name not in any_groups.pooled()
 
 
 def test_groups_made_ahead(any_groups: Cgroups) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -217,6 +218,7 @@ def _context(ask: Ask, asked: Asked, gone: Gone) -> AbstractContextManager[build
     if not typed:
         return building.from_stdin(ask.fd, asked.file, gone)
     from cove.client.remote import from_remote, full  # brings the web along
+    from cove.engine.builds.cloning import limited
 
     url = full(typed)
     kind = kind_of(url)
@@ -230,7 +232,8 @@ def _context(ask: Ask, asked: Asked, gone: Gone) -> AbstractContextManager[build
     # Of the daemon's own: its proxies. Nobody's agent, and nobody's hosts.
     env = {"COVE_ROOT": ask.engine.home.store.layout.root}
     env |= {name: os.environ[name] for name in PROXIES if name in os.environ}
-    return from_remote(url, kind, asked.file, ask.cancel, env)
+    groups = partial(limited, ask.engine.home.groups)
+    return from_remote(url, kind, asked.file, ask.cancel, env, limited=groups)
 
 
 def _over_ssh(url: str) -> bool:

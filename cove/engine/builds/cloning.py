@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from cove.build.graph.data import Git
 from cove.build.source import Place, misfit
 from cove.engine.builds.agents import served
@@ -9,7 +12,10 @@ from cove.engine.builds.packs import room
 from cove.engine.events import Cancel, Cancelled
 from cove.git.fetching import GitStopped, GitTrouble, Identity, Repository, fetch_git, ssh_hint
 from cove.git.jail import NOBODY
+from cove.linux.cgroups.tree import Cgroups
 from cove.oci.logins import redacted
+from cove.planner.defaults import PIDS
+from cove.spec.machine import Limits
 
 
 def identity_of(agent: int | None, known_hosts: bytes) -> Identity | None:
@@ -17,6 +23,13 @@ def identity_of(agent: int | None, known_hosts: bytes) -> Identity | None:
     if agent is None:
         return None
     return Identity(lambda path: served(agent, path, 0o600, NOBODY, NOBODY), known_hosts)
+
+
+@contextmanager
+def limited(groups: Cgroups) -> Iterator[tuple[str, ...]]:
+    """Where git enters a control group that has as many processes as a machine."""
+    with groups.lent(Limits(pids=PIDS)) as group:
+        yield group.entrances
 
 
 def clone(
@@ -28,16 +41,18 @@ def clone(
     place: str,
     loopback: bool,
     identity: Identity | None,
+    groups: Cgroups,
 ) -> None:
     """Into the file ``out``; over the host's network, like ADD of a URL."""
     wanted = Repository(
         git.remote, git.ref, git.folder, git.keep_git_dir, git.checksum, git.submodules
     )
     try:
-        fetch_git(
-            wanted, out, stopped.is_set, place=place,
-            room=room(out), loopback=loopback, identity=identity,
-        )  # fmt: skip
+        with limited(groups) as entrances:
+            fetch_git(
+                wanted, out, stopped.is_set, place=place, room=room(out),
+                loopback=loopback, identity=identity, entrances=entrances,
+            )  # fmt: skip
     except GitStopped:
         raise Cancelled("interrupted") from None
     except GitTrouble as trouble:

@@ -236,7 +236,7 @@ def _cloned(sources: Sources, step: CopyStep, source: Source, stack: contextlib.
     place = sources.home.store.layout.tmp
     clone(
         source.git, fd, step.place, sources.stopped, place=place, loopback=sources.loopback,
-        identity=identity_of(sources.agent, sources.known_hosts),
+        identity=identity_of(sources.agent, sources.known_hosts), groups=sources.home.groups,
     )  # fmt: skip
     return Pack(fd, read_tar(fd, redacted(source.git.remote), sources.gone))
 
