@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cove.linux.cgroups.devices import V1, V1_WEIGHTS, V2_WEIGHTS
+from cove.errors import CoveError
+from cove.linux.cgroups.devices import V1, V1_WEIGHTS, V2_WEIGHTS, files_of
+from cove.linux.cgroups.tree import open_cgroups
+from cove.linux.probe import probe_facts
+from cove.spec.machine import DeviceRate, Limits
+from tests.conftest import need_root
 from tests.driver import Cove
 
 FLAGS = ("--device-read-bps", "--device-write-bps", "--device-read-iops", "--device-write-iops")
@@ -71,6 +76,28 @@ def test_a_weight_where_the_host_has_weights(limited: Cove) -> None:
     assert cove.inspect("limited")["HostConfig"]["BlkioWeight"] == 300
     weight = 300 if names[0] != "io.weight" else 1 + 290 * 9999 // 990
     assert str(weight) in (group / names[0]).read_text().split()
+
+
+def test_rates_are_as_they_were_after_a_refused_change(tmp_path: Path) -> None:
+    """CPUs are written last: what is written before them is undone."""
+    need_root()
+    path, numbers = disk()
+    facts = probe_facts(tmp_path)
+    if not {"blkio", "io"} & set(facts.controllers):
+        pytest.skip("needs a blkio or io control group")
+    with open_cgroups(facts, str(tmp_path)) as groups:
+        group = groups.make(Limits(rates=(DeviceRate(path, "read-bps", 1 << 20),)))
+        base = next(
+            Path(at, group.name) for at in groups.parents() if files_of(f"{at}/{group.name}")
+        )
+        before = {file: Path(file).read_text() for file in files_of(str(base))}
+        assert any(numbers in text for text in before.values())
+        rates = (DeviceRate(path, "read-bps", 2 << 20), DeviceRate(path, "write-iops", 7))
+        with pytest.raises(CoveError) as error:
+            groups.change(group, Limits(rates=rates, cpuset_cpus="4096"))
+        assert error.value.origin == "--cpuset-cpus 4096"
+        assert {file: Path(file).read_text() for file in before} == before
+        groups.remove(group)
 
 
 @pytest.mark.parametrize(

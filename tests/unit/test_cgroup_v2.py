@@ -10,6 +10,7 @@ import pytest
 
 from cove.errors import CoveError, HostError, Unsupported
 from cove.linux import inotify
+from cove.linux.cgroups.devices import lines_back
 from cove.linux.cgroups.driver import Group
 from cove.linux.cgroups.tree import open_cgroups
 from cove.linux.cgroups.v2 import CgroupsV2, numbers, weight
@@ -192,3 +193,14 @@ def test_a_refused_change_is_undone(groups: CgroupsV2) -> None:
     assert error.value.origin == "--cpuset-cpus 1-2"
     assert Path(group.directory, "memory.max").read_text() == str(64 * MIB)
     assert Path(group.directory, "pids.max").read_text() == str(2048)
+
+
+def test_what_puts_rates_and_weights_back() -> None:
+    line = "8:0 rbps=1 wbps=max riops=max wiops=max"
+    changed, free = line.replace("rbps=1", "rbps=2"), "8:16 rbps=max wbps=max riops=max wiops=max"
+    assert lines_back("io.max", [line], [changed, "8:16 rbps=3"]) == [line, free]
+    assert lines_back("io.max", [line], [line]) == []
+    read = "blkio.throttle.read_bps_device"
+    assert lines_back(read, ["8:0 5"], ["8:0 6", "8:16 7"]) == ["8:0 5", "8:16 0"]
+    assert lines_back("io.weight", ["default 100"], ["default 300"]) == ["default 100"]
+    assert lines_back("blkio.bfq.weight", ["100"], ["300"]) == ["100"]

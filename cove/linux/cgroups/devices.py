@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 
 from cove.errors import NotFound, Unsupported, UsageError
-from cove.linux.cgroups.files import set_limit
+from cove.linux.cgroups.files import read_lines, set_limit, write
 from cove.spec.machine import DeviceRate, Limits
 from cove.spec.rates import flag_of
 
@@ -54,6 +55,29 @@ def limit_v2(base: str, limits: Limits) -> None:
     for rate in limits.rates:
         value = f"{numbers_of(rate)} {V2[rate.kind]}={rate.rate}"
         set_limit(f"{base}/io.max", value, what=f"limit {rate.path}", flag=flag_of(rate))
+
+
+def files_of(base: str) -> list[str]:
+    """Those of a group, of whatever version, that hold a weight or rates."""
+    names = (*V1.values(), "io.max", *V1_WEIGHTS, *V2_WEIGHTS)
+    return [path for name in names if os.path.exists(path := f"{base}/{name}")]
+
+
+def put_back(path: str, before: list[str]) -> None:
+    """Have a file of weights or rates say again what it said: the kernel takes a line a write."""
+    for line in lines_back(os.path.basename(path), before, read_lines(path)):
+        with contextlib.suppress(OSError):
+            write(path, line)
+
+
+def lines_back(name: str, before: list[str], now: list[str]) -> list[str]:
+    """What has to be written. A device that had no rate has no line, and is freed by its number."""
+    had = {line.split()[0] for line in before}
+    new = [line.split()[0] for line in now if line.split()[0] not in had]
+    none = " ".join(f"{key}=max" for key in V2.values()) if name == "io.max" else "0"
+    return [line for line in before if line not in now] + (
+        [f"{numbers} {none}" for numbers in new] if name in (*V1.values(), "io.max") else []
+    )
 
 
 def _weigh(base: str, names: tuple[str, ...], weight: int) -> None:

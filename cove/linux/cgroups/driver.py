@@ -19,9 +19,12 @@ from typing import NamedTuple, Self
 
 from cove.errors import CoveError, HostError, UsageError
 from cove.linux import inotify
+from cove.linux.cgroups.devices import files_of
+from cove.linux.cgroups.devices import put_back as put_back_devices
 from cove.linux.cgroups.files import (
     put_back,
     read_limit,
+    read_lines,
     read_text,
     remove_directory,
     wait_frozen,
@@ -195,6 +198,7 @@ class Cgroups(ABC):
         """Other limits for a machine that runs: all of them, or none if the kernel refuses one."""
         check_limits(limits, self._facts)
         before = {path: read_limit(path) for path in self._files(group)}
+        of_devices = {path: read_lines(path) for path in files_of(self._devices(group))}
         try:
             self._make_room(group, limits)
             changed = self._limit(group, limits, fresh=False)
@@ -202,6 +206,8 @@ class Cgroups(ABC):
             return changed
         except BaseException as error:
             put_back(before)
+            for path, lines in of_devices.items():
+                put_back_devices(path, lines)
             if isinstance(error, CoveError) and 0 < limits.memory < self.stats(group).memory:
                 raise self._too_small(group, limits) from error
             if isinstance(error, OSError):
@@ -398,7 +404,13 @@ class Cgroups(ABC):
 
     @abstractmethod
     def _files(self, group: Group) -> list[str]:
-        """Every file of the group that holds a limit."""
+        """Every file of the group that holds a limit, but those of block devices."""
+
+    @abstractmethod
+    def _devices(self, group: Group) -> str:
+        """The directory of the group whose files hold weights and rates of block devices; empty:
+        there is none.
+        """
 
     @abstractmethod
     def _make_room(self, group: Group, limits: Limits) -> None:

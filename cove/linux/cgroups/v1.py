@@ -200,6 +200,9 @@ class CgroupsV1(Cgroups):
             for file in files
         ]
 
+    def _devices(self, group: Group) -> str:
+        return f"{self._blkio}/{group.name}" if self._blkio else ""
+
     def _make_room(self, group: Group, limits: Limits) -> None:
         """The kernel does it itself: a limit that it cannot bring about is refused."""
 

@@ -74,6 +74,9 @@ class CgroupsV2(Cgroups):
     def _files(self, group: Group) -> list[str]:
         return [f"{group.directory}/{name}" for name in LIMITS]
 
+    def _devices(self, group: Group) -> str:
+        return group.directory
+
     def _make_room(self, group: Group, limits: Limits) -> None:
         """A memory.max below what is in use would call the OOM killer; memory.high only frees."""
         base = group.directory
