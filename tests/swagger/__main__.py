@@ -57,6 +57,12 @@ class Bridge:
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         self._loop.run_forever()
+        server.close()
+        carried = asyncio.all_tasks(self._loop)
+        for task in carried:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*carried, return_exceptions=True))
+        self._loop.close()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_unix_connection(self._path)
