@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 
 LINGER = 2.0
@@ -22,6 +23,19 @@ async def heard(sock: socket.socket, size: int) -> bytes:
         with contextlib.suppress(ConnectionError):
             return await loop.sock_recv(sock, size)
     return b""
+
+
+def gone(transport: asyncio.BaseTransport) -> bool:
+    """Whether nobody is at the other end; one who only has nothing more to say is there."""
+    found: socket.socket | None = transport.get_extra_info("socket")
+    if found is None or transport.is_closing():
+        return True
+    poll = select.poll()
+    try:
+        poll.register(found.fileno(), 0)  # POLLHUP comes unasked
+    except ValueError:
+        return True
+    return bool(poll.poll(0))
 
 
 async def linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

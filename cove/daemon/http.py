@@ -24,6 +24,7 @@ from cove.client.verbs import PREFIX, VERBS, Verb
 from cove.daemon import streams
 from cove.daemon.crowd import PATIENCE, Crowd
 from cove.daemon.docker.server import Door
+from cove.daemon.half import Site
 from cove.daemon.lasting import THREADS, Lasting
 from cove.daemon.params import parse_params
 from cove.daemon.sockets import BACKLOG
@@ -82,9 +83,9 @@ class Server:
         quiet = logging.getLogger("cove.http")
         quiet.disabled = True
         runners = []
-        for application, listener, crowd in (
-            (own, self._own, Crowd()),
-            (door.application(), self._docker, door.crowd),
+        for application, listener, crowd, site in (
+            (own, self._own, Crowd(), web.SockSite),
+            (door.application(), self._docker, door.crowd, Site),
         ):
             runner = web.AppRunner(
                 application,
@@ -95,7 +96,7 @@ class Server:
             )
             await runner.setup()
             crowd.bound(runner.server)
-            await web.SockSite(runner, listener, backlog=BACKLOG).start()
+            await site(runner, listener, backlog=BACKLOG).start()
             runners.append(runner)
         await self._done.wait()
         await asyncio.gather(*(runner.cleanup() for runner in runners))

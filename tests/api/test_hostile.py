@@ -108,6 +108,8 @@ UNUSUAL = {
     ),
     "an absolute target of nothing": ("GET http://a HTTP/1.1\r\nHost: a\r\nConnection: close", 404),
     "a stream of HTTP/1.0": ("GET /events?until=1 HTTP/1.0", 200),
+    "options of everything": ("OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close", 200),
+    "options of a path": ("OPTIONS /v1.41/nothing HTTP/1.0", 200),
     "a file of HTTP/1.0": ("GET /images/bb/get HTTP/1.0", 200),
     "HTTP/2": ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "HTTP/2 instead": (
@@ -137,6 +139,47 @@ def test_what_few_clients_say_is_understood_or_refused(raw: Raw, kind: str) -> N
             reply = read_reply(sock)
             assert reply.status == status, reply
     assert raw("GET", "/_ping").body == b"OK"
+
+
+PING = "GET /_ping HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def said_at_once(raw: Raw, text: str) -> bytes:
+    """All that is answered to one who says so much and shuts his side, as ``nc -N`` does."""
+    with raw.open() as sock:
+        sock.sendall(text.encode())
+        sock.shutdown(socket.SHUT_WR)
+        return read_all(sock)
+
+
+@pytest.mark.parametrize("asked", [1, 3, 40])
+def test_who_has_nothing_more_to_say_is_answered(raw: Raw, asked: int) -> None:
+    said = said_at_once(raw, PING * asked)
+    assert said.count(b"HTTP/1.1 200 OK") == said.count(b"\r\n\r\nOK") == asked, said
+    assert b" 200 " in said_at_once(raw, "GET /_ping HTTP/1.0\r\n\r\n")
+    body = f"Content-Length: {len(JSON)}\r\n\r\n{JSON.decode()}"
+    assert said_at_once(raw, PING + MAKE + body).count(b"HTTP/1.1 20") == 2
+    assert b" 400 " in said_at_once(raw, "\0\0\r\n\r\n")
+
+
+def test_half_of_a_request_and_its_end_are_no_request(raw: Raw) -> None:
+    assert said_at_once(raw, "GET /_ping HT") == said_at_once(raw, "") == b""
+    assert said_at_once(raw, f"{MAKE}Content-Length: 100\r\n\r\n{{") == b""
+
+
+def test_a_stream_goes_on_for_one_who_has_nothing_more_to_say(cove: Cove, raw: Raw) -> None:
+    name = cove("run", "-d", "bb", "sleep", "1000").out.strip()
+    wanted = {"Cmd": ["sh", "-c", "cat; echo over"], "AttachStdin": True, "AttachStdout": True}
+    made = json.loads(raw("POST", f"/containers/{name}/exec", wanted).body)["Id"]
+    upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 2\r\n\r\n{}"  # and no input
+    text = f"POST /exec/{made}/start HTTP/1.1\r\nHost: a\r\n{upgrade}"
+    assert said_at_once(raw, text).endswith(b"over\n")
+    with raw.open() as sock:
+        sock.sendall(f"POST /containers/{name}/wait HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        sock.shutdown(socket.SHUT_WR)
+        assert b" 200 " in sock.recv(1 << 16)
+        cove("kill", name)
+        assert b'"StatusCode":137' in read_all(sock)
 
 
 def test_a_body_is_asked_for_only_where_it_is_wanted(raw: Raw) -> None:
@@ -276,7 +319,8 @@ def test_many_who_come_at_once_are_all_let_in(cove: Cove, raw: Raw) -> None:
         assert all(read_reply(one).body == b"OK" for one in waiting)
 
 
-def test_clients_that_vanish_leave_nothing(cove: Cove, raw: Raw) -> None:
+@pytest.mark.parametrize("half", [False, True], ids=["at once", "after their side"])
+def test_clients_that_vanish_leave_nothing(cove: Cove, raw: Raw, half: bool) -> None:
     client = docker.DockerClient(base_url=f"unix://{raw.path}", timeout=120)
     made = client.containers.run("bb", ["sleep", "1000"], detach=True)
     raw("GET", "/_ping")
@@ -292,6 +336,9 @@ def test_clients_that_vanish_leave_nothing(cove: Cove, raw: Raw) -> None:
         with crowd(raw, 20, head) as sockets:
             for sock in sockets[: 8 if upgrade else 20]:
                 assert sock.recv(12).startswith(b"HTTP/1.1 ")
+            for sock in sockets if half else ():
+                sock.shutdown(socket.SHUT_WR)
+            assert raw("GET", "/_ping").body == b"OK"  # that has been seen by now
     wait_until(lambda: descriptors(cove) <= before + 2, "descriptors are given back")
     made.remove(force=True)
     client.close()

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import select
 import socket
 import struct
 import termios
@@ -32,7 +31,8 @@ from cove.client.session import (
 )
 from cove.daemon.docker.ask import MULTIPLEXED, RAW_STREAM, Answer, Ask, Hijack
 from cove.daemon.docker.websocket import Websocket
-from cove.daemon.ends import heard, linger
+from cove.daemon.ends import gone, heard, linger
+from cove.daemon.half import Listener
 from cove.engine.calls import Session
 from cove.errors import UsageError
 
@@ -74,15 +74,7 @@ class Taken:
 
     def gone(self) -> bool:
         """Whether nobody is at the other end; one who only has nothing more to say is there."""
-        found: socket.socket | None = self._transport.get_extra_info("socket")
-        if found is None or self._transport.is_closing():
-            return True
-        poll = select.poll()
-        try:
-            poll.register(found.fileno(), 0)
-        except ValueError:
-            return True
-        return bool(poll.poll(0))
+        return gone(self._transport)
 
     async def say(self, answer: Answer, headers: Mapping[str, str]) -> None:
         body = answer.encoded()
@@ -139,6 +131,8 @@ def take_over(request: web.Request) -> Taken:
     stream.connection_made(transport)
     if rest:
         reader.feed_data(rest)
+    if isinstance(protocol, Listener) and protocol.ended:
+        reader.feed_eof()
     with contextlib.suppress(RuntimeError):
         transport.resume_reading()
     return Taken(transport, reader, asyncio.StreamWriter(transport, stream, reader, loop))

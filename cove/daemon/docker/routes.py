@@ -45,6 +45,7 @@ SYSTEM = (
     Route("GET", "/_ping", "system.ping", kind="glance"),
     Route("GET", "/version", "system.version"),
     Route("GET", "/info", "system.info"),
+    Route("OPTIONS", "/{name*}", "system.options", kind="glance"),
 )
 
 CONTAINERS = (

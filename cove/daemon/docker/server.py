@@ -133,11 +133,16 @@ class Door:
         self.crowd = Crowd()
 
     def application(self) -> web.Application:
-        application = web.Application(client_max_size=BODY_MAX)
+        application = web.Application(client_max_size=BODY_MAX, middlewares=[self._anything])
         everything = "/{rest:(?s:.*)}"
         application.router.add_route("*", everything, self._answer, expect_handler=self._expected)
         application.cleanup_ctx.append(self._listening)
         return application
+
+    @web.middleware
+    async def _anything(self, request: web.Request, handler: object) -> web.StreamResponse:
+        """Also ``OPTIONS *``, which is no path to aiohttp's own router."""
+        return await self._answer(request)
 
     async def _listening(self, application: web.Application) -> AsyncIterator[None]:
         """A machine may be started by others than its clients: who attached before hears it too."""
@@ -195,7 +200,7 @@ class Door:
         version, path = split_version(raw)
         if version is not None:
             check_version(version)
-        found = find(request.method, path)
+        found = find(request.method, "/*" if path == "*" else path)
         if found is None:
             raise NotFound(PAGE)
         route, names = found

@@ -30,6 +30,14 @@ def ping(ask: Ask) -> Answer:
 ping_at_once = ping
 
 
+def options(ask: Ask) -> Answer:
+    """As Docker's daemon has it for every path, there or not."""
+    return Answer()
+
+
+options_at_once = options
+
+
 def version(ask: Ask) -> Answer:
     seen = ask.engine.version(calls.Nothing(), CALL)
     arch = host_platform_of(seen.arch).architecture
