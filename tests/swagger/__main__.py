@@ -38,10 +38,9 @@ class Bridge:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._loop = asyncio.new_event_loop()
         self.port = 0
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
 
     def __enter__(self) -> Bridge:
         self._thread.start()
@@ -49,20 +48,15 @@ class Bridge:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._done.set)
         self._thread.join(60)
 
-    def _run(self) -> None:
-        server = self._loop.run_until_complete(asyncio.start_server(self._carry, "127.0.0.1", 0))
-        self.port = server.sockets[0].getsockname()[1]
-        self._ready.set()
-        self._loop.run_forever()
-        server.close()
-        carried = asyncio.all_tasks(self._loop)
-        for task in carried:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*carried, return_exceptions=True))
-        self._loop.close()
+    async def _serve(self) -> None:
+        self._loop, self._done = asyncio.get_running_loop(), asyncio.Event()
+        async with await asyncio.start_server(self._carry, "127.0.0.1", 0) as server:
+            self.port = server.sockets[0].getsockname()[1]
+            self._ready.set()
+            await self._done.wait()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_unix_connection(self._path)
