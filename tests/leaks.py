@@ -4,9 +4,9 @@ after; the fixture ``no_leaks`` does it for the whole of a test, with the state 
 
     pytestmark = pytest.mark.usefixtures("no_leaks")
 
-It looks at this process (descriptors, children), at network links, and at what belongs to ``root``:
-mounts, control groups, processes, entries of the state directory. With COVE_LEAKS=all, for a
-machine on which nothing else runs, it looks at everybody's. What the kernel tears down a moment
+It looks at this process (descriptors, children), and at what belongs to ``root``: mounts, network
+links, control groups, processes, entries of the state directory. With COVE_LEAKS=all, for a machine
+on which nothing else runs, it looks at everybody's. What the kernel tears down a moment
 later is waited for, up to ``PATIENCE`` seconds.
 """
 
@@ -25,8 +25,12 @@ from pathlib import Path
 
 import pytest
 
+from cove.net.wires import tag_of
+
 PATIENCE = 120.0
 NOBODY = "/nonexistent"
+MARK = "cv"
+"""How the name of every link of ours begins."""
 NAMES = ("cove-init", "cove-monitor", "cove-forker")
 """Command lines (first word) of the processes that are ours."""
 
@@ -59,7 +63,7 @@ def look(root: str | os.PathLike[str] | None = None) -> Seen:
     return Seen(
         mounts=frozenset(_mounts(scope)),
         cgroups=frozenset(_cgroups(scope)),
-        links=frozenset(name for _, name in socket.if_nameindex()),
+        links=frozenset(_links(scope)),
         fds=frozenset(_fds()),
         processes=frozenset(_processes(scope)),
         children=frozenset(_children()),
@@ -111,6 +115,13 @@ def _wait_for_an_end(processes: list[str], seconds: float) -> None:
     poll.poll(seconds * 1000)
     for fd in opened:
         os.close(fd)
+
+
+def _links(scope: str) -> Iterator[str]:
+    """A link with the mark of another state directory is not this one's: tests run side by side."""
+    for _, name in socket.if_nameindex():
+        if not scope or not name.startswith(MARK) or name.startswith(tag_of(scope)):
+            yield name
 
 
 def _mounts(scope: str) -> Iterator[str]:
