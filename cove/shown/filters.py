@@ -10,6 +10,7 @@ import msgspec
 from cove.engine.calls import Image
 from cove.errors import UsageError
 from cove.oci.reference import familiar
+from cove.shown.ports import exposed_now, published_now
 from cove.spec.machine import connections_of
 from cove.spec.ports import exposes
 from cove.spec.suggest import did_you_mean
@@ -104,12 +105,23 @@ def _networks(record: MachineRecord) -> list[str]:
 
 
 def _is_one_of(ports: Iterable[str], value: str) -> bool:
-    """``80``, ``53/udp``, ``8000-8010``: of the machine's own."""
+    """``80``, ``53/udp``, ``8000-8010``."""
     return not set(exposes(value)).isdisjoint(ports)
 
 
+def _publishes(record: MachineRecord, value: str) -> bool:
+    """A port of the host, as in Docker."""
+    return _is_one_of((f"{p.host}/{p.protocol}" for p in published_now(record)), value)
+
+
+def _exposes(record: MachineRecord, value: str) -> bool:
+    """The machine's own, while it serves."""
+    published = (f"{p.port}/{p.protocol}" for p in published_now(record))
+    return _is_one_of((*exposed_now(record), *published), value)
+
+
 MACHINE_TESTS: dict[str, Test] = {
-    "id": lambda r, v: _pattern(v).search(r.id) is not None,
+    "id": lambda r, v: v != "" and _pattern(v).search(r.id) is not None,
     "name": lambda r, v: (
         _pattern(v.removeprefix("/")).search(r.name) is not None
         or _pattern(v).search("/" + r.name) is not None
@@ -122,8 +134,8 @@ MACHINE_TESTS: dict[str, Test] = {
     "isolation": lambda r, v: r.spec.isolation == v,
     "health": lambda r, v: v == (r.health.status if r.check and r.health else "none"),
     "is-task": lambda r, v: v in ("false", "0"),
-    "publish": lambda r, v: _is_one_of((f"{p.port}/{p.protocol}" for p in r.spec.ports), v),
-    "expose": lambda r, v: _is_one_of(r.exposed, v),
+    "publish": _publishes,
+    "expose": _exposes,
 }
 CHECKS = {"status": _check_state, "exited": _check_exit_code}
 """Values that are wrong whatever there is to list."""

@@ -17,6 +17,7 @@ from cove.shown import units
 from cove.shown.functions import NoList, NoMap
 from cove.shown.images import image_config
 from cove.shown.networks import endpoint_id
+from cove.shown.ports import exposed_now, published_now
 from cove.shown.template import Record
 from cove.spec.health import State
 from cove.spec.links import split_link
@@ -359,10 +360,8 @@ def _bindings(ports: Iterable[tuple[int, str, str, str]]) -> dict[str, list[Reco
 
 def _ports(record: MachineRecord) -> dict[str, Any]:
     """Those that are open now; what else it serves has nothing."""
-    if record.state not in ("running", "paused"):
-        return {}
-    held = _bindings((p.port, p.protocol, p.ip, str(p.host)) for p in record.published)
-    return dict.fromkeys(record.exposed) | held
+    held = _bindings((p.port, p.protocol, p.ip, str(p.host)) for p in published_now(record))
+    return dict.fromkeys(exposed_now(record)) | held
 
 
 def _linked(record: MachineRecord) -> list[str]:

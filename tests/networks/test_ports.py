@@ -195,6 +195,9 @@ def test_what_is_told(cove: Cove, gateway: str) -> None:
     assert found["HostConfig"]["PortBindings"]["7001/tcp"] == [
         {"HostIp": "0.0.0.0", "HostPort": "8001"}
     ]
-    assert cove("ps", "-q", "-f", "publish=7001").out
-    assert not cove("ps", "-q", "-f", "publish=81").out
+    assert cove("ps", "-q", "-f", "publish=8001").out
+    assert cove("ps", "-q", "-f", "publish=8000-8002/udp").out
+    assert not cove("ps", "-q", "-f", "publish=7001").out
+    assert cove("ps", "-q", "-f", "expose=7001").out
+    assert not cove("ps", "-q", "-f", "expose=7001/udp").out
     assert not free(LOOPBACK, 8010)

@@ -12,14 +12,19 @@ import pytest
 from cove.engine import calls
 from cove.errors import NotFound
 from cove.spec.machine import MachineSpec
-from cove.store.records import ImageRecord
+from cove.store.records import Endpoint, ImageRecord, Published
 from tests.unit.commands import Cove, machine
 
+SERVES: dict[str, Any] = {
+    "published": (Published(1, "127.0.0.1", 8086, 80), Published(2, "127.0.0.1", 5300, 53, "udp")),
+    "exposed": ("90/tcp",),
+    "endpoints": (Endpoint("n", "bridge", "cv1", 0, "10.0.0.2/24", "10.0.0.1", "02::1"),),
+}
 MACHINES = (
     machine(4, state="exited", exit_code=3, spec=MachineSpec("debian:12", labels={"a": "1"})),
-    machine(3, state="created", name="web-api"),
+    machine(3, state="created", name="web-api", exposed=("90/tcp",)),
     machine(2, spec=MachineSpec("busybox:latest", labels={"a": "1", "b": "2"})),
-    machine(1),
+    machine(1, **SERVES),
 )
 
 
@@ -47,6 +52,14 @@ PS = [
     (("-f", "since=m1"), "m2"),
     (("-a", "-f", "id=000000000003"), "web-api"),
     (("-a", "-f", "network=none", "-f", "isolation=container"), "m4 web-api m2 m1"),
+    (("-a", "-f", "id="), ""),
+    (("-a", "-f", "publish=8086"), "m1"),
+    (("-a", "-f", "publish=8080-8090/tcp"), "m1"),
+    (("-a", "-f", "publish=8086/udp"), ""),
+    (("-a", "-f", "publish=80", "-f", "publish=53/udp"), ""),
+    (("-a", "-f", "expose=90"), "m1"),
+    (("-a", "-f", "expose=53/udp"), "m1"),
+    (("-a", "-f", "expose=8086"), ""),
 ]
 
 

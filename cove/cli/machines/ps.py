@@ -14,6 +14,7 @@ from cove.client.api import Client
 from cove.engine import calls
 from cove.shown import filters, table, units
 from cove.shown.machines import status
+from cove.shown.ports import exposed_now, published_now
 from cove.shown.template import LazyRecord, Record
 from cove.spec.flags import Flag
 from cove.spec.machine import MachineSpec, connections_of
@@ -101,10 +102,8 @@ def networks_of(spec: MachineSpec) -> list[str]:
 
 def ports_of(record: MachineRecord) -> str:
     """Those that are open now, and what else it serves."""
-    if record.state not in ("running", "paused") or record.spec.network == "host":
-        return ""
-    published = [(p.ip, p.host, p.port, p.protocol) for p in record.published]
-    return listed(published, record.exposed)
+    published = [(p.ip, p.host, p.port, p.protocol) for p in published_now(record)]
+    return listed(published, exposed_now(record))
 
 
 FIELDS: dict[str, Callable[[Seen], Any]] = {

@@ -10,6 +10,7 @@ from cove.daemon.docker import versions
 from cove.daemon.docker.routes import Version
 from cove.engine import calls
 from cove.shown.machines import machine_document, places_document, status
+from cove.shown.ports import exposed_now, published_now
 from cove.spec.machine import MachineSpec
 from cove.store.records import MachineRecord
 
@@ -43,14 +44,13 @@ def listed_to_docker(record: MachineRecord, sizes: calls.Sizes | None, now: floa
 
 
 def ports_to_docker(record: MachineRecord) -> list[Json]:
-    if record.state not in ("running", "paused"):
-        return []
+    published = published_now(record)
     found: list[Json] = [
         {"IP": p.ip, "PrivatePort": p.port, "PublicPort": p.host, "Type": p.protocol}
-        for p in record.published
+        for p in published
     ]
-    held = {f"{p.port}/{p.protocol}" for p in record.published}
-    for word in record.exposed:
+    held = {f"{p.port}/{p.protocol}" for p in published}
+    for word in exposed_now(record):
         if word not in held:
             number, _, protocol = word.partition("/")
             found.append({"PrivatePort": int(number), "Type": protocol})

@@ -114,11 +114,12 @@ def check_filters(wanted: Mapping[str, tuple[str, ...]], known: tuple[str, ...])
     for value in wanted.get("type", ()):
         if value not in KINDS:
             raise UsageError(f"invalid filter: 'type'='{value}'")
-    for value in wanted.get("dangling", ()):
-        try:
-            parse_bool(value)
-        except UsageError as error:
-            raise UsageError(f"Invalid filter 'dangling=[{value}]'") from error
+    for key in ("dangling", "is-task"):
+        for value in wanted.get(key, ()):
+            try:
+                parse_bool(value)
+            except UsageError as error:
+                raise UsageError(f"Invalid filter '{key}=[{value}]'") from error
 
 
 def moment(text: str, now: float) -> float:
