@@ -63,6 +63,16 @@ def test_root_on_the_host_for_one_step(cove: Cove, build: Build) -> None:
     assert " /mine " not in Path("/proc/self/mountinfo").read_text()
 
 
+def test_a_device_that_was_left_in_a_cache_is_shut(cove: Cove, build: Build) -> None:
+    """Whoever takes the cache later was allowed nothing."""
+    mount = "--mount=type=cache,id=left,target=/c"
+    text = f"FROM bb\nRUN --security=insecure {mount} mknod -m 666 /c/null c 1 3 && cat /c/null\n"
+    build(text, "--allow", "security.insecure")
+    build(f"FROM bb\nRUN {mount} ls -l /c/null >/said; cat /c/null 2>>/said; true\n", "-t", "taken")
+    said = says(cove, "taken", "cat /said")
+    assert said.startswith("crw-rw-rw-") and "Permission denied" in said
+
+
 def test_a_step_of_a_guest_is_root_there_alone(cove: Cove, build: Build) -> None:
     text = "FROM bb\nRUN --security=insecure true\n"
     failed = build(text, "--isolation", "vm", code=1)

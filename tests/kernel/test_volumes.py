@@ -357,3 +357,15 @@ def test_a_tar_that_is_hostile_changes_nothing(cove: Cove, tmp_path: Path) -> No
     assert volumes(cove) == ["safe"]
     assert sh(cove, "ls -A /x; cat /x/f", "-v", "safe:/x") == "f\nkept\n"
     cove("volume", "rm", "safe")
+
+
+@container_only("a guest's volumes come by virtiofsd, which makes no devices")
+def test_a_device_that_was_left_in_a_volume_is_shut(cove: Cove) -> None:
+    """A privileged machine may make one; no other opens it, whatever it may do to its files."""
+    sh(cove, "mknod -m 666 /x/null c 1 3 && cat /x/null", "--privileged", "-v", "left:/x")
+    look = "exec 2>&1; test -c /x/null; cat /x/null; (echo >/x/null); true"
+    for flags in ((), ("--cap-add", "ALL"), ("--userns", "host")):
+        said = sh(cove, look, *flags, "-v", "left:/x")
+        assert said.count("Permission denied") == 2, said
+    assert sh(cove, look, "--privileged", "-v", "left:/x") == ""
+    cove("volume", "rm", "left")

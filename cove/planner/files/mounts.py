@@ -90,12 +90,17 @@ def clone_files(files: tuple[tuple[str, str], ...]) -> tuple[Op, ...]:
 
 
 def set_attributes(spec: MachineSpec, place: Place, *, userns: bool) -> tuple[Op, ...]:
-    """Host: propagation, read-only, and ids (inside equal to on disk), before anybody sees them."""
+    """Host: propagation, read-only, no devices of volumes, and ids (inside equal to on disk),
+    before anybody sees them.
+    """
     ops: list[Op] = []
     callers: list[str] = []
     for _, mount, source in sources(spec, place):
         tree = _EMPTY_TREE if mount.recursive else _EMPTY
         attributes = MountAttr.MOUNT_ATTR_RDONLY if mount.read_only else MountAttr(0)
+        # Who was privileged may have left a device node there, and nothing else keeps one shut.
+        if mount.type == "volume" and not spec.security.privileged:
+            attributes |= MountAttr.MOUNT_ATTR_NODEV
         ops.append(
             MountSetattr(
                 source.register,
