@@ -156,17 +156,23 @@ def _config(seen: calls.Inspected) -> Record:
     environment = {w.partition("=")[0]: w for w in (*(image.get("Env") or ()), *spec.env)}
     entrypoint = image.get("Entrypoint") if spec.entrypoint is None else list(spec.entrypoint)
     command = list(spec.command) or (image.get("Cmd") if spec.entrypoint is None else None)
+    attached = spec.attached
+    if attached is None:
+        attached = ("stdout", "stderr", *(("stdin",) if spec.stdin_open else ()))
+    once = spec.stdin_once
+    if once is None:
+        once = spec.stdin_open and "stdin" in attached
     return Record(
         Hostname=spec.hostname or record.id[:12],
         Domainname=spec.domainname,
         User=spec.user or image.get("User") or "",
-        AttachStdin=spec.stdin_open,
-        AttachStdout=True,
-        AttachStderr=True,
+        AttachStdin="stdin" in attached,
+        AttachStdout="stdout" in attached,
+        AttachStderr="stderr" in attached,
         ExposedPorts={word: Record() for word in record.exposed},
         Tty=spec.tty,
         OpenStdin=spec.stdin_open,
-        StdinOnce=spec.stdin_open,
+        StdinOnce=once,
         Env=list(environment.values()) or NoList(),
         Cmd=command or NoList(),
         Healthcheck=_healthcheck(spec, image.get("Healthcheck")),

@@ -66,6 +66,8 @@ def assemble_machine(
         if values.get("isolation", "vm") != "vm":
             raise UsageError("cannot use --vm with another --isolation", origin="--vm")
         fields["isolation"] = "vm"
+    if values.get(".detach") or values.get(".attach"):
+        fields["attached"] = tuple(values.get(".attach", ()))
     fields |= _networks(values)
     fields["env"] = _environment(values, caller)
     fields["labels"] = dict(_labels_of_files(values, caller) + values.get("labels", ()))

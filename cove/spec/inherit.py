@@ -10,7 +10,7 @@ import msgspec
 from cove.spec.machine import MachineSpec
 from cove.spec.volume import unnamed
 
-OWN = ("name", "remove", "tty", "stdin_open", "detach_keys", "snapshot")
+OWN = ("name", "remove", "tty", "stdin_open", "attached", "stdin_once", "detach_keys", "snapshot")
 """What belongs to the caller's session and to one machine alone: never inherited."""
 ADDED = ("labels", "annotations")
 FROM_FILES = {

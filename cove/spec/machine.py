@@ -138,6 +138,12 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     annotations: dict[str, str] = {}
     tty: bool = False
     stdin_open: bool = False
+    attached: tuple[str, ...] | None = None
+    """Which of stdin, stdout and stderr its maker was to attach to, for clients to read back; None:
+    the outputs, and stdin where it is open.
+    """
+    stdin_once: bool | None = None
+    """Said beside it; None: of an open stdin that is attached."""
     remove: bool = False
     restart: Restart = Restart()
     health: Health = Health()

@@ -13,7 +13,7 @@ FREE = {
     "image", "name", "hostname", "domainname", "extra_hosts", "dns", "dns_search", "dns_options",
     "remove", "labels", "annotations", "snapshot", "limits", "stop_signal", "stop_timeout",
     "timeout", "log_driver", "log_max", "log_files", "detach_keys", "isolation", "restart",
-    "health",
+    "health", "attached", "stdin_once",
 }  # fmt: skip
 """Fields of a spec that are the machine's on the host, or are renewed in a copy."""
 LIMITS = ("memory", "cpus", "cpuset_cpus", "shm", "ulimits")

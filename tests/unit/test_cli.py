@@ -47,7 +47,7 @@ def test_detached_run_prints_the_id(cove: Cove) -> None:
     ran = cove("run", "-d", "host", "true")
     assert ran.out == ID + "\n"
     assert ran.asked == [
-        ("machine.run", calls.Run(MachineSpec("host", ("true",), network="default")))
+        ("machine.run", calls.Run(MachineSpec("host", ("true",), network="default", attached=())))
     ]
     ran = cove("run", "-d", "-a", "stdout", "host")
     assert ran.code == 125

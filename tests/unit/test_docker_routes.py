@@ -99,7 +99,8 @@ def host(**fields: Any) -> MachineSpec:
 
 def test_a_bare_request_asks_for_what_a_bare_command_does() -> None:
     bare = made({})
-    assert bare == MachineSpec(image="bb", network="default", log_driver="json-file")
+    nothing = {"attached": (), "stdin_once": False, "log_driver": "json-file"}
+    assert bare == MachineSpec(image="bb", network="default", **nothing)
     assert made({"HostConfig": None, "Cmd": None, "Labels": None, "Volumes": None}) == bare
 
 
@@ -115,6 +116,9 @@ def test_a_process_is_what_was_asked_for() -> None:
             "Labels": {"a": "b=c"},
             "Tty": True,
             "OpenStdin": True,
+            "StdinOnce": True,
+            "AttachStdin": True,
+            "AttachStderr": True,
             "StopSignal": "SIGINT",
             "StopTimeout": 3,
             "ExposedPorts": {"80/tcp": {}},
@@ -124,6 +128,7 @@ def test_a_process_is_what_was_asked_for() -> None:
     assert asked.command == ("sh", "-c", "true") and asked.entrypoint == ("/bin/tini", "--")
     assert asked.env == ("A=b", "C") and asked.user == "ada" and asked.workdir == "/srv"
     assert asked.labels == {"a": "b=c"} and asked.tty and asked.stdin_open
+    assert asked.attached == ("stdin", "stderr") and asked.stdin_once
     assert asked.stop_signal == "SIGINT" and asked.stop_timeout == 3
     assert asked.expose == ("80/tcp",) and asked.name == "web"
 

@@ -207,6 +207,10 @@ class Container(Struct):
     labels: StringMap = None
     tty: bool = False
     open_stdin: bool = False
+    stdin_once: bool = False
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
     exposed_ports: dict[str, Any] | None = None
     volumes: dict[str, Any] | None = None
     mac_address: str = ""

@@ -95,6 +95,16 @@ def machine_from_docker(asked: Container, name: str, platform: str = "") -> Mach
     values[".env"] = tuple(asked.env or ())
     values["labels"] = tuple((asked.labels or {}).items())
     values["annotations"] = tuple((host.annotations or {}).items())
+    values["attached"] = tuple(
+        name
+        for name, on in (
+            ("stdin", asked.attach_stdin),
+            ("stdout", asked.attach_stdout),
+            ("stderr", asked.attach_stderr),
+        )
+        if on
+    )
+    values["stdin_once"] = asked.stdin_once
     connections = tuple(_connections(asked, host))
     if connections:
         values["network"] = connections

@@ -10,11 +10,16 @@ from cove.daemon.docker.ask import Answer, Ask
 from cove.daemon.docker.routes import NEWEST, OLDEST, version_text
 from cove.daemon.docker.spec import DEFAULT_LOG
 from cove.engine import calls
+from cove.engine.system.info import system_version
 from cove.oci.manifest import host_platform_of
 from cove.shown import units
 from cove.shown.info import info_document
 
 CALL = calls.Call()
+OFFICIAL = {"Name": "docker.io", "Mirrors": [], "Secure": True, "Official": True}
+COMMITS = ("ContainerdCommit", "RuncCommit", "InitCommit")
+NO_COMMIT = {"ID": "N/A"}
+"""Of programs that cove does not have: what Docker says where it cannot tell."""
 
 
 def ping(ask: Ask) -> Answer:
@@ -75,7 +80,12 @@ def info(ask: Ask) -> Answer:
         "SystemTime": units.stamp(time.time()),
         "KernelVersion": os.uname().release,
         "IndexServerAddress": "https://index.docker.io/v1/",
-        "RegistryConfig": {"InsecureRegistryCIDRs": [], "IndexConfigs": {}, "Mirrors": []},
+        "RegistryConfig": {
+            "InsecureRegistryCIDRs": ["127.0.0.0/8"],
+            "IndexConfigs": {"docker.io": OFFICIAL},
+            "Mirrors": [],
+        },
+        "OSVersion": system_version(),
         "Plugins": {
             "Volume": ["local"],
             "Network": ["bridge", "host", "null"],
@@ -114,4 +124,5 @@ def info(ask: Ask) -> Answer:
         "NoProxy": "",
         "Warnings": list(seen.warnings) or None,
     }
-    return Answer(document)
+    commit = NO_COMMIT if ask.version >= (1, 49) else NO_COMMIT | {"Expected": "N/A"}
+    return Answer(document | dict.fromkeys(COMMITS, commit))

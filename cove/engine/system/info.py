@@ -75,6 +75,14 @@ def system_name() -> str:
         return "Linux"
 
 
+def system_version() -> str:
+    """Empty where the system does not say."""
+    try:
+        return platform.freedesktop_os_release().get("VERSION_ID", "")
+    except OSError:
+        return ""
+
+
 def virtual_text(home: Home) -> str:
     """What came of the trial boot, once there was one; or what virtual machines lack here."""
     from cove.vm.accel import remembered
