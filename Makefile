@@ -10,12 +10,13 @@ RUN_PACKAGES := python3-venv gcc libc6-dev libnftables1
 TEST_PACKAGES := $(RUN_PACKAGES) git musl-tools busybox-static tmux bubblewrap crun runc skopeo umoci \
 	buildah docker-registry docker-compose openssl nftables tshark mmdebstrap debootstrap \
 	libseccomp2 clang-format e2fsprogs erofs-utils zsh fish qemu-user-static qemu-system-x86 \
-	qemu-system-arm openssh-client dropbear-bin
+	qemu-system-arm openssh-client dropbear-bin \
+	gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 
 # Debian's docker.io starts a daemon that changes the host's network: its command is only driven where it is there.
 MUST_RUN := attack,build,cli,clients,examples,images,kernel,native,networks,python,registry,terminal,vm$(if $(shell command -v docker),$(comma)api)
 
-HOST61_PACKAGES := $(filter-out buildah dropbear-bin,$(TEST_PACKAGES))
+HOST61_PACKAGES := $(filter-out buildah dropbear-bin tshark debootstrap %-arm64-cross gcc-aarch64-linux-gnu,$(TEST_PACKAGES))
 
 .PHONY: help run test test-vms test-walks test-host61 test-swagger test-scale test-testcontainers test-proofs test-docker test-docker-py check golden bench docs clean
 .DEFAULT_GOAL := help
