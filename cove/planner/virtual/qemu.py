@@ -54,11 +54,6 @@ class Disk:
     serial: str
     fd: int
     read_only: bool
-    format: str = "raw"
-    """``raw`` or ``qcow2``."""
-    backing: int = -1
-    """qcow2: descriptor of the raw or qcow2 file beneath it."""
-    backing_format: str = "qcow2"
     durable: bool = False
     """What the guest says must be on the disk is put there."""
     why: str = ""
@@ -165,11 +160,8 @@ def emulated(guest: Guest, facts: Facts) -> bool:
 def _check(guest: Guest) -> None:
     """Values from elsewhere stand between commas here: none may say more than itself."""
     for disk in guest.disks:
-        if not SERIAL.fullmatch(disk.serial) or {disk.format, disk.backing_format} - {
-            "raw",
-            "qcow2",
-        }:
-            raise Bug(f"cannot name a disk {disk.serial!r} of format {disk.format!r}")
+        if not SERIAL.fullmatch(disk.serial):
+            raise Bug(f"cannot name a disk {disk.serial!r}")
     for nic in guest.nics:
         if not MAC.fullmatch(nic.mac):
             raise Bug(f"cannot use {nic.mac!r} as an address")
@@ -378,29 +370,16 @@ def _channels(guest: Guest) -> Iterator[Option]:
 
 
 def _disk(index: int, disk: Disk) -> Iterator[Option]:
-    """A node ``raw`` over whatever it is: under it the file is exchanged while the guest runs."""
+    """A node ``raw``: under it the file is exchanged while the guest runs (``vm/qmp.py``)."""
     node, why = f"disk{index}", disk.why or default(f"disk {disk.serial}")
     mode = "on" if disk.read_only else "off"
     yield Option(("-add-fd", f"fd={disk.fd},set={2 * index + 1}"), why)
     words = [f"driver=raw,node-name={node},read-only={mode}"]
-    below = ["file"]
-    if disk.format == "qcow2":
-        words.append(f"file.driver=qcow2,file.read-only={mode}")
-        below.append("file.file")
-    words.append(f"{below[-1]}.driver=file,{below[-1]}.filename=/dev/fdset/{2 * index + 1}")
-    words.append(f"{below[-1]}.read-only={mode}")
+    words.append(f"file.driver=file,file.filename=/dev/fdset/{2 * index + 1}")
+    words.append(f"file.read-only={mode}")
     if not disk.read_only:
-        late = "" if disk.durable else "cache.no-flush=on"
-        words.append(",".join(filter(None, ("discard=unmap", late))))
-        words += [
-            ",".join(f"{name}.{word}" for word in ("discard=unmap", late) if word) for name in below
-        ]
-    if disk.backing >= 0:
-        yield Option(("-add-fd", f"fd={disk.backing},set={2 * index + 2}"), why)
-        base = "file.backing"
-        words.append(f"{base}.driver={disk.backing_format},{base}.read-only=on")
-        words.append(f"{base}.file.driver=file,{base}.file.filename=/dev/fdset/{2 * index + 2}")
-        words.append(f"{base}.file.read-only=on")
+        late = ("discard=unmap", *(() if disk.durable else ("cache.no-flush=on",)))
+        words += [*late, *(f"file.{word}" for word in late)]
     yield Option(("-blockdev", ",".join(words)), _why_node(disk))
     yield Option(
         ("-device", f"virtio-blk-device,drive={node},serial={disk.serial}"),
