@@ -309,7 +309,7 @@ def commands(tree: Tree) -> dict[str, Command]:
             "completion",
             completion,
             help="Print a script that completes commands, flags, machines and images",
-            words="SHELL",
+            words="bash|zsh|fish",
             least=1,
             most=1,
             group="cove",

@@ -94,14 +94,14 @@ class Context:
 # ---- where the Dockerfile is ----
 
 
-def from_directory(directory: str, file: str, shown: str, stdin: int) -> Context:
-    """``file`` is absolute, empty where none was named, or ``-``."""
+def from_directory(directory: str, file: str, shown: str, stdin: int, typed: str = "") -> Context:
+    """``file`` is absolute, empty where none was named, or ``-``; ``typed`` is what was."""
     if not os.path.isdir(directory):
         raise NotFound(f"cannot build {shown}: no such directory", origin=shown)
     if file == "-":
         name, text, beside = "Dockerfile", _read_fd(stdin, "standard input"), ""
     else:
-        name, text, beside = _dockerfile(directory, file, shown)
+        name, text, beside = _dockerfile(directory, file, shown, typed)
     found = Context(name, text, directory)
     _find_ignore(found, ignore_names(beside)[:1] if beside else ())
     return found
@@ -124,7 +124,7 @@ def _find_ignore(found: Context, beside: tuple[str, ...]) -> None:
             break
 
 
-def _dockerfile(directory: str, file: str, shown: str) -> tuple[str, bytes, str]:
+def _dockerfile(directory: str, file: str, shown: str, typed: str) -> tuple[str, bytes, str]:
     """Name for messages, text and path."""
     paths = [file] if file else [os.path.join(directory, name) for name in DOCKERFILES]
     for path in paths:
@@ -133,10 +133,13 @@ def _dockerfile(directory: str, file: str, shown: str) -> tuple[str, bytes, str]
             inside = os.path.relpath(path, directory)
             name = os.path.basename(path) if inside.startswith("..") else inside
             return name, data, path
-    raise NotFound(
-        f"cannot build {shown}: there is no {os.path.basename(paths[0])}",
-        hint="name it: -f FILE",
-    )
+    if file:
+        raise NotFound(
+            f"cannot build {shown}: there is no {printable(typed or file)}",
+            origin=f"-f {typed or file}",
+            host="a path after -f begins in the working directory, not in the context",
+        )
+    raise NotFound(f"cannot build {shown}: there is no {DOCKERFILES[0]}", hint="name it: -f FILE")
 
 
 def _read_if_there(path: str) -> bytes | None:

@@ -17,8 +17,7 @@ def socket_path(host: str, root: str) -> str:
     if not host.startswith(f"{UNIX}/"):
         raise Unsupported(
             f'cannot connect to "{host}": only unix sockets are known',
-            origin=f"COVE_HOST={host}",
-            hint="COVE_HOST=unix:///path/of/api.sock, over ssh with a forwarded socket",
+            hint="-H or COVE_HOST names unix:///path/of/api.sock; over ssh: a forwarded socket",
         )
     return host.removeprefix(UNIX)
 

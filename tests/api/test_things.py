@@ -107,6 +107,20 @@ def test_volumes_are_made_used_and_removed(client: Client) -> None:
     assert client.volumes.prune()["VolumesDeleted"] is None
 
 
+def test_no_image_shares_more_than_it_is(cove: Cove, client: Client, tmp_path: Path) -> None:
+    """Docker's command subtracts one size from the other."""
+    (tmp_path / "Dockerfile").write_text("FROM bb\nRUN head -c 100000 /dev/zero > /more\n")
+    cove("build", "-q", "-t", "more", str(tmp_path))
+    seen = client.df()
+    sizes = {tag: one for one in seen["Images"] for tag in one["RepoTags"]}
+    base, more = sizes["bb:latest"], sizes["more:latest"]
+    assert base["SharedSize"] == base["Size"] == more["SharedSize"] > 0
+    assert more["Size"] - more["SharedSize"] >= 100_000
+    assert more["Size"] <= seen["LayersSize"]
+    cove("rmi", "more")
+    cove("builder", "prune", "-f")
+
+
 def test_the_cache_of_builds_takes_room(
     cove: Cove, client: Client, raw: Raw, tmp_path: Path
 ) -> None:

@@ -569,3 +569,15 @@ def test_what_is_kept_can_be_forgotten(fresh_cove: Cove, tmp_path: Path) -> None
     cove("rmi", "gone")
     assert "Total reclaimed space: 0B" not in cove("builder", "prune", "-f").out
     assert "CACHED" not in cove("build", "--progress=plain", str(tmp_path)).err
+
+
+def test_a_dockerfile_that_is_not_there_is_named_as_it_was_typed(
+    cove: Cove, tmp_path: Path
+) -> None:
+    said = cove("build", "-f", "sub/Nofile", str(tmp_path), code=1).err
+    assert said.startswith(f"cove: cannot build {tmp_path}: there is no sub/Nofile\n")
+    assert "from: -f sub/Nofile\n" in said and "the working directory" in said
+    said = cove("build", str(tmp_path), code=1).err
+    assert (
+        said == f"cove: cannot build {tmp_path}: there is no Dockerfile\n  hint: name it: -f FILE\n"
+    )

@@ -204,6 +204,11 @@ def test_what_cannot_be_is_refused_by_name(cove: Cove, build: Build, tmp_path: P
     said = build(runs, "--platform", f"{HERE},linux/mips", "-t", "x", code=125).err
     assert "it is for linux/mips" in said and "what can be emulated" in said
     assert "x:latest" not in cove("images").out
+    cove("tag", "bb", "here:alone")
+    said = build("FROM here:alone\n", "--platform", BOTH, "-t", "x", code=1).err
+    assert "cannot pull here:alone: " in said
+    assert f"from: --platform {PLATFORM}\n" in said
+    assert f"host: the image here:alone that is here is for {HERE}\n" in said
     # The same twice is one, and then it is an image like any other.
     build(text, "--platform", HERE, "--platform", f"{HERE},{HERE}", "-t", "plain")
     assert len(cove("images", "-q", "plain").out.split()) == 1

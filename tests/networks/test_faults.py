@@ -75,6 +75,10 @@ def test_machines_that_ask_for_what_cannot_be(cove: Cove) -> None:
     done = cove("run", "--rm", "--network", "wbe", "bb", "true", code=125)
     assert 'cannot join the network "wbe": no such network' in done.err
     with network(cove, "web", "--subnet", "10.5.0.0/29"), machine(cove, "one", "web") as one:
+        for verb in ("connect", "disconnect"):
+            assert cove("network", verb, "wbe", "one", code=1).err == (
+                'cove: cannot find network "wbe": no such network\n  hint: did you mean web?\n'
+            )
         for flags, message in (
             (("--ip", "10.6.0.9"), "10.6.0.9 is no address of 10.5.0.0/29"),
             (("--ip", one), f"another machine has the address {one}"),

@@ -95,6 +95,11 @@ def test_there_and_back(fresh: Cove, plain: str, env: dict[str, str], tmp_path: 
         f"The push refers to repository [{plain}/there]\n1: digest: {found} size: {len(raw)}\n"
     )
     assert "pushed" in first.err
+    image(fresh, f"{plain}/there")
+    untagged = fresh("push", f"{plain}/there", env=env)
+    assert untagged.out.startswith(
+        f"Using default tag: latest\nThe push refers to repository [{plain}/there]\nlatest: "
+    )
     again = fresh("push", f"{plain}/there:1", env=env)
     assert again.out == first.out
     assert "layer already exists" in again.err

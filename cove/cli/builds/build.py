@@ -13,7 +13,7 @@ from cove.cli.builds.contexts import Contexts, contexts_of, parse_context
 from cove.cli.builds.log import Rows, log_for
 from cove.cli.builds.platforms import check_several, parse_platforms, platforms_of
 from cove.cli.command import Command, Typed
-from cove.cli.images.pull import fetch
+from cove.cli.images.pull import fetch, tell_what_is_here
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
@@ -85,7 +85,7 @@ def _context(typed: Typed, terminal: Terminal, path: str) -> Iterator[Context]:
                 yield context
             return
     absolute = file if file in ("", "-") else terminal.path(file)
-    yield building.from_directory(terminal.path(path), absolute, path, terminal.fds[0])
+    yield building.from_directory(terminal.path(path), absolute, path, terminal.fds[0], file)
 
 
 def _wanted(
@@ -144,11 +144,14 @@ class _Finder:
         name = self.named.image(origin, str(platform) if self.platforms else "")
         if not name:
             return None
+        here: CoveError | None = None
         if not self.typed.on("pull") or (name, platform) in self.fetched:
-            with contextlib.suppress(NoSuchImage):
+            try:
                 found = self._here(name, platform)
                 if found is not None:
                     return found
+            except NoSuchImage as missing:
+                here = missing
         try:
             fetch(
                 self.client, self.terminal, name, platform=str(platform), quiet=self.quiet,
@@ -156,6 +159,7 @@ class _Finder:
             )  # fmt: skip
         except CoveError as error:
             error.exit_code = 1
+            tell_what_is_here(error, here)
             raise
         self.fetched.add((name, platform))
         found = self._here(name, platform)

@@ -133,11 +133,20 @@ def _fetch_for(
     except CoveError as error:
         if error.exit_code != 130:
             error.exit_code = 125
-        if missing is not None and missing.hint.startswith("did you mean"):
-            error.hint = missing.hint
+        tell_what_is_here(error, missing)
         raise
     if not quiet:
         terminal.error(status(done))
+
+
+def tell_what_is_here(error: CoveError, missing: CoveError | None) -> None:
+    """A pull's error, beside why it was pulled: another name, or another platform, is here."""
+    if missing is None:
+        return
+    if missing.hint.startswith("did you mean"):
+        error.hint = missing.hint
+    if missing.host:
+        error.origin, error.host = missing.origin, missing.host
 
 
 def _is_name(image: str) -> bool:

@@ -30,9 +30,9 @@ def push(typed: Typed, terminal: Terminal, client: Client) -> int:
     name = parse_reference(image, default_tag=False)
     every = typed.on("all_tags")
     if not quiet:
-        terminal.write(f"The push refers to repository [{name.name}]\n")
         if not (every or name.tag or name.digest):
             terminal.write(f"Using default tag: {DEFAULT_TAG}\n")
+        terminal.write(f"The push refers to repository [{name.name}]\n")
     params = ImagePush(
         image,
         typed.text("platform"),

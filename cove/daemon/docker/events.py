@@ -46,7 +46,10 @@ def disk(ask: Ask) -> Answer:
     found: dict[str, Any] = {"LayersSize": seen.layers, "BuilderSize": seen.cache}
     if "image" in wanted:
         found["Images"] = [
-            listed_to_docker(usage.image) | {"SharedSize": usage.shared} for usage in seen.images
+            listed_to_docker(usage.image)
+            | dict.fromkeys(("Size", "VirtualSize"), usage.shared + usage.unique)
+            | {"SharedSize": usage.shared}  # of the same bytes: Docker's command subtracts it
+            for usage in seen.images
         ]
     if "container" in wanted:
         now = time.time()

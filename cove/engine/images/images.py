@@ -60,10 +60,12 @@ def image_list(home: Home) -> Images:
 def _meant(home: Home, text: str, platform: str) -> ImageRecord:
     """Of several that a name means the one for the platform; one for another is refused."""
     record = catalog.resolve(home.store, text, platform)
-    if platform and not matches(parse_platform(platform), several.platform_of(record)):
+    known = several.platform_of(record)
+    if platform and not matches(parse_platform(platform), known):
         raise NoSuchImage(
-            f'cannot find image "{text}" for {platform}: it is for {several.platform_of(record)}',
+            f'cannot find image "{text}" for {platform}: it is for {known}',
             origin=f"--platform {platform}",
+            host=f"the image {text} that is here is for {known}",
             exit_code=1,
         )
     return record

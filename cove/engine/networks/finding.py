@@ -36,15 +36,25 @@ def meant(home: Home, text: str, *, make: bool = False) -> NetworkRecord:
     except NotFound as error:
         if text == DEFAULT_NETWORK and make:
             return add(home, NetworkSpec(DEFAULT_NETWORK))
-        hint = error.hint if error.hint.startswith("did") else f"cove network create {text}"
-        missing = NoSuchNetwork(
-            f'cannot join the network "{text}": no such network',
-            origin=f"--network {text}",
-            hint=hint,
-            exit_code=125,
-        )
-        missing.network = text
-        raise missing from error
+        what = f'cannot join the network "{text}": no such network'
+        raise _missing(what, text, error, origin=f"--network {text}", exit_code=125) from error
+
+
+def named(home: Home, text: str) -> NetworkRecord:
+    """The network that a verb of networks names: one that is there."""
+    try:
+        return home.store.find_network(text)
+    except NotFound as error:
+        raise _missing(error.message, text, error) from error
+
+
+def _missing(
+    message: str, text: str, error: NotFound, *, origin: str = "", exit_code: int = 0
+) -> NoSuchNetwork:
+    hint = error.hint if error.hint.startswith("did") else f"cove network create {text}"
+    missing = NoSuchNetwork(message, origin=origin, hint=hint, exit_code=exit_code)
+    missing.network = text
+    return missing
 
 
 def add(home: Home, spec: NetworkSpec) -> NetworkRecord:

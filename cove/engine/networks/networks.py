@@ -157,7 +157,7 @@ def _wanted(record: NetworkRecord, params: NetworkPrune) -> bool:
 
 
 def connect(home: Home, record: MachineRecord, params: NetworkConnect) -> NetworkNamed:
-    network = finding.meant(home, params.network)
+    network = finding.named(home, params.network)
     _check_kind(record, network)
     ip = parse_ipv4(params.ip) if params.ip else ""
     mac = parse_mac(params.mac) if params.mac else ""
@@ -278,7 +278,7 @@ def _let_go(home: Home, key: int, gone: tuple[Endpoint, ...], spec: MachineSpec)
 
 
 def disconnect(home: Home, record: MachineRecord, params: NetworkDisconnect) -> NetworkNamed:
-    network = finding.meant(home, params.network)
+    network = finding.named(home, params.network)
     life.wait_begun(home, record)
     with home.lock:
         record = home.record(record.key)
