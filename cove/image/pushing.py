@@ -22,7 +22,14 @@ from cove.image import catalog, several
 from cove.image.layers import Progress, Step, short
 from cove.image.registries import open_for
 from cove.image.repacking import Written, write_archive
-from cove.image.saving import LAYER, MANIFEST, check_platform, descriptor, encode_manifest
+from cove.image.saving import (
+    COMPRESSIONS,
+    LAYER,
+    MANIFEST,
+    check_platform,
+    descriptor,
+    encode_manifest,
+)
 from cove.oci.auth import Credentials
 from cove.oci.digest import digest_of
 from cove.oci.manifest import Descriptor, Manifest, parse_document
@@ -34,7 +41,6 @@ from cove.store.db import Store
 from cove.store.records import ImageRecord, IndexRecord, LayerRecord
 
 AT_ONCE = 3
-COMPRESSIONS = {"gzip": f"{LAYER}+gzip", "zstd": f"{LAYER}+zstd"}
 
 
 @dataclass(frozen=True, slots=True)

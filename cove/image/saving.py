@@ -1,10 +1,14 @@
 """``cove save``: images as one archive that Docker, skopeo and cove itself load: an OCI layout with
 a ``manifest.json`` beside it, as Docker has written it since 25. Layers are in it as they were
-unpacked, without compression: what their diff IDs promise.
+unpacked, without compression: what their diff IDs promise, and all that ``docker load`` reads.
+
+Where only OCI is asked for, a layer that came compressed is in it as the bytes it came as, and an
+image whose layers all are has the manifest it came with: its digest is the same everywhere.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
 import tarfile
@@ -13,10 +17,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cove.errors import NotFound, UsageError
-from cove.image import catalog, several
+from cove.errors import HostError, NotFound, UsageError
+from cove.image import catalog, compress, several
 from cove.image.host import HOST
+from cove.image.layers import short
 from cove.image.repacking import Unwanted, check_recipe, plain_diff_id, write_archive
+from cove.linux.pump import Stopped, pump
 from cove.oci.archive import IMAGE_NAME, REF_NAME
 from cove.oci.digest import digest_of
 from cove.oci.linked import OCI_INDEX
@@ -29,9 +35,22 @@ from cove.store.records import ImageRecord, IndexRecord, LayerRecord
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+COMPRESSIONS = {"gzip": f"{LAYER}+gzip", "zstd": f"{LAYER}+zstd"}
 FORMATS = ("docker-archive", "oci-archive", "oci-dir", "rootfs")
+PACKED = ("oci-archive", "oci-dir")
+"""In which a layer may be compressed: Docker's own archive promises that none is."""
 BLOCK = 512
 LOOK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A layer as it is in the archive: media type, digest and size."""
+
+    layer: LayerRecord
+    kind: str
+    digest: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +60,7 @@ class Saved:
     record: ImageRecord
     config: bytes
     manifest: bytes
-    layers: tuple[LayerRecord, ...]
+    layers: tuple[Part, ...]
     names: tuple[str, ...]
     """Full references, which mean nothing else."""
 
@@ -64,10 +83,16 @@ class Chosen:
 
 
 def chosen(
-    store: Store, texts: Sequence[str], platform: str = "", *, joined: bool = False
+    store: Store,
+    texts: Sequence[str],
+    platform: str = "",
+    *,
+    joined: bool = False,
+    packed: bool = False,
 ) -> Chosen:
     """The images that ``texts`` mean, each once; a repository without a tag means all its tags, a
-    name that means several images all of them. ``joined``: they are one index without a name.
+    name that means several images all of them. ``joined``: they are one index without a name;
+    ``packed``: a layer that came compressed may stay so.
     """
     names: dict[str, list[str]] = {}
     indexes: dict[str, SavedIndex] = {}
@@ -83,7 +108,9 @@ def chosen(
             known = names.setdefault(record.id, [])
             if name and name not in known:
                 known.append(name)
-    images = tuple(read_image(store, image, tuple(found)) for image, found in names.items())
+    images = tuple(
+        read_image(store, image, tuple(found), packed=packed) for image, found in names.items()
+    )
     if joined and len(images) > 1:
         indexes[""] = SavedIndex(IndexRecord("", tuple(names)), images[0].record.id)
     return Chosen(images, tuple(indexes.values()))
@@ -122,27 +149,50 @@ def check_platform(record: ImageRecord, platform: str, what: str) -> None:
         )
 
 
-def read_image(store: Store, image: str, names: tuple[str, ...] = (), verb: str = "save") -> Saved:
+def read_image(store: Store, image: str, names: tuple[str, ...] = (), *, packed: bool) -> Saved:
     """Its documents; refused where an archive of one of its layers cannot be made again."""
     record = store.image(image)
-    what = f"{verb} {familiar(names[0]) if names else catalog.short_id(image)}"
+    what = _save(names, image)
     if record is None or record.id == HOST:
         raise NotFound(f"cannot {what}: no such image")
-    layers = []
+    parts = []
     for diff_id in record.layers:
         layer = store.layer(diff_id)
         if layer is None:
             raise NotFound(f"cannot {what}: its layer {diff_id} is missing",
                            hint="pull, load or import it again")  # fmt: skip
-        check_recipe(layer, what)
-        layers.append(layer)
+        part = _packed(store, layer) if packed else None
+        if part is None:
+            check_recipe(layer, what)
+            part = Part(layer, LAYER, plain_diff_id(layer), layer.tar)
+        parts.append(part)
     config = Blobs(store.layout).read(record.id)
-    manifest = _own_manifest(store, record, layers) or _manifest(config, layers)
-    return Saved(record, config, manifest, tuple(layers), names)
+    manifest = _own_manifest(store, record, parts) or encode_manifest(
+        config, [descriptor(part.kind, part.digest, part.size) for part in parts]
+    )
+    return Saved(record, config, manifest, tuple(parts), names)
 
 
-def _own_manifest(store: Store, record: ImageRecord, layers: Sequence[LayerRecord]) -> bytes:
-    """The one it came with, if it names layers that are not compressed."""
+def _save(names: Sequence[str], image: str) -> str:
+    return f"save {familiar(names[0]) if names else catalog.short_id(image)}"
+
+
+def _packed(store: Store, layer: LayerRecord) -> Part | None:
+    """As the bytes it came as, if they are here and compressed as OCI knows it."""
+    digest, size = layer.blob
+    if not digest:
+        return None
+    try:
+        with open(store.layout.packed_layer(layer.key), "rb", buffering=0) as file:
+            whole = os.fstat(file.fileno()).st_size == size
+            kind = COMPRESSIONS.get(compress.detect(file.read(compress.MAGIC_LENGTH)))
+    except FileNotFoundError:
+        return None
+    return Part(layer, kind, digest, size) if whole and kind else None
+
+
+def _own_manifest(store: Store, record: ImageRecord, parts: Sequence[Part]) -> bytes:
+    """The one it came with, if it is OCI's and names these parts."""
     blobs = Blobs(store.layout)
     if not record.manifest:
         return b""
@@ -151,15 +201,11 @@ def _own_manifest(store: Store, record: ImageRecord, layers: Sequence[LayerRecor
     except NotFound:  # it came with another one meanwhile
         return b""
     document = parse_document(data, f"manifest {record.manifest}")
-    plain = [plain_diff_id(layer) for layer in layers]
-    if isinstance(document, Manifest) and [d.digest for d in document.layers] == plain:
-        return data
-    return b""
-
-
-def _manifest(config: bytes, layers: Sequence[LayerRecord]) -> bytes:
-    entries = [descriptor(LAYER, plain_diff_id(layer), layer.tar) for layer in layers]
-    return encode_manifest(config, entries)
+    if not isinstance(document, Manifest):
+        return b""
+    ours = (msgspec.json.decode(data).get("mediaType") or MANIFEST) == MANIFEST
+    named = [one.digest for one in document.layers]
+    return data if ours and named == [part.digest for part in parts] else b""
 
 
 def encode_manifest(config: bytes, layers: list[dict[str, object]]) -> bytes:
@@ -187,16 +233,43 @@ def write(store: Store, what: Chosen, out: int, gone: Callable[[], bool], *, doc
         sink.file(name, data)
     done: set[str] = set()
     for image in what.images:
-        verb = f"save {familiar(image.names[0]) if image.names else image.record.id[7:19]}"
-        for layer in image.layers:
-            diff_id = plain_diff_id(layer)
-            if diff_id in done:
+        verb = _save(image.names, image.record.id)
+        for part in image.layers:
+            if part.digest in done:
                 continue
-            done.add(diff_id)
-            sink.head(_path(diff_id), layer.tar)
-            write_archive(store, layer, out, what=verb, gone=gone)
-            sink.put(b"\0" * (-layer.tar % BLOCK))
+            done.add(part.digest)
+            sink.head(_path(part.digest), part.size)
+            if part.kind == LAYER:
+                write_archive(store, part.layer, out, what=verb, gone=gone)
+            else:
+                _copy_packed(store, part, out, verb, gone)
+            sink.put(b"\0" * (-part.size % BLOCK))
     sink.put(b"\0" * (2 * BLOCK))
+
+
+def _copy_packed(store: Store, part: Part, out: int, verb: str, gone: Callable[[], bool]) -> None:
+    """The bytes it came as, by the kernel; what the disk made of them meanwhile is not believed."""
+    found, at = hashlib.sha256(), 0
+    with open(store.layout.packed_layer(part.layer.key), "rb", buffering=0) as file:
+
+        def count(done: int) -> None:
+            nonlocal at
+            while at < done:
+                data = os.pread(file.fileno(), min(done - at, compress.CHUNK), at)
+                found.update(data)
+                at += len(data)
+
+        try:
+            pump(file.fileno(), out, gone, count)
+        except Stopped:
+            raise Unwanted("interrupted") from None
+    if f"sha256:{found.hexdigest()}" != part.digest:
+        raise HostError(
+            f"cannot {verb}: layer {short(part.layer.diff_id)} is not kept as it came",
+            host=f"{store.layout.packed_layer(part.layer.key)} is damaged",
+            hint="save it as it was unpacked: --format docker-archive",
+            exit_code=1,
+        )
 
 
 def _documents(what: Chosen, *, docker: bool) -> Iterator[tuple[str, bytes]]:
@@ -260,7 +333,7 @@ def _item(image: Saved, names: Sequence[str]) -> dict[str, object]:
     return {
         "Config": _path(image.record.id),
         "RepoTags": [familiar(name) for name in names] or None,
-        "Layers": [_path(plain_diff_id(layer)) for layer in image.layers],
+        "Layers": [_path(part.digest) for part in image.layers],
     }
 
 
@@ -269,7 +342,7 @@ def _repositories(images: Sequence[tuple[Saved, Sequence[str]]]) -> dict[str, di
     for image, names in images:
         for name in names:
             reference = parse_reference(name)
-            top = plain_diff_id(image.layers[-1]).partition(":")[2]
+            top = image.layers[-1].digest.partition(":")[2]
             found.setdefault(reference.familiar_name, {})[reference.tag] = top
     return found
 

@@ -119,6 +119,8 @@ SAVE = Command(
     least=1,
     most=None,
     group="Images",
-    about="Layers are written as they were unpacked, byte by byte and without compression. A name "
-    "without a tag means every tag of that repository. A file appears when it is whole.",
+    about="Layers are written as they were unpacked, byte by byte and without compression; as OCI "
+    "alone (oci-archive, oci-dir) those that came compressed are as they came, under the manifest "
+    "that the image came with. A name without a tag means every tag of that repository. A file "
+    "appears when it is whole.",
 )  # fmt: skip

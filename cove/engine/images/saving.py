@@ -33,7 +33,8 @@ def image_save(home: Home, params: ImageSave, call: Call) -> ImagesSaved:
             catalog.resolve(home.store, text).id if several.index_of(home.store, text) else text
             for text in texts
         )
-    what = saving.chosen(home.store, texts, params.platform, joined=params.joined)
+    packed = params.format in saving.PACKED
+    what = saving.chosen(home.store, texts, params.platform, joined=params.joined, packed=packed)
     images = what.images
     with home.store.pinned(*(layer for one in images for layer in one.record.layers)):
         for one in images:  # pinned now: nobody takes it away any more
