@@ -41,7 +41,7 @@ test-vms: $(VENV)/.tested ## every scenario of containers, for virtual machines 
 	COVE_TEST_VMS=all $(VENV)/bin/python -m pytest tests/kernel tests/attack tests/networks -k vm
 
 test-walks: $(VENV)/.tested ## the daemon killed at every step of every verb, not at every eighth
-	COVE_WALK=all $(VENV)/bin/python -m pytest tests -k any_step
+	COVE_WALK=all $(VENV)/bin/python -m pytest tests -k 'any_step or _crash'
 
 test-proofs: $(VENV)/.tested ## nginx and postgres by Debian's packages, in both kinds of machines (minutes)
 	$(VENV)/bin/python -m tests.proofs

@@ -46,7 +46,9 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield host
 
 
-def walked(cove: Cove, begin: str, words: tuple[str, ...], report: Path) -> Iterator[str]:
+def walked(
+    cove: Cove, begin: str, words: tuple[str, ...], report: Path, *, stride: int = STRIDE
+) -> Iterator[str]:
     """Kills a daemon at one effect after another of the command, until it comes to its end; gives
     where it was, to who makes all of it good again.
     """
@@ -60,7 +62,7 @@ def walked(cove: Cove, begin: str, words: tuple[str, ...], report: Path) -> Iter
             break
         yield report.read_text()
         steps += 1
-        last += STRIDE
+        last += stride
     assert steps, "the walk never began"
 
 
