@@ -241,15 +241,17 @@ def _place(wish: _Wish, name: str, original: Descriptor | None) -> _Placed:
     if original is not None and not wish.asked and _send_kept(wish, layer, original, shown):
         return _Placed(_oci_entry(original), original=True)
     packed = layer.packed.get(wish.kind)
-    if packed is None or wish.registry.has(packed[0]) is None:
-        packed = _send(wish, layer, shown)
-    else:
+    if packed is not None and wish.registry.has(packed[0]) is not None:
         wish.tell(Step("layer already exists", shown))
+    elif packed is not None and (source := _mounted(wish, packed[0])):
+        wish.tell(Step(f"mounted from {source}", shown))
+    else:
+        packed = _send(wish, layer, shown)
     return _Placed(descriptor(COMPRESSIONS[wish.kind], *packed), original=False)
 
 
 def _mounted(wish: _Wish, digest: str) -> str:
-    """The repository of the same registry that it was taken from; empty: none has it."""
+    """The repository of the same registry that it came from or went to; empty: none has it."""
     own = wish.reference
     for text in wish.record.digests:
         known = parse_reference(text)

@@ -332,11 +332,14 @@ def _take(context: ssl.SSLContext, place: str, name: str, host: str) -> bool:
         if name.endswith(".crt"):
             context.load_verify_locations(cafile=path)
         elif name.endswith(".cert"):
-            context.load_cert_chain(path, f"{path.removesuffix('.cert')}.key")
+            key = f"{path.removesuffix('.cert')}.key"
+            os.stat(key)  # ssl does not say which of the two is missing
+            context.load_cert_chain(path, key)
     except ssl.SSLError as error:
         raise Trouble("tls", host, f"{path}: it is no certificate, or not with its key") from error
     except OSError as error:
-        raise Trouble("tls", host, f"{path}: {(error.strerror or '').lower()}") from error
+        told = f"{error.filename or path}: {(error.strerror or '').lower()}"
+        raise Trouble("tls", host, told) from error
     return name.endswith(".crt")
 
 

@@ -90,7 +90,7 @@ def test_one_of_our_own(store: Store, secure: Fake, made: Path) -> None:
         pull(store, web, patience=SOON)
     assert secure.requests == []
     keep(store, secure.host, "us.cert", made / "client.crt")
-    with pytest.raises(CoveError, match=r"us\.cert: "):
+    with pytest.raises(CoveError, match=r"us\.key: no such file"):
         pull(store, web, patience=SOON)
     keep(store, secure.host, "us.key", made / "client.key")
     assert pull(store, web, patience=SOON).fresh

@@ -125,6 +125,20 @@ def test_there_and_back(fresh: Cove, plain: str, env: dict[str, str], tmp_path: 
     assert ours.startswith(config)
 
 
+def test_what_was_pushed_is_mounted_into_another_repository(
+    fresh: Cove, plain: str, env: dict[str, str]
+) -> None:
+    """Of an image that was made here, too, and never pulled."""
+    image(fresh, f"{plain}/made:1")
+    first = fresh("push", f"{plain}/made:1", env=env)
+    fresh("tag", f"{plain}/made:1", f"{plain}/again:1")
+    again = fresh("push", f"{plain}/again:1", env=env)
+    assert "mounted from made" in again.err
+    assert "compressing" not in again.err and "pushing " not in again.err.partition("\n")[2]
+    assert again.out.splitlines()[1] == first.out.splitlines()[1]
+    assert inspected(plain, "again:1") == inspected(plain, "made:1")
+
+
 def test_zstd(fresh: Cove, plain: str, env: dict[str, str]) -> None:
     image(fresh, f"{plain}/zstd:1")
     fresh("push", "--compression", "zstd", f"{plain}/zstd:1", env=env)
