@@ -182,6 +182,17 @@ def test_a_stream_goes_on_for_one_who_has_nothing_more_to_say(cove: Cove, raw: R
         assert b'"StatusCode":137' in read_all(sock)
 
 
+@pytest.mark.parametrize("path", ["/events?until=1", "/images/bb/get"])
+def test_a_stream_without_chunks_ends_with_its_connection(raw: Raw, path: str) -> None:
+    """Of HTTP/1.0: the next answer would be taken for more of it."""
+    keep = "Connection: keep-alive\r\n\r\n"
+    with raw.open() as sock:
+        sock.sendall(f"GET {path} HTTP/1.0\r\n{keep}GET /_ping HTTP/1.0\r\n\r\n".encode())
+        head, _, body = read_all(sock).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 200 ") and b"keep-alive" not in head.lower()
+    assert not body.endswith(b"OK") and b"Api-Version: " not in body
+
+
 def test_a_body_is_asked_for_only_where_it_is_wanted(raw: Raw) -> None:
     def said(path: str, length: int, body: bytes = b"") -> bytes:
         head = f"POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\n"

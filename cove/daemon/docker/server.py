@@ -307,8 +307,10 @@ class Door:
     async def _begin(self, request: web.Request, result: Stream | Piped) -> web.StreamResponse:
         headers = HEADERS | {"Content-Type": result.type} | result.headers
         response = web.StreamResponse(headers=headers)
-        if request.version >= HttpVersion11:  # of an older one the end of the connection is the end
+        if request.version >= HttpVersion11:
             response.enable_chunked_encoding()
+        else:  # the end of the connection is its end, whoever asked to keep that
+            response.force_close()
         await response.prepare(request)
         return response
 
