@@ -212,7 +212,7 @@ static int channel_open(struct mux *of, const struct msg *head, const char *data
 	}
 	if (head->kind == MSG_ANEW)
 		begin_anew(of);
-	if (head->kind != MSG_PLAN && head->kind != MSG_RUN && head->kind != MSG_READ)
+	if (head->kind != MSG_PLAN && head->kind != MSG_RUN && head->kind != MSG_READ && head->kind != MSG_ACCEPT)
 		return 0;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
 		return mux_say(of, head->reserved, MSG_CLOSE, 0, NULL, 0);
@@ -224,6 +224,8 @@ static int channel_open(struct mux *of, const struct msg *head, const char *data
 		close(pair[0]);
 		if (head->kind == MSG_READ)
 			read_main(pair[1]);
+		if (head->kind == MSG_ACCEPT)
+			accept_main(pair[1]);
 		channel_main(pair[1]);
 	}
 	close(pair[1]);
@@ -288,7 +290,7 @@ int agent_main(void)
 
 	in_guest = 1;
 	prepare();
-	machine_pid = mmap(NULL, sizeof(*machine_pid), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	machine_pid = mmap(NULL, 2 * sizeof(*machine_pid), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	port = port_open();
 	if (port < 0 || machine_pid == MAP_FAILED) {
 		say("open", PORT);

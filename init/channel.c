@@ -187,8 +187,10 @@ static void resize(struct channel *c, struct resize size)
 static void started(struct channel *c)
 {
 	c->exit.record = (struct exit_record){.magic = RECORD_MAGIC, .started_ns = now_ns()};
-	if (c->flags & RUN_MACHINE)
+	if (c->flags & RUN_MACHINE) {
+		machine_pid[1] = getpid();
 		*machine_pid = c->run.child;
+	}
 	if (c->run.pty >= 0) {
 		fcntl(c->run.pty, F_SETFL, O_RDWR | O_NONBLOCK);
 		c->pump.in[0].fd = c->run.pty;

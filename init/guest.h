@@ -28,9 +28,12 @@ enum {
 	MSG_ANEW = 101,	  /* channel 0; to a copy that goes on: other ends are at the channels now */
 	MSG_ADOPT = 102,  /* channel of the machine's program, in place of a plan; value: RUN_*; struct guest_run */
 	MSG_ORPHAN = 103, /* agent -> process: nobody is at your channel any more, but go on */
+	MSG_ACCEPT = 104, /* value: number of a `listen`: from MSG_ACCEPTED on, this channel is its next visitor's,
+			     whose bytes are INPUT and INPUT_EOF as ours are; ends with MSG_CLOSE */
 	/* guest -> host */
 	MSG_HELLO = 112, /* channel 0; value: GUEST_PROTOCOL; kernel release */
 	MSG_HELD = 113,	 /* channel of the MSG_HOLD: the last that is said; value: 0 or -errno */
+	MSG_ACCEPTED = 114,
 	/* both; MSG_INPUT, INPUT_EOF, SIGNAL, RESIZE go in; STARTED, FAILED, OUTPUT (value: 1 or 2), EXITED come out */
 	MSG_TAKEN = 120, /* value: so many messages of INPUT, PLAN or OUTPUT were consumed */
 	MSG_CLOSE = 121, /* nobody is there any more: a process in the guest is killed. To a hub, from who stands in

@@ -25,7 +25,7 @@ C_ROLES = {
     "walls of unpacker, archiver, copier, repacker": (75, ("walls",)),
     "archiver": (1450, ("archive",)),
     "copier of layers": (400, ("copy",)),
-    "guest and jail": (1650, ("agent", "channel", "mux", "pump", "jail", "guest")),
+    "guest and jail": (1735, ("agent", "channel", "mux", "pump", "jail", "guest")),
     "cards of a guest": (345, ("cards",)),
     "relay": (850, ("relay",)),
     "front": (700, ("front", "request.c", "terminal.c")),

@@ -85,6 +85,20 @@ class File(Op):
     gid: int
 
 
+@row("listen", "g", "usouu")
+@dataclass(frozen=True, slots=True)
+class Listen(Op):
+    """bind(2), listen(2): a unix socket whose visitors the host takes: number, path, mode, uid,
+    gid
+    """
+
+    number: int
+    path: str
+    mode: int
+    uid: int
+    gid: int
+
+
 @row("card", "g", "fxsxsss")
 @dataclass(frozen=True, slots=True)
 class Card(Op):

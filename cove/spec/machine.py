@@ -36,6 +36,9 @@ class Mount(msgspec.Struct, frozen=True, omit_defaults=True):
     within: str = ""
     """Of a bind: a directory below which ``source`` is and no link is followed: cove's own, with
     what strangers sent."""
+    socket: bool = False
+    """Of a bind with ``within``: an agent's socket, for the step of a build, which a guest has one
+    of its own for."""
     copy: bool = True
     """A volume that is empty gets what the image has there."""
     subpath: str = ""

@@ -221,7 +221,6 @@ def test_a_step_that_fills_its_disk(cove: Cove, build: Build) -> None:
 @pytest.mark.parametrize(
     ("step", "flags", "why"),
     [
-        ("RUN --mount=type=ssh,required=true true", (), "--mount=type=ssh is not supported with"),
         ("RUN true", ("--network", "host"), "--network host is not possible with --isolation vm"),
         ("RUN --network=host true", (), "--network host is not possible with --isolation vm"),
     ],

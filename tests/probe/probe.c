@@ -341,6 +341,26 @@ static int v_agent(char **a)
 	return 0;
 }
 
+/* standard input to an agent, and its answer to standard output: PATH; 1: it hung up */
+static int v_ask(char **a)
+{
+	static unsigned char data[300 << 10];
+	struct sockaddr_un to = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	ssize_t n;
+
+	snprintf(to.sun_path, sizeof(to.sun_path), "%s", a[0]);
+	if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof(to)))
+		return 2;
+	while ((n = read(0, data, sizeof(data))) > 0)
+		if (!all(fd, data, (size_t)n, put))
+			return 1;
+	if (!all(fd, data, 4, get))
+		return 1;
+	size_t len = (size_t)data[0] << 24 | (size_t)data[1] << 16 | (size_t)data[2] << 8 | data[3];
+	return len > sizeof(data) || !all(fd, data, len, get) || !all(1, data, len, put);
+}
+
 /* swap two names, as fast as can be: nothing is missing at any moment */
 static int v_exchange(char **a)
 {
@@ -361,6 +381,7 @@ static const struct {
 	{ "hide", v_hide },	    { "cmdlines", v_cmdlines },
 	{ "dumpable", v_dumpable }, { "chroot-escape", v_chroot_escape },
 	{ "frames", v_frames },	  { "giants", v_giants },   { "carry", v_carry },	    { "agent", v_agent },
+	{ "ask", v_ask },
 	{ "exchange", v_exchange },
 };
 

@@ -15,6 +15,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 from cove.errors import UsageError, printable
 
@@ -56,26 +57,60 @@ def _bad(name: str, path: str, why: str) -> UsageError:
     )
 
 
+class Visitor(Protocol):
+    """Who has connected, as a socket has him."""
+
+    def recv(self, size: int, /) -> bytes: ...
+    def sendall(self, data: bytes, /) -> None: ...
+    def shutdown(self, how: int, /) -> None: ...
+    def close(self) -> None: ...
+
+
+class Listener(Protocol):
+    def accept(self) -> tuple[Visitor, object]:
+        """
+        Raises:
+            OSError: nobody comes any more; it was shut down.
+        """
+
+    def shutdown(self, how: int, /) -> None: ...
+    def close(self) -> None: ...
+
+
 @contextlib.contextmanager
 def served(agent: int, directory: str, mode: int, uid: int, gid: int) -> Iterator[str]:
     """The path of a socket in ``directory``, a new one, behind which the agent is."""
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        path = placed(listener, directory, mode, uid, gid)
+        listener.listen(AT_ONCE)
+    except BaseException:
+        listener.close()
+        raise
+    with visited(listener, agent):
+        yield path
+
+
+def placed(listener: socket.socket, directory: str, mode: int, uid: int, gid: int) -> str:
+    """Its path, in ``directory``, a new one."""
     os.mkdir(directory, 0o700)
     place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    listener = socket.socket(socket.AF_UNIX)
     try:
         path = f"/proc/self/fd/{place}/{NAME}"  # paths of sockets are short
         listener.bind(path)
         os.chown(path, uid, gid)
         os.chmod(path, mode)
-        listener.listen(AT_ONCE)
-    except BaseException:
-        listener.close()
-        raise
     finally:
         os.close(place)
+    return f"{directory}/{NAME}"
+
+
+@contextlib.contextmanager
+def visited(listener: Listener, agent: int) -> Iterator[None]:
+    """Who comes to ``listener`` asks the agent; it is closed then."""
     door = _Door(listener, agent)
     try:
-        yield f"{directory}/{NAME}"
+        yield
     finally:
         door.close()
 
@@ -83,10 +118,10 @@ def served(agent: int, directory: str, mode: int, uid: int, gid: int) -> Iterato
 class _Door:
     """Who connects is one more visitor of the agent."""
 
-    def __init__(self, listener: socket.socket, agent: int) -> None:
+    def __init__(self, listener: Listener, agent: int) -> None:
         self._listener, self._agent = listener, agent
         self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
+        self._open: set[Visitor] = set()
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
         self._server = threading.Thread(target=self._serve, name="agent", daemon=True)
@@ -95,7 +130,8 @@ class _Door:
     def close(self) -> None:
         with self._lock:
             self._closed.set()
-            for sock in (self._listener, *self._open):
+            ends: tuple[Visitor | Listener, ...] = (self._listener, *self._open)
+            for sock in ends:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
         self._server.join()
@@ -119,7 +155,7 @@ class _Door:
                 self._threads.append(thread)
                 thread.start()
 
-    def _one(self, sock: socket.socket) -> None:
+    def _one(self, sock: Visitor) -> None:
         agent = socket.socket(socket.AF_UNIX)
         try:
             with contextlib.suppress(OSError, EOFError):
@@ -151,7 +187,7 @@ class _Door:
         agent.setblocking(True)
 
 
-def _answer(sock: socket.socket, agent: socket.socket) -> None:
+def _answer(sock: Visitor, agent: socket.socket) -> None:
     """One question after another, each answered before the next one is read."""
     while True:
         asked = _message(sock)
@@ -163,14 +199,14 @@ def _answer(sock: socket.socket, agent: socket.socket) -> None:
         sock.sendall(HEAD.pack(len(said)) + said)
 
 
-def _message(sock: socket.socket) -> bytes:
+def _message(sock: Visitor) -> bytes:
     length = HEAD.unpack(_exactly(sock, HEAD.size))[0]
     if length > MESSAGE_MAX:
         raise EOFError
     return _exactly(sock, length)
 
 
-def _exactly(sock: socket.socket, length: int) -> bytes:
+def _exactly(sock: Visitor, length: int) -> bytes:
     data = bytearray()
     while len(data) < length:
         piece = sock.recv(length - len(data))

@@ -331,7 +331,9 @@ class _Doing:
         with site.alone(key):
             if (known := self._known(key)) is not None:
                 return known
-            with mounting.mounted(self.sources, step, site.secrets, site.agents) as mounted:
+            with mounting.mounted(
+                self.sources, step, site.secrets, site.agents, isolation=given.isolation
+            ) as mounted:
                 layer = running.run(
                     site.home, step, self.tree, given, mounted, log, site.stopped, site.pins
                 )

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection
 
 from cove.build.graph.data import Build, RunStep
 from cove.build.source import misfit
@@ -29,24 +28,15 @@ def check(build: Build, params: ImageBuild) -> None:
         return
     for step in (step for stage in build.stages for step in stage.steps):
         if isinstance(step, RunStep):
-            _check_step(step, params.network, params.ssh)
+            _check_step(step, params.network)
 
 
-def _check_step(step: RunStep, network: str, agents: Collection[str]) -> None:
-    hint = "leave --isolation vm out"
-    for mount in (mount.mount for mount in step.mounts):
-        if mount.type == "ssh" and (mount.required or mount.id in agents):
-            raise misfit(
-                step.place,
-                "--mount=type=ssh is not supported with --isolation vm: an agent's socket is one "
-                "of the host's kernel",
-                hint=hint,
-            )
+def _check_step(step: RunStep, network: str) -> None:
     if "host" in (step.network, network):
         raise misfit(
             step.place,
             "--network host is not possible with --isolation vm: a guest's network is its own",
-            hint=hint,
+            hint="leave --isolation vm out",
         )
 
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+
+import msgspec
 
 from cove.build.files.select import Placed, digest_of, select_whole
 from cove.build.graph.data import SCRATCH, STAGE, RunStep, StepMount
 from cove.build.source import misfit
 from cove.engine.builds import caches
-from cove.engine.builds.agents import served
+from cove.engine.builds.agents import placed, served
 from cove.engine.builds.gathering import Sources, tree_pack
 from cove.engine.builds.packs import Pack, check_room, nameless, write_tar
 from cove.engine.builds.trees import Tree
@@ -27,7 +30,7 @@ from cove.linux.in_memory import directory_in_memory
 from cove.linux.probe import IDMAP_SINCE
 from cove.linux.pump import write_all
 from cove.oci.archive import Span
-from cove.spec.machine import Mount
+from cove.spec.machine import Isolation, Mount
 
 SOCKET = "SSH_AUTH_SOCK="
 TOP = "top"
@@ -39,6 +42,8 @@ class Mounted:
     mounts: tuple[Mount, ...] = ()
     whispers: tuple[str, ...] = ()
     """Variables that nothing may keep."""
+    agents: tuple[tuple[int, int], ...] = ()
+    """Of a guest: mounts that are sockets of its own, and the agent behind each."""
 
 
 @dataclass(slots=True)
@@ -52,6 +57,9 @@ class _Making:
     """Volumes by id, which the step has for itself or with others."""
     agents: dict[str, int]
     """Of the caller, by their ids: descriptors of their sockets."""
+    isolation: Isolation
+    behind: dict[str, int] = field(default_factory=dict)
+    """Agents of a guest, by the paths of what its sockets are like."""
     memory: str = ""
     """A directory on no disk, once there is one."""
     whispers: list[str] = field(default_factory=list)
@@ -77,7 +85,12 @@ class _Making:
 
 @contextlib.contextmanager
 def mounted(
-    sources: Sources, step: RunStep, secrets: dict[str, bytes], agents: dict[str, int]
+    sources: Sources,
+    step: RunStep,
+    secrets: dict[str, bytes],
+    agents: dict[str, int],
+    *,
+    isolation: Isolation,
 ) -> Iterator[Mounted]:
     if not step.mounts and not step.files:
         yield Mounted()
@@ -89,13 +102,14 @@ def mounted(
         held = stack.enter_context(caches.taken(home, wishes, sources.gone))
         directory = tempfile.mkdtemp(prefix="step-", dir=home.store.layout.tmp)
         stack.callback(home.remover.remove, directory)
-        making_one = _Making(sources, secrets, step, directory, stack, held, agents)
+        making_one = _Making(sources, secrets, step, directory, stack, held, agents, isolation)
         mounts = [one for mount in wanted if (one := _mount(making_one, mount)) is not None]
         for script in step.files:
             data = script.content.encode("utf-8", "surrogateescape")
             path = _file(making_one.fresh(), data, script.mode, 0, 0)
             mounts.append(_shown(directory, path, script.path, "the script"))
-        yield Mounted(tuple(mounts), tuple(making_one.whispers))
+        behind = tuple((i, making_one.behind[m.source]) for i, m in enumerate(mounts) if m.socket)
+        yield Mounted(tuple(mounts), tuple(making_one.whispers), behind)
 
 
 def digest(sources: Sources, step: RunStep) -> list[str]:
@@ -234,10 +248,16 @@ def _agent(one: _Making, mount: StepMount) -> Mount | None:
             )  # fmt: skip
         return None
     mode = 0o600 if wish.mode is None else wish.mode
-    door = served(agent, one.fresh(), mode, wish.uid or 0, wish.gid or 0)
-    path = one.stack.enter_context(door)
+    uid, gid = wish.uid or 0, wish.gid or 0
     if not any(word.startswith(SOCKET) for word in one.whispers):
         one.whispers.append(f"{SOCKET}{mount.target}")
+    if one.isolation == "vm":
+        with socket.socket(socket.AF_UNIX) as like:
+            path = placed(like, one.fresh(), mode, uid, gid)
+        one.behind[path] = agent
+        shown = _shown(one.directory, path, mount.target, _said(mount))
+        return msgspec.structs.replace(shown, socket=True)
+    path = one.stack.enter_context(served(agent, one.fresh(), mode, uid, gid))
     return _shown(one.directory, path, mount.target, _said(mount))
 
 

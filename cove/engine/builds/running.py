@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from cove.build.graph.data import RunStep
 from cove.build.source import misfit
 from cove.engine.builds import guests, trees
+from cove.engine.builds.agents import visited
 from cove.engine.builds.mounting import Mounted
 from cove.engine.builds.trees import Tree
 from cove.engine.calls import Session
@@ -23,6 +24,7 @@ from cove.engine.events import Cancel, Cancelled
 from cove.engine.home import Home
 from cove.engine.machines import life, stopping, waiting
 from cove.engine.machines.start import Foreground
+from cove.engine.vms.visitors import GuestSocket
 from cove.errors import CoveError, StepFailed
 from cove.oci.config import ImageConfig
 from cove.oci.manifest import Platform
@@ -72,7 +74,7 @@ def run(
         spec = _spec(step, tree, given, mounted)
         heard = _Heard(log, apart=given.apart)
         with _grounded(home, spec, tree, stopped):
-            ended = _run(home, spec, tree, given, token, heard, stopped)
+            ended = _run(home, spec, tree, given, mounted, token, heard, stopped)
             if ended.exit_code or ended.cause.kind == "start":
                 raise _failed(step, ended.exit_code, ended.cause)
             if spec.isolation == "vm":
@@ -129,6 +131,7 @@ def _run(
     spec: MachineSpec,
     tree: Tree,
     given: Given,
+    mounted: Mounted,
     token: str,
     heard: _Heard,
     stopped: Cancel,
@@ -148,6 +151,8 @@ def _run(
             machine = life.run(home, spec, foreground, ground)
         out.close()
         err.close()
+        for number, agent in mounted.agents:
+            stack.enter_context(visited(GuestSocket(home, machine.key, number), agent))
         try:
             waiting.wait(home, machine, "removed", stopped)
         except Cancelled:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -27,12 +28,13 @@ from cove.engine.volumes.binds import open_binds
 from cove.engine.volumes.opening import find_mounted
 from cove.engine.volumes.users import publish_mounts
 from cove.errors import HostError, one_line
+from cove.linux.mounts import open_source
 from cove.linux.program import init_program
 from cove.plan import wire
 from cove.plan.ops import Plan
 from cove.planner import Place
 from cove.planner.virtual.file_server import PROGRAMS, plan_server, server_spec
-from cove.planner.virtual.volumes import NO_VOLUMES, SHARE, Shown, VolumeDisk, Volumes
+from cove.planner.virtual.volumes import NO_VOLUMES, SHARE, Shown, Socket, VolumeDisk, Volumes
 from cove.spec.machine import Mount
 from cove.spec.volume import is_disk
 from cove.store.records import MachineRecord
@@ -47,12 +49,23 @@ def carry(home: Home, record: MachineRecord, live: Live, fds: Descriptors) -> Vo
         return NO_VOLUMES
     publish_mounts(home, record)
     of_disks = {i: mount for i, mount in mounts.items() if _is_disk(home, mount)}
-    shared = {i: mount for i, mount in mounts.items() if i not in of_disks}
-    shown: dict[int, Shown] = {}
+    shown = {i: _socket(i, mount) for i, mount in mounts.items() if mount.socket}
+    shared = {i: m for i, m in mounts.items() if i not in of_disks and i not in shown}
     volumes = tuple(_open_disks(home, record, of_disks, shown, fds))
     if shared:
         shown |= _share(home, record, live, shared, fds)
     return Volumes(tuple(shown[index] for index in mounts), volumes)
+
+
+def _socket(index: int, mount: Mount) -> Shown:
+    """Only whose it is: what is behind it, the step's build knows."""
+    source = open_source(mount.source, mount.target, origin=mount.origin, within=mount.within)
+    try:
+        mode = stat.S_IMODE(os.fstat(source.fd).st_mode)
+    finally:
+        os.close(source.fd)
+    its = Socket(mode, source.uid, source.gid)
+    return Shown(index, is_dir=False, why=mount.origin, socket=its)
 
 
 def _is_disk(home: Home, mount: Mount) -> bool:

@@ -30,7 +30,9 @@ def is_served(home: Home, spec: MachineSpec) -> bool:
     """Some of its mounts are directories that the host shares."""
     for mount in spec.mounts:
         held = home.store.volume(mount.source) if mount.type == "volume" else None
-        if mount.type != "tmpfs" and not (held is not None and is_disk(held.options)):
+        if mount.type == "tmpfs" or mount.socket:
+            continue
+        if not (held is not None and is_disk(held.options)):
             return True
     return False
 

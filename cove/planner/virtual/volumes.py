@@ -12,13 +12,15 @@ from dataclasses import dataclass
 
 from cove.plan.flags import MountFlags, OpenTreeFlags
 from cove.plan.ops import NONE, Mkdirat, Mount, Op, OpenTree
-from cove.plan.vm_ops import Disk
+from cove.plan.vm_ops import Disk, Listen
 from cove.planner.place import BindSource
 
 SHARE = "share"
 """Tag of the device, and register of the socket."""
 DATA = "_data"
 """The directory of a volume's disk that machines see; beside it is what its file system needs."""
+
+SOCKETS = "sockets"
 
 _CLONE = OpenTreeFlags.OPEN_TREE_CLONE
 
@@ -32,15 +34,26 @@ class VolumeDisk:
 
 
 @dataclass(frozen=True, slots=True)
+class Socket:
+    """Whose it is."""
+
+    mode: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
 class Shown:
     """The source of one mount of the spec."""
 
     index: int
-    """In the spec, and among what is shared."""
+    """In the spec, among what is shared, and among sockets."""
     disk: str = ""
     """Serial of the disk that it is on; empty: it is shared."""
     is_dir: bool = True
     why: str = ""
+    socket: Socket | None = None
+    """It is one of the guest's own, at which the host takes who comes."""
 
     @property
     def register(self) -> str:
@@ -55,7 +68,7 @@ class Volumes:
 
     @property
     def shared(self) -> bool:
-        return any(not shown.disk for shown in self.shown)
+        return any(not (shown.disk or shown.socket) for shown in self.shown)
 
     @property
     def binds(self) -> tuple[BindSource, ...]:
@@ -80,4 +93,8 @@ def open_volumes(volumes: Volumes, store: str) -> Iterator[Op]:
         yield Mount(f"{at}.disk", at, "ext4", flags, "", why=disk.why)
     for shown in volumes.shown:
         path = f"{store}/{shown.disk}/{DATA}" if shown.disk else f"{share}/{shown.index}"
+        if shown.socket is not None:
+            path, its = f"{store}/{SOCKETS}/{shown.index}", shown.socket
+            yield Mkdirat(NONE, f"{store}/{SOCKETS}", 0o700, 0, 0, why=shown.why)
+            yield Listen(shown.index, path, its.mode, its.uid, its.gid, why=shown.why)
         yield OpenTree(shown.register, NONE, path, _CLONE, why=shown.why)
