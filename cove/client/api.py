@@ -95,8 +95,9 @@ class Client:
         result: calls.Waited = self._call("machine.wait", params, calls.Call(cancelled=cancelled))
         return result
 
-    def remove(self, params: calls.Remove) -> calls.Named:
-        result: calls.Named = self._call("machine.remove", params)
+    def remove(self, params: calls.Remove, cancelled: threading.Event | None = None) -> calls.Named:
+        call = calls.Call(cancelled=cancelled)
+        result: calls.Named = self._call("machine.remove", params, call)
         return result
 
     def restart(self, params: calls.Restart) -> calls.Named:

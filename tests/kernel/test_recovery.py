@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -15,6 +16,12 @@ def monitor_of(cove: Cove, name: str) -> int:
     """The parent of the machine's first process."""
     pid = cove.inspect(name)["State"]["Pid"]
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def holds(pid: int, number: int) -> bool:
+    """Blocked, to be read from a signalfd: SigBlk of proc_pid_status(5)."""
+    (line,) = re.findall(r"^SigBlk:\t([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.M)
+    return bool(int(line, 16) >> (number - 1) & 1)
 
 
 def test_machines_outlive_the_daemon(fresh_cove: Cove) -> None:
@@ -150,3 +157,22 @@ def test_timeout_goes_on_after_the_daemon_died(fresh_cove: Cove) -> None:
     cove.kill_daemon()
     assert cove("wait", "due").out == "137\n"
     assert "timeout" in str(cove.inspect("due")["State"]["Cause"])
+
+
+def test_who_waits_for_a_monitor_may_go_away(fresh_cove: Cove) -> None:
+    """The machine has ended, its monitor cannot say so: nothing of it is put away."""
+    cove = fresh_cove
+    cove("run", "-d", "--name", "held", "bb", "sleep", "1000")
+    pid = cove.inspect("held")["State"]["Pid"]
+    monitor, fd = monitor_of(cove, "held"), os.pidfd_open(pid)
+    os.kill(monitor, signal.SIGSTOP)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        wait_end(fd)
+        caller = cove.spawn("rm", "held")
+        wait_until(lambda: holds(caller.pid, signal.SIGINT), "a command that can be interrupted")
+        caller.send_signal(signal.SIGINT)
+        caller.communicate(timeout=60)
+        assert caller.returncode == 130
+    finally:
+        os.kill(monitor, signal.SIGCONT)

@@ -244,7 +244,7 @@ def each(
             code = code if lenient and isinstance(result, NotFound) else 1
         else:
             raise result
-    return code
+    return 130 if code and terminal.cancelled.is_set() else code
 
 
 def _limited(limit: threading.Semaphore, one: Callable[[str], None], name: str) -> None:
@@ -359,7 +359,7 @@ def remove(typed: Typed, terminal: Terminal, client: Client) -> int:
                 raise UsageError(f"cannot remove the link {alias}: it is not MACHINE/ALIAS")
             client.remove(calls.Remove(name, link=alias))
             return f"{name}/{alias}"
-        client.remove(calls.Remove(name, force, volumes))
+        client.remove(calls.Remove(name, force, volumes), terminal.cancelled)
         return name
 
     return each(typed.words, terminal, one, lenient=force)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import signal
+import threading
 from collections.abc import Iterable
 from functools import partial
 
@@ -178,10 +179,30 @@ def _has_gone(home: Home, key: int, live: Live | None) -> bool:
     return live is None or home.lives.get(key) is not live
 
 
-def remove(home: Home, record: MachineRecord, *, force: bool, volumes: bool = False) -> None:
-    """Also one that somebody starts at the same time: it goes before or after that, whole."""
-    while not _remove(home, record, force=force, volumes=volumes):
+def remove(
+    home: Home,
+    record: MachineRecord,
+    *,
+    force: bool,
+    volumes: bool = False,
+    cancelled: threading.Event | None = None,
+) -> None:
+    """Also one that somebody starts at the same time: it goes before or after that, whole. Who
+    cancels waits no longer; what was begun goes on.
+    """
+    while not _remove(home, record, force=force, volumes=volumes, cancelled=cancelled):
         record = home.record(record.key)
+
+
+def _monitor_of(live: Live) -> str:
+    """Its process: the parent of the machine's first one, as long as that is waited for."""
+    try:
+        signal.pidfd_send_signal(live.pidfd, 0)
+        with open(f"/proc/{live.pid}/stat") as file:
+            parent = file.read().rpartition(")")[2].split()[1]
+    except OSError:
+        return f"its first process, {live.pid}, has ended" if live.pid else ""
+    return f"its monitor is process {parent}"
 
 
 def _waits(home: Home, key: int) -> bool:
@@ -197,7 +218,14 @@ def _check_not_waiting(home: Home, record: MachineRecord) -> None:
         )
 
 
-def _remove(home: Home, record: MachineRecord, *, force: bool, volumes: bool) -> bool:
+def _remove(
+    home: Home,
+    record: MachineRecord,
+    *,
+    force: bool,
+    volumes: bool,
+    cancelled: threading.Event | None,
+) -> bool:
     now, live = home.lives.get(record.key), running(home, record)
     if live is None and not force and home.store.has_machine(record.key):
         _check_not_waiting(home, record)
@@ -214,8 +242,12 @@ def _remove(home: Home, record: MachineRecord, *, force: bool, volumes: bool) ->
         wait_end(home, record, live)
     # Not for one that somebody has started anew meanwhile: that is ended, or refused, in its turn.
     put_away = partial(_has_gone, home, record.key, now)
-    if not home.events.wait_until(put_away, timeout=AWAY_WAIT):
-        raise HostError(f"cannot remove {record.name}: its monitor does not end")
+    if not home.events.wait_until(put_away, cancelled=cancelled, timeout=AWAY_WAIT):
+        raise HostError(
+            f"cannot remove {record.name}: its monitor does not end",
+            host="" if now is None else _monitor_of(now),
+            hint=f"try again: cove rm {record.name}",
+        )
     with home.lock:
         if record.key in home.lives:
             return False

@@ -96,7 +96,10 @@ class MachineVerbs(Verbs):
         if params.link:
             linking.remove(self.home, record, params.link)
         else:
-            stopping.remove(self.home, record, force=params.force, volumes=params.volumes)
+            stopping.remove(
+                self.home, record, force=params.force, volumes=params.volumes,
+                cancelled=call.cancelled,
+            )  # fmt: skip
         return calls.Named(record.id, record.name)
 
     def restart(self, params: calls.Restart, call: calls.Call) -> calls.Named:
