@@ -15,7 +15,7 @@ HEADER = struct.Struct("=IHHII")
 ATTRIBUTE = struct.Struct("=HH")
 ERROR = struct.Struct("=i")
 
-REQUEST, MULTI, ACK, DUMP = 0x1, 0x2, 0x4, 0x300
+REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
 CREATE, EXCLUSIVE = 0x400, 0x200
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NESTED = 0x8000
