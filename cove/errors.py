@@ -83,6 +83,13 @@ class NoSuchSource(NotFound):
     path = ""
 
 
+class NoSuchDevice(NotFound):
+    """A device of the host that a machine is to have."""
+
+    path = ""
+    reason = ""
+
+
 class Conflict(CoveError):
     """A name that is taken, or a state that forbids the verb."""
 

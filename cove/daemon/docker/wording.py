@@ -12,6 +12,7 @@ from cove.errors import (
     Conflict,
     CoveError,
     NoCommand,
+    NoSuchDevice,
     NoSuchNetwork,
     NoSuchSource,
     NotFound,
@@ -176,6 +177,11 @@ def told(error: CoveError) -> str:
             return (
                 'invalid mount config for type "bind": bind source path does not exist: '
                 f"{error.path}"
+            )
+        case NoSuchDevice():
+            return (
+                f'error gathering device information while adding custom device "{error.path}": '
+                f"{error.reason}"
             )
         case PortTaken():
             return "\n".join((f"{error.message}: port is already allocated", *error.__notes__))

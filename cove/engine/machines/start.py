@@ -32,7 +32,7 @@ from cove.engine.vms.pool import Entry
 from cove.engine.vms.resumed import moment_of, start_resumed
 from cove.engine.volumes.binds import open_binds
 from cove.engine.volumes.users import publish_mounts
-from cove.errors import CoveError, HostError, NotFound, UsageError
+from cove.errors import CoveError, HostError, NoSuchDevice, UsageError
 from cove.executor.messages import Start, StartFlag, Stream, send_start
 from cove.linux.cgroups.tree import Group
 from cove.linux.probe import host_devices
@@ -300,11 +300,12 @@ def _device(device: Device) -> DeviceNode:
     try:
         status = os.stat(device.source)
     except OSError as error:
-        raise NotFound(
-            f"cannot give device {device.source}: {(error.strerror or '').lower()}",
-            origin=device.origin,
-            exit_code=125,
-        ) from error
+        path, reason = device.source, (error.strerror or "").lower()
+        absent = NoSuchDevice(
+            f"cannot give device {path}: {reason}", origin=device.origin, exit_code=125
+        )
+        absent.path, absent.reason = path, reason
+        raise absent from error
     if not (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)):
         raise UsageError(
             f"cannot give device {device.source}: it is not a device", origin=device.origin
