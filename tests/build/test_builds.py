@@ -460,7 +460,7 @@ def test_a_time_for_everything(cove: Cove, build: Build, tmp_path: Path) -> None
         ("FROM bb\nCOPY --chown=eve Dockerfile /\n", ['no user is called "eve"', "Dockerfile:2"]),
         ("FROM bb\nCOPY Dockerfile /bin\nCOPY Dockerfile /etc/passwd/x\n", ["Dockerfile:3"]),
         ("FROM bb\nRUNN x\n", ["did you mean RUN?", "Dockerfile:2"]),
-        ("FROM bb\nRUN --network=host true\n", ["not allowed", "--network host", "Dockerfile:2"]),
+        ("FROM bb\nRUN --network=host true\n", ["--allow network.host", "Dockerfile:2"]),
         ("FROM host\nRUN true\n", ["image host", "bootstrap"]),
     ],
 )  # fmt: skip

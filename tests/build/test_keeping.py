@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from cove.engine.builds import caches, collecting
 from cove.engine.builds.caches import volume_of
 from cove.engine.calls.build import BuildPrune
 from cove.engine.engine import Engine
+from cove.engine.home import Home
 from cove.engine.reactor import Worker
 from cove.image import catalog
 from cove.linux import disk
@@ -95,6 +97,13 @@ def test_machines_do_not_wait_for_it(tmp_path: Path) -> None:
 # ---- on the real disk ----
 
 
+def empty(home: Home) -> str:
+    """What a new cache begins with."""
+    ready = tempfile.mkdtemp(dir=home.store.layout.tmp)
+    os.mkdir(f"{ready}/_data")
+    return ready
+
+
 def test_a_second_collection_walks_what_is_new_alone(
     bb_tar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +122,7 @@ def test_a_second_collection_walks_what_is_new_alone(
         """What a step with a cache mount does; the mount's place."""
         wish = Mount("cache", id=cache, target="/c")
         with caches.taken(home, [wish], lambda: None) as names:
-            caches.made(home, names[cache], wish)
+            caches.made(home, names[cache], wish, lambda: empty(home))
             place = home.store.layout.volume_data(names[cache])
             Path(place, "f").write_bytes(bytes(size))
             name = os.path.relpath(place, home.root)
