@@ -1,5 +1,5 @@
-"""A daemon that is killed while it brings images in or puts lists of manifests together: there is
-the whole thing, the one before or none, and the same again does it.
+"""A daemon that is killed while it brings images in, copies them in another form or puts lists of
+manifests together: there is the whole thing, the one before or none, and the same again does it.
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ import gzip
 import io
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from tests.build.test_handing_crash import whole
 from tests.driver import Cove, wait_until
 from tests.images.tars import Tar
 from tests.registry.depots import Depot
@@ -167,3 +169,49 @@ def test_a_daemon_killed_at_any_step_of_a_list_of_manifests(
         depot.manifests.clear()
         depot.blobs.clear()
     as_before(fresh, before, "the end")
+
+
+@LONG
+@pytest.mark.parametrize("local", [False, True], ids=["registry", "directory"])
+def test_a_daemon_killed_at_any_step_of_a_conversion(
+    fresh: Cove, fake: Fake, depot: Depot, tmp_path: Path, local: bool
+) -> None:
+    tars = [Tar().file(f"walked{n}", os.urandom(40_000)).data() for n in range(2)]
+    source = fake.add("walk:1", FakeImage(tars, pack=gzip.compress))
+    layout, place = tmp_path / "out/layout", "/v2/x/manifests/1"
+    layout.parent.mkdir()
+    target = f"oci:{layout}:1" if local else f"{depot.host}/x:1"
+    begin = "cove.image.copying.copying:gather"
+    words = ("image", "convert", "-q", "--compression", "zstd", source, target)
+
+    def made() -> list[str]:
+        """The digests of what is there, all of whose layers are."""
+        if local:
+            return whole(layout) if layout.exists() else []
+        if place not in depot.manifests:
+            return []
+        data = depot.manifests[place][1]
+        assert {one["digest"] for one in json.loads(data)["layers"]} <= set(depot.blobs)
+        return [digest(data)]
+
+    def forget() -> None:
+        shutil.rmtree(layout, ignore_errors=True)
+        depot.manifests.clear()
+        depot.blobs.clear()
+
+    fresh(*words)
+    (wanted,), count = made(), 0
+    forget()
+    for where in steps(fresh, begin, tmp_path / "where", words):
+        assert made() in ([], [wanted]), where
+        fresh("images")
+        swept(fresh, where)
+        if local:
+            forget()  # a directory must be new; a registry has what it was sent
+        fresh(*words)
+        assert made() == [wanted], where
+        assert os.listdir(layout.parent) == ["layout"] * local, where
+        forget()
+        count += 1
+    assert count, "the walk never began"
+    assert made() == [wanted]

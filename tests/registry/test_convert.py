@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import need
-from tests.driver import Cove
+from tests.driver import Cove, kill_process, wait_until
 from tests.images.tars import Tar
+from tests.kernel.test_faults_images import command_line
 from tests.registry.depots import Depot
-from tests.registry.registries import Fake, FakeImage, body, digest
+from tests.registry.registries import Fake, FakeImage, Fault, body, digest, status
 from tests.registry.test_copy import multi, raw
 from tests.registry.test_verbs import fresh
 
@@ -105,3 +110,55 @@ def test_what_cannot_be(fresh: Cove, fake: Fake, depot: Depot) -> None:
     assert "its gzip stream is damaged" in said
     assert depot.manifests == {}
     assert os.listdir(fresh.root / "tmp") == []
+
+
+def halting(event: threading.Event) -> Fault:
+    """Half of the body, and the rest once ``event`` is set."""
+
+    def fault(request: BaseHTTPRequestHandler, data: bytes) -> bool:
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(data)))
+        request.end_headers()
+        request.wfile.write(data[: len(data) // 2])
+        event.wait(180)
+        request.wfile.write(data[len(data) // 2 :])
+        return True
+
+    return fault
+
+
+def encoders(pid: int) -> list[int]:
+    """The daemon's children that compress."""
+    found = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in file.read_text().split()]
+    return [pid for pid in found if b"/encode.py\0" in command_line(pid)]
+
+
+def pipes(pid: int) -> int:
+    found = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    return sum(name.startswith("pipe:") for name in found)
+
+
+def test_an_encoder_that_is_killed(fresh: Cove, fake: Fake, tmp_path: Path) -> None:
+    """Who decodes for it ends, too, although there is more than pipes hold; and all are closed."""
+    image = FakeImage([Tar().file("f", os.urandom(9_000_000)).data()], pack=gzip.compress)
+    source, dead = fake.add("big:1", image), threading.Event()
+    words = ("--compression", "zstd", source, f"oci:{tmp_path}/big:1")
+    fresh("images")
+    pid = fresh.daemon_pid()
+    before = pipes(pid)
+    served = status(200, image.blobs[image.layer])
+    fake.fault(image.layer, served, halting(dead))  # the first looks how it is compressed
+    child = fresh.spawn("image", "convert", *words)
+    try:
+        wait_until(lambda: encoders(pid), "an encoder")
+        kill_process(encoders(pid)[0])
+    finally:
+        dead.set()
+    _, err = child.communicate(timeout=120)
+    assert child.returncode == 1 and b"its process got signal 9" in err, err
+    assert os.listdir(tmp_path) == []
+    convert(fresh, *words)
+    wait_until(lambda: pipes(pid) == before, "the pipes to be closed")

@@ -11,11 +11,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from io import FileIO
 from typing import Any
 
 import msgspec
 
-from cove.errors import BadArchive, Unsupported
+from cove.errors import BadArchive, HostError, Unsupported
 from cove.image import compress, encode, pipeline
 from cove.image.copying.copying import linked_of
 from cove.image.copying.sources import CHUNK, Item, Source
@@ -118,16 +119,20 @@ class Converted:
 
     def _compress(self, one: Descriptor, kind: str, out: int) -> tuple[str, int]:
         with ExitStack() as stack:
-            packed, tar = _pipe(stack), _pipe(stack)
+            (coded, feed), (plain, decoded) = _pipe(stack), _pipe(stack)
             options = {"out": out, "kind": kind, "diff_hash": "sha256"}
             encoder = stack.enter_context(
-                pipeline.open_child(encode.__file__, options, stdin=tar[0], keep=(out,))
+                pipeline.open_child(encode.__file__, options, stdin=plain.fileno(), keep=(out,))
             )
+            plain.close()  # or who writes waits for ever once the encoder is no more
             failures: list[BaseException] = []
             threads = [
-                _Thread(failures, lambda: self._feed(one, packed[1]), packed[1]),
-                _Thread(failures, lambda: self._decode(one, packed[0], tar[1]), packed[0], tar[1]),
-            ]
+                _Thread(failures, lambda: self._feed(one, feed.fileno()), feed),
+                _Thread(
+                    failures, lambda: self._decode(one, coded.fileno(), decoded.fileno()),
+                    coded, decoded,
+                ),
+            ]  # fmt: skip
             try:
                 shown = short(one.digest)
                 poured = listen(
@@ -143,7 +148,8 @@ class Converted:
         if failures:
             raise failures[0]
         if poured.error or not poured.blob:
-            raise BadArchive(f"cannot convert {self.text}: {short(one.digest)}: {poured.text}")
+            why = poured.text or f"its process got signal {-encoder.returncode}"
+            raise HostError(f"cannot convert {self.text}: {short(one.digest)}: {why}", exit_code=1)
         return poured.blob, poured.wrote
 
     def _feed(self, one: Descriptor, fd: int) -> None:
@@ -155,7 +161,7 @@ class Converted:
         poured = pipeline.spool(
             Span(source, -1, -1), out, what=what, limit=pipeline.BYTES_MAX, digest=one.digest
         )
-        if poured.blob != one.digest:
+        if poured.error != "closed" and poured.blob != one.digest:  # else the encoder says why
             raise BadArchive(
                 f"cannot convert {self.text}: what comes as {one.digest} has the digest "
                 f"{poured.blob}"
@@ -165,7 +171,9 @@ class Converted:
 class _Thread(threading.Thread):
     """Closes its ends when it is done; the cause of what others complain about comes first."""
 
-    def __init__(self, failures: list[BaseException], work: Callable[[], None], *ends: int) -> None:
+    def __init__(
+        self, failures: list[BaseException], work: Callable[[], None], *ends: FileIO
+    ) -> None:
         super().__init__(name="convert", daemon=True)
         self._failures, self._work, self._ends = failures, work, ends
         self.start()
@@ -178,15 +186,15 @@ class _Thread(threading.Thread):
         except BaseException as error:
             self._failures.append(error)
         finally:
-            for fd in self._ends:
-                os.close(fd)
+            for end in self._ends:
+                end.close()
 
 
-def _pipe(stack: ExitStack) -> tuple[int, int]:
-    """Its reading end is a copy for who is started with it; each other end has one owner."""
+def _pipe(stack: ExitStack) -> tuple[FileIO, FileIO]:
+    """Its ends; whoever is done with one closes it, at the latest the end of ``stack``."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     pipeline.widen(writer)
-    return reader, writer
+    return stack.enter_context(FileIO(reader, "r")), stack.enter_context(FileIO(writer, "w"))
 
 
 def convert(items: Sequence[Item], form: Form, source: Converted) -> tuple[Item, ...]:
