@@ -310,9 +310,9 @@ class Wires:
     def forbid(self, endpoints: Sequence[Endpoint]) -> None:
         # One by one: where somebody took its rules away, the others' must still go. Without the
         # library there are none, and a machine that could not be wired is put away all the same.
-        with suppress(HostError):
-            for endpoint in endpoints:
-                port = _port(endpoint)
+        for endpoint in endpoints:
+            port = _port(endpoint)
+            with suppress(HostError):
                 self._nftables.run(firewall.elements(self.tag, port, add=False))
                 if led := firewall.ways(self.tag, port, add=False):
                     self._nftables.run(led)

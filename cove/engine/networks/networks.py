@@ -266,7 +266,7 @@ def _let_go(home: Home, key: int, gone: tuple[Endpoint, ...], spec: MachineSpec)
     """The wires of some places, then the places."""
     if spec.isolation == "vm":
         taps.unplug(home, key, (endpoint.index for endpoint in gone))
-    places.remove_wires(home, spec, gone)
+    places.remove_wires(home, key, spec, gone)
     with home.lock:
         if home.store.has_machine(key):
             before = home.record(key)

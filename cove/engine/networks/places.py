@@ -42,6 +42,10 @@ class Places:
         self.outgoing = Outgoing(self.wires.tag)
         self.rules = threading.RLock()
         """Held while rules are made of records, so that nobody's are missed."""
+        self.leaving: dict[str, int] = {}
+        """Links whose rules are gone, while their machine's record, by its key, still has them.
+        Replaced, never changed: who makes rules has one that nobody changes.
+        """
         self._lock = threading.Lock()
         self._taken: dict[tuple[str, str], int] = {}
         self._macs: dict[tuple[str, str], int] = {}
@@ -87,10 +91,12 @@ class Places:
             for own in filter(None, (address, address6)):
                 self._taken[network.id, own] = key
             self._macs[network.id, mac] = key
+            link = self.wires.port_name(key, index)
+            self._stay({link})
         return Endpoint(
             network=network.id,
             name=network.name,
-            link=self.wires.port_name(key, index),
+            link=link,
             index=index,
             address=f"{address}/{subnet.prefixlen}",
             gateway=network.gateway,
@@ -148,11 +154,23 @@ class Places:
             if endpoints is None:
                 self._taken = {place: k for place, k in self._taken.items() if k != key}
                 self._macs = {place: k for place, k in self._macs.items() if k != key}
+                self._stay({link for link, k in self.leaving.items() if k == key})
                 return
+            endpoints = tuple(endpoints)
+            self._stay({endpoint.link for endpoint in endpoints})
             for endpoint in endpoints:
                 for address in addresses_of(endpoint):
                     self._taken.pop((endpoint.network, address), None)
                 self._macs.pop((endpoint.network, endpoint.mac), None)
+
+    def leave(self, key: int, endpoints: Iterable[Endpoint]) -> None:
+        """Their rules go now: nobody makes them again of a record that still has them."""
+        with self._lock:
+            self.leaving = {**self.leaving, **{endpoint.link: key for endpoint in endpoints}}
+
+    def _stay(self, links: set[str]) -> None:
+        if links & self.leaving.keys():
+            self.leaving = {link: k for link, k in self.leaving.items() if link not in links}
 
     def used(self, network: str) -> set[int]:
         """Keys of the machines that have a place there."""
@@ -244,8 +262,9 @@ def make_rules(home: Home, *, without: NetworkRecord | None = None) -> None:
     """Of all records, as they are now; ``without`` one that is about to go."""
     gone = without.key if without is not None else -1
     with home.places.rules:
+        leaving = home.places.leaving  # read before the records: who has left it has left them
         records = home.store.machines()
-        endpoints = [e for record in records for e in record.endpoints]
+        endpoints = [e for r in records for e in r.endpoints if e.link not in leaving]
         published = [port for record in records for port in record.published]
         networks = [n for n in home.store.networks() if n.made and n.key != gone]
         home.places.wires.rules(networks, endpoints, published, forwarding.left(home))
@@ -261,15 +280,16 @@ def unplug(home: Home, record: MachineRecord) -> None:
         home.places.wires.drop_cards(record.key)
     if record.endpoints:
         home.names.forget(record.key)
-        remove_wires(home, record.spec, record.endpoints)
+        remove_wires(home, record.key, record.spec, record.endpoints)
         policies.end(home, record)
 
 
-def remove_wires(home: Home, spec: MachineSpec, endpoints: Sequence[Endpoint]) -> None:
-    """A virtual machine's links are its emulator's."""
+def remove_wires(home: Home, key: int, spec: MachineSpec, endpoints: Sequence[Endpoint]) -> None:
+    """A virtual machine's links are its emulator's. Its record is rid of the places next."""
     if spec.isolation != "vm":
         home.places.wires.unplug(endpoints)
     with home.places.rules:
+        home.places.leave(key, endpoints)
         home.places.wires.forbid(endpoints)
 
 
