@@ -1,7 +1,7 @@
 """A network's price: at the start of a machine beside peers, and in bytes a second between two
 machines beside a pair of links made by hand. In a network namespace of its own.
 
-    apt-get install iperf3
+    apt-get install iperf3 cpio
     python -m benchmarks.networks --rounds 10 [--kernel /var/lib/cove/kernels/fast]
 
 With a guest kernel also to and from a virtual machine, beside plain QEMU (``network_vm``).
