@@ -7,29 +7,23 @@ from __future__ import annotations
 import asyncio
 
 from aiohttp import web
-from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.web_protocol import _ErrInfo
 
+from cove.daemon.behind import Behind
 from cove.daemon.ends import gone
 
 LOOK = 1.0
 """Seconds between two looks whether such a client is still there: its end cannot be read again."""
 
 
-class Listener(RequestHandler):
+class Listener(Behind):
     """One connection."""
 
-    __slots__ = ("_last", "ended")
+    __slots__ = ("ended",)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._last: StreamReader | None = None
         self.ended = False
         super().connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._messages:
-            self._last = self._messages[-1][1]
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's answer, and may be true
         """Whether the connection stays: what was asked for, whole, is not answered yet."""

@@ -125,8 +125,8 @@ def take_over(request: web.Request) -> Taken:
         raise ConnectionResetError
     reader = asyncio.StreamReader(limit=CHUNK, loop=loop)
     stream = asyncio.StreamReaderProtocol(reader, loop=loop)
-    # What the client sent right behind its request is in aiohttp's parser already.
-    rest = protocol._message_tail
+    # What the client sent right behind its request (daemon/behind.py).
+    rest, protocol._message_tail = protocol._message_tail, b""
     transport.set_protocol(stream)
     stream.connection_made(transport)
     if rest:

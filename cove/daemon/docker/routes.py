@@ -14,6 +14,8 @@ Version = tuple[int, int]
 
 OLDEST: Version = (1, 24)
 NEWEST: Version = (1, 51)
+ABSOLUTE = re.compile(r"\Ahttps?://[^/?#]*", re.IGNORECASE)
+"""Before the path, as a client says it to a proxy (RFC 9112, 3.2.2: everybody has to take it)."""
 
 Kind = Literal["plain", "glance", "lasting", "body", "hijack", "websocket"]
 """plain: parameters in, an answer out. glance: the same, mostly without waiting for anybody: its
@@ -264,6 +266,19 @@ def find(method: str, path: str) -> tuple[Route, dict[str, str]] | None:
                 k: unquote(v, errors="surrogateescape") for k, v in match.groupdict().items()
             }
     return None
+
+
+@cache
+def _hijacks() -> tuple[tuple[re.Pattern[str], Route], ...]:
+    return tuple((pattern, route) for pattern, route in _patterns() if route.kind == "hijack")
+
+
+def becomes_stream(method: str, target: str) -> bool:
+    """Whether a connection ends to be HTTP with this request; ``target``: as the client says it."""
+    version, path = split_version(ABSOLUTE.sub("", target).partition("?")[0])
+    if version is not None and not OLDEST <= version <= NEWEST:
+        return False
+    return any(route.method == method and pattern.fullmatch(path) for pattern, route in _hijacks())
 
 
 def split_version(path: str) -> tuple[Version | None, str]:

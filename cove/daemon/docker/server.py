@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -33,6 +32,7 @@ from cove.daemon.docker.attach import look
 from cove.daemon.docker.pages import refuse_pages
 from cove.daemon.docker.pending import Changes, Execs, Pending
 from cove.daemon.docker.routes import (
+    ABSOLUTE,
     NEWEST,
     OLDEST,
     ROUTES,
@@ -64,8 +64,6 @@ HEADERS = {
     "Server": f"cove/{__version__} (linux)",
 }
 PAGE = "page not found"
-ABSOLUTE = re.compile(r"\Ahttps?://[^/?#]*", re.IGNORECASE)
-"""Before the path, as a client says it to a proxy (RFC 9112, 3.2.2: everybody has to take it)."""
 
 Handler = Callable[[Ask], Result]
 Glance = Callable[[Ask], Answer | None]
