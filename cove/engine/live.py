@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from cove.engine.events import Events
 from cove.engine.networks.served import Served
 from cove.engine.reactor import Timer
 from cove.engine.slots import Slot
@@ -73,6 +74,12 @@ class Live:
     """Remove its record too once it is put away."""
     gone: bool = False
     """Its monitor has torn everything down."""
+    stuck: str = ""
+    """Why it could not be put away; whoever removes it has that tried again."""
+    leaving: Events = field(default_factory=Events)
+    """For those that wait until it is put away: of hundreds that end at the same time each wakes
+    only its own.
+    """
     timers: list[Timer] = field(default_factory=list)
     refused: dict[str, None] = field(default_factory=dict)
     """System calls that seccomp refused, in order."""

@@ -316,12 +316,22 @@ def keep_plan(home: Home, live: Live, report: Report) -> None:
 
 def put_away(home: Home, live: Live) -> None:
     """Undo the start of a machine that ended; an ephemeral one is forgotten altogether."""
-    key = live.key
     if live.ctl is not None:
         home.reactor.forget(live.ctl.fileno(), live)
+    monitor, live.ctl = live.ctl, None
+    try:
+        _put_away(home, live, monitor)
+    except Exception as error:
+        live.ctl, live.stuck = monitor, one_line(str(error)) or type(error).__name__
+        raise
+    finally:
+        live.leaving.nudge()
+
+
+def _put_away(home: Home, live: Live, monitor: socket.socket | None) -> None:
+    key = live.key
     if live.group is not None:
         home.groups.remove(live.group)
-    monitor, live.ctl = live.ctl, None
     live.close()
     record = home.record(key)
     published = record.published

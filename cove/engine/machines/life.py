@@ -322,6 +322,8 @@ def _begin(
     except BaseException:
         if home.lives.get(record.key) is live:
             del home.lives[record.key]
+            home.events.nudge()  # who stops it waits for its end
+            live.leaving.nudge()
             home.store.free_range(record.key)
         if places_taken:
             home.places.give_back(record.key)

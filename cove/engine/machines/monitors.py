@@ -165,6 +165,7 @@ def _why(home: Home, live: Live, report: Report) -> CoveError:
 
 def _gone(home: Home, live: Live) -> None:
     live.gone = True
+    live.leaving.nudge()
     if live.ctl is not None:
         home.reactor.forget(live.ctl.fileno(), live)
     if live.ended is None and live.failure is None:

@@ -29,8 +29,8 @@ no restart policy to start it again.
 KILL_WAIT = 10.0
 """Seconds that a killed machine may take to end before that is an error."""
 AWAY_WAIT = 120.0
-"""Seconds that all of one that has ended may take to be put away: with hundreds of others, on a
-busy host, more than ten.
+"""Seconds that the monitor of one that has ended may take to tear everything down: with hundreds of
+others, on a busy host, more than ten.
 """
 
 
@@ -174,9 +174,9 @@ def wait_end(home: Home, record: MachineRecord, live: Live) -> None:
         )
 
 
-def _has_gone(home: Home, key: int, live: Live | None) -> bool:
+def _has_gone(home: Home, key: int, live: Live) -> bool:
     """All of it is put away."""
-    return live is None or home.lives.get(key) is not live
+    return home.lives.get(key) is not live
 
 
 def remove(
@@ -192,6 +192,36 @@ def remove(
     """
     while not _remove(home, record, force=force, volumes=volumes, cancelled=cancelled):
         record = home.record(record.key)
+
+
+def _wait_away(
+    home: Home, record: MachineRecord, live: Live | None, cancelled: threading.Event | None
+) -> None:
+    """Until all of it is put away. Only its monitor may take too long for that: what is left then
+    is the daemon's own work, which gets to it after hundreds of others, too.
+    """
+    if live is None:
+        return
+    away = partial(_has_gone, home, record.key, live)
+    with home.lock:
+        again = bool(live.stuck) and not away()
+        live.stuck = ""
+    if again:
+        home.worker.do(partial(ending.put_away, home, live))
+    wait = partial(live.leaving.wait_until, cancelled=cancelled)
+    if not wait(lambda: live.gone or bool(live.stuck) or away(), timeout=AWAY_WAIT):
+        raise HostError(
+            f"cannot remove {record.name}: its monitor does not end",
+            host=_monitor_of(live),
+            hint=f"try again: cove rm {record.name}",
+        )
+    wait(lambda: bool(live.stuck) or away())
+    if not away():
+        raise HostError(
+            f"cannot remove {record.name}: what it leaves cannot be put away",
+            host=live.stuck,
+            hint=f"try again: cove rm {record.name}",
+        )
 
 
 def _monitor_of(live: Live) -> str:
@@ -241,13 +271,7 @@ def _remove(
         ending.kill(home, live, "kill")
         wait_end(home, record, live)
     # Not for one that somebody has started anew meanwhile: that is ended, or refused, in its turn.
-    put_away = partial(_has_gone, home, record.key, now)
-    if not home.events.wait_until(put_away, cancelled=cancelled, timeout=AWAY_WAIT):
-        raise HostError(
-            f"cannot remove {record.name}: its monitor does not end",
-            host="" if now is None else _monitor_of(now),
-            hint=f"try again: cove rm {record.name}",
-        )
+    _wait_away(home, record, now, cancelled)
     with home.lock:
         if record.key in home.lives:
             return False
