@@ -273,7 +273,9 @@ def parse() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", help=f"some of: {', '.join(works(Path()))}")
-    parser.add_argument("--base", help="a root file system to begin with, or where to keep it")
+    parser.add_argument(
+        "--base", metavar="TAR", help="a root file system to begin with, or where to keep it"
+    )
     parser.add_argument("--state", help="directory for all state (default: the temporary one)")
     parser.add_argument("--store", help="directory on a journalled file system for all stores")
     return parser.parse_args()

@@ -140,6 +140,13 @@ def give_trial(cove: Cove) -> None:
     shutil.copy(kept, cove.root / "kvm.json")
 
 
+def fetch_kernel() -> None:
+    """Have a guest kernel here: from a network namespace of its own there is no way to one."""
+    from tests.vm.conftest import one_kernel
+
+    one_kernel()
+
+
 def seed_guests() -> None:
     """What ``give_guests`` gives, made now."""
     _seed()

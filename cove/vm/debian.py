@@ -23,6 +23,7 @@ from cove.vm.record import Kernel, Step
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]{1,99}")
 STATUS = re.compile(r"(?:dlstatus|pmstatus):[^:]*:([0-9.]+):")
 DEBIAN_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
+FAILED = re.compile(r"^W: Failed to fetch (.*)$", re.MULTILINE)
 IMAGE = re.compile(r"linux-image-[0-9][a-z0-9.+-]*")
 LINES = 4000
 """Of a program's words, how many characters are kept."""
@@ -117,6 +118,7 @@ class Apt:
         self._options += ["-o", "Acquire::Languages=none", "-q"]
         os.makedirs(f"{directory}/cache/archives/partial", 0o700)
         self._fresh = False
+        self._missed = ""
         if foreign:
             self._use_own_lists()
 
@@ -128,6 +130,10 @@ class Apt:
         if found is None and not self._fresh:
             self._use_own_lists()
             found = self._show(name)
+        if found is None and self._missed:
+            raise HostError(
+                f"cannot fetch {name}: a package source does not answer", host=self._missed
+            )
         if found is None:
             raise NotFound(
                 f"cannot fetch {name}: this host's package sources do not have it",
@@ -168,6 +174,9 @@ class Apt:
         code, said = self._run("apt-get", "update", stage="fetching package lists")
         if code:
             raise HostError(f"cannot fetch package lists: {_complaint(said)}")
+        # Of a source that does not answer, apt takes the rest, and exits with 0.
+        missed = FAILED.search(said)
+        self._missed = printable(missed[1]) if missed else ""
 
     def _show(self, name: str) -> Package | None:
         code, said = self._run("apt-cache", "show", "--no-all-versions", name)

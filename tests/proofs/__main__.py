@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tests.driver import ROOT, Cove, new_cove, wait_end, wait_until
 from tests.leaks import look
-from tests.shared import give_guests
+from tests.shared import fetch_kernel, give_guests
 
 IMAGE = ROOT / ".cache/proofs/services.tar"
 PACKAGES = "nginx-light,postgresql,curl"
@@ -189,15 +189,18 @@ def prove(kinds: list[str]) -> None:
 
 
 def main() -> int:
+    kinds = sys.argv[1:] or ["container", "vm"]
     if os.environ.get("COVE_PROOFS") != "inside":
         if not IMAGE.exists():
             make_image()
+        if "vm" in kinds:
+            fetch_kernel()
         inside = os.environ | {"COVE_PROOFS": "inside"}
-        words = ["unshare", "--net", sys.executable, "-m", "tests.proofs", *sys.argv[1:]]
+        words = ["unshare", "--net", sys.executable, "-m", "tests.proofs", *kinds]
         return subprocess.run(words, env=inside, cwd=ROOT, check=False).returncode
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1\n")
-    prove(sys.argv[1:] or ["container", "vm"])
+    prove(kinds)
     return 0
 
 

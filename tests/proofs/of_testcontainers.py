@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.driver import ROOT, clean_env, new_cove
 from tests.proofs.__main__ import IMAGE, make_image
-from tests.shared import give_guests
+from tests.shared import fetch_kernel, give_guests
 
 NGINX = 'FROM services:1\nEXPOSE 80\nCMD ["nginx", "-g", "daemon off;"]\n'
 POSTGRES = r"""FROM services:1
@@ -68,6 +68,7 @@ def main(words: list[str]) -> int:
     if os.environ.get("COVE_PROOFS") != "inside":
         if not IMAGE.exists():
             make_image()
+        fetch_kernel()
         inside = os.environ | {"COVE_PROOFS": "inside"}
         again = ["unshare", "--net", sys.executable, "-m", "tests.proofs.of_testcontainers", *words]
         return subprocess.run(again, env=inside, cwd=ROOT, check=False).returncode

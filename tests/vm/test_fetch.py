@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from tests.driver import Cove
+
+FETCH = """
+import sys
+from cove.errors import HostError
+from cove.vm.debian import Apt
+apt = Apt(sys.argv[1], arch="x86_64", env=(), progress=lambda step: None, gone=lambda: False)
+try:
+    apt.find("cove-has-no-such-package")
+except HostError as error:
+    print(error.message, error.host, sep="\\n")
+"""
 
 
 def fetched(cove: Cove, *words: str) -> str:
@@ -41,6 +55,15 @@ def test_a_package_that_is_none(cove: Cove) -> None:
     said = cove("kernel", "fetch", "cove-has-no-such-package", code=None, timeout=300).err
     assert "cannot fetch" in said
     assert os.listdir(cove.root / "tmp") == []
+
+
+def test_sources_that_do_not_answer_are_not_said_to_lack_it(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", FETCH, str(tmp_path)]
+    said = subprocess.run(
+        ["unshare", "--net", *words], capture_output=True, text=True, check=True, timeout=300
+    ).stdout.splitlines()
+    assert said[0] == "cannot fetch cove-has-no-such-package: a package source does not answer"
+    assert "://" in said[1]
 
 
 def test_the_trial_of_kvm_is_told_by_info(cove: Cove) -> None:
