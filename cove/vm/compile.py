@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+from functools import partial
 
 from cove.errors import HostError, Unsupported, printable
 from cove.image.host import PATH
@@ -69,7 +70,8 @@ def build(
     for kernel in kernels.all():
         if kernel.key == key:
             return kernel, False
-    root = apt.unpack(package)
+    package, root = apt.unpack(package, partial(apt.find, PACKAGE))
+    key = build_key(package, fragment)
     progress(Step("unpacking the source"))
     os.mkdir(f"{scratch}/source")
     archive = f"{root}/usr/src/{PACKAGE}.tar.xz"

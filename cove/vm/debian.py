@@ -13,6 +13,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from cove.errors import HostError, NotFound, Unsupported, UsageError, printable
 from cove.image.host import PATH
@@ -142,16 +143,17 @@ class Apt:
             )
         return found
 
-    def unpack(self, package: Package) -> str:
-        """Download, and unpack into a directory, which is returned."""
-        target = f"{self.directory}/{package.name}"
-        os.makedirs(f"{target}/deb")
-        if not self._download(package, target) and not self._fresh:
-            # The host's lists may name a version that the mirror has replaced since.
-            self._use_own_lists()
-            package = self.find(package.name)
-            if not self._download(package, target):
+    def unpack(self, package: Package, find: Callable[[], Package]) -> tuple[Package, str]:
+        """Download, and unpack into a directory; both are returned. ``find`` is asked again where
+        the host's lists name what the mirror has replaced since: a kernel has a new name then.
+        """
+        if not self._download(package):
+            if not self._fresh:
+                self._use_own_lists()
+                package = find()
+            if not self._download(package):
                 raise HostError(f"cannot fetch {package}: apt could not download it")
+        target = f"{self.directory}/{package.name}"
         (deb,) = glob.glob(f"{glob.escape(target)}/deb/*.deb")
         self.progress(Step("unpacking", id=package.name))
         argv = ["dpkg-deb", "-x", deb, f"{target}/root"]
@@ -159,7 +161,7 @@ class Apt:
         if code:
             raise HostError(f"cannot unpack {package}: {_complaint(said)}")
         os.unlink(deb)
-        return f"{target}/root"
+        return package, f"{target}/root"
 
     def _use_own_lists(self) -> None:
         """Fetch the lists into our own directory, for the wanted architecture."""
@@ -185,11 +187,12 @@ class Apt:
             return None
         return Package(name, fields["Version"], fields.get("Depends", ""))
 
-    def _download(self, package: Package, target: str) -> bool:
+    def _download(self, package: Package) -> bool:
+        target = f"{self.directory}/{package.name}/deb"
+        os.makedirs(target, exist_ok=True)
         code, _ = self._run(
-            "apt-get", "download", str(package), stage=f"downloading {package.name}",
-            cwd=f"{target}/deb",
-        )  # fmt: skip
+            "apt-get", "download", str(package), stage=f"downloading {package.name}", cwd=target
+        )
         return code == 0
 
     def _run(self, program: str, *words: str, stage: str = "", cwd: str = "") -> tuple[int, str]:
@@ -227,16 +230,12 @@ def fetch(
         raise Unsupported(f"cannot fetch a kernel for {arch}: only x86-64 and arm64 are known")
     check_tools()
     apt = Apt(scratch, arch=arch, env=env, progress=progress, gone=gone)
-    found = apt.find(package or f"linux-image-cloud-{apt.arch}")
-    if not IMAGE.fullmatch(found.name):
-        match = IMAGE.search(found.depends)
-        if match is None:
-            raise UsageError(f"cannot fetch {found.name}: it is no package of a kernel")
-        found = apt.find(match[0])
+    find = partial(find_image, apt, package or f"linux-image-cloud-{apt.arch}")
+    found = find()
     for kernel in kernels.all():
         if kernel.origin == str(found) and kernel.arch == arch:
             return kernel, False
-    root = apt.unpack(found)
+    found, root = apt.unpack(found, find)
     files = glob.glob(f"{glob.escape(root)}/boot/vmlinu[xz]-*")
     if len(files) != 1:
         raise UsageError(f"cannot fetch {found.name}: there is no kernel in it")
@@ -253,6 +252,17 @@ def fetch(
         version,
     )
     return kernels.add(source, progress=progress, replace=True), True
+
+
+def find_image(apt: Apt, name: str) -> Package:
+    """A package of a kernel, also of one which only depends on the newest."""
+    found = apt.find(name)
+    if IMAGE.fullmatch(found.name):
+        return found
+    match = IMAGE.search(found.depends)
+    if match is None:
+        raise UsageError(f"cannot fetch {found.name}: it is no package of a kernel")
+    return apt.find(match[0])
 
 
 def check_tools() -> None:
