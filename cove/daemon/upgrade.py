@@ -1,6 +1,5 @@
 """A session over HTTP: after the upgrade the connection carries the messages of ``init/cove.h``,
-framed
-by their own headers; a SEQPACKET pair carries the same to and from the monitor.
+framed by their own headers; a SEQPACKET pair carries the same to and from the monitor.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from aiohttp import web
 
 from cove.daemon.crowd import left
 from cove.daemon.ends import heard, linger
+from cove.daemon.raw import take_over
 from cove.engine.calls import Session
 
 HEADER = struct.Struct("<IiII")
@@ -38,17 +38,7 @@ class SessionBridge:
 
     async def relay(self, request: web.Request, loop: asyncio.AbstractEventLoop) -> None:
         """Until either side ends."""
-        transport, protocol = request.transport, request.protocol
-        assert transport is not None and isinstance(transport, asyncio.Transport)
-        reader = asyncio.StreamReader(limit=MESSAGE_MAX, loop=loop)
-        stream = asyncio.StreamReaderProtocol(reader, loop=loop)
-        # What the client sent right behind its request is in aiohttp's parser already.
-        rest = protocol._message_tail
-        transport.set_protocol(stream)
-        stream.connection_made(transport)
-        if rest:
-            reader.feed_data(rest)
-        writer = asyncio.StreamWriter(transport, stream, reader, loop)
+        reader, writer = take_over(request, MESSAGE_MAX)
         inward = loop.create_task(self._inward(reader, loop))
         outward = loop.create_task(self._outward(writer))
         try:

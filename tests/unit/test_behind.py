@@ -40,7 +40,7 @@ def answers(path: Path, requests: Iterable[list[bytes]]) -> list[bytes]:
             except web.RequestPayloadError:
                 return web.Response(status=400)
         body = await request.read()
-        taken = hijack.take_over(request)
+        taken = hijack.Taken(request)
         taken.reader.feed_eof()
         taken.writer.write(body + b":" + await taken.reader.read(-1))
         taken.close()

@@ -72,7 +72,7 @@ def kept() -> int:
 
 def test_a_connection_that_was_taken_over_is_forgotten(tmp_path: Path) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
-        taken = hijack.take_over(request)
+        taken = hijack.Taken(request)
         await taken.begin("text/plain", upgrade=True)
         taken.close()
         crowd.left(request)

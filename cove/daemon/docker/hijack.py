@@ -32,7 +32,7 @@ from cove.client.session import (
 from cove.daemon.docker.ask import MULTIPLEXED, RAW_STREAM, Answer, Ask, Hijack
 from cove.daemon.docker.websocket import Websocket
 from cove.daemon.ends import gone, heard, linger
-from cove.daemon.half import Listener
+from cove.daemon.raw import take_over
 from cove.engine.calls import Session
 from cove.errors import UsageError
 
@@ -64,13 +64,9 @@ class Done(web.StreamResponse):
 class Taken:
     """A connection, without its HTTP."""
 
-    def __init__(
-        self,
-        transport: asyncio.Transport,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        self._transport, self.reader, self.writer = transport, reader, writer
+    def __init__(self, request: web.Request) -> None:
+        self.reader, self.writer = take_over(request, CHUNK)
+        self._transport = self.writer.transport
 
     def gone(self) -> bool:
         """Whether nobody is at the other end; one who only has nothing more to say is there."""
@@ -116,26 +112,6 @@ class Taken:
 
     def close(self) -> None:
         self.writer.close()
-
-
-def take_over(request: web.Request) -> Taken:
-    loop = asyncio.get_running_loop()
-    transport, protocol = request.transport, request.protocol
-    if not isinstance(transport, asyncio.Transport):
-        raise ConnectionResetError
-    reader = asyncio.StreamReader(limit=CHUNK, loop=loop)
-    stream = asyncio.StreamReaderProtocol(reader, loop=loop)
-    # What the client sent right behind its request (daemon/behind.py).
-    rest, protocol._message_tail = protocol._message_tail, b""
-    transport.set_protocol(stream)
-    stream.connection_made(transport)
-    if rest:
-        reader.feed_data(rest)
-    if isinstance(protocol, Listener) and protocol.ended:
-        reader.feed_eof()
-    with contextlib.suppress(RuntimeError):
-        transport.resume_reading()
-    return Taken(transport, reader, asyncio.StreamWriter(transport, stream, reader, loop))
 
 
 def check_body(request: web.Request) -> None:

@@ -358,11 +358,8 @@ class Door:
         upgrade = "upgrade" in request.headers.get("Connection", "").lower()
         hijack.check_body(request)
         ask.body = await self.crowd.body(request)
-        taken = hijack.take_over(request)
+        taken = hijack.Taken(request)
         try:
-            if request.content_length and not ask.body:
-                # aiohttp before 3.14 takes it for the beginning of the stream
-                ask.body = await taken.reader.readexactly(request.content_length)
             result = await self._run(self._handlers[route.handler], ask)
             if isinstance(result, Hijack):
                 await hijack.serve(taken, self._pool, ask, result, upgrade=upgrade)
