@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import select
 import socket
 import stat
 import struct
@@ -29,6 +28,7 @@ from cove.engine.events import Cancel
 from cove.engine.reactor import Reactor, complain
 from cove.errors import Bug, CoveError, HostError, UsageError, printable
 from cove.executor.messages import HEADER, Kind, Message, Request, decode_request, receive
+from cove.linux.pidfd import wait_exit
 
 FRONT_PROTOCOL = 1
 REQUEST_MAX = 16 << 20
@@ -96,9 +96,7 @@ def peer_is_of(conn: socket.socket, world: World) -> bool:
             pidfd = os.pidfd_open(pid)
         try:
             same = World.of(f"/proc/{pid}", uid) == world
-            alive = select.poll()
-            alive.register(pidfd, select.POLLIN)
-            return same and not alive.poll(0)
+            return same and not wait_exit(pidfd, 0)
         finally:
             os.close(pidfd)
     except OSError:

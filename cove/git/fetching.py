@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import shutil
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from cove.errors import Unsupported
 from cove.git.door import Door
 from cove.git.jail import COMMAND, FAILED, NOBODY, UNKNOWN
 from cove.git.settings import AGENT, HOSTS, Address, read_address
+from cove.linux.pidfd import wait_exit
 from cove.oci.endpoint import forbidden
 from cove.planner.seccomp.filters import compile_default, compile_missing
 
@@ -196,11 +196,9 @@ class _Run:
     def _wait(self, child: subprocess.Popen[bytes], directory: str) -> None:
         pidfd = os.pidfd_open(child.pid)
         try:
-            poll = select.poll()
-            poll.register(pidfd, select.POLLIN)
             space = min(self.room, SPACE_LEFT)
             names = min(os.statvfs(directory).f_favail // 2, NAMES_LEFT)
-            while not poll.poll(LOOK * 1000):
+            while not wait_exit(pidfd, LOOK):
                 if self.stopped():
                     raise GitStopped
                 free = os.statvfs(directory)

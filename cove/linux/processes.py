@@ -5,8 +5,9 @@ a limit, and believed to be no more than text.
 from __future__ import annotations
 
 import os
-import select
 from dataclasses import dataclass, replace
+
+from cove.linux.pidfd import wait_exit
 
 NETWORK_MAX = 1 << 20
 COMMAND_MAX = 8 << 10
@@ -127,9 +128,7 @@ def interfaces(pid: int, pidfd: int) -> dict[str, tuple[int, ...]]:
         text = _read(f"/proc/{pid}/net/dev", NETWORK_MAX)
     except OSError:
         return {}
-    over = select.poll()
-    over.register(pidfd, select.POLLIN)
-    if over.poll(0):
+    if wait_exit(pidfd, 0):
         return {}
     found = {}
     for line in text.decode("utf-8", "replace").splitlines()[2:]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cove.linux.mounts import clone_mount
-from cove.linux.pidfd import open_pidfd, wait_exit
+from cove.linux.pidfd import wait_exit
 from cove.linux.probe import probe_facts
 from cove.oci.config import ImageConfig
 from cove.plan import ops, wire
@@ -442,8 +442,7 @@ def test_exec_joins_the_machine(store: Store) -> None:
     place = store.place()
     made = plan_machine(machine, ImageConfig(), store.facts, place)
     with _running(store, made) as pid, ExitStack() as stack:
-        target = open_pidfd(pid)
-        assert target is not None
+        target = os.pidfd_open(pid)
         stack.callback(os.close, target)
         script = (
             f"for n in {' '.join(KINDS)}; do readlink /proc/self/ns/$n; done; "
@@ -474,8 +473,7 @@ def test_a_machine_dies_with_its_launcher(store: Store, parts: dict[str, Any]) -
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as run:
         assert run.stdout is not None and run.stdout.readline() == b"ready\n"
         (child,) = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-        machine = open_pidfd(int(child))
-        assert machine is not None
+        machine = os.pidfd_open(int(child))
         run.kill()
         try:
             assert wait_exit(machine, 60)
