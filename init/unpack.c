@@ -241,7 +241,6 @@ static int set_xattrs(struct unpack *u, int fd)
 			err = fsetxattr(fd, text, value.s, value.n, 0);
 		if (err && (errno == EDQUOT || (errno == ENOSPC && text[0] == 's')))
 			return fail_errno(u, "setxattr");
-		u->xattrs_dropped += !!err;
 	}
 	return 0;
 }
@@ -413,10 +412,8 @@ static int make_whiteout(struct unpack *u, int dir, const char *name)
 
 	if (!strcmp(name, ".wh..opq"))
 		return set_opaque(u, dir, "");
-	if (!strncmp(name, ".wh.", 4)) { /* notes of aufs */
-		u->skipped++;
+	if (!strncmp(name, ".wh.", 4)) /* notes of aufs */
 		return 0;
-	}
 	if (!*name || !strcmp(name, ".") || !strcmp(name, ".."))
 		return fail(u, REFUSED, "a whiteout of a directory it is in");
 	/* What this layer itself holds is not hidden; but what lies below it is. */
@@ -438,8 +435,7 @@ static int make_special(struct unpack *u, int dir, const char *name)
 		return mknodat(dir, name, S_IFIFO | e->mode, 0) ? fail_errno(u, "mknod") : set_attributes(u, dir, name);
 	if (e->type == '3' && e->device == 0)
 		return mknodat(dir, name, S_IFCHR, 0) ? fail_errno(u, "mknod") : 0;
-	u->devices++; /* a machine's /dev is its own, and its root is mounted nodev */
-	return 0;
+	return 0; /* a device: a machine's /dev is its own, and its root is mounted nodev */
 }
 
 static int check_entry(struct unpack *u)
@@ -522,12 +518,9 @@ static int unpack_all(struct unpack *u)
 	forget_dirs(u);
 	if (each_time(u, set_time) || each_time(u, tell_implied))
 		return -EINVAL;
-	n = snprintf(text, sizeof(text),
-		     "{\"bytes\":%llu,\"entries\":%llu,\"devices\":%llu,\"xattrs\":%llu,\"skipped\":%llu,\"ended\":%s,"
-		     "\"lost\":%s}\n",
-		     (unsigned long long)u->bytes, (unsigned long long)u->entries, (unsigned long long)u->devices,
-		     (unsigned long long)u->xattrs_dropped, (unsigned long long)u->skipped,
-		     u->terminated ? "true" : "false", u->lost ? "true" : "false");
+	n = snprintf(text, sizeof(text), "{\"bytes\":%llu,\"entries\":%llu,\"ended\":%s,\"lost\":%s}\n",
+		     (unsigned long long)u->bytes, (unsigned long long)u->entries, u->terminated ? "true" : "false",
+		     u->lost ? "true" : "false");
 	return write_all(1, text, (size_t)n);
 }
 

@@ -92,7 +92,7 @@ struct unpack {
 	bool setgid;   /* a directory has the bit: what is made below would inherit its group */
 	bool there;    /* the files are somewhere else already: only the recipe is wanted */
 	uint64_t max_bytes, max_entries;
-	uint64_t bytes, entries, made, devices, xattrs_dropped, skipped;
+	uint64_t bytes, entries, made;
 	/* the first failure */
 	enum verdict verdict;
 	char reason[200];

@@ -368,10 +368,8 @@ static int apply_record(struct unpack *u, struct word key, struct word value)
 	else if (begins(&key, "GNU.sparse."))
 		return apply_sparse(u, key, value);
 	else if (begins(&key, "SCHILY.xattr.")) {
-		if (e->xattrs == XATTRS || key.n > 255) {
-			u->xattrs_dropped++;
+		if (e->xattrs == XATTRS || key.n > 255)
 			return 0;
-		}
 		e->xattr[e->xattrs].name = key;
 		e->xattr[e->xattrs++].value = value;
 	}

@@ -56,12 +56,6 @@ class Unpacked(msgspec.Struct, frozen=True):
 
     bytes: int
     entries: int
-    devices: int = 0
-    """Device nodes left out: a machine's /dev is its own."""
-    xattrs: int = 0
-    """Extended attributes left out."""
-    skipped: int = 0
-    """Notes of aufs left out."""
     ended: bool = True
     """The archive had its mark of the end."""
     lost: bool = False
