@@ -238,7 +238,7 @@ static int channel_open(struct mux *of, const struct msg *head, const char *data
 	return 0;
 }
 
-static void reap(void)
+static void reap_all(void)
 {
 	struct signalfd_siginfo info;
 
@@ -305,6 +305,6 @@ int agent_main(void)
 		if (mux_turn(&mux, &extra, 1) == -EPROTO)
 			reboot(RB_POWER_OFF); /* the host's bytes are out of step: none that follow can be read */
 		if (extra.revents)
-			reap();
+			reap_all();
 	}
 }

@@ -191,3 +191,4 @@ extern int in_guest;	  /* set by it: ops that change a whole system may run */
 extern char *start_words; /* what /proc/self/cmdline shows */
 extern size_t start_words_len;
 void pid1(pid_t child) __attribute__((noreturn)); /* reap, forward signals, exit with the child's status */
+void reap(pid_t child); /* all that has ended by now; if the child has, exit with its status */

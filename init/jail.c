@@ -14,7 +14,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -316,16 +315,6 @@ static void console(struct pollfd *from, int to)
 		kept += (size_t)n;
 		write_all(to, data, (size_t)n);
 	}
-}
-
-static void reap(pid_t child)
-{
-	int status;
-	pid_t pid;
-
-	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-		if (pid == child)
-			_exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
 }
 
 /* What the monitor sends to its child is meant for the one that stands in; a size comes to both by the terminal. */

@@ -16,8 +16,7 @@
 /* The kernel sends these to a process for its own faults: to block or forward them would hide a crash. */
 static const int OWN[] = {SIGFPE, SIGILL, SIGSEGV, SIGBUS, SIGABRT, SIGTRAP, SIGSYS};
 
-/* All that has ended by now. */
-static void reap(pid_t child)
+void reap(pid_t child)
 {
 	int status;
 	pid_t pid;
