@@ -13,6 +13,7 @@ from typing import Any
 import docker
 import pytest
 
+from cove.planner.defaults import PIDS
 from tests.api.conftest import Command, Raw
 from tests.driver import Cove, wait_until
 
@@ -141,6 +142,7 @@ def test_what_it_uses_is_counted(box: Any) -> None:
     assert once["name"] == "/box" and once["memory_stats"]["usage"] > 0
     assert once["cpu_stats"]["system_cpu_usage"] > once["precpu_stats"]["system_cpu_usage"]
     assert once["pids_stats"]["current"] >= 1
+    assert once["pids_stats"]["limit"] == PIDS
     rounds = box.stats(decode=True)
     assert next(rounds)["id"] == box.id
     rounds.close()

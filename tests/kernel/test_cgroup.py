@@ -125,10 +125,10 @@ def test_processes(groups: Cgroups, facts: Facts) -> None:
     wait_removed(groups, group)
 
 
-def test_defaults(groups: Cgroups) -> None:
-    group = groups.make(Limits())
-    stats = groups.stats(group)
-    assert stats.pids_limit == 2048
+def test_what_nobody_limits_is_not_limited(groups: Cgroups) -> None:
+    """What a machine has where nothing was asked for is the planner's."""
+    stats = groups.stats(groups.make(Limits()))
+    assert stats.pids_limit == -1
     assert stats.memory_limit == -1
     assert groups.stats(groups.make(Limits(pids=-1))).pids_limit == -1
 

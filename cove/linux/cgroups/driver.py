@@ -34,7 +34,6 @@ from cove.linux.cgroups.limits import check_limits, size_text
 from cove.plan.facts import Facts
 from cove.spec.machine import Limits
 
-DEFAULT_PIDS = 2048
 BUSY = 0.5
 """Seconds that a group may stay busy after its last process was killed."""
 
@@ -103,9 +102,8 @@ class Cgroups(ABC):
     ``events_fd`` becomes readable when a limit was hit somewhere: then call ``read_events``.
     """
 
-    def __init__(self, facts: Facts, root: str, *, default_pids: int = DEFAULT_PIDS) -> None:
+    def __init__(self, facts: Facts, root: str) -> None:
         self._facts = facts
-        self._default_pids = default_pids
         self.parent = f"cove-{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}"
         self._lock = threading.RLock()
         self._pool: list[Group] = []
@@ -169,7 +167,7 @@ class Cgroups(ABC):
         with self._lock:
             group = self._pool.pop() if self._pool else self._make()
         try:
-            return self._limit(group, limits, fresh=True)
+            return self._limit(group, limits)
         except BaseException:
             self.remove(group)
             raise
@@ -192,7 +190,7 @@ class Cgroups(ABC):
     def set_limits(self, group: Group, limits: Limits) -> Group:
         """Other limits for a group."""
         check_limits(limits, self._facts)
-        return self._limit(group, limits, fresh=False)
+        return self._limit(group, limits)
 
     def change(self, group: Group, limits: Limits) -> Group:
         """Other limits for a machine that runs: all of them, or none if the kernel refuses one."""
@@ -201,7 +199,7 @@ class Cgroups(ABC):
         of_devices = {path: read_lines(path) for path in files_of(self._devices(group))}
         try:
             self._make_room(group, limits)
-            changed = self._limit(group, limits, fresh=False)
+            changed = self._limit(group, limits)
             self._enter(group, changed)
             return changed
         except BaseException as error:
@@ -421,7 +419,7 @@ class Cgroups(ABC):
         """Have every process in the hierarchies that ``changed`` has and ``group`` had not."""
 
     @abstractmethod
-    def _limit(self, group: Group, limits: Limits, *, fresh: bool) -> Group: ...
+    def _limit(self, group: Group, limits: Limits) -> Group: ...
 
     def _make(self) -> Group:
         self._last += 1
@@ -429,7 +427,6 @@ class Cgroups(ABC):
         try:
             self._create(name)
             group = self._group(name)
-            self._limit(group, Limits(), fresh=True)
             self._watch(group)
         except OSError as error:
             self.remove(Group(name, "", ""))
@@ -439,7 +436,3 @@ class Cgroups(ABC):
                 hint="cove needs to be root, and /sys/fs/cgroup to be writable",
             ) from error
         return group
-
-    def _pids_max(self, limits: Limits) -> str:
-        pids = limits.pids or self._default_pids
-        return "max" if pids < 0 else str(pids)

@@ -7,14 +7,7 @@ half a machine's start.
 
 from __future__ import annotations
 
-from cove.linux.cgroups.driver import (
-    DEFAULT_PIDS,
-    Cgroups,
-    Counters,
-    Event,
-    Group,
-    Stats,
-)
+from cove.linux.cgroups.driver import Cgroups, Counters, Event, Group, Stats
 from cove.linux.cgroups.limits import check_limits, check_online
 from cove.linux.cgroups.v1 import CgroupsV1
 from cove.linux.cgroups.v2 import CgroupsV2
@@ -32,7 +25,7 @@ __all__ = [
 ]
 
 
-def open_cgroups(facts: Facts, root: str, *, default_pids: int = DEFAULT_PIDS) -> Cgroups:
+def open_cgroups(facts: Facts, root: str) -> Cgroups:
     """The driver for this host."""
     driver = CgroupsV2 if facts.cgroup == "v2" else CgroupsV1
-    return driver(facts, root, default_pids=default_pids)
+    return driver(facts, root)

@@ -118,12 +118,15 @@ class CgroupsV1(Cgroups):
 
     # ---- limits ----
 
-    def _limit(self, group: Group, limits: Limits, *, fresh: bool) -> Group:
+    def _limit(self, group: Group, limits: Limits) -> Group:
         name = group.name
         if limits.memory or limits.memory_reservation:
-            self._limit_memory(name, limits, fresh=fresh)
-        if limits.pids or fresh:
-            self._limit_pids(name, limits)
+            self._limit_memory(name, limits)
+        if limits.pids:
+            flag = f"--pids-limit {limits.pids}"
+            base = controller(self._facts, "pids", flag=flag) + f"/{self.parent}/{name}"
+            most = "max" if limits.pids < 0 else str(limits.pids)
+            set_limit(f"{base}/pids.max", most, what="limit processes", flag=flag)
         if limits.cpus:
             base = controller(self._facts, "cpu", flag="--cpus") + f"/{self.parent}/{name}"
             flag = f"--cpus {limits.cpus:g}"
@@ -143,14 +146,7 @@ class CgroupsV1(Cgroups):
             return self._group(name)
         return group
 
-    def _limit_pids(self, name: str, limits: Limits) -> None:
-        if not self._pids and not limits.pids:
-            return
-        flag = f"--pids-limit {limits.pids}"
-        base = controller(self._facts, "pids", flag=flag) + f"/{self.parent}/{name}"
-        set_limit(f"{base}/pids.max", self._pids_max(limits), what="limit processes", flag=flag)
-
-    def _limit_memory(self, name: str, limits: Limits, *, fresh: bool) -> None:
+    def _limit_memory(self, name: str, limits: Limits) -> None:
         base = controller(self._facts, "memory", flag="--memory") + f"/{self.parent}/{name}"
         both = swap_limit(limits)
         flag = f"--memory {size_text(limits.memory)}"
@@ -160,7 +156,7 @@ class CgroupsV1(Cgroups):
             writes.append(("memory.memsw.limit_in_bytes", both, swap_flag))
             # The kernel refuses, at any moment, less memory and swap than memory.
             old = read_number(f"{base}/memory.memsw.limit_in_bytes", -1)
-            if not fresh and 0 < old < limits.memory:
+            if 0 < old < limits.memory:
                 writes.reverse()
         if limits.memory_reservation:
             flag = f"--memory-reservation {size_text(limits.memory_reservation)}"

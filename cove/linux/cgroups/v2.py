@@ -92,14 +92,15 @@ class CgroupsV2(Cgroups):
     def _enter(self, group: Group, changed: Group) -> None:
         """There is one hierarchy, and everybody is in it."""
 
-    def _limit(self, group: Group, limits: Limits, *, fresh: bool) -> Group:
+    def _limit(self, group: Group, limits: Limits) -> Group:
         base = group.directory
         if limits.memory or limits.memory_reservation:
             self._limit_memory(base, limits)
-        if limits.pids or (fresh and "pids" in self._facts.controllers):
+        if limits.pids:
             flag = f"--pids-limit {limits.pids}"
             controller(self._facts, "pids", flag=flag)
-            set_limit(f"{base}/pids.max", self._pids_max(limits), what="limit processes", flag=flag)
+            most = "max" if limits.pids < 0 else str(limits.pids)
+            set_limit(f"{base}/pids.max", most, what="limit processes", flag=flag)
         if limits.cpus:
             controller(self._facts, "cpu", flag="--cpus")
             value = f"{round(limits.cpus * PERIOD)} {PERIOD}"
