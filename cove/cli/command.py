@@ -141,7 +141,9 @@ def _option(flag: Flag) -> click.Option:
 
 
 class Group(click.Group):
-    """Commands under one word; ``later`` names those that other versions of cove may have."""
+    """Commands under one word; ``later`` names those that are not here, with why, and ``instead``
+    what does their work.
+    """
 
     def __init__(
         self,
@@ -152,6 +154,7 @@ class Group(click.Group):
         group: str = "",
         flags: Sequence[Flag] = (),
         later: Mapping[str, str] | None = None,
+        instead: Mapping[str, str] | None = None,
         hidden: bool = False,
         about: str = "",
     ) -> None:
@@ -159,7 +162,7 @@ class Group(click.Group):
             name, commands=dict(commands), help=help, add_help_option=False, hidden=hidden
         )
         self.heading, self.about = group, about
-        self.later = later or {}
+        self.later, self.instead = later or {}, instead or {}
         self.flags = tuple(flags)
         self.spellings = parse.spellings(flags)
 

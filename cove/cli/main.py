@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import click
 
 from cove.cli.command import Command, Group, help_text
-from cove.cli.parse import HelpWanted, scan
+from cove.cli.parse import HelpWanted, read_values, scan
 from cove.cli.terminal import Gone, Terminal
 from cove.client.api import Client
 from cove.errors import CoveError, Unsupported, UsageError, printable
@@ -28,7 +28,7 @@ _IMAGES = ("search",)
 _MACHINES: tuple[str, ...] = ()
 _LATER = (
     *_IMAGES, *_MACHINES, "network", "compose",
-    "buildx", "swarm", "plugin",
+    "swarm", "plugin",
 )  # fmt: skip
 WHEN = "not in this version of cove, it comes with a later one"
 LATER = dict.fromkeys(_LATER, WHEN) | {"checkpoint": "cove keeps no checkpoints of processes"}
@@ -37,7 +37,6 @@ LATER_OF_MACHINES = {name: LATER[name] for name in _MACHINES}
 LATER_OF_IMAGES = dict.fromkeys(_IMAGES, WHEN)
 
 INSTEAD = {
-    "buildx": "cove build",
     "checkpoint": "of disk and memory, of virtual machines: cove snapshot",
     "compose": "docker-compose, with DOCKER_HOST=$(cove system docker-socket)",
 }
@@ -91,10 +90,10 @@ def _of_images() -> click.Command:
 
 
 def _of_builds() -> dict[str, click.Command]:
-    from cove.cli.builds import build, builder
+    from cove.cli.builds import build, builder, buildx
 
     kept = Group("builder", builder.BUILDER, help="What builds keep", group="Images")
-    return {"build": build.BUILD, "builder": kept}
+    return {"build": build.BUILD, "builder": kept, "buildx": buildx.BUILDX}
 
 
 def _of_manifests() -> click.Command:
@@ -172,6 +171,7 @@ def _tree() -> Group:
         about="First steps: cove run --rm -it host bash. More: cove COMMAND --help",
         flags=GLOBAL,
         later=LATER,
+        instead=INSTEAD,
     )
 
 
@@ -195,6 +195,7 @@ def find(argv: Sequence[str], terminal: Terminal) -> tuple[str, click.Command, t
     path, rest = "cove", tuple(argv)
     while isinstance(found, Group):
         flags, rest = _own_flags(found, path, rest)
+        read_values(flags)  # they may be wrong
         if any(flag.name == "debug" and text == "true" for flag, text in flags):
             terminal.debug = True
         if path == "cove" and any(flag.name == "version" for flag, _ in flags):
@@ -242,7 +243,7 @@ def _unknown(name: str, group: Group, path: str) -> CoveError:
     if name in group.later:
         return Unsupported(
             f'cannot run "{name}": {group.later[name]}',
-            hint=INSTEAD.get(name, ""),
+            hint=group.instead.get(name, ""),
         )
     return UsageError(
         f'cannot run "{name}": {path} has no such command',

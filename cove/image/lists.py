@@ -180,12 +180,12 @@ def _platform(one: Member) -> dict[str, object]:
     return found | {key: value for key, value in more.items() if value}
 
 
-def inspect(asking: Asking, text: str, member: str) -> bytes:
-    """As it would be pushed, or as a registry has it."""
+def inspect(asking: Asking, text: str, member: str, *, remote: bool = False) -> bytes:
+    """As it would be pushed, or as a registry has it; ``remote``: as that has it in any case."""
     if member:
         one = _member(known_list(asking.store, text, "inspect"), member, "inspect")
         text = f"{parse_reference(one.reference).name}@{one.digest}"
-    elif (known := read_list(asking.store.layout, str(parse_reference(text)))) is not None:
+    elif not remote and (known := read_list(asking.store.layout, str(parse_reference(text)))):
         return document_of(known).data
     with open_for(
         asking.store, text, asking.credentials(text), asking.tell, asking.stopped, asking.patience,
@@ -196,6 +196,22 @@ def inspect(asking: Asking, text: str, member: str) -> bytes:
 
 def push(asking: Asking, text: str, *, purge: bool) -> Item:
     known = known_list(asking.store, text, "push")
+    item = _send(asking, known, text)
+    if purge:
+        with _changing:  # not what was added meanwhile, and is in no registry
+            if read_list(asking.store.layout, known.name) == known:
+                remove_list(asking.store.layout, known.name)
+    return item
+
+
+def push_together(asking: Asking, text: str, members: tuple[str, ...]) -> Item:
+    """A list that nobody keeps."""
+    name = _place(text, "push")
+    found = {one.digest: one for one in (_look_up(asking, member) for member in members)}
+    return _send(asking, ManifestList(str(name), tuple(found.values())), text)
+
+
+def _send(asking: Asking, known: ManifestList, text: str) -> Item:
     for one in known.members:
         if not (one.os and one.architecture):
             raise UsageError(
@@ -211,10 +227,6 @@ def push(asking: Asking, text: str, *, purge: bool) -> Item:
     with _upload(asking, known.name) as (reference, registry):
         assert isinstance(registry, Upload)
         registry.manifest(reference.tag, item.kind, item.data)
-    if purge:
-        with _changing:  # not what was added meanwhile, and is in no registry
-            if read_list(asking.store.layout, known.name) == known:
-                remove_list(asking.store.layout, known.name)
     return item
 
 

@@ -50,6 +50,8 @@ class Pushed:
     digest: str
     size: int
     """Of the manifest."""
+    kind: str
+    """Its media type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ def _push(wish: _Wish) -> Pushed:
     kind, data = _bring(wish)
     digest = wish.registry.manifest(wish.reference.tag, kind, data)
     _remember_place(wish, digest)
-    return Pushed(wish.record.id, str(wish.reference), digest, len(data))
+    return Pushed(wish.record.id, str(wish.reference), digest, len(data), kind)
 
 
 def _push_index(index: IndexRecord, wishes: Sequence[_Wish]) -> Pushed:
@@ -168,7 +170,7 @@ def _push_index(index: IndexRecord, wishes: Sequence[_Wish]) -> Pushed:
     for wish in wishes:
         _remember_place(wish, digest)
     meant = first.store.tagged(index.name) or first.record.id
-    return Pushed(meant, str(first.reference), digest, len(data))
+    return Pushed(meant, str(first.reference), digest, len(data), kind)
 
 
 def _bring(wish: _Wish) -> tuple[str, bytes]:

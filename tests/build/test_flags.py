@@ -26,8 +26,6 @@ def test_call_is_check(build: Build) -> None:
         ("--provenance=mode=max", "cannot make attestations"),
         ("--sbom=true", "cannot make attestations"),
         ("--call=outline", 'cannot do "outline"'),
-        ("--output=type=image,name=a:b", "-t a:b"),
-        ("--output=type=image,name=a:b,push=true", "cove push NAME"),
     ],
 )
 def test_what_is_refused_by_name(build: Build, flag: str, why: str) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from cove.cli.builds import cache, output
+from cove.cli.builds import cache, output, pushed
 from cove.cli.builds.agents import agent_of
 from cove.cli.builds.contexts import Contexts, contexts_of, parse_context
 from cove.cli.builds.log import Rows, log_for
@@ -49,6 +49,7 @@ def parse_progress(text: str) -> str:
 def build(typed: Typed, terminal: Terminal, client: Client) -> int:
     path = typed.words[0]
     check_several(typed)
+    pushed.check_push(typed)
     with _context(typed, terminal, path) as context, contexts_of(typed, terminal, client) as named:
         finder = _Finder(typed, terminal, client, named)
         if typed.on("check"):
@@ -247,17 +248,24 @@ def _end(
     ids = "\n".join(done.images)
     for name in sockets:
         terminal.error(f"{printable(name)} is a socket, which no image holds\n")
-    if typed.text("iidfile"):
-        _write(terminal, typed.text("iidfile"), ids)
     target = typed.values.get("output")
-    if target is not None and not target.to_store:
-        output.write(target, done, terminal, client)
-    elif typed.on("quiet"):
-        terminal.write(f"{ids}\n")
-    elif typed.text("progress", "auto") not in ("json", "rawjson"):
+    to_store = target is None or target.to_store
+    quiet = typed.on("quiet") or typed.text("progress", "auto") in ("json", "rawjson")
+    if to_store and not quiet:
         lines = [f"writing image {image}\n" for image in done.images]
         lines += [f"naming to {tag}\n" for tag in done.tags]
         terminal.error("".join(lines))
+    there = pushed.push(typed, terminal, client, done.tags, quiet=quiet)
+    if there is None:
+        return 130
+    if typed.text("iidfile"):
+        _write(terminal, typed.text("iidfile"), ids)
+    if target is not None and not to_store:
+        output.write(target, done, terminal, client)
+    elif typed.on("quiet"):
+        terminal.write(f"{ids}\n")
+    if typed.text("metadata"):
+        _write(terminal, typed.text("metadata"), pushed.metadata(typed, done, there))
     return 0
 
 
@@ -290,7 +298,7 @@ def _params(
         ignore_name=context.ignore_name,
         contexts=contexts,
         images=images,
-        tags=tuple(typed.values.get("tags", ())),
+        tags=pushed.tags_of(typed),
         arguments=_arguments(typed, terminal),
         labels=dict(typed.values.get("labels", ())),
         target=typed.text("target"),
@@ -383,8 +391,8 @@ def _check(typed: Typed, terminal: Terminal, context: Context, finder: _Finder) 
 _LATER = "it comes with a later version of cove"
 REFUSED = dict.fromkeys(
     (
-        "annotation", "attest", "builder",
-        "cgroup-parent", "metadata-file", "push", "squash",
+        "annotation", "cgroup-parent", "cpu-period", "cpu-quota", "cpu-shares", "cpuset-cpus",
+        "cpuset-mems", "memory-swap", "policy", "security-opt", "squash",
     ),
     (_LATER, True),
 )  # fmt: skip
@@ -399,11 +407,15 @@ BUILD = Command(
         Flag("allow", "allow", "What single steps may ask for: network.host (RUN --network=host), "
              "security.insecure (RUN --security=insecure: root on the host)", "", "ENTITLEMENT",
              grants.parse_entitlement, repeat=True),
+        Flag("attest", "attest", "Accepted as disabled=true: there are no attestations", "",
+             "type=KIND,disabled=true", output.parse_attestations, repeat=True),
         Flag("build-arg", "arguments", "A value for an ARG; a name alone takes your own variable's",
              "", "NAME[=VALUE]", repeat=True),
         Flag("build-context", "contexts", "What a name in FROM or --from means: a directory, "
              "docker-image://IMAGE, oci-layout://DIR, the URL of an archive or of a git "
              "repository", "", "NAME=PATH", parse_context, repeat=True),
+        Flag("builder", "builder", "Accepted as default: cove has one builder", "", "default",
+             pushed.parse_builder),
         Flag("cache-from", "cache_from", "Steps made elsewhere: type=registry,ref=NAME or "
              "type=local,src=DIR", "", "CACHE", cache.parse_source, repeat=True),
         Flag("cache-to", "cache_to", "Bring what steps made there, too: type=registry,ref=NAME, "
@@ -422,13 +434,15 @@ BUILD = Command(
              repeat=True),
         Flag("load", "load", "Accepted: the image goes into the store anyway"),
         Flag("memory", "memory", "Most memory of each RUN", "m", "SIZE", values.parse_size),
+        Flag("metadata-file", "metadata", "Write the result's ids and digests to a file, as JSON",
+             "", "FILE"),
         Flag("network", "network", "Of RUN: default, none, host, or a network's name", "",
              "NETWORK"),
         Flag("no-cache", "no_cache", "Do every step anew"),
         Flag("no-cache-filter", "no_cache_stages", "Do the steps of these stages anew", "",
              "STAGE[,STAGE...]", repeat=True),
-        Flag("output", "output", "As files: type=tar|local|oci|docker,dest=FILE, a directory, or -",
-             "o", "DEST", output.parse_output),
+        Flag("output", "output", "As files: type=tar|local|oci|docker,dest=FILE, a directory, or "
+             "-; to registries: type=registry", "o", "DEST", output.parse_output),
         Flag("platform", "platforms", "Another than this host's, or several: "
              "linux/amd64,linux/arm64", "", "PLATFORM[,PLATFORM...]", parse_platforms,
              repeat=True),
@@ -437,6 +451,7 @@ BUILD = Command(
         Flag("provenance", "provenance", "Accepted as false: there are no attestations", "",
              "false", output.parse_attestation),
         Flag("pull", "pull", "Look for newer base images"),
+        Flag("push", "push", "Send the image to the registries of its names, too"),
         Flag("quiet", "quiet", "Show nothing but the image's id", "q"),
         Flag("rm", "rm", "Accepted: machines of steps are always removed", default=True),
         Flag("sbom", "sbom", "Accepted as false: there are no attestations", "", "false",

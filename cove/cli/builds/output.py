@@ -4,10 +4,12 @@ store.
 
 from __future__ import annotations
 
+import csv
 import os
 from contextlib import suppress
 from dataclasses import dataclass
 
+from cove.cli.images.push import COMPRESSIONS
 from cove.cli.images.save import into_directory
 from cove.cli.machines.copy import to_stdout
 from cove.cli.terminal import Terminal
@@ -16,6 +18,7 @@ from cove.client.api import Client
 from cove.engine.calls.build import BuildStep
 from cove.engine.calls.ship import ImageSave
 from cove.errors import Unsupported, UsageError, printable
+from cove.spec import values
 
 LAYOUT = "oci directory"
 """``type=oci,tar=false``."""
@@ -26,11 +29,20 @@ FORMATS = {
 STORE = ("image", "docker")
 
 
+WORDS = ("type", "dest", "name", "push", "tar", "compression", "oci-mediatypes")
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     kind: str
     target: str = ""
     """File or directory; ``-``: standard output; empty: the store."""
+    names: tuple[str, ...] = ()
+    """Of the image, besides those of ``--tag``."""
+    push: bool = False
+    """To the registries of its names, too."""
+    compression: str = ""
+    """Of layers that they have not: gzip or zstd; empty: gzip."""
 
     @property
     def to_store(self) -> bool:
@@ -43,28 +55,48 @@ def parse_output(text: str) -> Output:
         return Output("tar", "-")
     if "=" not in text:
         return Output("local", text)
-    words = {}
-    for part in text.split(","):
-        name, equals, value = part.partition("=")
-        if not equals or name not in ("type", "dest", "name", "push", "tar"):
-            raise UsageError(f'cannot read output "{printable(text)}": it is type=KIND,dest=FILE')
-        words[name] = value
+    words = _words(text)
     kind, target = words.get("type", ""), words.get("dest", "")
-    if "name" in words and words.get("push", "false") == "false" and kind != "registry":
-        raise Unsupported("cannot name the result there: not in this version of cove",
-                          hint=f"build it with -t {words['name'] or 'NAME'}")  # fmt: skip
-    if words.get("push", "false") != "false" or kind == "registry":
-        raise Unsupported(
-            "cannot push the result at once: not in this version of cove",
-            hint="build it with -t NAME, then: cove push NAME",
-        )
+    if kind == "registry":
+        kind, words = "image", {"push": "true", **words}
     if kind not in (*FORMATS, *STORE):
-        raise UsageError(f'no such output: "{printable(kind)}"', hint="tar, local, oci or docker")
+        raise UsageError(f'no such output: "{printable(kind)}"',
+                         hint="tar, local, oci, docker, image or registry")  # fmt: skip
     if kind == "local" and not target:
         raise UsageError("cannot write files: no directory is named", hint="type=local,dest=DIR")
-    if words.get("tar", "true") != "true":
-        return _layout(text, words)
-    return Output(kind, target or ("" if kind in STORE else "-"))
+    if kind == "image" and target:
+        raise UsageError(f'cannot read output "{printable(text)}": an image goes into the store',
+                         hint="as a file: type=oci or docker")  # fmt: skip
+    if values.parse_bool(words.get("tar", "true")):
+        target = target or ("" if kind in STORE else "-")
+    else:
+        kind = _layout(text, words)
+    names = tuple(name for name in words.get("name", "").split(",") if name)
+    push = values.parse_bool(words.get("push", "false"))
+    return Output(kind, target, names, push, parse_compression(words.get("compression", "")))
+
+
+def _words(text: str) -> dict[str, str]:
+    """``NAME=VALUE`` with commas between them; in quotes where a value has some."""
+    words = {}
+    for part in next(csv.reader((text,)), []):
+        name, equals, value = part.partition("=")
+        if not equals or not name:
+            raise UsageError(f'cannot read output "{printable(text)}": it is type=KIND,dest=FILE')
+        if name not in WORDS or (name == "oci-mediatypes" and not values.parse_bool(value)):
+            raise Unsupported(f'cannot use "{printable(part)}" of an output: not in this version '
+                              "of cove", hint=f"an output has {', '.join(WORDS)}")  # fmt: skip
+        words[name] = value
+    return words
+
+
+def parse_compression(text: str) -> str:
+    if text not in ("", *COMPRESSIONS):
+        raise Unsupported(
+            f'cannot compress layers as "{printable(text)}": not in this version of cove',
+            hint=f"one of {', '.join(COMPRESSIONS)}",
+        )
+    return text
 
 
 def parse_attestation(text: str) -> str:
@@ -75,6 +107,11 @@ def parse_attestation(text: str) -> str:
     return ""
 
 
+def parse_attestations(text: str) -> str:
+    """``--attest type=sbom,disabled=true``."""
+    return parse_attestation("false" if "disabled=true" in text.split(",") else text)
+
+
 def parse_call(text: str) -> tuple[tuple[str, bool], ...]:
     """``--call``: what is to be done with the Dockerfile."""
     if text not in ("build", "check"):
@@ -83,8 +120,8 @@ def parse_call(text: str) -> tuple[tuple[str, bool], ...]:
     return (("check", text == "check"),)
 
 
-def _layout(text: str, words: dict[str, str]) -> Output:
-    if words["tar"] != "false" or words.get("type") != "oci":
+def _layout(text: str, words: dict[str, str]) -> str:
+    if words.get("type") != "oci":
         raise UsageError(
             f'cannot read output "{printable(text)}": tar=false is for type=oci alone',
             hint="a directory of files: type=local,dest=DIR",
@@ -93,7 +130,7 @@ def _layout(text: str, words: dict[str, str]) -> Output:
         raise UsageError(
             "cannot write an OCI layout: no directory is named", hint="type=oci,tar=false,dest=DIR"
         )
-    return Output(LAYOUT, words["dest"])
+    return LAYOUT
 
 
 def write(output: Output, done: BuildStep, terminal: Terminal, client: Client) -> None:

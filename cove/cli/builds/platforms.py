@@ -41,7 +41,7 @@ def check_several(typed: Typed) -> None:
             hint="--output type=oci,dest=FILE",
             exit_code=1,
         )
-    if to_store and not typed.values.get("tags"):
+    if to_store and not (typed.values.get("tags") or (output and output.names)):
         raise UsageError(
             "cannot keep images for several platforms together: they have no name",
             origin="--platform",

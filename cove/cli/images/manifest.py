@@ -16,7 +16,7 @@ from cove.oci.reference import parse_reference
 from cove.spec.flags import Flag
 
 
-def _logins(terminal: Terminal, *names: str) -> dict[str, calls.Login]:
+def logins_of(terminal: Terminal, *names: str) -> dict[str, calls.Login]:
     found: dict[str, calls.Login] = {}
     for name in names:
         domain = parse_reference(name).domain
@@ -30,7 +30,7 @@ def create(typed: Typed, terminal: Terminal, client: Client) -> int:
     name, *members = typed.words
     made = client.manifest_create(
         lists.ManifestCreate(
-            name, tuple(members), typed.on("amend"), _logins(terminal, name, *members)
+            name, tuple(members), typed.on("amend"), logins_of(terminal, name, *members)
         ),
         terminal.cancelled,
     )
@@ -60,7 +60,7 @@ def annotate(typed: Typed, terminal: Terminal, client: Client) -> int:
 def inspect(typed: Typed, terminal: Terminal, client: Client) -> int:
     name, member = (*typed.words, "")[:2]
     shown = client.manifest_inspect(
-        lists.ManifestInspect(name, member, _logins(terminal, member or name)), terminal.cancelled
+        lists.ManifestInspect(name, member, logins_of(terminal, member or name)), terminal.cancelled
     )
     terminal.write(json.dumps(json.loads(shown.text), indent=3, ensure_ascii=False) + "\n")
     return 0
@@ -69,7 +69,7 @@ def inspect(typed: Typed, terminal: Terminal, client: Client) -> int:
 def push(typed: Typed, terminal: Terminal, client: Client) -> int:
     name = typed.words[0]
     known = client.manifest_inspect(lists.ManifestInspect(name, local=True), terminal.cancelled)
-    logins = _logins(terminal, name, *known.members)
+    logins = logins_of(terminal, name, *known.members)
     params = lists.ManifestPush(name, typed.on("purge"), logins)
     for done in follow(client.manifest_push(params, terminal.cancelled), terminal, quiet=False):
         terminal.write(f"{done.digest}\n")

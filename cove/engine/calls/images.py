@@ -126,5 +126,7 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     """With ``done``: the names it got."""
     digest: str = ""
     """With ``done``, of a pull: what the name means there."""
+    kind: str = ""
+    """With ``done``, of a push: the media type of that."""
     fresh: bool = False
     """With ``done``, of a pull: the image was not here under this name."""

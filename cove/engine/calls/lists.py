@@ -35,6 +35,8 @@ class ManifestInspect(msgspec.Struct, frozen=True):
     logins: dict[str, Login] = {}
     local: bool = False
     """No registry is asked."""
+    remote: bool = False
+    """What the registry has, whatever is put together here."""
 
 
 class ManifestPush(msgspec.Struct, frozen=True):
@@ -42,6 +44,8 @@ class ManifestPush(msgspec.Struct, frozen=True):
     purge: bool = False
     """Forget the list once it is pushed."""
     logins: dict[str, Login] = {}
+    members: tuple[str, ...] = ()
+    """Of no list: these, as ``ManifestCreate`` takes them, for this push alone."""
 
 
 class ManifestRemove(msgspec.Struct, frozen=True):

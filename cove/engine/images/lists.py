@@ -68,7 +68,8 @@ def manifest_inspect(home: Home, params: ManifestInspect, call: Call) -> Manifes
     if params.local:
         known = lists.known_list(home.store, params.name, "push")
         return ManifestShown(known.name, members=tuple(one.reference for one in known.members))
-    data = lists.inspect(_silent(home, params.logins, call), params.name, params.member)
+    asking = _silent(home, params.logins, call)
+    data = lists.inspect(asking, params.name, params.member, remote=params.remote)
     return ManifestShown(str(parse_reference(params.name)), data.decode("utf-8", "replace"))
 
 
@@ -87,7 +88,10 @@ def manifest_push(home: Home, params: ManifestPush, call: Call) -> Iterator[Prog
         from cove.image import lists
 
         asking = _asking(home, params.logins, stopped, report)
-        item = lists.push(asking, params.name, purge=params.purge)
+        if params.members:
+            item = lists.push_together(asking, params.name, params.members)
+        else:
+            item = lists.push(asking, params.name, purge=params.purge)
         yield Progress("done", total=len(item.data), tags=(params.name,), digest=item.digest)
 
     return as_steps(home, call, work, stopped, wind_up=WIND_UP)

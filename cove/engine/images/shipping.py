@@ -48,7 +48,8 @@ def image_push(home: Home, params: ImagePush, call: Call) -> Iterator[Progress]:
             if image is not None:
                 home.publish_image("push", image, name)
             yield Progress(
-                "done", total=pushed.size, image=pushed.id, tags=(name,), digest=pushed.digest
-            )
+                "done", total=pushed.size, image=pushed.id, tags=(name,), digest=pushed.digest,
+                kind=pushed.kind,
+            )  # fmt: skip
 
     return as_steps(home, call, work, stopped, wind_up=WIND_UP)
