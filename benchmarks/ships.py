@@ -1,7 +1,9 @@
 """python -m benchmarks.ships: push, copy, save and load of one image, cove beside the peers.
 
 The image, stores and registries are those of ``benchmarks.pulls``; what is pushed goes into a
-second registry, which is emptied after each turn. Needs root, docker-registry and skopeo.
+second registry, which is emptied after each turn. Needs root, docker-registry, podman and skopeo;
+docker takes part where ``BENCH_DOCKER`` is the socket of one in this network namespace
+(``dockerd --bridge=none --iptables=false --ip-forward=false --data-root STORE/docker ...``).
 """
 
 from __future__ import annotations
@@ -36,14 +38,23 @@ class Contest:
         self.podman = podman
         self.layout = f"oci:{store}/layout:1"
         self.archive = str(store / "saved.tar")
+        self.tools = {"cove": [cove], "podman": podman}
+        if socket := os.environ.get("BENCH_DOCKER"):
+            self.tools["docker"] = ["docker", "--host", f"unix://{socket}"]
 
     def prepare(self) -> None:
-        quiet(self.cove, "pull", "-q", self.reference, env=self.env)
-        quiet(self.cove, "tag", self.reference, self.target, env=self.env)
-        quiet(*self.podman, "pull", "-q", "--tls-verify=false", self.reference)
-        quiet(*self.podman, "tag", self.reference, self.target)
-        quiet("skopeo", "copy", "-q", "--src-tls-verify=false", f"docker://{self.reference}",
-              self.layout)  # fmt: skip
+        for name, tool in self.tools.items():
+            insecure = ["--tls-verify=false"] if name == "podman" else []
+            self._must(*tool, "pull", "-q", *insecure, self.reference)
+            self._must(*tool, "tag", self.reference, self.target)
+        self._must("skopeo", "copy", "-q", "--src-tls-verify=false",
+                   f"docker://{self.reference}", self.layout)  # fmt: skip
+
+    def _must(self, *argv: str) -> None:
+        """A contestant without the image would fail in no time, and be the fastest."""
+        done = subprocess.run(argv, env=self.env, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(argv)}: {done.stderr.strip()}")
 
     def empty(self) -> None:
         shutil.rmtree(self.place / "other/registry", ignore_errors=True)
@@ -58,21 +69,16 @@ class Contest:
         )
 
     def push(self) -> dict[str, Pull]:
-        found = {"cove": self._timed([self.cove, "push", "-q", self.target])}
-        tls = "--tls-verify=false"
-        found["podman"] = self._timed([*self.podman, "push", "-q", tls, self.target])
+        found = {
+            name: self._timed(
+                [*tool, "push", "-q", *(["--tls-verify=false"] * (name == "podman")), self.target]
+            )
+            for name, tool in self.tools.items()
+        }
         found["skopeo, from an OCI layout"] = self._timed(
             ["skopeo", "copy", "-q", "--dest-tls-verify=false", self.layout,
              f"docker://{self.target}"]
         )  # fmt: skip
-        if socket := os.environ.get("BENCH_DOCKER"):
-            env = self.env | {"DOCKER_HOST": f"unix://{socket}"}
-            quiet("docker", "pull", "-q", self.reference, env=env)
-            quiet("docker", "tag", self.reference, self.target, env=env)
-            found["docker"] = (
-                lambda: run_command(["docker", "push", "-q", self.target], env),
-                self.empty,
-            )
         return found
 
     def copy(self) -> dict[str, Pull]:
@@ -88,25 +94,22 @@ class Contest:
         def undo() -> None:
             Path(self.archive).unlink(missing_ok=True)
 
-        words = ["save", "-o", self.archive]
-        return {
-            "cove": self._timed([self.cove, *words, self.reference], undo),
-            "podman": self._timed([*self.podman, *words, self.reference], undo),
-            "skopeo, from an OCI layout": self._timed(
-                ["skopeo", "copy", "-q", self.layout, f"docker-archive:{self.archive}:x:1"], undo
-            ),
-        }
+        words = ["save", "-o", self.archive, self.reference]
+        found = {name: self._timed([*tool, *words], undo) for name, tool in self.tools.items()}
+        found["skopeo, from an OCI layout"] = self._timed(
+            ["skopeo", "copy", "-q", self.layout, f"docker-archive:{self.archive}:x:1"], undo
+        )
+        return found
 
     def load(self) -> dict[str, Pull]:
-        quiet(self.cove, "save", "-o", self.archive, self.reference, env=self.env)
+        self._must(self.cove, "save", "-o", self.archive, self.reference)
 
-        def without(*tool: str) -> object:
+        def without(tool: list[str]) -> object:
             return lambda: quiet(*tool, "rmi", "-f", self.reference, self.target, env=self.env)
 
         words = ["load", "-i", self.archive]
         return {
-            "cove": self._timed([self.cove, *words], without(self.cove)),
-            "podman": self._timed([*self.podman, *words], without(*self.podman)),
+            name: self._timed([*tool, *words], without(tool)) for name, tool in self.tools.items()
         }
 
 
