@@ -20,14 +20,18 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 from tests.clients import as_docker
 from tests.clients.as_docker import Case
 from tests.clients.beside.hosts import both, missing
+from tests.driver import wait_until
 
 HERE = Path(__file__).parent
 DIFFERENCES = HERE / "differences.toml"
+PATIENCE = 20.0
+"""Seconds for what a case has begun to end."""
 
 TERMINAL = r"""
 screen() {
@@ -75,7 +79,22 @@ def asked(case: Case, env: dict[str, str]) -> list[str]:
         finally:
             end = ["tmux", "-S", terminal, "kill-server"]
             subprocess.run(end, capture_output=True, check=False)
-    return [*settle(given["out"]), f"exit code {given['code']}"]
+    return [*settle(given["out"]), f"exit code {given['code']}", *left(env)]
+
+
+def left(env: dict[str, str]) -> list[str]:
+    """Containers that a case leaves to the next one; what ``--rm`` removes may take its time."""
+    with suppress(AssertionError):
+        wait_until(lambda: not _docker(env, "ps", "-aq"), "their end", seconds=PATIENCE)
+    ids = _docker(env, "ps", "-aq")
+    if ids:
+        _docker(env, "rm", "-f", *ids)
+    return [f"{len(ids)} left behind"] if ids else []
+
+
+def _docker(env: dict[str, str], *words: str) -> list[str]:
+    done = subprocess.run(["docker", *words], env=env, capture_output=True, text=True, check=False)
+    return done.stdout.split()
 
 
 Difference = dict[str, list[str]]
