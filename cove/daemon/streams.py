@@ -77,26 +77,11 @@ async def with_piped_body(
     request: web.Request, pool: Executor, method: Method, params: Any
 ) -> web.StreamResponse:
     """The request's body is read as the verb reads it."""
-    loop = asyncio.get_running_loop()
     reader, writer = os.pipe2(os.O_CLOEXEC)
     cancel = Cancel()
     call = Call(body=reader, cancelled=cancel)
     run = pool.submit(_run, method, params, call, reader)
-    writing: asyncio.Future[None] | None = None
-    try:
-        try:
-            async for chunk in request.content.iter_chunked(CHUNK):
-                writing = loop.run_in_executor(pool, write_all, writer, chunk)
-                await asyncio.shield(writing)
-        except BrokenPipeError:
-            pass  # the verb has ended before its input, and says why
-    except BaseException:
-        cancel.set()  # before it sees the end of its input
-        raise
-    finally:
-        if writing is not None:
-            await asyncio.wait([writing])
-        os.close(writer)
+    await _feed(request, pool, writer, cancel)
     try:
         result = await asyncio.shield(asyncio.wrap_future(run))
     except asyncio.CancelledError:
@@ -136,7 +121,7 @@ async def _feed(request: web.Request, pool: Executor, writer: int, cancel: Cance
     except BrokenPipeError:
         pass  # the verb has ended before its input, and says why
     except BaseException:
-        cancel.set()
+        cancel.set()  # before it sees the end of its input
         raise
     finally:
         while writing is not None and not writing.done():
