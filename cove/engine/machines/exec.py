@@ -14,7 +14,7 @@ from cove.engine.descriptors import Descriptors
 from cove.engine.home import Home, close_quietly
 from cove.engine.machines import ending
 from cove.engine.machines.pause import check_not_paused
-from cove.engine.machines.start import Foreground
+from cove.engine.machines.start import Foreground, start_message
 from cove.engine.machines.stopping import running
 from cove.engine.networks import joining, linking
 from cove.engine.ranges import range_base
@@ -35,11 +35,9 @@ from cove.executor.messages import (
     send_start,
 )
 from cove.linux.cgroups.tree import Group
-from cove.plan import wire
 from cove.plan.ops import Plan
 from cove.planner import Place, plan_exec
 from cove.spec.machine import ExecSpec
-from cove.spec.values import parse_detach_keys
 from cove.store.records import MachineRecord
 
 COMMAND_MAX = 1024
@@ -143,28 +141,10 @@ def _plan(
 
 
 def _message(extra: Extra, base: int, foreground: Foreground | None) -> Start:
-    spec, plan = extra.spec, extra.plan
-    assert plan is not None
+    assert extra.plan is not None
     flags = StartFlag.EXEC
-    flags |= StartFlag.TTY if spec.tty else StartFlag(0)
-    flags |= StartFlag.STDIN_OPEN | StartFlag.STDIN_ONCE if spec.stdin_open else StartFlag(0)
-    keys, rows, columns = spec.detach_keys, 0, 0
-    if foreground is not None:
-        flags |= StartFlag.SESSION
-        flags |= StartFlag.BOUND if foreground.bound else StartFlag(0)
-        rows, columns = foreground.session.rows, foreground.session.columns
-        keys = foreground.detach_keys or keys
-    return Start(
-        flags=flags,
-        uid=base,
-        gid=base,
-        host=wire.encode(plan.host),
-        machine=wire.encode(plan.machine),
-        rows=rows,
-        columns=columns,
-        keys=parse_detach_keys(keys),
-        which=foreground.which if foreground else 0,
-    )
+    flags |= StartFlag.STDIN_ONCE if extra.spec.stdin_open else StartFlag(0)
+    return start_message(flags, extra.spec, extra.plan, foreground, base=base)
 
 
 def _wait_started(home: Home, extra: Extra) -> None:

@@ -40,7 +40,7 @@ from cove.plan import wire
 from cove.plan.ops import Plan
 from cove.planner import BindSource, Place, plan_machine
 from cove.planner.virtual.jail import JAIL_IMAGE
-from cove.spec.machine import Device
+from cove.spec.machine import Device, ExecSpec, MachineSpec
 from cove.spec.network import machine_of
 from cove.spec.values import parse_detach_keys
 from cove.store.lock import ROOM
@@ -266,20 +266,35 @@ def _message(record: MachineRecord, plan: Plan, foreground: Foreground | None) -
     flags = StartFlag.LOG
     if spec.restart.policy != "no":
         flags |= StartFlag.STAY
+    if spec.stdin_open:
+        attached = foreground is not None and "stdin" in foreground.streams
+        flags |= StartFlag.STDIN_ONCE if attached else StartFlag.KEEP_STDIN
+    if foreground is not None and foreground.sig_proxy:
+        flags |= StartFlag.SIG_PROXY
+    message = start_message(flags, spec, plan, foreground, base=range_base(record.id_range))
+    files = 0 if spec.log_driver == "none" else spec.log_files
+    return replace(message, log_max=spec.log_max, log_files=files)
+
+
+def start_message(
+    flags: StartFlag,
+    spec: MachineSpec | ExecSpec,
+    plan: Plan,
+    foreground: Foreground | None,
+    *,
+    base: int,
+) -> Start:
+    """With the flags that ``spec`` and the caller's session add."""
     keys, rows, columns = spec.detach_keys, 0, 0
     if spec.tty:
         flags |= StartFlag.TTY
     if spec.stdin_open:
-        attached = foreground is not None and "stdin" in foreground.streams
         flags |= StartFlag.STDIN_OPEN
-        flags |= StartFlag.STDIN_ONCE if attached else StartFlag.KEEP_STDIN
     if foreground is not None:
         flags |= StartFlag.SESSION
-        flags |= StartFlag.SIG_PROXY if foreground.sig_proxy else StartFlag(0)
         flags |= StartFlag.BOUND if foreground.bound else StartFlag(0)
         keys = foreground.detach_keys or keys
         rows, columns = foreground.session.rows, foreground.session.columns
-    base = range_base(record.id_range)
     return Start(
         flags=flags,
         uid=base,
@@ -288,8 +303,6 @@ def _message(record: MachineRecord, plan: Plan, foreground: Foreground | None) -
         machine=wire.encode(plan.machine),
         rows=rows,
         columns=columns,
-        log_max=spec.log_max,
-        log_files=0 if spec.log_driver == "none" else spec.log_files,
         keys=parse_detach_keys(keys),
         which=foreground.which if foreground else 0,
     )
