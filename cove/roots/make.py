@@ -5,14 +5,12 @@ view. What the machine wrote stays from one start to the next; the work director
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 
-from cove.errors import HostError
 from cove.linux.disk import file_usage, tree_usage
 from cove.roots.remove import remove_tree
-from cove.store.lock import ROOM
+from cove.store.lock import translated
 
 
 def prepare_root(
@@ -28,7 +26,7 @@ def prepare_root(
     upper = f"{store_root}/roots/u{key}"
     below = f"{store_root}/roots/u{above}" if above else ""
     names = [("fs", "work"), *((f"v{i}", f"w{i}") for i in range(views))]
-    try:
+    with translated(f"make the root of machine {key}", host=upper):
         if _make(upper, 0o700):
             for content, work in names:
                 _make_top(upper, content, below, anew=False)
@@ -39,12 +37,6 @@ def prepare_root(
             if not _make(f"{upper}/{work}", 0o700):
                 remove_tree(f"{upper}/{work}")
                 _make(f"{upper}/{work}", 0o700)
-    except OSError as error:
-        raise HostError(
-            f"cannot make the root of machine {key}: {(error.strerror or '').lower()}",
-            host=upper,
-            hint=ROOM if error.errno in (errno.ENOSPC, errno.EDQUOT) else "",
-        ) from error
 
 
 def _make_top(upper: str, part: str, below: str, *, anew: bool) -> None:

@@ -10,11 +10,28 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from cove.errors import Conflict, CoveError, HostError
 from cove.store.layout import FORMAT, Layout
 
 ROOM = "make room: remove machines and images that are not needed, or enlarge the file system"
+
+
+@contextmanager
+def translated(what: str, *, origin: str = "", host: str = "") -> Iterator[None]:
+    """An ``OSError`` inside is told as ``cannot <what>``, and one for want of space with ROOM."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise HostError(
+            f"cannot {what}: {(error.strerror or str(error)).lower()}",
+            origin=origin,
+            host=host,
+            hint=ROOM if full else "",
+        ) from error
 
 
 class StateFull(HostError):

@@ -4,7 +4,6 @@ alone, one at a time unless all of them only read.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import time
@@ -36,7 +35,7 @@ from cove.planner.tools.mkfs import (
 from cove.roots.scratch import copy_sparse
 from cove.spec.machine import MachineSpec, Mount
 from cove.spec.volume import disk_size
-from cove.store.lock import ROOM
+from cove.store.lock import translated
 from cove.store.records import VolumeRecord
 
 PATIENCE = 20.0
@@ -79,31 +78,27 @@ def _make(home: Home, record: VolumeRecord, path: str, tree: str, what: str) -> 
     staging = f"{home.store.layout.tmp}/disk-{home.store.new_key()}"
     size = disk_size(record.options)
     try:
-        for name in (staging, f"{staging}/{OUT}", f"{staging}/{TREE}"):
-            os.mkdir(name, 0o700)
-        if not tree:
-            tree = f"{staging}/{TREE}"
-            os.mkdir(f"{tree}/_data", 0o755)
-            os.chmod(f"{tree}/_data", 0o755)
-        made = f"{staging}/{OUT}/disk"
-        fd = os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.ftruncate(fd, size)
-            _run(home, mkfs_spec(tree, f"{staging}/{OUT}"), plan_mkfs, what)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        with home.lock:
-            now = home.store.volume(record.name)
-            if now is None or now.removing:
-                raise Conflict(f"cannot {what}: it was removed meanwhile")
-            with suppress(FileExistsError):  # somebody was faster
-                os.link(made, path, follow_symlinks=False)
-    except OSError as error:
-        raise HostError(
-            f"cannot {what}: {(error.strerror or '').lower()}",
-            hint=ROOM if error.errno == errno.ENOSPC else "",
-        ) from error
+        with translated(what):
+            for name in (staging, f"{staging}/{OUT}", f"{staging}/{TREE}"):
+                os.mkdir(name, 0o700)
+            if not tree:
+                tree = f"{staging}/{TREE}"
+                os.mkdir(f"{tree}/_data", 0o755)
+                os.chmod(f"{tree}/_data", 0o755)
+            made = f"{staging}/{OUT}/disk"
+            fd = os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.ftruncate(fd, size)
+                _run(home, mkfs_spec(tree, f"{staging}/{OUT}"), plan_mkfs, what)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            with home.lock:
+                now = home.store.volume(record.name)
+                if now is None or now.removing:
+                    raise Conflict(f"cannot {what}: it was removed meanwhile")
+                with suppress(FileExistsError):  # somebody was faster
+                    os.link(made, path, follow_symlinks=False)
     finally:
         home.remover.remove(staging)
 

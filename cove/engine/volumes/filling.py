@@ -7,7 +7,6 @@ whole: a copy that was cut off is in ``tmp``, and nobody has seen any of it.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from cove.planner.files.mounts import ROOT
 from cove.roots import prepare_root
 from cove.spec.machine import MachineSpec, Mount
 from cove.spec.volume import is_limited
-from cove.store.lock import ROOM
+from cove.store.lock import translated
 from cove.store.records import VolumeRecord
 
 FIRST = 1 << 16
@@ -118,33 +117,28 @@ def filled(
     if that is nothing. What is not moved away goes.
     """
     staging = f"{home.store.layout.tmp}/volume-{home.store.new_key()}"
-    try:
-        with _archiver_in_image(home, base, strata, mount.target, what) as reader:
-            first = os.read(reader.stdout, FIRST)
-            if first:
-                os.mkdir(staging, 0o700)
-                _copy(home, reader, first, staging, what)
-            there = True
-            try:
-                reader.finish()
-            except NotFound:
-                there = False
-        made = f"{staging}/_data"
-        if there and (not os.path.isdir(made) or os.path.islink(made)):
-            raise HostError(f"cannot {what}: in the image it is no directory", exit_code=125)
-        yield made if there else ""
-    except CoveError as error:
-        error.origin = error.origin or mount.origin
-        error.exit_code = 125
-        raise
-    except OSError as error:
-        raise HostError(
-            f"cannot {what}: {(error.strerror or '').lower()}",
-            origin=mount.origin,
-            hint=ROOM if error.errno == errno.ENOSPC else "",
-        ) from error
-    finally:
-        home.remover.remove(staging)
+    with translated(what, origin=mount.origin):
+        try:
+            with _archiver_in_image(home, base, strata, mount.target, what) as reader:
+                first = os.read(reader.stdout, FIRST)
+                if first:
+                    os.mkdir(staging, 0o700)
+                    _copy(home, reader, first, staging, what)
+                there = True
+                try:
+                    reader.finish()
+                except NotFound:
+                    there = False
+            made = f"{staging}/_data"
+            if there and (not os.path.isdir(made) or os.path.islink(made)):
+                raise HostError(f"cannot {what}: in the image it is no directory", exit_code=125)
+            yield made if there else ""
+        except CoveError as error:
+            error.origin = error.origin or mount.origin
+            error.exit_code = 125
+            raise
+        finally:
+            home.remover.remove(staging)
 
 
 def _copy(home: Home, reader: Archiver, first: bytes, staging: str, what: str) -> None:

@@ -6,7 +6,6 @@ volume that was made for a machine which never was.
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import time
@@ -16,10 +15,10 @@ import msgspec
 
 from cove.engine.home import Home
 from cove.engine.volumes.users import publish, users_of
-from cove.errors import Conflict, HostError
+from cove.errors import Conflict
 from cove.spec.machine import MachineSpec
 from cove.spec.volume import VolumeSpec, check_volume, is_plain
-from cove.store.lock import ROOM
+from cove.store.lock import translated
 from cove.store.records import VolumeRecord
 
 
@@ -71,16 +70,11 @@ def _check_same(spec: VolumeSpec, held: VolumeRecord) -> None:
 def _make_directory(home: Home, name: str, *, plain: bool) -> None:
     path = home.store.layout.volume(name)
     places = ((path, 0o700), (f"{path}/_data", 0o755))
-    try:
+    with translated(f"make volume {name}"):
         for place, mode in places[: 2 if plain else 1]:
             with suppress(FileExistsError):
                 os.mkdir(place)
                 os.chmod(place, mode)
-    except OSError as error:
-        raise HostError(
-            f"cannot make volume {name}: {(error.strerror or '').lower()}",
-            hint=ROOM if error.errno == errno.ENOSPC else "",
-        ) from error
 
 
 def _take_away(home: Home, record: VolumeRecord) -> None:

@@ -4,7 +4,6 @@ its place in one step.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,14 +17,14 @@ from cove.engine.volumes import disks, limited, making
 from cove.engine.volumes.filling import archiver_in, is_empty, pass_on
 from cove.engine.volumes.opening import open_data
 from cove.engine.volumes.users import is_mounted, mountpoint
-from cove.errors import BadArchive, Conflict, HostError, Unsupported, UsageError
+from cove.errors import BadArchive, Conflict, Unsupported, UsageError
 from cove.executor.archiver import Archiver
 from cove.linux.pump import Stopped
 from cove.linux.syscalls import exchange
 from cove.roots.copy import copy_tree
 from cove.roots.remove import remove_tree
 from cove.spec.volume import VolumeSpec, is_disk, is_limited
-from cove.store.lock import ROOM
+from cove.store.lock import translated
 from cove.store.records import VolumeRecord
 
 OUT, IN = ("out", "/", ".", "0"), ("in", "/", "tree")
@@ -194,13 +193,9 @@ def _staging(home: Home, what: str, *, make: bool = True) -> Iterator[str]:
     """A directory in ``tmp``, gone at the end unless it was moved away."""
     staging = f"{home.store.layout.tmp}/volume-{home.store.new_key()}"
     try:
-        if make:
-            os.mkdir(staging, 0o700)
-        yield staging
-    except OSError as error:
-        raise HostError(
-            f"cannot {what}: {(error.strerror or '').lower()}",
-            hint=ROOM if error.errno == errno.ENOSPC else "",
-        ) from error
+        with translated(what):
+            if make:
+                os.mkdir(staging, 0o700)
+            yield staging
     finally:
         home.remover.remove(staging)
