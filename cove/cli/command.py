@@ -48,16 +48,17 @@ class Command(click.Command):
         help: str,
         flags: Sequence[Flag] = (),
         words: str = "",
-        least: int = 0,
-        most: int | None = 0,
+        least: int | None = None,
+        most: int | None = None,
         interspersed: bool = True,
         group: str = "",
         about: str = "",
         refused: Mapping[str, tuple[str, bool]] | None = None,
         refused_short: Mapping[str, str] | None = None,
     ) -> None:
-        """``words`` is the usage of what follows the flags, of which there are ``least`` to
-        ``most``."""
+        """``words`` is the usage of what follows the flags, and says how many there are unless
+        ``least`` and ``most`` do.
+        """
         super().__init__(
             name,
             params=[_option(flag) for flag in flags],
@@ -66,7 +67,10 @@ class Command(click.Command):
             options_metavar="[OPTIONS]" if flags else "",
         )
         self.action, self.flags, self.words = action, tuple(flags), words
-        self.least, self.most, self.interspersed = least, most, interspersed
+        fewest, greatest = _count(words)
+        self.least = fewest if least is None else least
+        self.most = greatest if most is None else most
+        self.interspersed = interspersed
         self.heading, self.about = group, about
         self.spellings = parse.spellings(flags, refused or {}, refused_short or {})
 
@@ -87,11 +91,7 @@ class Command(click.Command):
     def _wrong_words(self, path: str, words: tuple[str, ...]) -> UsageError:
         usage = f"{path} {self.words}".rstrip()
         if len(words) < self.least:
-            missing = (
-                self.words.split()[len(words)].strip("[].").partition("[")[0]
-                if self.words
-                else "a word"
-            )
+            missing = self.words.split()[len(words)].strip("[].").partition("[")[0]
             return UsageError(f"cannot run {path}: {missing} is missing", hint=usage)
         return UsageError(
             f'cannot read "{words[self.most or 0]}": {path} takes no more words', hint=usage
@@ -114,6 +114,15 @@ class Command(click.Command):
             rows = [(_left(f), _right(f)) for f in self.flags if f.group == group]
             with formatter.section("Options" if group == "General" else group):
                 formatter.write_dl(rows, col_max=34)
+
+
+def _count(words: str) -> tuple[int, int | None]:
+    """How many words a usage asks for and takes at most, None: any number. Brackets are what may be
+    left out, a ``|`` that stands alone begins another form.
+    """
+    first = words.partition(" | ")[0].split()
+    least = sum(not word.startswith("[") for word in first)
+    return least, None if "..." in words else len(first)
 
 
 def _left(flag: Flag) -> str:

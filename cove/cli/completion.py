@@ -310,8 +310,6 @@ def commands(tree: Tree) -> dict[str, Command]:
             completion,
             help="Print a script that completes commands, flags, machines and images",
             words="bash|zsh|fish",
-            least=1,
-            most=1,
             group="cove",
             about="Shells: bash, zsh, fish. For bash: source <(cove completion bash)",
         ),
@@ -321,7 +319,6 @@ def commands(tree: Tree) -> dict[str, Command]:
                 partial(complete, tree),
                 help="What may follow",
                 words="[WORD...]",
-                most=None,
                 interspersed=False,
             )
         ),

@@ -205,8 +205,6 @@ CREATE = Command(
         Flag("name", "name", "Its name", "", "NAME", volume.parse_volume_name),
     ),
     words="[VOLUME]",
-    least=0,
-    most=1,
     refused={
         "availability": ("cove has no swarm", True),
         "group": ("cove has no swarm", True),
@@ -241,8 +239,6 @@ INSPECT = Command(
     help="All about volumes, and which machines have them",
     flags=(inspect.FORMAT,),
     words="VOLUME [VOLUME...]",
-    least=1,
-    most=None,
 )
 RM = Command(
     "rm",
@@ -250,8 +246,6 @@ RM = Command(
     help="Remove volumes that no machine has",
     flags=(Flag("force", "force", "No error where there is none", "f"),),
     words="VOLUME [VOLUME...]",
-    least=1,
-    most=None,
 )
 PRUNE = Command(
     "prune",
@@ -271,8 +265,6 @@ BACKUP = Command(
     help="Write what is in a volume as a tar",
     flags=(Flag("output", "output", "To this file; else to standard output", "o", "FILE"),),
     words="VOLUME",
-    least=1,
-    most=1,
     about="With owners, modes, links, attributes and holes. A machine that writes meanwhile goes "
     "on: pause it for files of one moment.",
 )
@@ -282,8 +274,6 @@ RESTORE = Command(
     help="Make a volume of a tar",
     flags=(Flag("force", "force", "What is in the volume now is replaced", "f"),),
     words="VOLUME FILE|-",
-    least=2,
-    most=2,
     about="The tar may be compressed. The volume is what it was until all of it is there.",
 )
 CLONE = Command(
@@ -291,8 +281,6 @@ CLONE = Command(
     clone,
     help="Copy a volume to a new one",
     words="VOLUME NAME",
-    least=2,
-    most=2,
     about="Its labels come along. Blocks are shared where the file system can.",
 )
 GROUPED = {

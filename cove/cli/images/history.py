@@ -93,8 +93,6 @@ HISTORY = Command(
         QUIET,
     ),
     words="IMAGE",
-    least=1,
-    most=1,
     group="Images",
 )  # fmt: skip
 TAG = Command(
@@ -102,7 +100,5 @@ TAG = Command(
     tag,
     help="Give an image another name",
     words="IMAGE NAME[:TAG]",
-    least=2,
-    most=2,
     group="Images",
 )

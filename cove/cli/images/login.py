@@ -132,7 +132,6 @@ LOGIN = Command(
         Flag("username", "user", "User name", "u", "NAME"),
     ),
     words="[HOST[:PORT]]",
-    most=1,
     group="Images",
     about="Without a host it is Docker's registry. The login is tried, and kept where `docker "
     "login` keeps it: in a credential helper, or in ~/.docker/config.json, which only its owner "
@@ -143,7 +142,6 @@ LOGOUT = Command(
     logout,
     help="Forget the login for a registry",
     words="[HOST[:PORT]]",
-    most=1,
     group="Images",
 )
 COMMANDS = {"login": LOGIN, "logout": LOGOUT}

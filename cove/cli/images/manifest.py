@@ -93,8 +93,6 @@ CREATE = Command(
         Flag("insecure", "insecure", "Accepted; registries.json says which registries are"),
     ),
     words="LIST MANIFEST [MANIFEST...]",
-    least=2,
-    most=None,
     group="Images",
     about="What each is for is read from its config. The list is kept here until it is pushed "
     "with --purge, or removed.",
@@ -111,8 +109,6 @@ ANNOTATE = Command(
         Flag("variant", "variant", "Of the architecture: v8", "", "VARIANT"),
     ),
     words="LIST MANIFEST",
-    least=2,
-    most=2,
     group="Images",
 )
 INSPECT = Command(
@@ -121,8 +117,6 @@ INSPECT = Command(
     help="Show a list, one manifest of it, or what a registry has",
     flags=(Flag("insecure", "insecure", "Accepted; registries.json says which registries are"),),
     words="[LIST] MANIFEST",
-    least=1,
-    most=2,
     group="Images",
 )
 PUSH = Command(
@@ -134,8 +128,6 @@ PUSH = Command(
         Flag("purge", "purge", "Forget the list then", "p"),
     ),
     words="LIST",
-    least=1,
-    most=1,
     group="Images",
     about="What lies in other repositories, or other registries, is copied into that of the list; "
     "what it has is not sent.",
@@ -145,8 +137,6 @@ RM = Command(
     remove,
     help="Forget lists; registries keep what they have",
     words="LIST [LIST...]",
-    least=1,
-    most=None,
     group="Images",
 )
 COMMANDS = {"create": CREATE, "annotate": ANNOTATE, "inspect": INSPECT, "push": PUSH, "rm": RM}

@@ -171,8 +171,6 @@ PULL = Command(
         Flag("quiet", "quiet", "Show no progress, print only the name", "q"),
     ),
     words="NAME[:TAG|@DIGEST]",
-    least=1,
-    most=1,
     group="Images",
     about="Without a host in the name it is Docker's registry. Logins are those of `cove login` "
     "and `docker login`. Plain http is spoken only on loopback, and where registries.json in the "

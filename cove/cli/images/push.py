@@ -63,8 +63,6 @@ PUSH = Command(
         Flag("quiet", "quiet", "Show no progress, print only the name", "q"),
     ),
     words="NAME[:TAG]",
-    least=1,
-    most=1,
     group="Images",
     about="The name says where to: cove tag IMAGE HOST/NAME:TAG. What the registry has, in this "
     "repository or in one that the image was pulled from, is not sent again; what is cut off goes "

@@ -116,8 +116,6 @@ SAVE = Command(
              "PLATFORM", parse_platform),
     ),
     words="IMAGE [IMAGE...]",
-    least=1,
-    most=None,
     group="Images",
     about="Layers are written as they were unpacked, byte by byte and without compression; as OCI "
     "alone (oci-archive, oci-dir) those that came compressed are as they came, under the manifest "

@@ -129,8 +129,6 @@ COPY = Command(
     help="Copy an image between registries, directories and archives, past the store",
     flags=CHOICE,
     words="SRC DST",
-    least=2,
-    most=2,
     group="Images",
     about="A place is docker://NAME or NAME (a registry), oci:DIR[:TAG], oci-archive:FILE[:TAG] or "
     "docker-archive:FILE[:NAME]. Bytes and digests stay what they are; what the registry has, in "
@@ -147,8 +145,6 @@ CONVERT = Command(
         Flag("format", "form", "oci or docker", "", "FORM", parse_form),
     ),
     words="SRC DST",
-    least=2,
-    most=2,
     group="Images",
     about="Places as for `cove image copy`. Configs, ids of images and what is in the layers stay "
     "what they are; what has that form already keeps its bytes and digests.",

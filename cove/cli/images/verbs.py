@@ -234,7 +234,6 @@ LS = Command(
         QUIET,
     ),
     words="[REPOSITORY[:TAG]]",
-    most=1,
     group="Images",
     about="Filters: reference, label, dangling, before, since, until.",
 )  # fmt: skip
@@ -247,8 +246,6 @@ RM = Command(
         Flag("no-prune", "no_prune", "Accepted; images have no parents here"),
     ),
     words="IMAGE [IMAGE...]",
-    least=1,
-    most=None,
     group="Images",
 )
 LOAD = Command(
@@ -260,7 +257,6 @@ LOAD = Command(
         Flag("quiet", "quiet", "Show no progress", "q"),
     ),
     words="[FILE]",
-    most=1,
     group="Images",
 )
 IMPORT = Command(
@@ -275,8 +271,6 @@ IMPORT = Command(
         Flag("quiet", "quiet", "Show no progress", "q"),
     ),
     words="FILE|- [NAME[:TAG]]",
-    least=1,
-    most=2,
     group="Images",
 )  # fmt: skip
 BOOTSTRAP = Command(
@@ -295,8 +289,6 @@ BOOTSTRAP = Command(
              "standard; otherwise minbase", "", "VARIANT"),
     ),
     words="DISTRIBUTION:SUITE",
-    least=1,
-    most=1,
     group="Images",
     about="As in `cove image bootstrap debian:bookworm`. No registry is asked: mmdebstrap "
     "or debootstrap runs in a machine of the image `host`, and takes the packages from the host's "

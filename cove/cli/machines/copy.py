@@ -217,8 +217,6 @@ CP = Command(
         Flag("quiet", "quiet", "No progress; the default without a terminal", "q"),
     ),
     words="SRC DEST",
-    least=2,
-    most=2,
     group="Machines",
     about="One of the two is MACHINE:PATH, which begins at the machine's root; - as the other is a "
     "tar on standard input or output. DEST that is a directory is copied into, and SRC/. means "
@@ -229,8 +227,6 @@ DIFF = Command(
     diff,
     help="What a machine has added (A), changed (C) and deleted (D)",
     words="MACHINE",
-    least=1,
-    most=1,
     group="Machines",
 )
 EXPORT = Command(
@@ -239,8 +235,6 @@ EXPORT = Command(
     help="A machine's whole root as a tar",
     flags=(Flag("output", "output", "Into a file, not standard output", "o", "FILE"),),
     words="MACHINE",
-    least=1,
-    most=1,
     group="Machines",
 )
 COMMIT = Command(
@@ -254,8 +248,6 @@ COMMIT = Command(
         Flag("pause", "pause", "Freeze the machine meanwhile", "p", default=True),
     ),
     words="MACHINE [NAME[:TAG]]",
-    least=1,
-    most=2,
     group="Machines",
 )
 COMMANDS = {"cp": CP, "diff": DIFF, "export": EXPORT, "commit": COMMIT}

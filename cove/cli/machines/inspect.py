@@ -93,8 +93,6 @@ ANY = Command(
     help="All about machines and images",
     flags=(FORMAT, SIZE, Flag("type", "type", "machine or image", "", "TYPE", parse_type)),
     words="NAME [NAME...]",
-    least=1,
-    most=None,
     group="Look",
 )
 MACHINE = Command(
@@ -103,8 +101,6 @@ MACHINE = Command(
     help="All about machines",
     flags=(FORMAT, SIZE),
     words="MACHINE [MACHINE...]",
-    least=1,
-    most=None,
 )
 IMAGE = Command(
     "inspect",
@@ -116,6 +112,4 @@ IMAGE = Command(
              parse_platform),
     ),
     words="IMAGE [IMAGE...]",
-    least=1,
-    most=None,
 )  # fmt: skip

@@ -166,8 +166,6 @@ COMMANDS: dict[str, Command] = {
             help="Stop machines and start them again; also those that do not run",
             flags=(TIMEOUT, SIGNAL),
             words=MACHINES,
-            least=1,
-            most=None,
             group=RUNNING,
         ),
         Command(
@@ -175,8 +173,6 @@ COMMANDS: dict[str, Command] = {
             pause,
             help="Let all processes of machines stand still",
             words=MACHINES,
-            least=1,
-            most=None,
             group=RUNNING,
         ),
         Command(
@@ -184,8 +180,6 @@ COMMANDS: dict[str, Command] = {
             unpause,
             help="Let paused machines go on",
             words=MACHINES,
-            least=1,
-            most=None,
             group=RUNNING,
         ),
         Command(
@@ -193,8 +187,6 @@ COMMANDS: dict[str, Command] = {
             rename,
             help="Give a machine another name; its host name stays",
             words="MACHINE NAME",
-            least=2,
-            most=2,
             group=RUNNING,
         ),
         Command(
@@ -204,8 +196,6 @@ COMMANDS: dict[str, Command] = {
             "on",
             flags=(*(flag for flag in flags.MACHINE if flag.name in LIMITS), *PORTS, *MOUNTS),
             words=MACHINES,
-            least=1,
-            most=None,
             group=RUNNING,
             refused={name: flags.REFUSED[name] for name in REFUSED},
             about="What the kernel refuses changes nothing, as when more memory is in use than "

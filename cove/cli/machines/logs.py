@@ -156,8 +156,6 @@ COMMANDS = {
             Flag("raw", "raw", "Do not make control characters harmless on a terminal"),
         ),
         words="MACHINE",
-        least=1,
-        most=1,
         group="Look",
     )
 }  # fmt: skip

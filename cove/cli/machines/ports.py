@@ -83,8 +83,6 @@ COMMANDS = {
         port,
         help="Where a machine's ports are on the host; add some, or take some away",
         words="MACHINE [PORT[/PROTO]] | add MACHINE PUBLISH... | rm MACHINE PUBLISH...",
-        least=1,
-        most=None,
         group=RUNNING,
         about="PUBLISH is what -p takes: [IP:][HOST:]PORT[/PROTO]. A machine that runs is changed "
         "at once, and as it will start from then on. Who is connected through a port that is taken "

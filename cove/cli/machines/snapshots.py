@@ -211,8 +211,6 @@ CREATE = Command(
     help="Keep what a machine is now, to go back to it",
     flags=(PAUSE,),
     words="MACHINE [NAME]",
-    least=1,
-    most=2,
     about="Of a container it is the file system, without what is mounted in it. Of one that does "
     "not run nothing is copied; one that runs stands still while what it wrote is. Of a virtual "
     "machine it is the disk, and of one that runs its memory too: it stands still meanwhile, for "
@@ -224,7 +222,6 @@ LS = Command(
     help="List snapshots, each below the one that its machine stood on",
     flags=(FORMAT, FULL, Flag("quiet", "quiet", "Only names", "q")),
     words="[MACHINE]",
-    most=1,
 )
 INSPECT = Command(
     "inspect",
@@ -232,8 +229,6 @@ INSPECT = Command(
     help="All about snapshots",
     flags=(inspect.FORMAT,),
     words="SNAPSHOT [SNAPSHOT...]",
-    least=1,
-    most=None,
 )
 RM = Command(
     "rm",
@@ -241,16 +236,12 @@ RM = Command(
     help="Remove snapshots; machines that stand on them stay as they are",
     flags=(Flag("force", "force", "No error where there is none", "f"),),
     words="SNAPSHOT [SNAPSHOT...]",
-    least=1,
-    most=None,
 )
 DIFF = Command(
     "diff",
     diff,
     help="What was added (A), changed (C) and deleted (D) since a snapshot, or between two",
     words="SNAPSHOT [SNAPSHOT|MACHINE]",
-    least=1,
-    most=2,
 )
 GROUPED = {
     "create": CREATE, "ls": LS, "list": LS, "inspect": INSPECT, "rm": RM, "remove": RM,
@@ -266,8 +257,6 @@ COMMANDS = {
                  "-1: any", "t", "SECONDS", values.parse_int, aliases=("time",), default=0),
         ),
         words="MACHINE [SNAPSHOT]",
-        least=1,
-        most=2,
         group=GROUP,
         about="What it has written since is gone. A container that runs is ended and started "
         "again: its command begins anew. What is mounted in it stays as it is. A virtual machine "
@@ -284,8 +273,6 @@ COMMANDS = {
             PAUSE,
         ),
         words="MACHINE",
-        least=1,
-        most=1,
         group=GROUP,
         about="They are made as the machine was, from the files it has now; the command of a "
         "container begins anew in each. All of them run, or none is left. Those of a virtual "

@@ -145,9 +145,7 @@ COMMANDS = {
         "top",
         top,
         help="Show the processes of a machine",
-        words="MACHINE [PS-OPTIONS]",
-        least=1,
-        most=None,
+        words="MACHINE [PS-OPTION...]",
         interspersed=False,
         group="Look",
         about="As the ps of this host shows them, under the host's process ids: cove top web aux; "
@@ -164,7 +162,6 @@ COMMANDS = {
             Flag("no-trunc", "full", "Cut nothing off"),
         ),
         words="[MACHINE...]",
-        most=None,
         group="Look",
         about="Memory is counted without the cache of files that the kernel gives up first; CPU "
         "is 100 % for one CPU.",

@@ -71,8 +71,6 @@ CAPTURE = Command(
              values.parse_int, default=SNAPLEN),
     ),
     words="NETWORK|MACHINE",
-    least=1,
-    most=1,
     about="Ctrl-C ends it. Of a network it is what passes its bridge; of a machine what passes its "
     "links, all of them, also what the network's rules refuse it.",
 )  # fmt: skip

@@ -45,8 +45,6 @@ REFUSED = Command(
     help="Where a machine's network policy did not let it go",
     flags=(FORMAT,),
     words="MACHINE",
-    least=1,
-    most=1,
     about="Of its last run, the last attempt first; see --network-policy of cove run. Of what has "
     "no ports (icmp) the port is empty.",
 )

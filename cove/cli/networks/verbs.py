@@ -190,8 +190,6 @@ CREATE = Command(
         Flag("opt", ".opt", "None so far", "o", "NAME=VALUE", parse_option, repeat=True),
     ),
     words="NETWORK",
-    least=1,
-    most=1,
     refused={
         "ipam-driver": ("cove gives out addresses itself", True),
         "ipam-opt": ("cove gives out addresses itself", True),
@@ -217,8 +215,6 @@ INSPECT = Command(
     help="All about networks, and who is on them",
     flags=(inspect.FORMAT,),
     words="NETWORK [NETWORK...]",
-    least=1,
-    most=None,
 )
 RM = Command(
     "rm",
@@ -226,8 +222,6 @@ RM = Command(
     help="Remove networks that no running machine is on",
     flags=(Flag("force", "force", "No error where there is none", "f"),),
     words="NETWORK [NETWORK...]",
-    least=1,
-    most=None,
 )
 PRUNE = Command(
     "prune",
@@ -277,8 +271,6 @@ CONNECT = Command(
         ),
     ),
     words="NETWORK MACHINE",
-    least=2,
-    most=2,
     refused={
         "link-local-ip": (spec.LINK_LOCAL, True),
         "gw-priority": ("the first network that leads out is the way out", True),
@@ -290,8 +282,6 @@ DISCONNECT = Command(
     help="Take a machine off a network, at once if it runs",
     flags=(Flag("force", "force", "Accepted; a machine is always taken off", "f"),),
     words="NETWORK MACHINE",
-    least=2,
-    most=2,
 )
 GROUPED = {
     "create": CREATE, "ls": LS, "list": LS, "inspect": INSPECT, "rm": RM, "remove": RM,

@@ -152,7 +152,6 @@ CREATE = Command(
     help="Make a context that leads here",
     flags=(DESCRIPTION, ENDPOINT),
     words="[CONTEXT]",
-    most=1,
     refused={
         "default-stack-orchestrator": ("cove has no swarm", True),
         "from": ("cove copies no contexts: docker context create does", True),
@@ -163,15 +162,13 @@ CREATE = Command(
 )
 UPDATE = Command(
     "update", update, help="Change where a context leads", flags=(DESCRIPTION, ENDPOINT),
-    words="CONTEXT", least=1, most=1,
+    words="CONTEXT",
 )  # fmt: skip
 USE = Command(
     "use",
     use,
     help="Have Docker's own command use a context",
     words="CONTEXT",
-    least=1,
-    most=1,
     about=f'"{DEFAULT}" is what Docker does without any.',
 )
 SHOW = Command("show", show, help="Which context Docker's own command uses")
@@ -186,7 +183,6 @@ LS = Command(
 )
 INSPECT = Command(
     "inspect", inspect_, help="All about contexts", flags=(inspect.FORMAT,), words="[CONTEXT...]",
-    most=None,
 )  # fmt: skip
 RM = Command(
     "rm",
@@ -194,8 +190,6 @@ RM = Command(
     help="Remove contexts",
     flags=(Flag("force", "force", "Also the one in use", "f"),),
     words="CONTEXT [CONTEXT...]",
-    least=1,
-    most=None,
 )
 GROUPED = {
     "create": CREATE, "update": UPDATE, "use": USE, "show": SHOW, "ls": LS, "list": LS,

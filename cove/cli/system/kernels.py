@@ -159,8 +159,6 @@ ADD = Command(
         QUIET,
     ),
     words="FILE|VERSION",
-    least=1,
-    most=1,
     group="Virtual machines",
     about="It needs CONFIG_PVH on x86-64, and the drivers of virtio, erofs, overlay and ext4, "
     "built in or as modules.",
@@ -175,7 +173,6 @@ FETCH = Command(
         QUIET,
     ),
     words="[PACKAGE]",
-    most=1,
     group="Virtual machines",
     about="apt downloads and verifies it; nothing is installed.",
 )  # fmt: skip
@@ -195,8 +192,6 @@ RM = Command(
     help="Remove kernels; machines that run keep theirs",
     flags=(Flag("force", "force", "Missing ones are no error", "f"),),
     words="KERNEL [KERNEL...]",
-    least=1,
-    most=None,
     group="Virtual machines",
 )
 

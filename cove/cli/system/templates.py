@@ -93,8 +93,6 @@ RM = Command(
     help="Remove templates; machines that run keep what they have of them",
     flags=(Flag("force", "force", "Missing ones are no error", "f"),),
     words="TEMPLATE [TEMPLATE...]",
-    least=1,
-    most=None,
     group="Virtual machines",
     about="The next start boots, and makes one anew.",
 )

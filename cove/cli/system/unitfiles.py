@@ -137,7 +137,6 @@ COMMANDS = {
                  "PATH", parse_path),
         ),
         words="[DIRECTORY]",
-        most=1,
         about="Shown, or written to DIRECTORY: cove system units /etc/systemd/system; systemctl "
         "enable --now cove.socket cove.service. The service takes the place of a daemon that runs "
         "already, with its settings; its machines go on.",
