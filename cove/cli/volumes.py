@@ -9,9 +9,9 @@ from typing import Any
 
 from cove.cli.ask import ELSEWHERE, confirmed, must_go_elsewhere
 from cove.cli.command import Command, Typed
+from cove.cli.each import each
 from cove.cli.machines import inspect
 from cove.cli.machines.copy import to_stdout
-from cove.cli.machines.run import each
 from cove.cli.system.disk import size_text
 from cove.cli.terminal import Terminal
 from cove.cli.whole import written

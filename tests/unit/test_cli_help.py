@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from cove.cli.command import Command
 from cove.cli.main import root
 from cove.client.api import Client
 from cove.client.transport import Unreachable
@@ -67,3 +70,18 @@ def test_every_verb_has_a_method_of_the_client() -> None:
         assert f'"{name}"' in source, f"Client has no method for {name}"
         asked.add(name)
     assert client.transport and asked == set(VERBS)
+
+
+@pytest.mark.parametrize(
+    ("words", "least", "most"),
+    [
+        ("", 0, 0),
+        ("NETWORK [NETWORK...]", 1, None),
+        ("MACHINE [NAME]", 1, 2),
+        ("VOLUME FILE|-", 2, 2),
+        ("MACHINE [PORT] | add MACHINE PUBLISH...", 1, None),
+    ],
+)
+def test_a_usage_says_how_many_words_there_are(words: str, least: int, most: int | None) -> None:
+    command = Command("x", lambda typed, terminal, client: 0, help="", words=words)
+    assert (command.least, command.most) == (least, most)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from cove.cli.command import Command, Typed
+from cove.cli.each import each
 from cove.cli.images.pull import login_for
-from cove.cli.machines.run import each
 from cove.cli.progress import follow
 from cove.cli.terminal import Terminal
 from cove.client.api import Client

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import tzinfo
 
 from cove.cli.command import Command, Typed
+from cove.cli.each import each
 from cove.cli.images.history import HISTORY, TAG
 from cove.cli.images.pull import PULL
 from cove.cli.images.push import PUSH
@@ -17,7 +18,6 @@ from cove.cli.images.save import SAVE
 from cove.cli.images.transfer import CONVERT, COPY
 from cove.cli.machines import inspect
 from cove.cli.machines.ps import FORMAT, FULL, QUIET
-from cove.cli.machines.run import each
 from cove.cli.progress import follow
 from cove.cli.terminal import Terminal
 from cove.client.api import Client

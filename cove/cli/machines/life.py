@@ -1,17 +1,18 @@
-"""``restart pause unpause rename update port`` and ``container prune``: machines that exist
-change."""
+"""``stop kill wait rm restart pause unpause rename update`` and ``container prune``: machines that
+exist change."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from cove.cli.ask import ELSEWHERE, confirmed, must_go_elsewhere
 from cove.cli.command import Command, Typed
+from cove.cli.each import each
 from cove.cli.machines.ports import change as change_ports
-from cove.cli.machines.run import MACHINES, RUNNING, SIGNAL, TIMEOUT, caller, each
+from cove.cli.machines.run import MACHINES, RUNNING, caller
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
@@ -34,14 +35,81 @@ REFUSED = ("cpu-rt-period", "cpu-rt-runtime", "kernel-memory")
 PRUNE_KEYS = ("until", "label", "label!")
 
 
+SIGNAL = Flag("signal", "signal", "Signal to send; empty: the usual one", "s", "SIGNAL",
+              lambda text: text and values.check_signal(text))  # fmt: skip
+TIMEOUT = Flag("timeout", "timeout", "Seconds until SIGKILL; -1: never", "t", "SECONDS",
+               values.parse_int, aliases=("time",))  # fmt: skip
+
+
+def _how(typed: Typed) -> tuple[int | None, str]:
+    """In what time they end, and by which signal."""
+    return typed.values.get("timeout"), typed.text("signal")
+
+
+def stop(typed: Typed, terminal: Terminal, client: Client) -> int:
+    how = _how(typed)
+    return each(typed.words, terminal, lambda name: (client.stop(calls.Stop(name, *how)), name)[1])
+
+
 def restart(typed: Typed, terminal: Terminal, client: Client) -> int:
-    timeout, signal = typed.values.get("timeout"), typed.text("signal")
+    how = _how(typed)
+    return each(
+        typed.words, terminal, lambda name: (client.restart(calls.Restart(name, *how)), name)[1]
+    )
+
+
+def kill(typed: Typed, terminal: Terminal, client: Client) -> int:
+    signal = typed.text("signal") or "KILL"
 
     def one(name: str) -> str:
-        client.restart(calls.Restart(name, timeout, signal))
+        client.kill(calls.Kill(name, signal))
         return name
 
     return each(typed.words, terminal, one)
+
+
+Condition = Literal["not-running", "next-exit", "removed"]
+
+
+def parse_condition(text: str) -> Condition:
+    if text == "next-exit":
+        return "next-exit"
+    if text == "removed":
+        return "removed"
+    if text != "not-running":
+        raise values.bad("condition", text, "it is not-running, next-exit or removed")
+    return "not-running"
+
+
+CONDITION = Flag("condition", "condition", "Until when: not-running, next-exit or removed", "",
+                 "CONDITION", parse_condition, default="not-running")  # fmt: skip
+
+
+def wait(typed: Typed, terminal: Terminal, client: Client) -> int:
+    condition: Condition = typed.values.get("condition", "not-running")
+
+    def one(name: str) -> str:
+        ended = client.wait(calls.Wait(name, condition), terminal.cancelled)
+        return "" if terminal.cancelled.is_set() else str(ended.exit_code)
+
+    code = each(typed.words, terminal, one)
+    return 130 if terminal.cancelled.is_set() else code
+
+
+def remove(typed: Typed, terminal: Terminal, client: Client) -> int:
+    force, volumes = typed.on("force"), typed.on("volumes")
+
+    def one(name: str) -> str:
+        if typed.on("link"):
+            name, _, alias = name.removeprefix("/").rpartition("/")
+            if not name:
+                raise UsageError(f"cannot remove the link {alias}: it is not MACHINE/ALIAS")
+            client.remove(calls.Remove(name, link=alias))
+            return f"{name}/{alias}"
+        client.remove(calls.Remove(name, force, volumes), terminal.cancelled)
+        return name
+
+    return each(typed.words, terminal, one, lenient=force)
 
 
 def pause(typed: Typed, terminal: Terminal, client: Client) -> int:
@@ -160,6 +228,44 @@ PRUNE = Command(
 COMMANDS: dict[str, Command] = {
     command.name or "": command
     for command in (
+        Command(
+            "stop",
+            stop,
+            help="End machines: their stop signal, then SIGKILL",
+            flags=(TIMEOUT, SIGNAL),
+            words=MACHINES,
+            group=RUNNING,
+        ),
+        Command(
+            "kill",
+            kill,
+            help="Send a signal to machines, SIGKILL unless named",
+            flags=(SIGNAL,),
+            words=MACHINES,
+            group=RUNNING,
+        ),
+        Command(
+            "wait",
+            wait,
+            help="Wait until machines end; print their exit codes",
+            flags=(CONDITION,),
+            words=MACHINES,
+            group=RUNNING,
+        ),
+        Command(
+            "rm",
+            remove,
+            help="Remove machines",
+            flags=(
+                Flag("force", "force", "Kill a running one first", "f"),
+                Flag("link", "link", "Remove what a machine calls another one: MACHINE/ALIAS", "l"),
+                Flag("volumes", "volumes", "Remove its anonymous volumes too", "v"),
+            ),
+            words=MACHINES,
+            group=RUNNING,
+            refused={"link": ("cove has no links between machines", False)},
+            refused_short={"l": "link"},
+        ),
         Command(
             "restart",
             restart,

@@ -1,14 +1,13 @@
-"""``run create start stop kill wait rm attach exec``: from what was typed to one call of the
-client."""
+"""``run create start attach exec``: from what was typed to one call of the client."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Literal
 
 from cove.cli.command import Command, Typed
+from cove.cli.each import each
 from cove.cli.images.pull import with_image
 from cove.cli.machines.notes import note_emulated, note_low_ports, note_ports
 from cove.cli.parse import Typed as Flags
@@ -20,7 +19,6 @@ from cove.engine import calls
 from cove.engine.calls import snapshots
 from cove.engine.calls.prepare import Prepare
 from cove.errors import Conflict, CoveError, NotFound, UsageError, printable
-from cove.spec import values
 from cove.spec.assemble import Caller, assemble_exec, assemble_machine, needs_caller, with_command
 from cove.spec.check import check_command, check_exec, check_machine
 from cove.spec.flags import CREATE, EXEC, FROM_SNAPSHOT, REFUSED, RUN, Flag
@@ -202,56 +200,6 @@ def _warn(terminal: Terminal, created: calls.Created) -> None:
 # ---- verbs on machines that exist ----
 
 
-def each(
-    names: tuple[str, ...],
-    terminal: Terminal,
-    act: Callable[[str], str],
-    *,
-    lenient: bool = False,
-    at_once: int = 32,
-) -> int:
-    """Act on so many at once; print what each gave, in order, and tell each error under its name.
-
-    A name given twice is acted on twice, one after the other.
-    """
-    results: list[str | Exception] = [""] * len(names)
-
-    def one(name: str) -> None:
-        for place in (place for place, given in enumerate(names) if given == name):
-            try:
-                results[place] = act(name)
-            except Exception as error:
-                results[place] = error
-
-    if len(names) == 1 or at_once == 1:
-        for name in dict.fromkeys(names):
-            one(name)
-    else:
-        limit = threading.Semaphore(at_once)
-        threads = []
-        for name in dict.fromkeys(names):
-            thread = threading.Thread(target=_limited, args=(limit, one, name))
-            thread.start()
-            threads.append(thread)
-        for thread in threads:
-            thread.join()
-    code = 0
-    for result in results:
-        if isinstance(result, str):
-            terminal.write(result + "\n" if result else "")
-        elif isinstance(result, CoveError):
-            terminal.error(result.render())
-            code = code if lenient and isinstance(result, NotFound) else 1
-        else:
-            raise result
-    return 130 if code and terminal.cancelled.is_set() else code
-
-
-def _limited(limit: threading.Semaphore, one: Callable[[str], None], name: str) -> None:
-    with limit:
-        one(name)
-
-
 def start(typed: Typed, terminal: Terminal, client: Client) -> int | None:
     keys = typed.text("detach_keys")
     if not (typed.on(".attach") or typed.on("stdin_open")):
@@ -301,78 +249,10 @@ def exec_(typed: Typed, terminal: Terminal, client: Client) -> int | None:
     return client.exec(calls.Exec(name, spec, taken), terminal)
 
 
-def stop(typed: Typed, terminal: Terminal, client: Client) -> int:
-    timeout, signal = typed.values.get("timeout"), typed.text("signal")
-
-    def one(name: str) -> str:
-        client.stop(calls.Stop(name, timeout, signal))
-        return name
-
-    return each(typed.words, terminal, one)
-
-
-def kill(typed: Typed, terminal: Terminal, client: Client) -> int:
-    signal = typed.text("signal") or "KILL"
-
-    def one(name: str) -> str:
-        client.kill(calls.Kill(name, signal))
-        return name
-
-    return each(typed.words, terminal, one)
-
-
-Condition = Literal["not-running", "next-exit", "removed"]
-
-
-def parse_condition(text: str) -> Condition:
-    if text == "next-exit":
-        return "next-exit"
-    if text == "removed":
-        return "removed"
-    if text != "not-running":
-        raise values.bad("condition", text, "it is not-running, next-exit or removed")
-    return "not-running"
-
-
-CONDITION = Flag("condition", "condition", "Until when: not-running, next-exit or removed", "",
-                 "CONDITION", parse_condition, default="not-running")  # fmt: skip
-
-
-def wait(typed: Typed, terminal: Terminal, client: Client) -> int:
-    condition: Condition = typed.values.get("condition", "not-running")
-
-    def one(name: str) -> str:
-        ended = client.wait(calls.Wait(name, condition), terminal.cancelled)
-        return "" if terminal.cancelled.is_set() else str(ended.exit_code)
-
-    code = each(typed.words, terminal, one)
-    return 130 if terminal.cancelled.is_set() else code
-
-
-def remove(typed: Typed, terminal: Terminal, client: Client) -> int:
-    force, volumes = typed.on("force"), typed.on("volumes")
-
-    def one(name: str) -> str:
-        if typed.on("link"):
-            name, _, alias = name.removeprefix("/").rpartition("/")
-            if not name:
-                raise UsageError(f"cannot remove the link {alias}: it is not MACHINE/ALIAS")
-            client.remove(calls.Remove(name, link=alias))
-            return f"{name}/{alias}"
-        client.remove(calls.Remove(name, force, volumes), terminal.cancelled)
-        return name
-
-    return each(typed.words, terminal, one, lenient=force)
-
-
 # ---- the commands ----
 
 _KEYS = next(flag for flag in RUN if flag.name == "detach-keys")
 _SIG_PROXY = next(flag for flag in RUN if flag.name == "sig-proxy")
-SIGNAL = Flag("signal", "signal", "Signal to send; empty: the usual one", "s", "SIGNAL",
-              lambda text: text and values.check_signal(text))  # fmt: skip
-TIMEOUT = Flag("timeout", "timeout", "Seconds until SIGKILL; -1: never", "t", "SECONDS",
-               values.parse_int, aliases=("time",))  # fmt: skip
 MACHINES = "MACHINE [MACHINE...]"
 RUNNING = "Run"
 
@@ -452,44 +332,6 @@ COMMANDS: dict[str, Command] = {
             ),
             words="MACHINE",
             group=RUNNING,
-        ),
-        Command(
-            "stop",
-            stop,
-            help="End machines: their stop signal, then SIGKILL",
-            flags=(TIMEOUT, SIGNAL),
-            words=MACHINES,
-            group=RUNNING,
-        ),
-        Command(
-            "kill",
-            kill,
-            help="Send a signal to machines, SIGKILL unless named",
-            flags=(SIGNAL,),
-            words=MACHINES,
-            group=RUNNING,
-        ),
-        Command(
-            "wait",
-            wait,
-            help="Wait until machines end; print their exit codes",
-            flags=(CONDITION,),
-            words=MACHINES,
-            group=RUNNING,
-        ),
-        Command(
-            "rm",
-            remove,
-            help="Remove machines",
-            flags=(
-                Flag("force", "force", "Kill a running one first", "f"),
-                Flag("link", "link", "Remove what a machine calls another one: MACHINE/ALIAS", "l"),
-                Flag("volumes", "volumes", "Remove its anonymous volumes too", "v"),
-            ),
-            words=MACHINES,
-            group=RUNNING,
-            refused={"link": ("cove has no links between machines", False)},
-            refused_short={"l": "link"},
         ),
     )
 }

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from cove.cli.command import Command, Typed
+from cove.cli.each import each
 from cove.cli.machines import inspect
 from cove.cli.machines.copy import write_changes
 from cove.cli.machines.ps import FORMAT, FULL, shorten
-from cove.cli.machines.run import each
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine.calls import snapshots as calls

@@ -8,9 +8,9 @@ from datetime import tzinfo
 
 from cove.cli.ask import ELSEWHERE, confirmed, must_go_elsewhere
 from cove.cli.command import Command, Typed
+from cove.cli.each import each
 from cove.cli.machines import inspect
 from cove.cli.machines.ps import FORMAT, FULL
-from cove.cli.machines.run import each
 from cove.cli.networks.capture import CAPTURE
 from cove.cli.networks.refused import REFUSED
 from cove.cli.system.disk import PRUNE_KEYS, chosen

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cove.cli.command import Command, Typed
+from cove.cli.each import each
 from cove.cli.machines import inspect
-from cove.cli.machines.run import each
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.client.contexts import DEFAULT, Contexts, new_context, parse_context_name

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from datetime import tzinfo
 
 from cove.cli.command import Command, Typed
+from cove.cli.each import each
 from cove.cli.machines.ps import FORMAT, FULL
-from cove.cli.machines.run import each
 from cove.cli.progress import follow
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
