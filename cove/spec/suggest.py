@@ -40,6 +40,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return found
 
 
+def nearest_variable(name: str, known: Iterable[str]) -> str:
+    """The variable meant by one that is not defined, or ``""``: BuildKit's measure, two edits in
+    the same casing."""
+    best, found = 3, ""
+    for candidate in known:
+        edits = distance(name, candidate, 2)
+        if edits < best:
+            best, found = edits, candidate
+    return found
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The hint for a mistyped word: ``did you mean start?``, or ``""``."""
     found = nearest(word, known)

@@ -30,3 +30,12 @@ def test_call_is_check(build: Build) -> None:
 )
 def test_what_is_refused_by_name(build: Build, flag: str, why: str) -> None:
     assert why in build("FROM bb\n", flag, code=125).err
+
+
+def test_a_check_knows_what_it_cannot_know(build: Build) -> None:
+    """Of an image that is not here nothing is fetched, and its variables are nobody's mistake."""
+    text = "FROM not.here/at/all:1\nVOLUME $DATA\nUSER $WHO\nMAINTAINER me\n"
+    checked = build(text, "--check", code=1)
+    assert "MaintainerDeprecated" in checked.out and "UndefinedVar" not in checked.out
+    assert "not.here/at/all:1 is not here: its ONBUILD and variables are not known" in checked.err
+    assert "UndefinedVar" in build("FROM bb\nUSER $WHO\n", "--check", code=1).out

@@ -13,7 +13,7 @@ from cove.build.graph.plan import Wanted, check_build, plan_build
 from cove.build.graph.several import joined, renamed_step
 from cove.build.lint.config import parse_check
 from cove.build.lint.rules import RULES
-from cove.errors import CoveError, UsageError
+from cove.errors import CoveError, NoSuchImage, UsageError
 from cove.oci.config import ImageConfig
 from cove.oci.manifest import Platform
 
@@ -166,6 +166,67 @@ def test_warnings_are_told_beside_an_error() -> None:
     assert error is not None and "the image $IMAGE is empty" in error.message
     file = read_dockerfile(b"# check=error=true\nFROM a AS Base\n", "Dockerfile")
     assert check_build(file, Wanted(HOST), lambda *_: None)[1] is not None
+
+
+def away(origin: Origin, _: Platform) -> ImageConfig:
+    raise NoSuchImage(origin.name)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "VOLUME $DATA",
+        "USER $APP_UID",
+        "WORKDIR $APP_HOME",
+        "COPY $APP_FILES /",
+        "STOPSIGNAL $SIG",
+        "ENV $NAME=value",
+        "ENV PATH=$APP_HOME/bin:$PATH",
+        "EXPOSE $PORT/tcp",
+        "RUN --mount=type=bind,target=$APP_HOME true",
+        "RUN --mount=type=cache,target=/c,uid=$APP_UID true",
+    ],
+)
+def test_variables_of_an_image_that_is_not_here_are_not_known(line: str) -> None:
+    """Neither a warning nor an error hangs on one; of an image that is here both do."""
+    text = f"FROM base AS one\n{line}\nFROM one\n{line}\n"
+    file = read_dockerfile(text.encode(), "Dockerfile")
+    assert check_build(file, Wanted(HOST, check=True), away) == ((), None)
+    warnings = check_build(file, Wanted(HOST, check=True), lambda *_: ImageConfig())[0]
+    assert "UndefinedVar" in [one.rule.name for one in warnings]
+    with pytest.raises(NoSuchImage):
+        plan_build(file, Wanted(HOST), away)
+
+
+def test_what_an_image_that_is_not_here_has_no_part_in_is_checked_as_ever() -> None:
+    text = "FROM base\nARG EMPTY\nVOLUME $EMPTY\n"
+    file = read_dockerfile(text.encode(), "Dockerfile")
+    error = check_build(file, Wanted(HOST, check=True), away)[1]
+    assert error is not None and "a path of VOLUME is empty" in error.message
+    file = read_dockerfile(b"FROM scratch\nUSER $WHO\nFROM base\nWORKDIR x\n", "Dockerfile")
+    warnings, error = check_build(file, Wanted(HOST, check=True), away)
+    assert [one.rule.name for one in warnings] == ["UndefinedVar", "WorkdirRelativePath"]
+    assert error is None
+
+
+@pytest.mark.parametrize(
+    ("known", "used", "meant"),
+    [
+        ("foo_count", "foo_coutn", "foo_count"),
+        ("NODE_EXTRA_CA_CERTS", "NODE", ""),
+        ("pathology", "pathol", ""),
+        ("PORTS", "ports", ""),
+    ],
+)
+def test_what_may_be_meant_by_an_undefined_variable_is_buildkits(
+    known: str, used: str, meant: str
+) -> None:
+    hint = f" (did you mean ${meant}?)" if meant else ""
+    (warning,) = plan(f"FROM scratch\nENV {known}=1\nLABEL a=${used}\n").warnings
+    assert warning.message == f"Usage of undefined variable '${used}'{hint}"
+    hint = f" (did you mean {meant}?)" if meant else ""
+    found = plan(f"ARG {known}=1\nFROM a:1${used}\n").warnings
+    assert [one.message for one in found] == [f"FROM argument '{used}' is not declared{hint}"]
 
 
 def test_check_options() -> None:

@@ -22,14 +22,15 @@ from cove.build.lint.config import Config, parse_check
 from cove.build.lint.rules import Warning
 from cove.build.lint.warnings import Warnings
 from cove.build.source import misfit
-from cove.errors import CoveError, UsageError
+from cove.errors import CoveError, NoSuchImage, UsageError
 from cove.oci.config import ImageConfig
 from cove.oci.manifest import Platform, matches
 from cove.oci.reference import parse_reference
-from cove.spec.suggest import nearest
+from cove.spec.suggest import nearest, nearest_variable
 
 Lookup = Callable[[Origin, Platform], ImageConfig | None]
-"""The config of an image or a named context; None: it has none."""
+"""The config of an image or a named context; None: it has none. For a check it may raise
+NoSuchImage: what that image says is not known then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,8 @@ class Wanted:
     labels: Mapping[str, str] | None = None
     contexts: Collection[str] = ()
     ignore: Ignore | None = None
-    every_stage: bool = False
-    """Also those that the target does not need (``--check``)."""
+    check: bool = False
+    """``--check``: also stages that the target does not need, and images that are not here."""
     patience: Callable[[], object] = bool
     """Called for each instruction; raises when it has taken long enough."""
 
@@ -64,6 +65,8 @@ class _Planned:
     platform: Platform
     config: ImageConfig | None
     """Of the base, where that is no stage."""
+    known: bool
+    """Not on an image that is not here."""
     triggers: tuple[i.Instruction, ...]
 
 
@@ -209,7 +212,7 @@ def _meant(missing: frozenset[str], scope: Scope) -> str:
 
 def _undeclared(missing: frozenset[str], origin: i.From, scope: Scope, warnings: Warnings) -> None:
     for name in sorted(missing - scope.declared):
-        near = nearest(name, scope.declared)
+        near = nearest_variable(name, scope.declared)
         _warn(
             warnings, "UndefinedArgInFrom", origin, name, f" (did you mean {near}?)" if near else ""
         )
@@ -232,7 +235,7 @@ def _needed(
 ) -> list[_Planned]:
     """From the target upwards: a stage needs only those above it."""
     names = names_of(file, wanted.contexts)
-    left = set(range(len(file.stages))) if wanted.every_stage else {target}
+    left = set(range(len(file.stages))) if wanted.check else {target}
     found = []
     for stage in reversed(file.stages):
         if stage.number not in left:
@@ -241,18 +244,32 @@ def _needed(
         if base.kind == STAGE:
             left.add(base.stage)
             below = file.stages[base.stage].instructions
-            config, texts = None, tuple(by.trigger for by in below if isinstance(by, i.Onbuild))
+            config, known = None, True
+            texts = tuple(by.trigger for by in below if isinstance(by, i.Onbuild))
         else:
-            config = ImageConfig() if base.kind == SCRATCH else lookup(base, platform)
-            config = config or ImageConfig()
+            config, known = _config_of(base, platform, wanted, lookup)
             texts = config.onbuild
             _check_platform(config, platform, stage, warnings)
         if base.kind == NAMED and base.name == stage.name:
             stage, texts = replace(stage, instructions=()), ()
         triggers = tuple(read_trigger(text, stage.origin.place) for text in texts)
         left |= needs((*triggers, *stage.instructions), names, stage)
-        found.append(_Planned(stage, base, platform, config, triggers))
+        found.append(_Planned(stage, base, platform, config, known, triggers))
     return found
+
+
+def _config_of(
+    base: Origin, platform: Platform, wanted: Wanted, lookup: Lookup
+) -> tuple[ImageConfig, bool]:
+    """And whether it is known."""
+    if base.kind == SCRATCH:
+        return ImageConfig(), True
+    try:
+        return lookup(base, platform) or ImageConfig(), True
+    except NoSuchImage:
+        if not wanted.check:
+            raise
+        return ImageConfig(), False
 
 
 def _check_platform(
@@ -275,7 +292,8 @@ def _walk(one: _Planned, rules: Rules, names: Names, states: dict[int, State]) -
         platform = Platform(config.architecture, config.os, config.variant)
     else:
         base = one.config or ImageConfig()
-        state = state_of(base if base.architecture else _for_platform(base, platform))
+        base = base if base.architecture else _for_platform(base, platform)
+        state = state_of(base, known=one.known)
     walk = Walk(rules, state, lambda name, by: names.copied(name, by, stage))
     steps: list[Step] = []
     check_stage(stage, rules.warnings)
@@ -283,12 +301,22 @@ def _walk(one: _Planned, rules: Rules, names: Names, states: dict[int, State]) -
         *((by, True) for by in one.triggers),
         *((by, False) for by in stage.instructions),
     ):
-        if isinstance(by, i.Run):
-            steps.append(replace(run_step(walk, by), onbuild=onbuild))
-        elif (step := walk.step(by, onbuild=onbuild)) is not None:
-            steps.append(step)
+        step = _step(walk, by)
+        if step is not None:
+            steps.append(replace(step, onbuild=onbuild))
     states[stage.number] = state
     return StagePlan(stage.number, stage.name, one.base, platform, tuple(steps), state.config)
+
+
+def _step(walk: Walk, by: i.Instruction) -> Step | None:
+    """What is wrong with words that only an image knows which is not here, is nobody's error."""
+    walk.guessed = False
+    try:
+        return run_step(walk, by) if isinstance(by, i.Run) else walk.step(by)
+    except UsageError:
+        if walk.guessed:
+            return None
+        raise
 
 
 def _for_platform(config: ImageConfig, platform: Platform | None) -> ImageConfig:

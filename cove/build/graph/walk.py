@@ -22,7 +22,7 @@ from cove.build.source import misfit
 from cove.errors import UsageError
 from cove.oci.config import ImageConfig, healthcheck
 from cove.oci.logins import redacted
-from cove.spec.suggest import nearest
+from cove.spec.suggest import nearest_variable
 from cove.spec.values import parse_signal
 
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -57,14 +57,20 @@ class State:
     """Of ARG, in their order."""
     workdir_set: bool = False
     cmd_set: bool = False
+    known: bool = True
+    """False: on an image that is not here, whose variables may be any (``--check``)."""
 
     def copy(self) -> State:
-        return State(
-            replace(self.config, onbuild=()), dict(self.env), dict(self.arguments), self.workdir_set
+        return replace(
+            self,
+            config=replace(self.config, onbuild=()),
+            env=dict(self.env),
+            arguments=dict(self.arguments),
+            cmd_set=False,
         )
 
 
-def state_of(config: ImageConfig) -> State:
+def state_of(config: ImageConfig, *, known: bool = True) -> State:
     """Of a base image; a program needs a PATH."""
     if not any(word.startswith("PATH=") for word in config.env):
         config = replace(config, env=(*config.env, PATH))
@@ -72,7 +78,7 @@ def state_of(config: ImageConfig) -> State:
     if config.workdir:
         config = replace(config, workdir=absolute(config.workdir))
     pairs = (word.partition("=") for word in config.env)
-    return State(config, {name: value for name, _, value in pairs})
+    return State(config, {name: value for name, _, value in pairs}, known=known)
 
 
 class Walk:
@@ -80,6 +86,8 @@ class Walk:
 
     def __init__(self, rules: Rules, state: State, find: Find) -> None:
         self.rules, self.state, self.find = rules, state, find
+        self.guessed = False
+        """The instruction has a variable that only an image knows which is not here."""
 
     # ---- variables ----
 
@@ -90,9 +98,13 @@ class Walk:
         return found.text
 
     def missed(self, names: frozenset[str], by: i.Instruction) -> None:
-        for name in sorted(names - self.state.arguments.keys()):
-            near = nearest(name, self.state.env)
-            meant = f" (did you mean ${near}?)" if near and near != name else ""
+        undefined = sorted(names - self.state.arguments.keys())
+        if undefined and not self.state.known:
+            self.guessed = True
+            return
+        for name in undefined:
+            near = nearest_variable(name, self.state.env)
+            meant = f" (did you mean ${near}?)" if near else ""
             self.rules.warnings.add("UndefinedVar", by.place, name, meant, comments=by.comments)
 
     def _pairs(self, by: i.Env | i.Label) -> list[tuple[str, str]]:
@@ -104,13 +116,9 @@ class Walk:
 
     # ---- instructions ----
 
-    def step(self, by: i.Instruction, *, onbuild: bool = False) -> Step | None:
+    def step(self, by: i.Instruction) -> Step | None:
         """What ``by`` does; None: it leaves no trace (ONBUILD)."""
         self.rules.patience()
-        made = self._made(by)
-        return None if made is None else replace(made, onbuild=onbuild)
-
-    def _made(self, by: i.Instruction) -> Step | None:
         match by:
             case i.Copy() | i.Add():
                 return self._transfer(by)
@@ -245,7 +253,7 @@ class Walk:
 
     def _workdir(self, by: i.Workdir) -> Step:
         path = self.expand(by.path, by)
-        if not self.state.workdir_set and not path.startswith("/"):
+        if not (self.state.workdir_set or path.startswith("/") or self.guessed):
             self.rules.warnings.add("WorkdirRelativePath", by.place, path, comments=by.comments)
         self.state.workdir_set = True
         workdir = absolute(posixpath.join(self.state.config.workdir or "/", path))
@@ -305,6 +313,8 @@ class Walk:
         """Only without ``!``: a folder may be ignored, and something in it be kept."""
         ignore = self.rules.ignore
         if ignore is None or ignore.exceptions or (isinstance(by, i.Copy) and by.origin):
+            return
+        if self.guessed:
             return
         for word in by.sources:
             path = posixpath.normpath(word)

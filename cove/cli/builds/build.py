@@ -111,7 +111,7 @@ def _wanted_for(
         contexts=tuple(named.all),
         ignore=context.rules,
         patience=Patience(f"cannot build {context.name}", terminal.cancelled),
-        every_stage=typed.on("check"),
+        check=typed.on("check"),
     )
 
 
@@ -175,6 +175,13 @@ class _Finder:
         platform_text = str(platform) if self.platforms else ""
         record = self.client.image(calls.ImageInspect(known, platform_text)).record
         return fitting(record, platform, asked=bool(self.platforms))
+
+
+def _short(name: str) -> str:
+    """As people write it; an id, or what no image can be called, as it is."""
+    with contextlib.suppress(UsageError):
+        return name if name.startswith("sha256:") else parse_reference(name).familiar()
+    return name
 
 
 # ---- the build ----
@@ -360,15 +367,21 @@ def _secret(text: str, terminal: Terminal) -> tuple[str, bytes]:
 
 
 def _check(typed: Typed, terminal: Terminal, context: Context, finder: _Finder) -> int:
-    """Nothing is built, and no image fetched: one that is not here has no ONBUILD to look at."""
+    """Nothing is built, and no image fetched: of one that is not here ONBUILD and variables are not
+    known."""
     from cove.build.graph.plan import check_build
 
+    away: dict[str, None] = {}
+
     def lookup(origin: Origin, platform: Platform) -> ImageConfig | None:
+        name = origin.name
         with contextlib.suppress(CoveError):
             name = finder.named.image(origin, str(platform) if finder.platforms else "")
             found = finder._here(name, platform) if name else None
-            return found[1] if found else None
-        return None
+            if found or not name:
+                return found[1] if found else None
+        away[_short(name)] = None
+        raise NoSuchImage(f"{name} is not here")
 
     warnings: dict[Warning, None] = {}  # each once, whatever the platforms
     for wanted in _wanted(typed, terminal, context, finder.named):
@@ -378,6 +391,8 @@ def _check(typed: Typed, terminal: Terminal, context: Context, finder: _Finder) 
             break
     for warning in warnings:
         terminal.write(f"{printable(str(warning))}\n  {printable(warning.place.excerpt)}\n")
+    for name in away:
+        terminal.error(f"{printable(name)} is not here: its ONBUILD and variables are not known\n")
     if error is not None:
         raise error
     if warnings:
