@@ -179,7 +179,7 @@ def measure(sides: list[Side], name: str) -> str:
     middle = {side: statistics.median(times) for side, times in spent.items()}
     row = f"{(work.__doc__ or name):32}" + "".join(f"{middle[s.name]:12.2f}" for s in sides)
     if len(sides) > 1:
-        row += f"{middle[sides[1].name] / middle[sides[0].name]:12.2f}"
+        row += f"{middle[sides[1].name] / middle[sides[0].name]:14.2f}"
     return row
 
 
@@ -201,7 +201,7 @@ def main() -> int:
             else:
                 print(f"dockerd is not asked. To have it:\n{peers.HOW}")
             print(f"{'median, ms':32}" + "".join(f"{side.name:>12}" for side in sides), end="")
-            print(f"{'dockerd/cove':>12}" if len(sides) > 1 else "")
+            print(f"{'dockerd/cove':>14}" if len(sides) > 1 else "")
             for name in asked.works or WORKS:
                 print(measure(sides, name), flush=True)
         finally:
