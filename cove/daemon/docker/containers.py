@@ -79,7 +79,7 @@ def _no_image(error: NotFound) -> UsageError:
     program that is not there.
     """
     if isinstance(error, NoSuchSource | NoSuchNetwork):
-        return UsageError(wording.told(error))
+        return UsageError(wording.in_docker_words(error))
     head, colon, reason = error.message.rpartition(": ")
     message = f"{head}{colon}it does not exist" if reason.startswith("no such file") else ""
     return UsageError(

@@ -12,7 +12,7 @@ import msgspec
 from cove.daemon.docker import versions
 from cove.daemon.docker.ask import Answer, Ask, Piped, Stream, readable, to_json
 from cove.daemon.docker.containers import PRUNE_KEYS, prune_fields
-from cove.daemon.docker.wording import told
+from cove.daemon.docker.wording import in_docker_words
 from cove.engine import calls
 from cove.engine.calls import ship
 from cove.errors import NOT_JSON, BadArchive, CoveError, NotFound, Unsupported, UsageError
@@ -256,7 +256,7 @@ def progress(step: calls.Progress) -> bytes:
 
 def failed(error: CoveError) -> bytes:
     """What is told when the answer has begun."""
-    text = told(error)
+    text = in_docker_words(error)
     return to_json({"errorDetail": {"message": text}, "error": text})
 
 

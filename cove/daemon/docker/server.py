@@ -43,7 +43,7 @@ from cove.daemon.docker.routes import (
     version_text,
 )
 from cove.daemon.docker.websocket import Websocket
-from cove.daemon.docker.wording import told
+from cove.daemon.docker.wording import in_docker_words
 from cove.daemon.lasting import THREADS, Lasting
 from cove.engine.engine import Engine
 from cove.engine.events import Cancel
@@ -92,7 +92,7 @@ def status_of(error: CoveError) -> int:
 
 
 def problem(error: CoveError) -> Answer:
-    return Answer({"message": readable(told(error))}, status_of(error))
+    return Answer({"message": readable(in_docker_words(error))}, status_of(error))
 
 
 def bug(error: BaseException) -> Answer:
@@ -390,7 +390,9 @@ class Door:
         except Exception as error:
             if not taken.response.prepared:
                 raise
-            await taken.fail(told(error) if isinstance(error, CoveError) else str(bug(error).body))
+            await taken.fail(
+                in_docker_words(error) if isinstance(error, CoveError) else str(bug(error).body)
+            )
         finally:
             ask.cancel.set()
         return taken.response

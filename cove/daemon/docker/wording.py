@@ -166,7 +166,7 @@ def taken(name: str, holder: str) -> str:
 # ---- what the engine says ----
 
 
-def told(error: CoveError) -> str:
+def in_docker_words(error: CoveError) -> str:
     """An error in one text: what Docker's clients show behind their own words."""
     match error:
         case NoCommand():

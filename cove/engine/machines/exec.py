@@ -124,7 +124,7 @@ def _plan(
 ) -> Plan:
     base, size = home.base_of_machine(record), foreground.session if foreground else None
     with suppress(Conflict):  # one that it is linked to has ended: nothing is told of it
-        record = linking.told(home, record, base)
+        record = linking.with_variables(home, record, base)
     if record.spec.isolation == "vm":
         return virtual.plan_more(home, record, spec, base, group, fds, size)
     place = Place(

@@ -20,7 +20,7 @@ from cove.engine.machines.names import choose_id, choose_name
 from cove.engine.machines.start import Foreground, launch
 from cove.engine.machines.stopping import KILL_WAIT, catch_up, has_ended, running, settle
 from cove.engine.networks import finding, joining, places, ports
-from cove.engine.networks.default import decided, told_of_none
+from cove.engine.networks.default import decided, hint_of_none
 from cove.engine.slots import Slot
 from cove.engine.vms.pool import Entry
 from cove.engine.vms.virtual import check_image, jail_of
@@ -350,7 +350,7 @@ def _places(home: Home, record: MachineRecord) -> tuple[Endpoint, ...]:
     """Its places on networks. One that has ended may still have what is asked for: that is on its
     way back.
     """
-    with told_of_none():
+    with hint_of_none():
         try:
             return places.take(home, record.spec, record.key)
         except (Conflict, HostError):

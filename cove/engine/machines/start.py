@@ -93,7 +93,7 @@ def launch(
     program runs. Whatever fails is undone, and raised.
     """
     try:
-        shown = linking.told(home, record, base)
+        shown = linking.with_variables(home, record, base)
         if record.endpoints:  # before it can ask, and before others hear of it
             home.names.tell(record)
         _hand_over(home, shown, base, live, foreground)

@@ -55,7 +55,7 @@ def decided(home: Home, spec: MachineSpec) -> MachineSpec:
 
 
 @contextmanager
-def told_of_none() -> Iterator[None]:
+def hint_of_none() -> Iterator[None]:
     """Where a host has no networks, a machine can still be had: who hears of the one hears of the
     other.
     """

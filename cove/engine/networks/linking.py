@@ -32,7 +32,7 @@ def resolved(home: Home, spec: MachineSpec) -> MachineSpec:
     return msgspec.structs.replace(spec, links=tuple(found.values()))
 
 
-def told(home: Home, record: MachineRecord, base: Base) -> MachineRecord:
+def with_variables(home: Home, record: MachineRecord, base: Base) -> MachineRecord:
     """The record with the variables that its links make, before its own and its image's. As with
     Docker they are made on the default network alone, and of machines that run there.
     """

@@ -230,7 +230,7 @@ def _connect_live(
         except BaseException:
             home.update(key, spec=before.spec)
             raise
-        told(home, before, home.update(key, endpoints=(*before.endpoints, endpoint)))
+        _tell(home, before, home.update(key, endpoints=(*before.endpoints, endpoint)))
     try:
         if before.spec.isolation == "vm":
             taps.plug(home, before, endpoint)
@@ -242,7 +242,7 @@ def _connect_live(
         raise
 
 
-def told(home: Home, before: MachineRecord, now: MachineRecord) -> None:
+def _tell(home: Home, before: MachineRecord, now: MachineRecord) -> None:
     """A machine that runs is on other networks: the name server knows, and it knows which one."""
     if now.endpoints:
         home.names.tell(now)
@@ -272,7 +272,7 @@ def _let_go(home: Home, key: int, gone: tuple[Endpoint, ...], spec: MachineSpec)
             before = home.record(key)
             left = tuple(e for e in before.endpoints if e not in gone)
             now = home.update(key, endpoints=left, spec=spec)
-            told(home, before, now)
+            _tell(home, before, now)
             policies.change(home, now)
         home.places.give_back(key, gone)
 
@@ -317,7 +317,7 @@ def _new_default(home: Home, key: int, live: Live) -> None:
     if heir is None:
         return
     now = tuple(msgspec.structs.replace(e, default=e is heir) for e in held)
-    told(home, home.record(key), home.update(key, endpoints=now))
+    _tell(home, home.record(key), home.update(key, endpoints=now))
     if home.record(key).spec.isolation == "vm":
         taps.route_through(home, key, msgspec.structs.replace(heir, default=True))
         return

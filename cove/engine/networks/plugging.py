@@ -9,7 +9,7 @@ from cove.engine.home import Home
 from cove.engine.live import Live
 from cove.engine.machines import monitors
 from cove.engine.networks import places
-from cove.engine.networks.default import told_of_none
+from cove.engine.networks.default import hint_of_none
 from cove.engine.slots import keep_network
 from cove.errors import CoveError
 from cove.executor.messages import Kind, receive, send
@@ -29,7 +29,7 @@ def plug_in(home: Home, live: Live, record: MachineRecord) -> None:
     if namespace < 0:
         return  # it failed before
     try:
-        with told_of_none():
+        with hint_of_none():
             places.wire(home, record, record.endpoints, namespace)
     except CoveError as error:
         live.unplugged = error

@@ -15,7 +15,7 @@ from functools import partial
 from cove.engine import files
 from cove.engine.home import Home
 from cove.engine.networks import places
-from cove.engine.networks.default import told_of_none
+from cove.engine.networks.default import hint_of_none
 from cove.engine.vms import inside
 from cove.engine.vms.virtual import link_of
 from cove.errors import CoveError, HostError
@@ -35,7 +35,7 @@ def open_cards(home: Home, key: int, name: str, *, wanted: bool = False) -> tupl
     """
     if not wanted and not has_taps():
         return ()
-    with told_of_none() if wanted else nullcontext():
+    with hint_of_none() if wanted else nullcontext():
         return home.places.wires.cards(key, name)
 
 
@@ -43,7 +43,7 @@ def take_seats(home: Home, record: MachineRecord) -> None:
     """Its cards are on its networks from now on."""
     if not record.endpoints:
         return
-    with told_of_none():
+    with hint_of_none():
         networks = places.prepare(home, record, record.endpoints)
         for network, endpoint in zip(networks, record.endpoints, strict=True):
             home.places.wires.seat(network, endpoint, record.name, up=True)
@@ -64,7 +64,7 @@ def plug(home: Home, record: MachineRecord, endpoint: Endpoint) -> None:
             + f"a restart makes its guest anew, to be connected then: cove restart {record.name}",
             exit_code=1,
         )
-    with told_of_none():
+    with hint_of_none():
         (network,) = places.prepare(home, record, (endpoint,))
         home.places.wires.seat(network, endpoint, record.name, up=False)
     with _told(record, endpoint.name):
