@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import cove.spec.joining as joining
-import cove.spec.links as links
 from cove.errors import CoveError, Problems, Unsupported, UsageError, one_line
+from cove.spec import joining, links
 from cove.spec.grants import CAPABILITIES, LOG_DRIVERS, LOG_FILE_MIN, LOG_FILES_MOST, ULIMITS
 from cove.spec.health import check_health
 from cove.spec.machine import ExecSpec, Limits, MachineSpec, Mount, connections_of

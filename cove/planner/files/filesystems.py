@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import cove.planner.defaults as defaults
-import cove.planner.files.paths as paths
 from cove.errors import UsageError
 from cove.plan.flags import AtFlags, MountAttr, MountFlags, OpenTreeFlags, Resolve
 from cove.plan.ops import (
@@ -24,6 +23,7 @@ from cove.plan.ops import (
     Readonly,
     Sysctl,
 )
+from cove.planner.files import paths
 from cove.planner.files.devices import DEV
 from cove.planner.files.mounts import NO_SYMLINKS, ROOT
 from cove.planner.walls import Walls

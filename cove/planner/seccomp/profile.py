@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 import msgspec
 
-import cove.planner.seccomp.bpf as bpf
 from cove.errors import Unsupported, UsageError
+from cove.planner.seccomp import bpf
 from cove.planner.seccomp.bpf import Arg, Branch, Comparison, Leaf
 from cove.planner.seccomp.filters import ENOSYS, EPERM, arches_of
 from cove.planner.seccomp.numbers import AUDIT_ARCH, numbers
