@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cove.errors import UsageError
+from cove.errors import CoveError, UsageError
 from cove.oci.logins import redacted
 
 EXCERPT = 120
@@ -29,6 +31,18 @@ class Place:
         first, more, _ = redacted(self.text).strip().partition("\n")
         short = first[:EXCERPT] + "…" if len(first) > EXCERPT or more else first
         return f"{self}  {short}" if short else str(self)
+
+
+@contextmanager
+def told_of(place: Place) -> Iterator[None]:
+    """What cannot be had is told of the line that names it, unless something else that was typed
+    decided."""
+    try:
+        yield
+    except CoveError as error:
+        if error.exit_code != 130:  # interrupted
+            error.origin = error.origin or place.excerpt
+        raise
 
 
 def _clipped(reason: str) -> str:

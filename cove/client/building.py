@@ -22,6 +22,7 @@ from cove.build.graph.data import IMAGE, NAMED, Build, Origin
 from cove.build.graph.plan import Wanted, plan_build
 from cove.build.graph.several import joined
 from cove.build.ignore import NAME, Ignore, ignore_names, read_ignore
+from cove.build.source import told_of
 from cove.client.packing import Packer
 from cove.errors import BadArchive, HostError, NotFound, UsageError, printable
 from cove.linux.pump import write_all
@@ -319,7 +320,9 @@ def plan(file: Dockerfile, wanted: Wanted, find: Find) -> Planned:
 
     build = plan_build(file, wanted, lookup)
     for stage in build.stages:
-        for origin in stage.origins:
-            if origin.kind in (IMAGE, NAMED):
-                lookup(origin, stage.platform)
+        for step in stage.steps:
+            for origin in step.origins:
+                if origin.kind in (IMAGE, NAMED):
+                    with told_of(step.place):
+                        lookup(origin, stage.platform)
     return Planned(build, images)

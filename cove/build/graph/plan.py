@@ -21,7 +21,7 @@ from cove.build.lint.checks import check_dockerfile, check_stage
 from cove.build.lint.config import Config, parse_check
 from cove.build.lint.rules import Warning
 from cove.build.lint.warnings import Warnings
-from cove.build.source import misfit
+from cove.build.source import misfit, told_of
 from cove.errors import CoveError, NoSuchImage, UsageError
 from cove.oci.config import ImageConfig
 from cove.oci.manifest import Platform, matches
@@ -247,7 +247,8 @@ def _needed(
             config, known = None, True
             texts = tuple(by.trigger for by in below if isinstance(by, i.Onbuild))
         else:
-            config, known = _config_of(base, platform, wanted, lookup)
+            with told_of(stage.origin.place):
+                config, known = _config_of(base, platform, wanted, lookup)
             texts = config.onbuild
             _check_platform(config, platform, stage, warnings)
         if base.kind == NAMED and base.name == stage.name:

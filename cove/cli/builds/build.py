@@ -159,7 +159,8 @@ class _Finder:
                 beside=len(self.platforms) > 1,
             )  # fmt: skip
         except CoveError as error:
-            error.exit_code = 1
+            if error.exit_code != 130:
+                error.exit_code = 1
             tell_what_is_here(error, here)
             raise
         self.fetched.add((name, platform))
