@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cove.errors import NotFound, Unsupported, UsageError
+from cove.errors import CoveError, NotFound, Unsupported, UsageError
 from cove.image.host import PATH
 from cove.oci.manifest import Platform, host_platform_of, parse_platform
 from cove.oci.reference import Reference, parse_reference
@@ -117,6 +117,15 @@ def read_wish(
     wanted = _platform(text, platform)
     variant = variant or "minbase"
     return Wish(reference, distribution, reference.tag, variant, packages, mirror, wanted)
+
+
+def hint_for(text: str, platform: str) -> str:
+    """How an image of this name could be made for a platform; empty: not by a bootstrap."""
+    try:
+        read_wish(text, "", (), "", platform)
+    except CoveError:
+        return ""
+    return f"cove image bootstrap --platform {platform} {text}"
 
 
 DEBIAN_ARCH = {

@@ -143,7 +143,7 @@ def tell_what_is_here(error: CoveError, missing: CoveError | None) -> None:
     """A pull's error, beside why it was pulled: another name, or another platform, is here."""
     if missing is None:
         return
-    if missing.hint.startswith("did you mean"):
+    if missing.hint.startswith("did you mean") or (missing.host and missing.hint):
         error.hint = missing.hint
     if missing.host:
         error.origin, error.host = missing.origin, missing.host

@@ -62,10 +62,13 @@ def _meant(home: Home, text: str, platform: str) -> ImageRecord:
     record = catalog.resolve(home.store, text, platform)
     known = several.platform_of(record)
     if platform and not matches(parse_platform(platform), known):
+        from cove.image.distributions import hint_for
+
         raise NoSuchImage(
             f'cannot find image "{text}" for {platform}: it is for {known}',
             origin=f"--platform {platform}",
             host=f"the image {text} that is here is for {known}",
+            hint=hint_for(text, platform),
             exit_code=1,
         )
     return record

@@ -143,9 +143,13 @@ def _check_platform(spec: MachineSpec, image: ImageConfig) -> None:
         return
     has = Platform(image.architecture, image.os or "linux", image.variant)
     if not matches(parse_platform(spec.platform), has):
+        from cove.image.distributions import hint_for
+
         raise NoSuchImage(
             f"cannot run {spec.image} as {spec.platform}: it is an image for {has}",
             origin=f"--platform {spec.platform}",
+            host=f"the image {spec.image} that is here is for {has}",
+            hint=hint_for(spec.image, spec.platform),
             exit_code=125,
         )
 
