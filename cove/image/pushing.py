@@ -177,9 +177,11 @@ def _bring(wish: _Wish) -> tuple[str, bytes]:
     """Layers and config into the registry: the manifest that names them, and its media type."""
     blobs = Blobs(wish.store.layout)
     data, original = _original(wish, blobs)
+    # The first question: a registry that is not there is found out before a layer is compressed.
+    known = wish.registry.has(wish.record.id) is not None
     placed = _place_all(wish, original)
     config = blobs.read(wish.record.id)
-    if wish.registry.has(wish.record.id) is None:
+    if not known:
         wish.registry.send_blob(wish.record.id, len(config), _slice_of(config), lambda at: None)
     kind = MANIFEST
     if data and all(one.original for one in placed):

@@ -139,6 +139,14 @@ def test_what_was_pushed_is_mounted_into_another_repository(
     assert inspected(plain, "again:1") == inspected(plain, "made:1")
 
 
+def test_who_is_not_there_is_asked_before_anything_is_compressed(store: Store, nobody: str) -> None:
+    add(store, f"{nobody}/x:1")
+    steps: list[Step] = []
+    with pytest.raises(CoveError, match="cannot be reached"):
+        push(store, f"{nobody}/x:1", patience=SOON, progress=steps.append)
+    assert steps and not [step for step in steps if step.stage == "compressing"]
+
+
 def test_zstd(fresh: Cove, plain: str, env: dict[str, str]) -> None:
     image(fresh, f"{plain}/zstd:1")
     fresh("push", "--compression", "zstd", f"{plain}/zstd:1", env=env)
