@@ -29,7 +29,7 @@ run: $(VENV)/.installed ## set everything up, then a first command in a machine 
 	@if [ -t 0 ] && [ -t 1 ]; then exec $(COVE) run --rm -it --network none host; \
 	else $(COVE) run --rm --network none host sh -c 'echo "hello from $$(hostname), pid $$$$, as $$(id -un), on $$(uname -sr)"'; fi
 	@echo; echo "What to try next:"
-	@echo "  $(COVE) run --rm -it host bash                      # then: rm -rf --no-preserve-root /  (nothing is lost)"
+	@echo "  $(COVE) run --rm -it host bash                      # then: rm -rf /usr/bin  (nothing is lost)"
 	@echo "  $(COVE) run --rm --memory 64m --pids-limit 20 host python3 -c 'print(2**100)'"
 	@echo "  $(COVE) plan host true                              # every kernel operation that isolates it, and why"
 

@@ -1,5 +1,7 @@
 """``completion``: a script for bash, zsh or fish that asks ``cove __complete`` what may follow.
 
+Where ``docker`` is a link to ``cove`` it is completed, too.
+
 What is offered has only characters that no shell gives a meaning to, and the scripts evaluate
 nothing: a machine or image with a hostile name is not offered at all.
 """
@@ -57,6 +59,7 @@ _cove() {
     return 0
 }
 complete -F _cove cove
+if [[ $(readlink -f -- "$(type -P docker)") == */cove ]]; then complete -F _cove docker; fi
 """
 
 ZSH = r"""#compdef cove
@@ -78,7 +81,12 @@ _cove() {
     esac
     [[ $kind == :files ]] && _files
 }
-if [[ $funcstack[1] == _cove ]]; then _cove "$@"; else compdef _cove cove; fi
+if [[ $funcstack[1] == _cove ]]; then
+    _cove "$@"
+else
+    compdef _cove cove
+    if [[ ${${commands[docker]-}:A:t} == cove ]]; then compdef _cove docker; fi
+fi
 """
 
 FISH = r"""# fish completion for cove
@@ -94,6 +102,9 @@ function __cove_complete
     end
 end
 complete -c cove -f -a '(__cove_complete)'
+if string match -q '*/cove' (realpath (command -s docker; or echo /))
+    complete -c docker -f -a '(__cove_complete)'
+end
 """
 
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}

@@ -147,7 +147,13 @@ def _split(words: str, text: str) -> tuple[str, str, str]:
     address, colon, host = rest.rpartition(":")
     if rest.endswith("]"):  # [::1]:80, which Docker refuses too
         raise bad("published port", text, f"not {FORM}", hint=EXAMPLE)
-    return parse_address(address) if colon else "", host, inside
+    if not colon:
+        return "", host, inside
+    try:
+        return parse_address(address), host, inside
+    except UsageError:
+        why = f'"{address}" is no address of the host\'s'
+        raise bad("published port", text, why, hint=EXAMPLE) from None
 
 
 def _range(words: str, what: str, text: str) -> tuple[int, int]:

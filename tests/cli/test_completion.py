@@ -96,6 +96,22 @@ def test_bash(cove: Cove, tmp_path: Path) -> None:
     assert listed.stdout == "complete -F _cove cove\n"
 
 
+def test_a_link_named_docker_is_completed(cove: Cove, tmp_path: Path) -> None:
+    """Docker's own command is left alone."""
+    script = "source <(cove completion bash); complete -p docker"
+    command = ["bash", "--norc", "-c", script]
+    env = cove.env | {"PATH": f"{tmp_path}:{front_path().parent}:{os.environ['PATH']}"}
+    docker = tmp_path / "docker"
+    docker.symlink_to(front_path())
+    listed = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert listed.stdout == "complete -F _cove docker\n" and not listed.stderr
+    assert bash(cove, f"{docker} sta", tmp_path) == ["start", "stats"]
+    docker.unlink()
+    docker.write_text("#!/bin/sh\n")
+    docker.chmod(0o755)
+    assert subprocess.run(command, env=env, capture_output=True).returncode == 1
+
+
 @pytest.mark.parametrize(
     "line", ["cove rm $(touch owned)", "cove rm `touch owned`", "cove rm *; touch owned", "cove \\"]
 )

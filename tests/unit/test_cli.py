@@ -174,6 +174,7 @@ WRONG = [
     (("run", "--name"), "cannot read --name: it wants a value", "--name NAME"),
     (("run",), "IMAGE is missing", "cove run IMAGE [COMMAND]"),
     (("run", "-p", "80:x", "host"), '"x" is no port', "from: --publish 80:x"),
+    (("run", "-p", "1:2:3:4", "host"), 'published port "1:2:3:4"', '"1:2" is no address'),
     (("run", "--gpus", "all", "host"), "cannot use --gpus", "no GPUs"),
     (
         ("run", "--rm", "--restart", "always", "host"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.driver import Cove, front_path
+from tests.driver import Cove, front_path, wait_until
 
 IMAGE = "unseen:1"
 TOLD = f"making the disk of {IMAGE}, once"
@@ -52,6 +52,19 @@ def test_people_see_the_disk_being_made_once(cove: Cove, unseen: None) -> None:
     assert code == 0 and TOLD in said
     code, said = on_terminal(cove, *words)
     assert code == 0 and "once" not in said
+
+
+def test_people_are_told_that_a_guest_boots(cove: Cove) -> None:
+    """Until there is a template, of which the next are clones."""
+    words = ("run", "--rm", "--vm", "bb", "true")
+    templates = cove("template", "ls", "-q").out.split()
+    if templates:
+        cove("template", "rm", *templates)
+    code, said = on_terminal(cove, *words)
+    assert code == 0 and "booting a guest of this size" in said
+    wait_until(lambda: cove("template", "ls", "-q").out, "a template")
+    code, said = on_terminal(cove, *words)
+    assert code == 0 and "booting" not in said
 
 
 def test_programs_lie_in_it_as_they_are(cove: Cove, bb_tar: Path, tmp_path: Path) -> None:

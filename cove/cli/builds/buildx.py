@@ -122,7 +122,6 @@ INSPECT = Command(
     help="Show the builder, and the platforms that it builds for",
     flags=(Flag("bootstrap", "bootstrap", "Accepted: it is always there"),),
     words="[BUILDER]",
-    most=1,
     group="Images",
 )
 USE = Command(
@@ -134,8 +133,6 @@ USE = Command(
         Flag("global", "global", "Accepted: there is no other"),
     ),
     words="BUILDER",
-    least=1,
-    most=1,
     group="Images",
 )
 DU = Command(

@@ -120,8 +120,6 @@ CREATE = Command(
         Flag("tag", "tags", "The name", "t", "NAME[:TAG]", repeat=True),
     ),
     words="SOURCE [SOURCE...]",
-    least=1,
-    most=None,
     group="Images",
     refused={
         **dict.fromkeys(("annotation", "file", "metadata-file", "platform"), (_WHEN, True)),
@@ -139,8 +137,6 @@ INSPECT = Command(
         Flag("raw", "raw", "The document, byte for byte"),
     ),
     words="NAME",
-    least=1,
-    most=1,
     group="Images",
 )
 IMAGETOOLS = Group(
