@@ -24,21 +24,23 @@ GLOBAL = (
     Flag("version", "version", "Print the version", "v"),
 )
 
-_IMAGES = ("search",)
-_MACHINES: tuple[str, ...] = ()
-_LATER = (
-    *_IMAGES, *_MACHINES, "network", "compose",
-    "swarm", "plugin",
-)  # fmt: skip
 WHEN = "not in this version of cove, it comes with a later one"
-LATER = dict.fromkeys(_LATER, WHEN) | {"checkpoint": "cove keeps no checkpoints of processes"}
+LATER = {
+    **dict.fromkeys(("compose", "plugin", "search"), WHEN),
+    **dict.fromkeys(
+        ("config", "node", "secret", "service", "stack", "swarm"), "cove is no scheduler"
+    ),
+    "checkpoint": "cove keeps no checkpoints of processes",
+    "scout": "cove looks for no weaknesses in images",
+    "trust": "cove checks digests, not signatures",
+}
 """Commands that Docker's users will try: refused by name."""
-LATER_OF_MACHINES = {name: LATER[name] for name in _MACHINES}
-LATER_OF_IMAGES = dict.fromkeys(_IMAGES, WHEN)
 
 INSTEAD = {
     "checkpoint": "of disk and memory, of virtual machines: cove snapshot",
     "compose": "docker-compose, with DOCKER_HOST=$(cove system docker-socket)",
+    "secret": "of a build: cove build --secret",
+    "stack": "docker-compose, with DOCKER_HOST=$(cove system docker-socket)",
 }
 """What does the work of a command that is not here."""
 
@@ -85,7 +87,7 @@ def _of_images() -> click.Command:
 
     commands = {**verbs.GROUPED, **disk.GROUPED, "build": build.BUILD}
     return Group(
-        "image", commands, help="Images and how to get them", group="Images", later=LATER_OF_IMAGES
+        "image", commands, help="Images and how to get them", group="Images", later={"search": WHEN}
     )
 
 
@@ -157,12 +159,9 @@ def _tree() -> Group:
             help="About cove and this host", group="cove",
         ),
         "container": Group(
-            "container", of_machine, help="The same verbs as Docker spells them",
-            later=LATER_OF_MACHINES, hidden=True,
+            "container", of_machine, help="The same verbs as Docker spells them", hidden=True
         ),
-        "machine": Group(
-            "machine", of_machine, help="The same verbs", later=LATER_OF_MACHINES, hidden=True
-        ),
+        "machine": Group("machine", of_machine, help="The same verbs", hidden=True),
     }  # fmt: skip
     return Group(
         "cove",

@@ -151,7 +151,8 @@ def test_the_files_for_systemd(cove: Cove, tmp_path: Path) -> None:
     assert f'Environment="COVE_DEFAULT_NETWORK={cove.env["COVE_DEFAULT_NETWORK"]}"\n' in alone
     for words in (("--group", "a b"), ("--socket", "x"), ("--socket", "/a b")):
         cove("system", "units", *words, code=125)
-    cove("system", "units", "/nothing/there", code=1)
+    said = cove("system", "units", "/nothing/there", code=1).err
+    assert said.endswith("\n  hint: mkdir -p /nothing/there\n")
 
 
 def test_systemd_has_no_objection_to_the_files(cove: Cove, tmp_path: Path) -> None:

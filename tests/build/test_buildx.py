@@ -111,6 +111,7 @@ def test_a_push_that_fails_is_a_build_that_fails(cove: Cove, context: Path) -> N
         (("--output=type=image,push-by-digest=true",), 'cannot use "push-by-digest=true"', 125),
         (("--output=type=registry,compression=estargz",), 'compress layers as "estargz"', 125),
         (("--output=type=registry,dest=x",), "an image goes into the store", 125),
+        (("-o", "type=docker", "-o", "type=tar"), "cannot write a result twice", 125),
         (("--builder", "ci"), 'cannot use builder "ci": cove has one', 125),
         (("--attest", "type=sbom"), "cannot make attestations", 125),
         (("--annotation", "a=b"), "cannot use --annotation", 125),

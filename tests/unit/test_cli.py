@@ -186,6 +186,8 @@ WRONG = [
     (("run", "-m", "1m", "host"), "the minimum is 6m", "from: --memory 1m"),
     (("search", "debian"), 'cannot run "search": not in this version', ""),
     (("pull", "Debian"), "a repository name must be lowercase", "write debian"),
+    (("stack", "deploy"), 'cannot run "stack": cove is no scheduler', "docker-compose, with"),
+    (("trust", "sign"), 'cannot run "trust": cove checks digests, not signatures', ""),
     (("compose", "ls"), 'cannot run "compose": not in this version', "docker-compose, with"),
     (("run", "-h"), "cannot read -h: it wants a value", "write -h NAME; --help lists all flags"),
     (("image", "lss"), 'cannot run "lss": cove image has no such command', "did you mean ls?"),

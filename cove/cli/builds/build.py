@@ -48,6 +48,7 @@ def parse_progress(text: str) -> str:
 
 def build(typed: Typed, terminal: Terminal, client: Client) -> int:
     path = typed.words[0]
+    output.check_one(typed)
     check_several(typed)
     pushed.check_push(typed)
     with _context(typed, terminal, path) as context, contexts_of(typed, terminal, client) as named:

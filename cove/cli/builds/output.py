@@ -9,6 +9,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 
+from cove.cli.command import Typed
 from cove.cli.images.push import COMPRESSIONS
 from cove.cli.images.save import into_directory
 from cove.cli.machines.copy import to_stdout
@@ -74,6 +75,16 @@ def parse_output(text: str) -> Output:
     names = tuple(name for name in words.get("name", "").split(",") if name)
     push = values.parse_bool(words.get("push", "false"))
     return Output(kind, target, names, push, parse_compression(words.get("compression", "")))
+
+
+def check_one(typed: Typed) -> None:
+    """Two would be written by BuildKit; here the first would be forgotten."""
+    if sum(flag.field == "output" for flag, _ in typed.flags) > 1:
+        raise Unsupported(
+            "cannot write a result twice: not in this version of cove",
+            origin="--output",
+            hint="build once for each; the second finds everything in the cache",
+        )
 
 
 def _words(text: str) -> dict[str, str]:

@@ -119,7 +119,8 @@ def units(typed: Typed, terminal: Terminal, client: Client) -> int:
                 file.write(text)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            raise HostError(f"cannot write {place}: {reason}", exit_code=1) from error
+            hint = f"mkdir -p {typed.words[0]}" if isinstance(error, FileNotFoundError) else ""
+            raise HostError(f"cannot write {place}: {reason}", hint=hint, exit_code=1) from error
         terminal.write(f"{place}\n")
     return 0
 
