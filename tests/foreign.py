@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def other_busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         apt = Apt(str(scratch), arch=OTHER, env=environment, progress=lambda step: None,
                   gone=threading.Event().is_set)  # fmt: skip
-        root = apt.unpack(apt.find("busybox-static"))
+        find = partial(apt.find, "busybox-static")
+        _, root = apt.unpack(find(), find)
     except CoveError as error:
         pytest.skip(f"needs package sources: {error.message}")
     kept.parent.mkdir(exist_ok=True)
