@@ -20,7 +20,7 @@ from cove.engine.crew import Crew
 from cove.engine.events import Events
 from cove.engine.live import Live
 from cove.engine.logwatch import LogWatch
-from cove.engine.reactor import Reactor, Timer, Worker
+from cove.engine.reactor import Reactor, Worker
 from cove.engine.slots import Slots
 from cove.engine.storage import StorageGuard
 from cove.engine.visitors import Visits
@@ -30,6 +30,7 @@ from cove.image.catalog import image_config, image_views, layer_keys, resolve
 from cove.linux.audit import Audit
 from cove.linux.cgroups.tree import Cgroups
 from cove.linux.kmsg import KernelLog
+from cove.linux.timers import Timer
 from cove.oci.config import ImageConfig
 from cove.plan.facts import Facts
 from cove.planner.defaults import PIDS, STORAGE

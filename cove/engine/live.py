@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from cove.engine.events import Events
 from cove.engine.networks.served import Served
-from cove.engine.reactor import Timer
 from cove.engine.slots import Slot
 from cove.errors import CoveError
 from cove.executor.messages import ExitRecord
 from cove.linux.cgroups.tree import Group
 from cove.linux.network.tap import close_taps
+from cove.linux.timers import Timer
 from cove.plan.ops import Plan
 from cove.store.records import Cause
 from cove.vm.moments import Held

@@ -7,21 +7,17 @@ machines.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import os
 import queue
 import select
 import stat
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-Call = Callable[[], None]
-
+from cove.linux.timers import Call, Timer, Timers
 
 LOG_MAX = 4 << 20
 """Of the daemon's own log."""
@@ -40,18 +36,6 @@ def complain(where: str) -> None:
         pass
 
 
-class Timer:
-    """A call in the future; ``cancel`` it or let it come."""
-
-    __slots__ = ("call",)
-
-    def __init__(self, call: Call) -> None:
-        self.call: Call | None = call
-
-    def cancel(self) -> None:
-        self.call = None
-
-
 class _Watched(NamedTuple):
     owner: object
     callback: Callable[[int], None]
@@ -60,7 +44,7 @@ class _Watched(NamedTuple):
 
 
 class Reactor:
-    """epoll, timers by heap, and calls posted by other threads.
+    """epoll, timers, and calls posted by other threads.
 
     The number of a descriptor is another's as soon as it is closed, and other threads open and
     close them all the time. So only who watches one may forget it, and what one round of
@@ -73,8 +57,7 @@ class Reactor:
         self._epoll.register(self._wake, select.EPOLLIN)
         self._watched: dict[int, _Watched] = {}
         self._round = 0
-        self._timers: list[tuple[float, int, Timer]] = []
-        self._serial = itertools.count()
+        self._timers = Timers()
         self._posted: deque[Call] = deque()
         self._lock = threading.Lock()
         self._stop = False
@@ -121,11 +104,9 @@ class Reactor:
 
     def after(self, seconds: float, call: Call) -> Timer:
         """Run ``call`` on the reactor's thread in ``seconds``."""
-        timer = Timer(call)
-        due = time.monotonic() + max(0.0, seconds)
         with self._lock:
-            heapq.heappush(self._timers, (due, next(self._serial), timer))
-            first = self._timers[0][2] is timer
+            timer = self._timers.after(seconds, call)
+            first = self._timers.is_first(timer)
         if first:
             self._poke()
         return timer
@@ -154,21 +135,15 @@ class Reactor:
 
     def _pause(self) -> float | None:
         with self._lock:
-            while self._timers and self._timers[0][2].call is None:
-                heapq.heappop(self._timers)
-            if not self._timers:
-                return None
-            return max(0.0, self._timers[0][0] - time.monotonic())
+            return self._timers.pause()
 
     def _ring(self) -> None:
-        while self._timers:
+        while True:
             with self._lock:
-                if not self._timers or self._timers[0][0] > time.monotonic():
-                    return
-                timer = heapq.heappop(self._timers)[2]
-            call, timer.call = timer.call, None
-            if call is not None:
-                self._safely(call)
+                call = self._timers.due()
+            if call is None:
+                return
+            self._safely(call)
 
     @staticmethod
     def _safely(callback: Callable[..., None], *arguments: object) -> None:

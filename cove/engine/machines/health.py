@@ -12,7 +12,7 @@ from functools import partial
 
 from cove.engine.home import Home
 from cove.engine.live import Live
-from cove.engine.reactor import Timer
+from cove.linux.timers import Timer
 from cove.spec.health import Answer, Check, State, after, pause_before
 from cove.store.records import MachineRecord
 

@@ -14,8 +14,9 @@ from cove.engine.calls import Session
 from cove.engine.home import Home, close_quietly
 from cove.engine.machines.exec import Extra, exec_in
 from cove.engine.machines.start import Foreground
-from cove.engine.reactor import Timer, complain
+from cove.engine.reactor import complain
 from cove.errors import CoveError
+from cove.linux.timers import Timer
 from cove.spec.health import OUTPUT, Answer, Check
 from cove.spec.machine import ExecSpec
 from cove.store.records import MachineRecord

@@ -16,9 +16,10 @@ from cove.engine.crew import Crew
 from cove.engine.home import Home
 from cove.engine.machines import ending, life
 from cove.engine.machines.outcomes import first_delay, give_up, outcome
-from cove.engine.reactor import Timer, complain
+from cove.engine.reactor import complain
 from cove.errors import CoveError
 from cove.executor.messages import Kind
+from cove.linux.timers import Timer
 from cove.spec.restart import with_host
 from cove.store.records import MachineRecord
 

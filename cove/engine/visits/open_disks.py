@@ -23,7 +23,6 @@ from cove.engine.calls import Call
 from cove.engine.descriptors import Descriptors
 from cove.engine.events import Cancelled
 from cove.engine.home import Base, Home
-from cove.engine.reactor import Timer
 from cove.engine.slots import Slot, open_group
 from cove.engine.vms import emulators, virtual
 from cove.engine.vms.emulators import jail_place
@@ -45,6 +44,7 @@ from cove.errors import Conflict, CoveError, HostError, NotFound
 from cove.executor.archiver import Archiver, run_archiver
 from cove.linux.cgroups.tree import Group
 from cove.linux.ready import readable
+from cove.linux.timers import Timer
 from cove.plan.ops import Barrier, Plan
 from cove.planner.files.archive import plan_stopped
 from cove.planner.virtual.guest import guest_place, plan_visit

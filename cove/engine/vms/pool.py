@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from cove.engine.home import Home
-from cove.engine.reactor import Timer, Worker
+from cove.engine.reactor import Worker
 from cove.engine.slots import Slot
 from cove.engine.vms import emulators
 from cove.engine.vms.emulators import Emulator, key_of
@@ -30,6 +30,7 @@ from cove.engine.vms.templates import empty_slot, warm_plan, where_of
 from cove.engine.vms.virtual import MEMORY, cpus_of, memory_of
 from cove.errors import CoveError, HostError
 from cove.linux.disk import available_memory
+from cove.linux.timers import Timer
 from cove.oci.config import ImageConfig
 from cove.planner.cpus import guest_cpu
 from cove.planner.defaults import STORAGE

@@ -15,8 +15,9 @@ from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Network
 
+from cove.linux.timers import Timer
 from cove.net.names import control, message
-from cove.net.names.loop import Loop, Timer
+from cove.net.names.loop import Loop
 from cove.net.names.message import Code, NoQuery, Query
 from cove.net.names.seats import given_up
 from cove.net.names.table import Machine, Network, Table

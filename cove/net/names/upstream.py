@@ -12,7 +12,8 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from cove.net.names.loop import Loop, Timer
+from cove.linux.timers import Timer
+from cove.net.names.loop import Loop
 from cove.net.names.message import Code, Query, answers, code_of
 
 HOST_FILE = "/etc/resolv.conf"
