@@ -169,7 +169,7 @@ def copy(
         found = placed(parts, step, place)
         _check_target(step, place, found)
         owner = owner_of(writing, step.chown, step.place) if step.chown else None
-        if owner is not None or step.chmod:
+        if found.placed and (owner is not None or step.chmod):
             found.parts.insert(0, (-1, writing.missing(place)))
         found.parts = [(fd, restyled(mine, owner, step.chmod)) for fd, mine in found.parts]
         try:
@@ -196,13 +196,13 @@ def whole(
 
 
 def _check_target(step: CopyStep, place: Place, found: Gathered) -> None:
-    if not place.folder and len(step.sources) > 1:
+    files = [one for one in found.placed if one.target == place.path and not one.made]
+    if not place.folder and files and len(step.sources) > 1:
         raise misfit(
             step.place,
             f"{step.target} is no folder, and there are more sources than one",
             hint=f"write {step.target}/",
         )
-    files = [one for one in found.placed if one.target == place.path and not one.made]
     if not place.folder and len(files) > 1:
         raise misfit(
             step.place,

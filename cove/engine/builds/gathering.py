@@ -11,7 +11,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from cove.build.files.entries import FILE, Entry, Files, joined
-from cove.build.files.select import Place, Placed, excluded, literal, select, select_parents
+from cove.build.files.select import (
+    Place,
+    Placed,
+    excluded,
+    is_wild,
+    literal,
+    select,
+    select_parents,
+)
 from cove.build.files.tars import Gone
 from cove.build.graph.data import CONTEXT, GIT, HTTP, INLINE, NAMED, CopyStep, Origin, Source
 from cove.build.ignore import Ignore
@@ -54,6 +62,16 @@ class Part:
             front = self.path if self.whole else ""
             return select_parents(files, front, self.source.pattern, place, ignore)
         return [_renamed(one, self.name, place) for one in select(files, self.path, place, ignore)]
+
+    @property
+    def may_be_nothing(self) -> bool:
+        """An empty archive or folder; a wildcard, as BuildKit has it, if its folder is there."""
+        files = self.pack.files
+        if self.source.pattern:
+            front = self.path if self.whole else ""
+            return is_wild(self.source.pattern) and _is_folder(files, front)
+        front, pattern = literal(self.path)
+        return self.unpacked or _is_folder(files, front if pattern else self.path)
 
 
 @dataclass(slots=True)
@@ -142,8 +160,7 @@ def placed(parts: list[Part], step: CopyStep, place: Place = ANYWHERE) -> Gather
     found, ignore = Gathered(), excluded(step.exclude)
     for part in parts:
         mine = part.placed(place, ignore)
-        empty = not part.source.pattern and _is_folder(part.pack.files, part.path)
-        if not mine and not part.unpacked and not empty:
+        if not mine and not part.may_be_nothing:
             raise _missing(step, part.source)
         found.parts.append((part.pack.fd, mine))
     return found
