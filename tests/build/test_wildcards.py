@@ -1,7 +1,9 @@
-"""Sources of COPY and ADD that match nothing, and several of them: as BuildKit takes them."""
+"""Sources of COPY and ADD that match nothing, several of them, and whose they are."""
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,18 @@ def test_folders_become_one(cove: Cove, build: Build, tmp_path: Path) -> None:
     put(tmp_path, f="f")
     failed = build("FROM bb\nCOPY one f /both\n", code=1)
     assert "/both is no folder, and there are more sources than one" in failed.err
+
+
+def test_an_archive_of_a_high_owner_says_whose_it_is(
+    cove: Cove, build: Build, tmp_path: Path
+) -> None:
+    put(tmp_path, f="f")
+    with tarfile.open(tmp_path / "high.tar", "w") as tar:
+        info = tar.gettarinfo(tmp_path / "f", "d/f")
+        info.uid, info.gid = 5, 89939
+        tar.addfile(info, io.BytesIO(b"f"))
+    failed = build("FROM bb\nADD high.tar /w/\n", code=1)
+    assert "/w/d/f would be 89939's, and ids of a machine end at 65535" in failed.err
+    assert "--chown" in failed.err and "Dockerfile:2" in failed.err
+    build("FROM bb\nADD --chown=7:8 high.tar /w/\n", "-t", "low")
+    assert says(cove, "low", "stat -c %u:%g /w/d/f") == "7:8\n"

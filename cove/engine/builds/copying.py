@@ -172,6 +172,7 @@ def copy(
         if found.placed and (owner is not None or step.chmod):
             found.parts.insert(0, (-1, writing.missing(place)))
         found.parts = [(fd, restyled(mine, owner, step.chmod)) for fd, mine in found.parts]
+        _check_owners(step, found)
         try:
             writing.put(found, sources.clock_ns, sources.gone)
         except (BadArchive, Unsupported) as error:
@@ -209,6 +210,18 @@ def _check_target(step: CopyStep, place: Place, found: Gathered) -> None:
             f"{step.target} is no folder, and more files than one would be called so",
             hint=f"write {step.target}/",
         )
+
+
+def _check_owners(step: CopyStep, found: Gathered) -> None:
+    """An archive may say anything; a machine has so many ids, and no others in its layers."""
+    for one in found.placed:
+        highest = max(one.entry.uid, one.entry.gid)
+        if highest >= RANGE_SIZE:
+            raise misfit(
+                step.place,
+                f"/{one.target} would be {highest}'s, and ids of a machine end at {RANGE_SIZE - 1}",
+                hint="say whose it is: --chown=USER:GROUP",
+            )
 
 
 def workdir(
