@@ -19,14 +19,16 @@ STRIDE = int(os.environ.get("COVE_WALK", "120").replace("all", "1"))
 TEXT = """\
 FROM bb AS one
 RUN --mount=type=cache,target=/cache --mount=type=secret,id=word,required=true \\
-    echo kept >/cache/f && cp /cache/f /made && cat /run/secrets/word >>/made
+    echo kept >/cache/f && cp /cache/f /made && cat /run/secrets/word >>/made \\
+    && mkdir /many && for number in $(seq 300); do : >/many/$number; done
 FROM bb
 COPY file /file
 WORKDIR /room
 COPY --from=one /made /made
-RUN cat /file /made >all
+COPY --from=one /many /many
+RUN cat /file /made >all && ls /many | wc -l >>all
 """
-SAID = "file\nkept\nword"
+SAID = "file\nkept\nword300\n"
 
 
 @pytest.fixture

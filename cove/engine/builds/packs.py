@@ -328,6 +328,12 @@ def _digest(fd: int, at: int, size: int, gone: Gone) -> str:
 
 def write_tar(out: int, fd: int, placed: Iterable[Placed], now_ns: int, gone: Gone) -> None:
     """The files with their new names, as a tar; their content is in ``fd``."""
+    write_entries(out, fd, placed, now_ns, gone)
+    write_all(out, bytes(1024))
+
+
+def write_entries(out: int, fd: int, placed: Iterable[Placed], now_ns: int, gone: Gone) -> None:
+    """All but its end."""
     linked: dict[int, str] = {}
     pending = bytearray()
     for one in placed:
@@ -348,7 +354,7 @@ def write_tar(out: int, fd: int, placed: Iterable[Placed], now_ns: int, gone: Go
         if len(pending) >= PIECE:
             write_all(out, pending)
             pending.clear()
-    write_all(out, pending + bytes(1024))
+    write_all(out, pending)
 
 
 def _content(fd: int, entry: Entry) -> bytes:

@@ -114,11 +114,27 @@ def layer_of(
     """
     if is_blank(home.root, upper):
         return _empty(home, pins)
+    with _reader(home, tree, upper, what) as archiver:
+        there = f"{home.store.layout.upper(upper)}/fs" if own else ""
+        return read_layer(home, archiver, pins, there)
+
+
+def archive_of(home: Home, tree: Tree, upper: int, what: str) -> bytes | None:
+    """What is in a writable layer, as the archive of a layer; None: more than a little."""
+    with _reader(home, tree, upper, what) as archiver:
+        data = _read(archiver.stdout, SMALL)
+        if len(data) == SMALL:
+            return None
+        archiver.finish()
+    return data
+
+
+@contextlib.contextmanager
+def _reader(home: Home, tree: Tree, upper: int, what: str) -> Iterator[Archiver]:
     layers = base_of(home, tree).layers
     plan = plan_layer(Place(upper, home.root, 0, layers, own=upper), "layer")
     with run_archiver(plan, {}, what=what) as archiver:
-        there = f"{home.store.layout.upper(upper)}/fs" if own else ""
-        return read_layer(home, archiver, pins, there)
+        yield archiver
 
 
 def read_layer(
