@@ -117,15 +117,21 @@ class Packer:
 
     def _folder(self, fd: int, folder: str, *, inside: bool, depth: int) -> None:
         try:
-            names = sorted(os.listdir(fd))
+            with os.scandir(fd) as found:
+                names = sorted([(one.name, one.is_file(follow_symlinks=False)) for one in found])
         except OSError as error:
             raise self._cannot(folder, error) from error
-        for name in names:
+        for name, is_file in names:
             if self.cancelled.is_set():
                 raise CoveError("interrupted", exit_code=130)
-            self._one(fd, name, joined(folder, name), inside=inside, depth=depth)
+            path = joined(folder, name)
+            if not is_file:
+                self._one(fd, name, path, inside=inside, depth=depth)
+            elif self.wanted.takes(path, inside=inside) and self.wanted.kept(path):
+                self._file(fd, name, path)
 
     def _one(self, parent: int, name: str, path: str, *, inside: bool, depth: int) -> None:
+        """What is no file, as its folder says."""
         takes = self.wanted.takes(path, inside=inside)
         if not takes and not self.wanted.enters(path):
             return
@@ -221,7 +227,10 @@ class Packer:
         """What file systems have none for has none."""
         found = []
         try:
-            for name in os.listxattr(fd):
+            names = os.listxattr(fd)
+            if not names:
+                return ()
+            for name in names:
                 if is_attribute(name):
                     found.append((os.fsencode(name), os.getxattr(fd, name)))
         except OSError as error:
@@ -277,7 +286,8 @@ class Packer:
         link: bytes = b"",
         xattrs: Attributes = (),
     ) -> None:
-        self._say_folders()
+        if self._unsaid:
+            self._say_folders()
         mode = stat.S_IMODE(found.st_mode)
         head = _encode(Sent(os.fsencode(path), kind, mode, found.st_mtime_ns, size, link, xattrs))
         self._buffer += HEAD.pack(len(head)) + head
@@ -334,7 +344,10 @@ def packed(
     """A descriptor to read what is asked for from, then the contexts that ``writers`` write; and
     what is called after its end, which raises why they are not whole.
     """
+    from cove.image.pipeline import widen
+
     reader, writer = os.pipe2(os.O_CLOEXEC)
+    widen(writer)
     failed: list[BaseException] = []
 
     def work() -> None:

@@ -81,12 +81,12 @@ class Gone(Packer):
     """Names are there when a folder is listed, and something else when they are opened."""
 
     def _one(self, parent: int, name: str, path: str, *, inside: bool, depth: int) -> None:
-        if name == "gone":
+        if name == "fifo":
             os.unlink(name, dir_fd=parent)
         super()._one(parent, name, path, inside=inside, depth=depth)
 
     def _file(self, parent: int, name: str, path: str) -> None:
-        if name.startswith("to-"):
+        if name == "gone" or name.startswith("to-"):
             os.unlink(name, dir_fd=parent)
         if name == "to-link":
             os.symlink("/etc/passwd", name, dir_fd=parent)
@@ -104,6 +104,7 @@ def test_names_that_become_something_else_are_not_followed(top: Path) -> None:
     for name in ("gone", "stays", "to-fifo", "to-link", "to-nothing"):
         (top / name).write_text(name)
     (top / "folder").mkdir()
+    os.mkfifo(top / "fifo")
     assert sorted(sent(top, Gone).by_path) == ["", "stays"]
 
 

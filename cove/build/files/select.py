@@ -170,6 +170,8 @@ class Owner:
 
 def restyled(placed: Iterable[Placed], owner: Owner | None, chmod: str) -> list[Placed]:
     """With ``--chown`` and ``--chmod``."""
+    if owner is None and not chmod:
+        return list(placed)
     found = []
     for one in placed:
         entry = one.entry
@@ -188,22 +190,15 @@ def digest_of(placed: Iterable[Placed]) -> str:
     whole = hashlib.sha256()
     for one in placed:
         entry = one.entry
-        words = (
-            one.target, entry.kind, entry.mode, entry.uid, entry.gid,
-            entry.digest if entry.kind == FILE else entry.link,
-            [part for attribute in entry.xattrs for part in attribute],
-        )  # fmt: skip
-        whole.update(msgspec.json.encode(_plain(words)) + b"\n")
+        attributes = ",".join(f'"{_hex(part)}"' for said in entry.xattrs for part in said)
+        content = entry.digest if entry.kind == FILE else entry.link
+        whole.update(
+            f'["{_hex(one.target)}","{_hex(entry.kind)}",{entry.mode},{entry.uid},{entry.gid},'
+            f'"{_hex(content)}",[{attributes}]]\n'.encode()
+        )
     return whole.hexdigest()
 
 
-def _plain(words: Iterable[object]) -> list[object]:
-    """Names and values that are no UTF-8 as what they are called in escapes."""
-    return [
-        word.encode("utf-8", "surrogateescape").hex()
-        if isinstance(word, str)
-        else _plain(word)
-        if isinstance(word, list)
-        else word
-        for word in words
-    ]
+def _hex(word: str) -> str:
+    """Names and values may be no UTF-8."""
+    return word.encode("utf-8", "surrogateescape").hex()

@@ -45,6 +45,8 @@ HEAD = struct.Struct(">I")
 HEAD_MAX = 64 << 10
 PIECE = 1 << 20
 SMALL = 64 << 10
+AHEAD, GAP = 256 << 10, 4 << 10
+"""Bytes that are read at once of small files that follow each other, and may be between two."""
 TIME_MAX = 1 << 40
 """Seconds: what no file system keeps."""
 KINDS = (FILE, FOLDER, LINK, FIFO)
@@ -96,18 +98,20 @@ def read_files(stream: BinaryIO, out: int, gone: Gone, what: str = "the build co
     """
     files = Files(what=what)
     at, left = 0, room(out)
+    pending = bytearray()
     while length := HEAD.unpack(_exactly(stream, HEAD.size, what))[0]:
         gone()
         if length > HEAD_MAX:
             raise BadArchive(f"cannot read {what}: it is no context, or too large")
-        entry = _entry(_exactly(stream, length, what), at, what)
-        if entry.kind == FILE:
-            if at + entry.size > left:
+        sent = _head(_exactly(stream, length, what), what)
+        digest = ""
+        if sent.kind == FILE:
+            if at + sent.size > left:
                 raise system_error(what, errno.ENOSPC, "")
-            digest = _take(stream, out, entry.size, gone, what)
-            entry = msgspec.structs.replace(entry, digest=digest)
-            at += entry.size
-        files.add(entry)
+            digest = _take(stream, out, sent.size, pending, gone, what)
+        files.add(_entry(sent, at, digest, what))
+        at += sent.size if sent.kind == FILE else 0
+    write_all(out, pending)
     return files
 
 
@@ -118,13 +122,18 @@ def _exactly(stream: BinaryIO, length: int, what: str) -> bytes:
     return data
 
 
-def _entry(data: bytes, at: int, what: str) -> Entry:
+def _head(data: bytes, what: str) -> Sent:
     try:
         sent = _sent(data)
     except NOT_JSON:
         raise BadArchive(f"cannot read {what}: it is no context") from None
     if sent.kind not in KINDS or sent.size < 0:
         raise BadArchive(f"cannot read {what}: it has files of an unknown kind")
+    return sent
+
+
+def _entry(sent: Sent, at: int, digest: str, what: str) -> Entry:
+    said = sent.xattrs if sent.kind in (FILE, FOLDER) else ()
     return Entry(
         clean(text(sent.path), what),
         sent.kind,
@@ -132,23 +141,28 @@ def _entry(data: bytes, at: int, what: str) -> Entry:
         mtime_ns=sent.mtime_ns,
         size=sent.size if sent.kind == FILE else 0,
         content=at if sent.kind == FILE else -1,
+        digest=digest,
         link=text(sent.link),
-        xattrs=attributes_of(((text(name), text(value)) for name, value in sent.xattrs), what)
-        if sent.kind in (FILE, FOLDER)
+        xattrs=attributes_of(((text(name), text(value)) for name, value in said), what)
+        if said
         else (),
     )
 
 
-def _take(stream: BinaryIO, out: int, size: int, gone: Gone, what: str) -> str:
+def _take(stream: BinaryIO, out: int, size: int, pending: bytearray, gone: Gone, what: str) -> str:
+    """The digest of a file's bytes; ``pending``: what is written with those of the next ones."""
     whole = hashlib.sha256()
     while size:
         data = stream.read(min(size, PIECE))
         if not data:
             raise BadArchive(f"cannot read {what}: it ended in the middle")
         whole.update(data)
-        write_all(out, data)
+        pending += data
+        if len(pending) >= PIECE:
+            write_all(out, pending)
+            pending.clear()
+            gone()
         size -= len(data)
-        gone()
     return whole.hexdigest()
 
 
@@ -335,6 +349,7 @@ def write_tar(out: int, fd: int, placed: Iterable[Placed], now_ns: int, gone: Go
 def write_entries(out: int, fd: int, placed: Iterable[Placed], now_ns: int, gone: Gone) -> None:
     """All but its end."""
     linked: dict[int, str] = {}
+    window = _Window(fd)
     pending = bytearray()
     for one in placed:
         gone()
@@ -345,7 +360,7 @@ def write_entries(out: int, fd: int, placed: Iterable[Placed], now_ns: int, gone
             if entry.shared:
                 linked[entry.content] = one.target
             if entry.size <= SMALL:
-                pending += _content(fd, entry)
+                pending += window.content(entry)
             else:
                 write_all(out, pending)
                 pending.clear()
@@ -357,11 +372,25 @@ def write_entries(out: int, fd: int, placed: Iterable[Placed], now_ns: int, gone
     write_all(out, pending)
 
 
-def _content(fd: int, entry: Entry) -> bytes:
-    data = os.pread(fd, entry.size, entry.content) if entry.size else b""
-    if len(data) < entry.size:
-        raise CoveError("cannot copy: its content is gone")
-    return data
+class _Window:
+    """Small files lie one behind the other in the order of their names, as a rule: then many of
+    them are read at once."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd, self._at, self._data = fd, 0, b""
+
+    def content(self, entry: Entry) -> bytes:
+        size, begin = entry.size, entry.content - self._at
+        if not size:
+            return b""
+        if not 0 <= begin <= len(self._data) - size:
+            near = 0 <= begin <= len(self._data) + GAP
+            self._data = os.pread(self._fd, AHEAD if near else size, entry.content)
+            self._at, begin = entry.content, 0
+        data = self._data[begin : begin + size]
+        if len(data) < size:
+            raise CoveError("cannot copy: its content is gone")
+        return data
 
 
 def _send(out: int, fd: int, entry: Entry, gone: Gone) -> None:
