@@ -16,6 +16,7 @@ from cove.daemon import crowd
 from cove.daemon.docker import hijack
 from cove.daemon.docker.routes import becomes_stream
 from cove.daemon.half import Site
+from cove.daemon.raw import take_over
 
 PING = b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n"
 MADE = b"POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Length: 6\r\n\r\n\r\n\r\n{}"
@@ -40,7 +41,7 @@ def answers(path: Path, requests: Iterable[list[bytes]]) -> list[bytes]:
             except web.RequestPayloadError:
                 return web.Response(status=400)
         body = await request.read()
-        taken = hijack.Taken(request)
+        taken = hijack.Taken(*take_over(request, hijack.CHUNK))
         taken.reader.feed_eof()
         taken.writer.write(body + b":" + await taken.reader.read(-1))
         taken.close()

@@ -12,6 +12,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from cove.daemon import crowd
 from cove.daemon.docker import hijack
+from cove.daemon.raw import take_over
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def kept() -> int:
 
 def test_a_connection_that_was_taken_over_is_forgotten(tmp_path: Path) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
-        taken = hijack.Taken(request)
+        taken = hijack.Taken(*take_over(request, hijack.CHUNK))
         await taken.begin("text/plain", upgrade=True)
         taken.close()
         crowd.left(request)

@@ -21,10 +21,8 @@ def test_a_session_that_is_over_when_it_is_first_looked_at() -> None:
             for kind, value, data in ((SESSION, 0, b""), (OUTPUT, 1, b"all\n"), (EXIT, 0, b"")):
                 monitor.send(HEAD.pack(kind, value, len(data), 0) + data)
             reader, writer = await asyncio.open_unix_connection(sock=served)
-            transport = writer.transport
-            assert isinstance(transport, asyncio.Transport)
             asked = Hijack(lambda *_: None, tty=False, stdin=False)
-            taken = Taken(transport, reader, writer)
+            taken = Taken(reader, writer)
             await Relay(taken, ours, asked, asyncio.get_running_loop()).run()
             taken.close()
             await writer.wait_closed()

@@ -32,7 +32,6 @@ from cove.client.session import (
 from cove.daemon.docker.ask import MULTIPLEXED, RAW_STREAM, Answer, Ask, Hijack
 from cove.daemon.docker.websocket import Websocket
 from cove.daemon.ends import gone, heard, linger
-from cove.daemon.raw import take_over
 from cove.engine.calls import Session
 from cove.errors import UsageError
 
@@ -64,9 +63,8 @@ class Done(web.StreamResponse):
 class Taken:
     """A connection, without its HTTP."""
 
-    def __init__(self, request: web.Request) -> None:
-        self.reader, self.writer = take_over(request, CHUNK)
-        self._transport = self.writer.transport
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer, self._transport = reader, writer, writer.transport
 
     def gone(self) -> bool:
         """Whether nobody is at the other end; one who only has nothing more to say is there."""
@@ -276,4 +274,4 @@ def close(items: Iterator[bytes]) -> None:
             time.sleep(0.01)
 
 
-__all__ = ["Done", "Taken", "close", "framed", "serve", "take_over"]
+__all__ = ["Done", "Taken", "close", "framed", "serve"]

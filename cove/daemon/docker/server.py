@@ -45,6 +45,7 @@ from cove.daemon.docker.routes import (
 from cove.daemon.docker.websocket import Websocket
 from cove.daemon.docker.wording import in_docker_words
 from cove.daemon.lasting import THREADS, Lasting
+from cove.daemon.raw import take_over
 from cove.engine.engine import Engine
 from cove.engine.events import Cancel
 from cove.engine.reactor import complain
@@ -358,7 +359,7 @@ class Door:
         upgrade = "upgrade" in request.headers.get("Connection", "").lower()
         hijack.check_body(request)
         ask.body = await self.crowd.body(request)
-        taken = hijack.Taken(request)
+        taken = hijack.Taken(*take_over(request, hijack.CHUNK))
         try:
             result = await self._run(self._handlers[route.handler], ask)
             if isinstance(result, Hijack):
