@@ -97,7 +97,7 @@ def plan_machine(spec: MachineSpec, image: ImageConfig, facts: Facts, place: Pla
             *mount_views(walls, place),
             *mount_images(place),
             *console(tty=spec.tty),
-            *asked_devices(place.devices, _devices_why(walls)),
+            *asked_devices(place.devices, _devices_why(spec, walls)),
             *as_root_outside(walls),
             *set_attributes(spec, place, userns=walls.userns),
             *wait_links(spec),
@@ -286,8 +286,10 @@ def oom_score(spec: MachineSpec) -> tuple[Op, ...]:
     return (OomScoreAdj(str(asked), why=option("oom-score-adj", asked)),) if asked else ()
 
 
-def _devices_why(walls: Walls) -> str:
-    return "--privileged" if walls.privileged else "--device"
+def _devices_why(spec: MachineSpec, walls: Walls) -> str:
+    if walls.privileged:
+        return "--privileged"
+    return "--device" if spec.devices else "--isolation vm"
 
 
 @lru_cache(maxsize=4)

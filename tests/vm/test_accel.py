@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +16,8 @@ from cove.store.lock import open_layout
 from cove.vm import accel
 from cove.vm.accel import Trial, boot_trial, remembered, trial
 from cove.vm.kernels import Kernels
+from tests.driver import busybox_tar, new_cove
+from tests.shared import give_guests
 from tests.vm.conftest import Stored
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -70,6 +73,26 @@ def test_another_host_is_tried_anew(own: Kernels, one_stored: Stored, emulating:
 def test_a_remembered_answer_that_is_damaged_is_none(own: Kernels) -> None:
     Path(own.layout.kvm).write_bytes(b'{"usable": "perhaps"}')
     assert remembered(own.layout) is None
+
+
+def test_an_emulator_opens_the_device_in_its_jail() -> None:
+    """Where a trial passed. Whether guests boot under KVM is the trial's matter: here they may not,
+    but it is the guest that hangs, and not QEMU that ends.
+    """
+    with contextlib.closing(new_cove()) as cove:
+        cove.env |= {"COVE_VM_PATIENCE": "2"}
+        give_guests(cove)
+        shutil.rmtree(cove.root / "templates")
+        known = msgspec.json.decode((cove.root / "kvm.json").read_bytes(), type=Trial)
+        usable = msgspec.structs.replace(known, usable=True, reason="")
+        (cove.root / "kvm.json").write_bytes(msgspec.json.encode(usable))
+        cove("image", "import", "-q", str(busybox_tar(cove.root / "bb.tar")), "bb")
+        done = cove("run", "--rm", "--vm", "bb", "true", code=None)
+    said = done.err.partition("\n")[0]
+    if os.path.exists(accel.KVM):
+        assert said in ("", "cove: cannot start machine: its guest did not answer within 2 s")
+    else:
+        assert "failed to initialize kvm: No such device" in said
 
 
 def write(layout: Layout, found: Trial) -> None:

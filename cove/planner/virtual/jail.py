@@ -6,6 +6,9 @@ Under emulation (TCG) this jail is the boundary: whoever breaks out of the guest
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 from cove.oci.config import ImageConfig
 from cove.plan.facts import Facts
 from cove.plan.flags import PrctlOption
@@ -32,6 +35,9 @@ PROCESSES = 128
 
 SMALLEST_DISK = 16 << 20
 """Bytes, where a machine's storage limit is less: there is room for a file system of its own."""
+
+KVM = ("/dev/kvm", "c", 10, 232, 0o666)
+"""Its numbers are the kernel's; the emulator is nobody, in a jail where there is no one else."""
 
 _STEADY = MachineSpec(
     image=JAIL_IMAGE,
@@ -85,7 +91,7 @@ def plan_jail(
     engine may run it before there is a machine. ``jail``, ``image``, ``facts`` and ``place`` are
     the jail's; ``emulator`` is a command line that finds the registers of ``passed`` at 3, 4, ...
     """
-    whole = plan_machine(jail, image, facts, place)
+    whole = plan_machine(jail, image, facts, replace(place, devices=_devices(emulator)))
     beside = (
         Prctl(
             PrctlOption.PR_SET_THP_DISABLE,
@@ -97,6 +103,11 @@ def plan_jail(
     )
     inside = tuple(op for op in whole.machine if not isinstance(op, (Stdio, Openpty, Execve)))
     return Plan(whole.host, (*inside, *beside))
+
+
+def _devices(emulator: tuple[str, ...]) -> tuple[tuple[str, str, int, int, int], ...]:
+    """The one file that QEMU opens by its name, and not as a descriptor that is passed to it."""
+    return (KVM,) if ("-accel", "kvm") in pairwise(emulator) else ()
 
 
 def plan_vm(spec: MachineSpec, place: Place, jail: Plan, guest: Plan, *, how: int = 0) -> Plan:
