@@ -16,7 +16,7 @@ from cove.engine import calls
 from cove.engine.engine import Engine
 from cove.engine.events import Cancel, Cancelled
 from cove.engine.live import Live
-from cove.engine.machines import stopping
+from cove.engine.machines import start, stopping
 from cove.errors import HostError
 from cove.spec.machine import MachineSpec
 from tests.driver import wait_until
@@ -102,3 +102,22 @@ def test_what_cannot_be_put_away_is_told_and_tried_again(engine: Engine) -> None
 
 def void(_: object) -> None:
     """What is waited for has no result."""
+
+
+def test_a_bug_in_a_start_is_undone_like_any_failure(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("nobody thought of it")
+
+    spec = MachineSpec(image="bb", command=("true",), name="struck")
+    with monkeypatch.context() as patch:
+        patch.setattr(start, "plan_machine", broken)
+        with pytest.raises(ValueError, match="nobody thought of it"):
+            engine.run(calls.Run(spec), NOTHING)
+    (record,) = engine.home.store.machines()
+    said = "bug: ValueError: nobody thought of it"
+    assert (record.state, record.cause.text) == ("created", said)
+    assert not engine.home.lives
+    engine.start(calls.Start("struck"), NOTHING)
+    engine.remove(calls.Remove("struck", force=True), NOTHING)

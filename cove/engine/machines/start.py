@@ -32,7 +32,7 @@ from cove.engine.vms.pool import Entry
 from cove.engine.vms.resumed import moment_of, start_resumed
 from cove.engine.volumes.binds import open_binds
 from cove.engine.volumes.users import publish_mounts
-from cove.errors import CoveError, HostError, NoSuchDevice, UsageError
+from cove.errors import Bug, CoveError, HostError, NoSuchDevice, UsageError
 from cove.executor.messages import Start, StartFlag, Stream, send_start
 from cove.linux.cgroups.tree import Group
 from cove.linux.probe import host_devices
@@ -102,10 +102,12 @@ def launch(
             live.slot.close()
         if live.ctl is not None:
             end_monitor(live.ctl)
-        failed = error if isinstance(error, CoveError) else _translated(record, error)
+        failed = _told(record, error)
         ending.start_failed(home, live, failed)
         ending.put_away(home, live)
-        raise failed from error
+        if isinstance(error, (CoveError, OSError)):
+            raise failed from error
+        raise
     if record.deadline:
         ending.set_deadline(home, live, record.deadline)
     if record.spec.isolation == "vm":
@@ -328,9 +330,12 @@ def _device(device: Device) -> DeviceNode:
     return device.target, kind, os.major(number), os.minor(number), stat.S_IMODE(status.st_mode)
 
 
-def _translated(record: MachineRecord, error: BaseException) -> CoveError:
+def _told(record: MachineRecord, error: BaseException) -> CoveError:
+    """What a record says of it: of a bug, too, after which there is as much to undo."""
+    if isinstance(error, CoveError):
+        return error
     if not isinstance(error, OSError):
-        raise error
+        return Bug(f"bug: {type(error).__name__}: {error}")
     reason = (error.strerror or str(error)).lower()
     where = f" ({error.filename})" if error.filename else ""
     return HostError(
