@@ -1,4 +1,5 @@
 /* Ops that take privileges away. */
+#include <linux/bpf.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -90,15 +91,63 @@ static int ends_in_execve(const struct run *run)
 	return part->count && OPS[part->ops[part->count - 1].code].run == op_execve;
 }
 
+/* The bytes take the place of their digits; the word is ours, but need not be aligned for the kernel. How many they
+ * are. */
+static size_t bytes_of(char *hex)
+{
+	size_t len = strlen(hex) / 2;
+
+	for (size_t i = 0; i < len; i++)
+		hex[i] = (char)(nibble(hex[2 * i]) << 4 | nibble(hex[2 * i + 1]));
+	return len;
+}
+
+static int bpf(enum bpf_cmd cmd, union bpf_attr *attr)
+{
+	return (int)syscall(SYS_bpf, cmd, attr, sizeof(*attr));
+}
+
+int op_device_list(struct run *run, const struct op *op)
+{
+	int program, err;
+	union bpf_attr load = {
+		.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE,
+		.insn_cnt = (uint32_t)(bytes_of(op->argv[1]) / sizeof(struct bpf_insn)),
+		.insns = (uintptr_t)op->argv[1],
+		.license = (uintptr_t) "Apache-2.0",
+		.prog_name = "cove_devices",
+	};
+	if ((program = bpf(BPF_PROG_LOAD, &load)) < 0)
+		return -errno;
+	union bpf_attr attach = {
+		.target_fd = (uint32_t)word_fd(run, op->argv[0]),
+		.attach_bpf_fd = (uint32_t)program,
+		.attach_type = BPF_CGROUP_DEVICE,
+	};
+	err = bpf(BPF_PROG_ATTACH, &attach) ? -errno : 0;
+	close(program);
+	return err;
+}
+
+/* A group has one where its slot was made for a machine of another kind. */
+int op_any_device(struct run *run, const struct op *op)
+{
+	union bpf_attr attr = {
+		.target_fd = (uint32_t)word_fd(run, op->argv[0]),
+		.attach_type = BPF_CGROUP_DEVICE,
+	};
+
+	if (!bpf(BPF_PROG_DETACH, &attr) || errno == ENOENT)
+		return 0;
+	return errno == EINVAL || errno == ENOSYS ? 0 : -errno; /* this kernel has none at all */
+}
+
 int op_seccomp(struct run *run, const struct op *op)
 {
-	char *hex = op->argv[1], *bytes = hex;
-	size_t len = strlen(hex) / 2;
+	char *bytes = op->argv[1];
+	size_t len = bytes_of(bytes);
 	int err;
 
-	/* The bytes take the place of their digits; the word is ours, but need not be aligned for the kernel. */
-	for (size_t i = 0; i < len; i++)
-		bytes[i] = (char)(nibble(hex[2 * i]) << 4 | nibble(hex[2 * i + 1]));
 	struct sock_fprog prog = {.len = (unsigned short)(len / sizeof(struct sock_filter)),
 				  .filter = (struct sock_filter *)(void *)bytes};
 	/* The filter may refuse what making ready needs, unless the payload's own ids are still to be set. */

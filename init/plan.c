@@ -247,6 +247,7 @@ static int check_op(struct run *run, struct regs *known, const struct op *op)
 		return strlen(op->argv[1]) > 15 ? fault(run, -EINVAL, op->argv[1]) : 0;
 	case OP_reseed:
 		return strlen(op->argv[0]) != 128 ? fault(run, -EINVAL, op->argv[0]) : 0;
+	case OP_device_list:
 	case OP_seccomp: /* 8 bytes an instruction, BPF_MAXINSNS of them */
 		if (strlen(op->argv[1]) % 16 || strlen(op->argv[1]) > 4096 * 16)
 			return fault(run, -EINVAL, op->argv[1]);

@@ -358,6 +358,18 @@ def _cgroup_attach(op: Op, report: Report) -> Said:
     return Said(f"cannot put the machine under its limits: {reason}", kind=HostError)
 
 
+def _device_list(op: Op, report: Report) -> Said:
+    what = "cannot limit which devices the machine opens"
+    if report.errno in (errno.ENOSYS, errno.EINVAL):
+        return Said(
+            f"{what}: this kernel has no BPF for control groups",
+            host="CONFIG_BPF_SYSCALL, CONFIG_CGROUP_BPF",
+            hint='without the list: --device-cgroup-rule "a *:* rwm"',
+            kind=HostError,
+        )
+    return Said(f"{what}: {_reason(report.errno)}", kind=HostError)
+
+
 def _sysctl(op: Op, report: Report) -> Said:
     assert isinstance(op, ops.Sysctl)
     name = op.name.replace("/", ".")
@@ -453,6 +465,7 @@ _EXPLAIN: dict[str, Callable[[Op, Report], Said]] = {
     "unshare": _namespaces,
     "binfmt": _binfmt,
     "cgroup_attach": _cgroup_attach,
+    "device_list": _device_list,
     "sysctl": _sysctl,
     "card_six": _card_six,
     "setrlimit": _setrlimit,

@@ -161,6 +161,23 @@ class OomScoreAdj(Op):
     value: str
 
 
+@row("device_list", "h", "fx")
+@dataclass(frozen=True, slots=True)
+class DeviceList(Op):
+    """bpf(2): a program decides which devices the group's processes open and make"""
+
+    cgroup: str
+    program: bytes
+
+
+@row("any_device", "h", "f")
+@dataclass(frozen=True, slots=True)
+class AnyDevice(Op):
+    """bpf(2): the group has no such program"""
+
+    cgroup: str
+
+
 @row("barrier", "h", "us*")
 @dataclass(frozen=True, slots=True)
 class Barrier(Op):

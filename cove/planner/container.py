@@ -37,6 +37,7 @@ from cove.plan.ops import (
     Setns,
     Unshare,
 )
+from cove.planner.device_list import asked_list, lifted, own_list
 from cove.planner.files.devices import DEV, asked_devices, console, own_dev
 from cove.planner.files.filesystems import (
     attach_kernel,
@@ -98,6 +99,7 @@ def plan_machine(spec: MachineSpec, image: ImageConfig, facts: Facts, place: Pla
             *mount_images(place),
             *console(tty=spec.tty),
             *asked_devices(place.devices, _devices_why(spec, walls)),
+            *asked_list(spec, place, walls),
             *as_root_outside(walls),
             *set_attributes(spec, place, userns=walls.userns),
             *wait_links(spec),
@@ -116,8 +118,10 @@ def plan_ahead(spec: MachineSpec, facts: Facts, place: Place) -> Plan:
     """The beginning of a machine's plan, which hangs on few words of the spec: an engine may run it
     before there is a machine, for a spec that says nothing special. Equal for equal machines.
     """
+    walls = walls_of(spec, facts)
     return _ahead(
-        walls_of(spec, facts),
+        walls,
+        lifted(spec, walls),
         facts.cgroup == "v2",
         spec.limits.shm,
         spec.sysctls,
@@ -132,6 +136,7 @@ def plan_ahead(spec: MachineSpec, facts: Facts, place: Place) -> Plan:
 @lru_cache(maxsize=32)
 def _ahead(
     walls: Walls,
+    every_device: str,
     cgroup2: bool,
     shm: int,
     asked: tuple[tuple[str, str], ...],
@@ -146,6 +151,7 @@ def _ahead(
             *clone_files(generated),
             *clone_host_sysfs(walls),
             *leave_host_mounts(),
+            *own_list(every_device, cgroup_into=cgroup_into),
             *begin_machine(walls, cgroup_into=cgroup_into),
             *map_ids(walls, base),
             *default_oom_score(),

@@ -196,8 +196,8 @@ MACHINE = (
          group="Files", default="64m"),
     Flag("device", "devices", "A device of the host", "", "SOURCE[:TARGET][:rwm]",
          grants.parse_device, repeat=True, group="Files"),
-    Flag("device-cgroup-rule", "device_rules", "Accepted: no rule keeps a machine from a device "
-         "that it has", "", "KIND MAJOR:MINOR rwm", grants.parse_device_rule, repeat=True,
+    Flag("device-cgroup-rule", "device_rules", "Devices that may be opened where a bind shows "
+         "their nodes", "", "KIND MAJOR:MINOR rwm", grants.parse_device_rule, repeat=True,
          group="Files"),
     # limits
     Flag("memory", "limits.memory", "Most memory", "m", "SIZE", values.parse_size, group="Limits"),

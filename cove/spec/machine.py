@@ -193,7 +193,7 @@ class MachineSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of the volumes that it makes; only ``local`` makes any."""
     devices: tuple[Device, ...] = ()
     device_rules: tuple[str, ...] = ()
-    """Of whole kinds of devices: ``c 188:* rwm``. Allowed anyway."""
+    """What may be opened besides, where a bind shows its node: ``c 188:* rwm``."""
     uts: str = ""
     """``host``: it is called as the host is when it starts."""
     sysctls: tuple[tuple[str, str], ...] = ()

@@ -106,13 +106,6 @@ REFUSED = [
         "cove: cannot read --memroy: unknown flag\n  hint: did you mean --memory?\n",
     ),
     (
-        ("--device", "/dev/null:/dev/n:r", "bb", "true"),
-        125,
-        'cove: cannot give the device /dev/null with the access "r": it is rw or rwm\n'
-        "  from: --device /dev/null:/dev/n:r\n"
-        "  hint: what may be done with a device is decided by the mode of its node on the host\n",
-    ),
-    (
         ("--device", "/dev/null:/dev/n:x", "bb", "true"),
         125,
         'cove: cannot read device "/dev/null:/dev/n:x": the access "x" is not made of r, w and m\n'

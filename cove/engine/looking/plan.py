@@ -12,6 +12,7 @@ import msgspec
 from cove.engine import files
 from cove.engine.home import Base, Home
 from cove.engine.images.foreign import interpreters
+from cove.engine.machines.devices import devices_of
 from cove.engine.machines.life import ground_of
 from cove.engine.networks.default import decided
 from cove.engine.ranges import range_base
@@ -60,6 +61,7 @@ def plan_only(home: Home, spec: MachineSpec) -> Plan:
         ),
         files=files.TARGETS,
         hostname=files.hostname_of(spec, EXAMPLE_ID),
+        devices=devices_of(spec) if spec.isolation == "container" else (),
         interpreters=interpreters(spec, base.config, home.facts),
     )
     if spec.isolation == "vm":

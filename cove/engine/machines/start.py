@@ -8,8 +8,6 @@ directories) is opened here, just before, and only descriptors go on.
 from __future__ import annotations
 
 import errno
-import os
-import stat
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,6 +18,7 @@ from cove.engine.home import Base, Home
 from cove.engine.images.foreign import interpreters
 from cove.engine.live import Live
 from cove.engine.machines import ending, monitors
+from cove.engine.machines.devices import devices_of
 from cove.engine.networks import joining, linking
 from cove.engine.networks.plugging import plug_in
 from cove.engine.networks.taps import open_cards, take_seats
@@ -32,22 +31,19 @@ from cove.engine.vms.pool import Entry
 from cove.engine.vms.resumed import moment_of, start_resumed
 from cove.engine.volumes.binds import open_binds
 from cove.engine.volumes.users import publish_mounts
-from cove.errors import Bug, CoveError, HostError, NoSuchDevice, UsageError
+from cove.errors import Bug, CoveError, HostError
 from cove.executor.messages import Start, StartFlag, Stream, send_start
 from cove.linux.cgroups.tree import Group
-from cove.linux.probe import host_devices
+from cove.linux.probe import DeviceNode
 from cove.plan import wire
 from cove.plan.ops import Plan
 from cove.planner import BindSource, Place, plan_machine
 from cove.planner.virtual.jail import JAIL_IMAGE
-from cove.spec.machine import Device, ExecSpec, MachineSpec
+from cove.spec.machine import ExecSpec, MachineSpec
 from cove.spec.network import machine_of
 from cove.spec.values import parse_detach_keys
 from cove.store.lock import ROOM
 from cove.store.records import MachineRecord
-
-DeviceNode = tuple[str, str, int, int, int]
-"""Path in the machine, ``c`` or ``b``, major, minor, mode."""
 
 FD_BITS = (("stdin", "in", 1), ("stdout", "out", 2), ("stderr", "err", 4))
 
@@ -183,10 +179,7 @@ def _plan_container(
     spec = home.whispered(record)
     binds = open_binds(home, fds, spec)
     publish_mounts(home, record)
-    devices = tuple(_device(device) for device in spec.devices)
-    if spec.security.privileged:
-        devices += tuple(host_devices())
-    place = make_place(home, record, base, group, binds, devices)
+    place = make_place(home, record, base, group, binds, devices_of(spec))
     if foreground is not None and spec.tty:
         session = foreground.session
         place = replace(place, rows=session.rows, columns=session.columns)
@@ -308,26 +301,6 @@ def start_message(
         keys=parse_detach_keys(keys),
         which=foreground.which if foreground else 0,
     )
-
-
-def _device(device: Device) -> DeviceNode:
-    """A device of the host by its numbers, followed to the node itself as Docker does."""
-    try:
-        status = os.stat(device.source)
-    except OSError as error:
-        path, reason = device.source, (error.strerror or "").lower()
-        absent = NoSuchDevice(
-            f"cannot give device {path}: {reason}", origin=device.origin, exit_code=125
-        )
-        absent.path, absent.reason = path, reason
-        raise absent from error
-    if not (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)):
-        raise UsageError(
-            f"cannot give device {device.source}: it is not a device", origin=device.origin
-        )
-    kind = "c" if stat.S_ISCHR(status.st_mode) else "b"
-    number = status.st_rdev
-    return device.target, kind, os.major(number), os.minor(number), stat.S_IMODE(status.st_mode)
 
 
 def _told(record: MachineRecord, error: BaseException) -> CoveError:
