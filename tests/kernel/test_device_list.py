@@ -114,3 +114,14 @@ def test_a_plan_shows_the_list_and_the_nodes(cove: Cove) -> None:
     lines = cove("plan", "--privileged", "bb", "true").out.splitlines()
     assert [line for line in lines if line.startswith("device_list")] == []
     assert sum(line.startswith("any_device") for line in lines) == 1
+
+
+@container_only("a guest has no device of the host")
+def test_a_bound_device_that_does_not_open_is_told_of(cove: Cove) -> None:
+    def said(*flags: str) -> str:
+        return cove("run", "--rm", *flags, "bb", "true").err
+
+    told = "cove: note: /dev/fuse is a device, which the machine may not open: --device /dev/fuse\n"
+    assert said("-v", "/dev/fuse:/dev/fuse", "-v", "/dev/null:/n", "-v", "/dev:/d") == told
+    assert said("-v", "/dev/fuse:/f", "--device", "/dev/fuse") == ""
+    assert said("-v", "/dev/fuse:/f", "--privileged") == ""

@@ -4,6 +4,9 @@ runs.
 
 from __future__ import annotations
 
+import os
+import stat
+
 from cove.cli.terminal import Terminal
 from cove.client.api import Client
 from cove.engine import calls
@@ -12,6 +15,7 @@ from cove.oci.config import config_from_json
 from cove.spec.machine import MachineSpec
 
 EMULATED = ", emulated: "
+OWN = tuple(f"/dev/{name}" for name in ["null", "zero", "full", "random", "urandom", "tty", "ptmx"])
 PORT_START = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 
 
@@ -49,6 +53,31 @@ def note_ports(spec: MachineSpec, terminal: Terminal) -> None:
             "cove: note: published ports are discarded: with --network host a server's ports are "
             "the host's\n"
         )
+
+
+def note_bound_devices(spec: MachineSpec, terminal: Terminal) -> None:
+    """A bind shows a device's node; what opens it is ``--device``."""
+    if spec.security.privileged or spec.device_rules:
+        return
+    given = {device.source for device in spec.devices}
+    for mount in spec.mounts:
+        if mount.type == "bind" and mount.source not in given and _is_foreign(mount.source):
+            source = printable(mount.source)
+            terminal.error(
+                f"cove: note: {source} is a device, which the machine may not open: "
+                f"--device {source}\n"
+            )
+
+
+def _is_foreign(path: str) -> bool:
+    """A device that not every machine has."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    real = os.path.realpath(path)
+    own = real in OWN or real.startswith("/dev/pts/")
+    return (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)) and not own
 
 
 def note_emulated(spec: MachineSpec, terminal: Terminal, client: Client) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 from cove.cli.command import Command, Typed
 from cove.cli.each import each
 from cove.cli.images.pull import with_image
-from cove.cli.machines.notes import note_emulated, note_low_ports, note_ports
+from cove.cli.machines.notes import note_bound_devices, note_emulated, note_low_ports, note_ports
 from cove.cli.parse import Typed as Flags
 from cove.cli.parse import read_values
 from cove.cli.progress import follow
@@ -100,6 +100,7 @@ def run(typed: Typed, terminal: Terminal, client: Client) -> int | None:
     spec = machine_spec(typed, terminal, client)
     note_low_ports(spec, terminal, client)
     note_ports(spec, terminal)
+    note_bound_devices(spec, terminal)
     act = partial(_run, typed, terminal, client, spec)
     try:
         return act() if spec.snapshot else with_image(typed, terminal, client, spec, act)
@@ -149,6 +150,7 @@ def create(typed: Typed, terminal: Terminal, client: Client) -> int:
     spec = machine_spec(typed, terminal, client)
     note_low_ports(spec, terminal, client)
     note_ports(spec, terminal)
+    note_bound_devices(spec, terminal)
     note_emulated(spec, terminal, client)
     act = partial(_create, typed, terminal, client, spec)
     if spec.snapshot:
