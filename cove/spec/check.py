@@ -33,6 +33,9 @@ from cove.spec.volume import DEVICES, VolumeSpec, check_volume, no_driver, parse
 
 MEMORY_MINIMUM = 6 << 20
 """As Docker's: less does not start anything."""
+MOST_DEVICES = 512
+"""With rules for them. The kernel would take a little more: 4,096 instructions."""
+
 NOT_TEXT = "machines are recorded as text: put the bytes into a file, and give that to the machine"
 
 
@@ -105,6 +108,7 @@ def _problems(spec: MachineSpec) -> Iterator[CoveError]:
         yield from _parsed(text, "--volumes-from", parse_volumes_from)
     yield from _driver(spec)
     yield from _devices(spec)
+    yield from _uts(spec)
     yield from links.problems(spec.links, spec.network)
     yield from _network(spec)
     yield from _ports(spec)
@@ -302,6 +306,13 @@ def _devices(spec: MachineSpec) -> Iterator[CoveError]:
             "cannot use a rule for devices with --isolation vm: it has none of the host's",
             origin=f"--device-cgroup-rule {spec.device_rules[0]}",
         )
+    if (count := len(spec.devices) + len(spec.device_rules)) > MOST_DEVICES:
+        yield UsageError(
+            f"cannot give a machine {count} devices and rules for them: at most {MOST_DEVICES}"
+        )
+
+
+def _uts(spec: MachineSpec) -> Iterator[CoveError]:
     if spec.uts and spec.hostname:
         yield UsageError(
             "cannot use --hostname with --uts host: that is the host's name",

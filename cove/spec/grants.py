@@ -302,10 +302,16 @@ def parse_uts(text: str) -> str:
     return text if text == "host" else ""
 
 
+_LAST_NUMBER = (1 << 20) - 1
+"""Of a minor; majors end at 4095."""
+
+
 def parse_device_rule(text: str) -> str:
     """``c 188:* rwm``, as Docker has it. It makes no nodes: a bind may show some."""
-    if not re.fullmatch(r"[acb] (\d{1,10}|\*):(\d{1,10}|\*) [rwm]{1,3}", text):
+    if not re.fullmatch(r"[acb] ([0-9]{1,10}|\*):([0-9]{1,10}|\*) [rwm]{1,3}", text):
         raise bad("device rule", text, "not KIND MAJOR:MINOR ACCESS", hint='write "c 188:* rwm"')
+    if any(int(number) > _LAST_NUMBER for number in re.findall(r"[0-9]+", text)):
+        raise bad("device rule", text, "no device has such a number")
     return text
 
 

@@ -125,3 +125,17 @@ def test_a_bound_device_that_does_not_open_is_told_of(cove: Cove) -> None:
     assert said("-v", "/dev/fuse:/dev/fuse", "-v", "/dev/null:/n", "-v", "/dev:/d") == told
     assert said("-v", "/dev/fuse:/f", "--device", "/dev/fuse") == ""
     assert said("-v", "/dev/fuse:/f", "--privileged") == ""
+
+
+@container_only("a guest has no device of the host")
+def test_as_many_rules_as_there_may_be(cove: Cove, nodes: Path) -> None:
+    rules = [f"--device-cgroup-rule=c 10:{minor} r" for minor in range(511)]
+    assert opened(cove, nodes, *rules, "--device-cgroup-rule=b 1048575:1048575 rwm") == (
+        ZERO + "tun:r fuse:r "
+    )
+    done = cove("run", "--rm", *rules, "--device", "/dev/fuse", "--device", "/dev/null", "bb",
+                "true", code=125)  # fmt: skip
+    said = "cannot give a machine 513 devices and rules for them: at most 512"
+    assert said in done.err
+    done = cove("run", "--rm", "--device-cgroup-rule", "c 1048576:1 r", "bb", "true", code=125)
+    assert '"c 1048576:1 r": no device has such a number' in done.err
