@@ -39,6 +39,7 @@ CORE = (
             *("run", "plan_runs", "cgroup", "life", "slots", "roots", "causes", "recovery"),
             *("snapshots", "changes", "volumes", "copy", "logs", "audit", "faults_kills"),
             *("older_kernels", "host", "doors", "watching", "remounting", "devices_limits"),
+            "device_list",
         )
     ),
     *(f"tests/attack/test_{name}.py" for name in ("containers", "escapes")),
