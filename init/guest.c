@@ -71,6 +71,20 @@ int op_disk(struct run *run, const struct op *op)
 	return done(run, symlink(device, op->argv[1]), op->argv[1]);
 }
 
+/* A file system leaves sysfs before its last block is written and its pages are dropped: another file that is put
+ * behind the disk by then would be written to, and read from those pages. */
+int op_unused(struct run *run, const struct op *op)
+{
+	for (int ms = 0;; ms++) {
+		int fd = open(op->argv[0], O_RDONLY | O_EXCL | O_CLOEXEC);
+		if (fd >= 0)
+			return close(fd);
+		if (errno != EBUSY || ms == APPEAR_MS)
+			return fault(run, -errno, op->argv[0]);
+		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+	}
+}
+
 int op_write(struct run *run, const struct op *op)
 {
 	int fd = open(op->argv[0], O_WRONLY | O_CLOEXEC);

@@ -63,6 +63,14 @@ class Disk(Op):
     path: str
 
 
+@row("unused", "g", "s")
+@dataclass(frozen=True, slots=True)
+class Unused(Op):
+    """open(2) O_EXCL of a block device, once nobody has it mounted any more"""
+
+    path: str
+
+
 @row("write", "g", "ss")
 @dataclass(frozen=True, slots=True)
 class Write(Op):

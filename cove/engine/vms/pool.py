@@ -15,7 +15,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +33,7 @@ from cove.linux.timers import Timer
 from cove.oci.config import ImageConfig
 from cove.planner.cpus import guest_cpu
 from cove.planner.defaults import STORAGE
+from cove.planner.virtual.guest import plan_let_go
 from cove.planner.virtual.jail import OVERHEAD
 from cove.roots.scratch import make_scratch
 from cove.spec.machine import MachineSpec
@@ -51,8 +51,6 @@ LOOK = 5.0
 SPARE = 256 << 20
 """Bytes of memory that must be available on the host besides what an entry may take."""
 CPUS = 1
-GONE = 2.0
-"""Seconds that mounts of a process which has ended may take to go."""
 
 
 @dataclass(slots=True, eq=False)
@@ -276,13 +274,8 @@ def _clone(home: Home, ground: Ground, loaded: Loaded, slot: Slot) -> Emulator:
 
 def warm(emulator: Emulator, ground: Ground) -> None:
     """Once through all that a start does, and back."""
-    agent = emulator.agent
-    disks = [f"/sys/fs/ext4/{name}/session_write_kbytes" for name in ("vda", "vdb")]
-    agent.finish(warm_plan(ground)[1], channel=WARM)
-    late = time.monotonic() + GONE
-    while any(agent.read(path) is not None for path in disks):
-        if time.monotonic() > late:
-            raise HostError("cannot warm a guest: its disk stays in use")
+    emulator.agent.finish(warm_plan(ground)[1], channel=WARM)
+    emulator.agent.run(plan_let_go())
 
 
 def placeholder(home: Home) -> int:

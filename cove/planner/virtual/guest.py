@@ -30,7 +30,7 @@ from cove.plan.ops import (
     Setns,
     Unshare,
 )
-from cove.plan.vm_ops import Disk, File, Reseed, Settime, Write
+from cove.plan.vm_ops import Disk, File, Reseed, Settime, Unused, Write
 from cove.planner.container import leave_host_mounts, plan_ahead, plan_machine
 from cove.planner.defaults import PIDS
 from cove.planner.place import BindSource, Place
@@ -45,6 +45,7 @@ STORE = "/store"
 GROUP = "/sys/fs/cgroup/machine"
 ROOT_DISK, SCRATCH_DISK = "root", "scratch"
 """Serial numbers of the disks."""
+_DISKS = {ROOT_DISK: f"{STORE}/root", SCRATCH_DISK: f"{STORE}/scratch"}
 
 GENERATED = {
     "/etc/hosts": "hosts",
@@ -179,6 +180,12 @@ def plan_visit(inside: Plan, identity: Identity) -> Plan:
     """
     host = (*_disks(), *_identity(identity), *_mounts(), *inside.host)
     return Plan(host, inside.machine)
+
+
+def plan_let_go() -> Plan:
+    """A guest whose mounts have ended has written, and forgotten, all of its disks."""
+    why = default("other files are put behind its disks")
+    return Plan(host=(*_named(), *(Unused(path, why=why) for path in _DISKS.values())), machine=())
 
 
 def plan_settime(time_ns: int) -> Plan:
@@ -329,8 +336,15 @@ def _disks() -> tuple[Op, ...]:
         *(_directory(f"{roots}/{name}", _ROOT_WHY) for name in ("l1", "u1", "m")),
         *(_directory(f"{roots}/p/{name}", why) for name in POINTS),
         *(File(NONE, f"{roots}/p{at}", 0o644, "", 0, 0, why=why) for at in _PLAIN_FILES),
-        Disk(ROOT_DISK, f"{STORE}/root", why=_ROOT_WHY),
-        Disk(SCRATCH_DISK, f"{STORE}/scratch", why=_SCRATCH_WHY),
+        *_named(),
+    )
+
+
+def _named() -> tuple[Op, ...]:
+    whys = (_ROOT_WHY, _SCRATCH_WHY)
+    return tuple(
+        Disk(serial, path, why=why)
+        for (serial, path), why in zip(_DISKS.items(), whys, strict=True)
     )
 
 
